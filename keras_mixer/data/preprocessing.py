@@ -1,0 +1,96 @@
+"""From encoded bytes to an image of the model's size, pixels in [0, 255]; the model itself maps them to [-1, 1].
+
+Shapes: H, W any size of an image in pixels; `image_size` is the model's `(height, width)` in pixels.
+
+Source: big_vision's `pp/ops_image.py` and appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" for the
+small side, resized pixels cast back to uint8, central crop with the offset rounded down.
+"""
+
+import tensorflow as tf
+
+EVALUATION_CROPS = {
+    "resize": "resize to the input size, aspect ratio given up (vit_jax's evaluation)",
+    "resize-crop": "resize to 8/7 of the input size (224 from 256), then central crop (Table 2)",
+    "resmall-crop": "resize the short side to 8/7 of the input side (224 from 256), then central crop (Table 3)",
+}
+
+
+def decode_image(encoded):
+    """`() string -> (H, W, 3) uint8`: JPEG, PNG, GIF (first frame), BMP or WebP as RGB.
+
+    Greyscale and palette are expanded, alpha is dropped, CMYK converted, 16-bit reduced to its upper 8 bits. EXIF
+    rotation is not applied.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no such image, or end too early.
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def evaluation_image(encoded, image_size, crop):
+    """`() string -> (height, width, 3) uint8`: decoded and brought to size by one of `EVALUATION_CROPS`.
+
+    Raises:
+        ValueError: `crop` is unknown.
+    """
+    image = decode_image(encoded)
+    height, width = image_size
+    if crop == "resize":
+        return resize(image, image_size)
+    if crop == "resize-crop":
+        image = resize(image, (round(height * 8 / 7), round(width * 8 / 7)))
+    elif crop == "resmall-crop":
+        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        scale = tf.reduce_max([round(height * 8 / 7), round(width * 8 / 7)] / shape)
+        small = tf.cast(tf.round(shape * scale), tf.int32)
+        image = resize(image, small, method="area")
+    else:
+        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
+    top = (tf.shape(image)[0] - height) // 2
+    left = (tf.shape(image)[1] - width) // 2
+    return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+
+def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
+    """`() string -> (height, width, 3) uint8`: the inception crop, resized, and mirrored half of the time.
+
+    A JPEG is decoded only inside the crop, which is most of the speed of an input pipeline.
+
+    Args:
+        encoded: an encoded image.
+        image_size: `(height, width)` in pixels.
+        seed: `(2,)` int; the same seed gives the same crop.
+        area: smallest and largest share of the image's area that the crop covers.
+        aspect: smallest and largest width / height of the crop.
+        flip: whether to mirror left-right with probability 1/2.
+    """
+    is_jpeg = tf.io.is_jpeg(encoded)
+    image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
+    shape = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(image))
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([shape[:2], [3]], 0),
+        tf.zeros((1, 0, 4)),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        use_image_if_no_bounding_boxes=True,
+    )
+    window = tf.concat([begin[:2], size[:2]], 0)  # top, left, height, width
+    cropped = tf.cond(
+        is_jpeg,
+        lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
+        lambda: tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3]),
+    )
+    cropped.set_shape((None, None, 3))
+    image = resize(cropped, image_size)
+    if flip:
+        image = tf.image.stateless_random_flip_left_right(image, seed + tf.constant([0, 1], seed.dtype))
+    return image
+
+
+def resize(image, size, method="bilinear"):
+    """`(H, W, 3) uint8 -> (*size, 3) uint8`; fractions are cut off, as in the official code."""
+    return tf.cast(tf.image.resize(image, size, method), tf.uint8)

@@ -1,0 +1,201 @@
+"""Where labelled images come from: handwritten digits (bundled), an image folder, a TensorFlow Datasets name.
+
+Every source yields the same elements, `{"image": encoded bytes, "label": int64}`, so all that follows is one path.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        size: number of examples.
+        elements: `tf.data.Dataset` of light elements (paths or encoded bytes) in a fixed order; these get shuffled.
+        read: maps an element to `{"image": encoded bytes, "label": int64}`.
+        files: the image file of each element in order; empty when there is no file for each example.
+    """
+
+    size: int
+    elements: tf.data.Dataset
+    read: Callable
+    files: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A named data set: its class names in label order and its two parts."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def load_source(data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2):
+    """Finds the data set that `data` names.
+
+    Args:
+        data: "digits", the path of an image folder, or a TensorFlow Datasets name such as "cifar10".
+        data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
+        train_split: split for training; a TFDS split string such as "train[:99%]", or a sub-folder.
+        test_split: split for testing, likewise.
+        test_fraction: share of each class, in (0, 1), that becomes the test part of a folder without one.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        ValueError: nothing of that name, or it holds no usable images; says what was found and what was expected.
+
+    Source: ours.
+    """
+    if data == "digits":
+        return _digits(test_fraction)
+    folder = Path(data)
+    if folder.is_dir() and not (folder / "dataset_info.json").is_file():
+        return _image_folder(folder, train_split, test_split, test_fraction)
+    return _tensorflow_dataset(data, data_dir, train_split, test_split)
+
+
+def stratified_split(labels, test_fraction, seed=0):
+    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same share of each class in both, for ever the same.
+
+    Every class keeps at least one example on each side where it has two or more.
+    """
+    labels = np.asarray(labels)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
+        chosen.append(np.random.default_rng((seed, int(label))).permutation(members)[:count])
+    test = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), test), test
+
+
+def _digits(test_fraction):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as PNG bytes."""
+    from sklearn.datasets import load_digits  # 0.3 s that only this source needs
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    encoded = np.array([tf.io.encode_png(image).numpy() for image in pixels])
+
+    def part(indices):
+        elements = {"image": encoded[indices], "label": labels[indices].astype(np.int64)}
+        return Split(len(indices), tf.data.Dataset.from_tensor_slices(elements), read=_as_it_is)
+
+    train, test = stratified_split(labels, test_fraction)
+    return Source("digits", tuple("0123456789"), part(train), part(test))
+
+
+def _image_folder(folder, train_split, test_split, test_fraction):
+    """`DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`, or `DIR/CLASS/*.jpg` split by `test_fraction`."""
+    parts = [folder / train_split, folder / test_split]
+    present = [part.is_dir() for part in parts]
+    if any(present) and not all(present):
+        missing = parts[present.index(False)]
+        raise ValueError(
+            f"Image folder {folder} has {parts[present.index(True)].name!r} but no {missing.name!r} beside it. Add "
+            f"{missing}, or put the class folders directly into {folder} to have them split."
+        )
+    if all(present):
+        class_names = _class_folders(parts[0])
+        unknown = sorted(set(_class_folders(parts[1])) - set(class_names))
+        if unknown:
+            raise ValueError(f"{parts[1]} has classes that {parts[0]} lacks: {', '.join(unknown)}.")
+        train, test = (_labelled_files(part, class_names) for part in parts)
+    else:
+        class_names = _class_folders(folder)
+        files, labels = _labelled_files(folder, class_names)
+        sides = stratified_split(labels, test_fraction)
+        train, test = (([files[i] for i in side], [labels[i] for i in side]) for side in sides)
+    return Source(folder.resolve().name, tuple(class_names), file_split(*train), file_split(*test))
+
+
+def file_split(files, labels):
+    """A `Split` that reads image files; `labels` are the class numbers of `files` in order."""
+    paths = np.array([str(path) for path in files])
+    elements = tf.data.Dataset.from_tensor_slices({"path": paths, "label": np.array(labels, np.int64)})
+    return Split(len(files), elements, read=_read_file, files=tuple(files))
+
+
+def _class_folders(folder):
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        found = f"only one ({names[0]})" if names else "none"
+        raise ValueError(
+            f"Image folder {folder} must hold two or more class folders, each with images; it holds {found}. "
+            f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
+        )
+    return names
+
+
+def _labelled_files(folder, class_names):
+    files, labels = [], []
+    for label, name in enumerate(class_names):
+        if not (folder / name).is_dir():
+            continue  # a test part may lack a class
+        found = sorted(
+            path
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        )
+        if not found:
+            raise ValueError(f"Class folder {folder / name} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        files += found
+        labels += [label] * len(found)
+    return files, labels
+
+
+def _tensorflow_dataset(name, data_dir, train_split, test_split):
+    import tensorflow_datasets as tfds  # 1 to 2 s that only this source needs
+
+    try:
+        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        where = f" in {data_dir}" if data_dir else ""
+        raise ValueError(
+            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
+            "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
+        ) from error
+    if not builder.is_prepared():
+        builder.download_and_prepare()
+    info = builder.info
+    if not {"image", "label"} <= set(info.features or {}):
+        raise ValueError(
+            f"Data set {name!r} has no features 'image' and 'label'; it has {sorted(info.features or {})}."
+        )
+    label = info.features["label"]
+    parts = []
+    for split in (train_split, test_split):
+        try:
+            size = info.splits[split].num_examples
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
+                "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
+            ) from error
+        elements = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False)
+        parts.append(Split(size, elements, read=_image_and_label))
+    return Source(info.full_name, tuple(label.names), *parts)
+
+
+def _as_it_is(element):
+    return element
+
+
+def _read_file(element):
+    return {"image": tf.io.read_file(element["path"]), "label": element["label"]}
+
+
+def _image_and_label(element):
+    return {"image": element["image"], "label": tf.cast(element["label"], tf.int64)}

@@ -1,0 +1,100 @@
+"""TFLite (LiteRT) files: one image in, probabilities out, class names packed inside."""
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_mixer.export.classifier import Classifier
+
+DESCRIPTION = "keras_mixer.json"
+LABELS = "labels.txt"
+QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8")
+
+
+def export_tflite(
+    model,
+    path,
+    *,
+    quantization=None,
+    representative_images=None,
+    batch_size=1,
+    class_names=None,
+    evaluation_crop=None,
+):
+    """Writes a classifier as a `.tflite` file with input `image` and output `probabilities`.
+
+    `labels.txt` and a description of the preprocessing are appended as a zip archive, where TFLite's own metadata keeps
+    its associated files; runtimes read the model as if they were not there.
+
+    Args:
+        model: a classifier of this package, on the TensorFlow backend.
+        path: the file to write; it must not exist.
+        quantization: None (float32), "float16" (weights), "dynamic_int8" (weights int8, arithmetic mixed), or "int8"
+            (all int8; uint8 pixels in, uint8 probabilities out).
+        representative_images: for "int8", images `(N, H, W, channels)` in [0, 255] to calibrate with, as varied as
+            those to come.
+        batch_size: images in a call; fixed in the file.
+        class_names: one name for each class; None for the model's own, or the class numbers.
+        evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
+
+    Returns:
+        The `Path` written. It appears whole or not at all.
+
+    Raises:
+        ValueError: an unknown quantization, missing images, or a file that exists already (nothing is overwritten).
+
+    Source: ours.
+    """
+    path = Path(path)
+    if quantization not in QUANTIZATIONS:
+        valid = ", ".join(str(name) for name in QUANTIZATIONS)
+        raise ValueError(f"Unknown quantization {quantization!r}; valid ones are {valid}.")
+    if (quantization == "int8") != (representative_images is not None):
+        raise ValueError('representative_images are needed for quantization="int8", and for no other.')
+    if path.suffix != ".tflite":
+        raise ValueError(f"A TFLite file ends in .tflite, unlike {path}.")
+    if path.exists():
+        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+    classifier = Classifier.of(model, class_names, evaluation_crop)
+    content = _convert(classifier.model, quantization, representative_images, batch_size)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        temporary = Path(folder, path.name)
+        temporary.write_bytes(content)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(LABELS, "\n".join(classifier.class_names) + "\n")
+            archive.writestr(DESCRIPTION, json.dumps(classifier.description(), indent=2) + "\n")
+        os.replace(temporary, path)
+    return path
+
+
+def _convert(model, quantization, representative_images, batch_size):
+    @tf.function(input_signature=[tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")])
+    def classify(image):
+        return {"probabilities": model(image, training=False)}
+
+    module = tf.Module()
+    module.model, module.classify = model, classify
+    with tempfile.TemporaryDirectory() as folder:
+        # through a SavedModel: only so does the file keep the names of input and output
+        tf.saved_model.save(module, folder, signatures={"serving_default": classify})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if quantization is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantization == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.uint8
+            converter.representative_dataset = lambda: _calibration(representative_images, batch_size)
+        return converter.convert()
+
+
+def _calibration(images, batch_size):
+    for start in range(0, len(images) - batch_size + 1, batch_size):
+        yield {"image": tf.cast(images[start : start + batch_size], tf.float32)}

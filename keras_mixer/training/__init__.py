@@ -1,0 +1,1 @@
+"""Training: a recipe, its optimizer, the devices it runs on, and the loop."""

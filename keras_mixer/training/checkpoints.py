@@ -1,0 +1,67 @@
+"""Checkpoints of a run: weights, optimizer and random state in one `.npz` a step, written whole or not at all."""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KEPT = 2
+PATTERN = re.compile(r"checkpoint-(\d+)\.npz")
+
+
+def save_checkpoint(folder: Path, model, step) -> Path:
+    """Writes the state of a compiled model after `step` optimizer steps; keeps the newest two.
+
+    The file appears under its name only when complete, so a run killed while writing leaves the one before.
+    """
+    path = folder / f"checkpoint-{step:09d}.npz"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        arrays: dict[str, Any] = {name: variable.numpy() for name, variable in _state(model).items()}
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    for old in sorted(list_checkpoints(folder).values())[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """Checkpoints of a folder by step, ascending."""
+    found = {int(match[1]): path for path in folder.glob("*.npz") if (match := PATTERN.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def restore_newest(folder: Path, model, report=print) -> int:
+    """Loads the newest readable checkpoint into a built, compiled model; returns its step, 0 where there is none.
+
+    A damaged one is reported and the one before is taken.
+
+    Raises:
+        ValueError: a checkpoint belongs to another model.
+    """
+    for step, path in sorted(list_checkpoints(folder).items(), reverse=True):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
+            continue
+        state = _state(model)
+        if state.keys() != arrays.keys() or any(state[name].shape != arrays[name].shape for name in state):
+            raise ValueError(f"Checkpoint {path} belongs to another model; use another --workdir.")
+        for name, variable in state.items():
+            variable.assign(arrays[name])
+        return step
+    return 0
+
+
+def _state(model):
+    """Every variable that decides how training goes on, by a name that is the same in the next process."""
+    model_state = {f"model/{i}/{variable.path}": variable for i, variable in enumerate(model.variables)}
+    optimizer_state = {f"optimizer/{i}": variable for i, variable in enumerate(model.optimizer.variables)}
+    return {name.replace(":", "_"): variable for name, variable in (model_state | optimizer_state).items()}

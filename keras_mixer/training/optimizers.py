@@ -1,0 +1,84 @@
+"""Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
+
+import keras
+
+from keras_mixer.training.recipes import Recipe
+
+ADAM_EPSILON = 1e-8  # optax's; Keras's is 1e-7
+NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters named .../kernel only
+
+
+class _ClipAfterReduction(keras.optimizers.Optimizer):
+    """Clips the gradient summed over replicas, not each replica's share of it.
+
+    Keras 3.15 clips before the all-reduce of tf.distribute, so that R replicas clip up to R times looser than one
+    device. The hook is the TensorFlow backend's; on others, and on one device, the order is right already.
+    """
+
+    def _clip_gradients(self, grads):
+        return list(grads) if keras.backend.backend() == "tensorflow" else super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+        clipped = super()._clip_gradients([gradient for gradient, _ in reduced])
+        return list(zip(clipped, [variable for _, variable in reduced], strict=True))
+
+
+class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
+    """Keras's AdamW with clipping in the right place."""
+
+
+class SGD(_ClipAfterReduction, keras.optimizers.SGD):
+    """Keras's SGD with clipping in the right place."""
+
+
+def build_schedule(recipe: Recipe, total_steps):
+    """Linear warm-up from 0 to the peak, then a cosine down to 0 at the last of `total_steps`.
+
+    Raises:
+        ValueError: the warm-up is as long as the whole run.
+    """
+    if recipe.warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
+            "or raise --epochs."
+        )
+    if not recipe.warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0,
+        total_steps - recipe.warmup_steps,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+    )
+
+
+def build_optimizer(recipe: Recipe, total_steps):
+    """The recipe's optimizer, its schedule inside; weight decay acts on kernels only."""
+    schedule = build_schedule(recipe, total_steps)
+    if recipe.optimizer == "sgd":
+        optimizer = SGD(
+            schedule, momentum=0.9, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm
+        )
+    else:
+        optimizer = AdamW(
+            schedule, weight_decay=recipe.weight_decay, epsilon=ADAM_EPSILON, global_clipnorm=recipe.clip_norm
+        )
+    if recipe.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
+
+
+def build_loss(recipe: Recipe):
+    """Loss on logits `(B, classes)` and one-hot labels; the sigmoid form is summed over classes, as in big_vision."""
+    if recipe.loss == "sigmoid":
+        return sigmoid_cross_entropy
+    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+
+
+def sigmoid_cross_entropy(labels, logits):
+    """`(B, classes), (B, classes) -> (B,)`: binary cross-entropies summed over the classes."""
+    zero = keras.ops.zeros_like(logits)
+    # log(1 + exp(x)) - x * y, in the form that does not overflow
+    loss = keras.ops.maximum(logits, zero) - logits * labels + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(logits)))
+    return keras.ops.sum(loss, axis=-1)

@@ -1,0 +1,175 @@
+"""Recipes: everything that decides what a training run does, as plain data.
+
+Each recipe states its command, the expected result, and whether that was measured.
+"""
+
+import dataclasses
+from typing import Literal
+
+from keras_mixer.variants import VARIANTS, Variant, as_pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A training run as data. Every field is an option of `keras-mixer train`."""
+
+    name: str
+    """Name of the recipe; the default run directory is runs/NAME."""
+
+    data: str
+    """"digits", the path of an image folder, or a TensorFlow Datasets name such as cifar10."""
+    data_dir: str | None = None
+    """Folder with prepared TensorFlow Datasets, local or gs://; by default that of tensorflow_datasets."""
+    train_split: str = "train"
+    """Training split: a TFDS split such as 'train[:99%]', or the sub-folder of an image folder."""
+    test_split: str = "test"
+    """Test split, likewise."""
+    test_fraction: float = 0.2
+    """Share of each class used for testing, in (0, 1), where an image folder has no split of its own."""
+
+    variant: str | None = None
+    """Row of Table 1, such as B/16; the five numbers below replace its own where they are given."""
+    patch_size: int | None = None
+    """Side of a patch in pixels."""
+    num_blocks: int | None = None
+    """Number of Mixer blocks."""
+    hidden_dim: int | None = None
+    """Channels of a token."""
+    tokens_mlp_dim: int | None = None
+    """Hidden units of the token-mixing MLPs."""
+    channels_mlp_dim: int | None = None
+    """Hidden units of the channel-mixing MLPs."""
+    image_size: int | tuple[int, int] = 224
+    """Side of the model's input in pixels, or height and width."""
+    dropout_rate: float = 0.0
+    """Dropout in the MLPs, in [0, 1)."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth of the last MLP, in [0, 1), rising linearly from 0 at the first."""
+
+    epochs: int = 300
+    """Passes over the training data."""
+    global_batch_size: int = 4096
+    """Images in a step, over all devices."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy over the classes (softmax), or of each class alone, summed (sigmoid)."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes, in [0, 1); softmax only."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (beta 0.9, 0.999, epsilon 1e-8), or SGD with momentum 0.9."""
+    learning_rate: float = 1e-3
+    """Peak learning rate, reached after the warm-up and lowered to 0 along a cosine."""
+    warmup_steps: int = 10_000
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.0
+    """Decoupled decay of kernels only, multiplied by the learning rate (Keras's and the paper's convention)."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; None does not clip."""
+
+    crop_area: tuple[float, float] = (0.05, 1.0)
+    """Smallest and largest share of a training image that the random crop covers."""
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of the random crop."""
+    flip: bool = True
+    """Mirror half of the training images left-right."""
+    randaugment_num_ops: int = 0
+    """RandAugment operations on each training image; 0 for none."""
+    randaugment_level: float = 0.0
+    """Strength of the operations, 0 to 20; the paper uses 10, 15 and 20."""
+    randaugment_operations: tuple[str, ...] | None = None
+    """Operations to draw from; None for the paper's sixteen."""
+    randaugment_fill: int = 128
+    """Grey value, 0 to 255, that appears where an operation moved the image away; the paper's is 128."""
+    mixup_alpha: float = 0.0
+    """Beta parameter of mixup (the paper's p, no probability); 0 for none."""
+    shuffle_buffer: int = 250_000
+    """Encoded images (or paths) held in memory for shuffling."""
+    evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] = "resmall-crop"
+    """How test images are brought to size: plain, 256 x 256 then centre, or short side 256 then centre (for 224)."""
+
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Number format of the arithmetic; weights and logits stay float32."""
+    devices: str = "auto"
+    """Where to train: auto, cpu, gpu, tpu, or how many devices of the best kind."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and all augmentation."""
+    checkpoint_every_steps: int = 1000
+    """Steps between checkpoints; the newest two are kept."""
+
+    def __post_init__(self):
+        if self.variant is not None and self.variant not in VARIANTS:
+            raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(VARIANTS)}.")
+        for field in ("epochs", "global_batch_size", "checkpoint_every_steps"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}.")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}.")
+        if self.label_smoothing and self.loss == "sigmoid":
+            raise ValueError("label_smoothing works with loss 'softmax' only; set one of the two to its default.")
+        self.architecture()
+
+    def architecture(self) -> Variant:
+        """The five sizes of the model.
+
+        Raises:
+            ValueError: neither a variant nor all five numbers are given.
+        """
+        fields = [field.name for field in dataclasses.fields(Variant)]
+        given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        if self.variant is not None:
+            return dataclasses.replace(VARIANTS[self.variant], **given)
+        missing = [name for name in fields if name not in given]
+        if missing:
+            raise ValueError(f"A recipe needs a variant ({', '.join(VARIANTS)}) or all five sizes; missing: {missing}.")
+        return Variant(**given)
+
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, 3)` of the model's input in pixels."""
+        return (*as_pair(self.image_size), 3)
+
+
+RECIPES: dict[str, Recipe] = {
+    # keras-mixer train digits
+    # scikit-learn's 1,797 handwritten digits (bundled), 80 % for training. Sizes and augmentation are ours.
+    "digits": Recipe(
+        name="digits",
+        data="digits",
+        patch_size=4,
+        num_blocks=4,
+        hidden_dim=64,
+        tokens_mlp_dim=32,
+        channels_mlp_dim=256,
+        image_size=16,
+        epochs=100,
+        global_batch_size=64,
+        label_smoothing=0.1,
+        learning_rate=3e-3,
+        warmup_steps=100,
+        weight_decay=0.05,
+        crop_area=(0.7, 1.0),
+        crop_aspect=(0.8, 1.25),
+        flip=False,
+        randaugment_num_ops=1,
+        randaugment_level=4.0,
+        randaugment_operations=("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "Brightness", "Contrast"),
+        randaugment_fill=0,
+        mixup_alpha=0.1,
+        evaluation_crop="resize",
+    ),
+}
+
+
+def resolve(recipe: Recipe | str, **overrides) -> Recipe:
+    """A recipe by name or as it is, with fields replaced.
+
+    Raises:
+        ValueError: an unknown recipe or field; lists the valid ones.
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"Unknown recipe {recipe!r}; valid ones are {', '.join(RECIPES)}.")
+        recipe = RECIPES[recipe]
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    unknown = [name for name in overrides if name not in fields]
+    if unknown:
+        raise ValueError(f"Unknown recipe fields {unknown}; valid ones are {', '.join(fields)}.")
+    return dataclasses.replace(recipe, **overrides)

@@ -1,0 +1,133 @@
+"""The folder of one training run and the rules that protect what is in it."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from keras_mixer.training.recipes import Recipe
+
+
+class RunDirectory:
+    """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
+
+    Args:
+        path: the folder; made when missing.
+        recipe: what the run does.
+        needed_bytes: space that the run will need.
+
+    Raises:
+        ValueError: the folder holds another configuration; names the fields that differ.
+        OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
+
+    Source: ours.
+    """
+
+    def __init__(self, path, recipe: Recipe, needed_bytes):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.metrics = self.path / "metrics.csv"
+        self.model = self.path / "model.keras"
+        self.results = self.path / "results.json"
+        self._check_writable(needed_bytes)
+        self._check_configuration(recipe)
+
+    @property
+    def finished(self):
+        """Whether the run came to its end."""
+        return self.results.is_file() and self.model.is_file()
+
+    def write_results(self, results):
+        """Writes `results.json` whole or not at all."""
+        _write_json(self.results, results)
+
+    def read_results(self):
+        """The content of `results.json`."""
+        return json.loads(self.results.read_text(encoding="utf-8"))
+
+    def read_metrics(self) -> dict[str, list[float]]:
+        """The columns of `metrics.csv` by name, one value an epoch; empty where there is none."""
+        rows = self._metric_rows()
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+    def drop_metrics_after(self, step):
+        """Takes out the rows of epochs that a resumed run is going to repeat."""
+        rows = self._metric_rows()
+        kept = [row for row in rows if float(row["step"]) <= step]
+        if len(kept) == len(rows):
+            return
+        temporary = self.metrics.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, self.metrics)
+
+    def _metric_rows(self):
+        if not self.metrics.is_file():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _check_writable(self, needed_bytes):
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".probe"
+            probe.write_bytes(b"x" * 4096)
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another place "
+                "with --workdir, or free the disk."
+            ) from error
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            raise OSError(
+                f"The run directory {self.path} needs about {needed_bytes / 1e6:,.0f} MB for model and checkpoints, "
+                f"but its disk has {free / 1e6:,.0f} MB free. Free some, or choose another place with --workdir."
+            )
+
+    def _check_configuration(self, recipe):
+        wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, as in the file
+        if not self.config.is_file():
+            strangers = sorted(item.name for item in self.path.iterdir() if item.name != self.checkpoints.name)
+            if strangers:
+                raise ValueError(
+                    f"The run directory {self.path} holds something else already ({', '.join(strangers[:5])}); choose "
+                    "an empty or new folder with --workdir."
+                )
+            _write_json(self.config, wanted)
+            return
+        found = json.loads(self.config.read_text(encoding="utf-8"))
+        changed = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
+        if changed:
+            listed = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in changed)
+            raise ValueError(
+                f"The run directory {self.path} belongs to another configuration ({listed}). Nothing was changed. "
+                "Choose another folder with --workdir."
+            )
+
+
+def read_recipe(path) -> Recipe:
+    """The recipe that a run directory was made with.
+
+    Raises:
+        ValueError: the folder is no run directory.
+    """
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{path} is no run directory: it has no config.json.")
+    content = json.loads(config.read_text(encoding="utf-8"))
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return Recipe(**fields)
+
+
+def _write_json(path, content):
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

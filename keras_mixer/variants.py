@@ -1,0 +1,111 @@
+"""The seven published sizes of MLP-Mixer (Table 1 of arXiv 2105.01601) and what each costs, as exact numbers."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The five numbers that fix a Mixer; the names are those of the authors' code.
+
+    Attributes:
+        patch_size: side P of a square patch in pixels, or `(height, width)`.
+        num_blocks: number of Mixer blocks L.
+        hidden_dim: channels C of every token.
+        tokens_mlp_dim: hidden units D_S of each token-mixing MLP.
+        channels_mlp_dim: hidden units D_C of each channel-mixing MLP.
+
+    Source: Table 1.
+    """
+
+    patch_size: int | tuple[int, int]
+    num_blocks: int
+    hidden_dim: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+
+    def grid(self, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Rows and columns `(g_h, g_w)` of the token grid of an `(H, W, channels)` image.
+
+        Raises:
+            ValueError: a side is unknown or the patch does not divide it.
+        """
+        patch_height, patch_width = as_pair(self.patch_size)
+        height, width, _ = input_shape
+        return token_grid((height, width), (patch_height, patch_width))
+
+    def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
+        """Trainable parameters of the classifier; `classes=0` counts the body without a head.
+
+        Source: ours, derived from the architecture; equals the totals asserted in vit_jax's own model test.
+        """
+        patch_height, patch_width = as_pair(self.patch_size)
+        grid_height, grid_width = self.grid(input_shape)
+        tokens, channels = grid_height * grid_width, self.hidden_dim
+        stem = patch_height * patch_width * input_shape[2] * channels + channels
+        token_mlp = 2 * tokens * self.tokens_mlp_dim + self.tokens_mlp_dim + tokens
+        channel_mlp = 2 * channels * self.channels_mlp_dim + self.channels_mlp_dim + channels
+        block = token_mlp + channel_mlp + 4 * channels
+        head = channels * classes + classes
+        return stem + self.num_blocks * block + 2 * channels + head
+
+    def macs(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
+        """Multiply-accumulates of the matrix products of one forward pass of one image.
+
+        Source: ours, derived from the architecture. LayerNorm, GELU and the mean are left out, as is usual.
+        """
+        patch_height, patch_width = as_pair(self.patch_size)
+        grid_height, grid_width = self.grid(input_shape)
+        tokens, channels = grid_height * grid_width, self.hidden_dim
+        stem = tokens * patch_height * patch_width * input_shape[2] * channels
+        block = 2 * tokens * channels * (self.tokens_mlp_dim + self.channels_mlp_dim)
+        return stem + self.num_blocks * block + channels * classes
+
+
+VARIANTS: dict[str, Variant] = {
+    "S/32": Variant(32, 8, 512, 256, 2048),
+    "S/16": Variant(16, 8, 512, 256, 2048),
+    "B/32": Variant(32, 12, 768, 384, 3072),
+    "B/16": Variant(16, 12, 768, 384, 3072),
+    "L/32": Variant(32, 24, 1024, 512, 4096),
+    "L/16": Variant(16, 24, 1024, 512, 4096),
+    "H/14": Variant(14, 32, 1280, 640, 5120),
+}
+
+
+def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """`16 -> (16, 16)`, `(8, 16) -> (8, 16)`: a size in pixels as `(height, width)`.
+
+    Raises:
+        ValueError: not one or two positive integers.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f"A size is a positive integer or a pair (height, width) of them, not {size!r}.")
+    return pair
+
+
+def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tokens of an image, both sizes as `(height, width)` in pixels.
+
+    The official code pads an image that the patch does not divide. Here it is an error: the padding would change the
+    number of tokens in silence, and for sides that divide the two are identical.
+
+    Raises:
+        ValueError: a side is unknown, or the patch does not divide it; names the nearest sizes that work.
+    """
+    grid = []
+    for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
+        if side is None:
+            raise ValueError(
+                f"The image {name} is unknown (None). Token mixing has one weight per token, so the size must be fixed "
+                "when the model is built: pass input_shape=(height, width, channels)."
+            )
+        if side < 1 or side % patch:
+            below, above = side // patch * patch, (side // patch + 1) * patch
+            nearest = f"{below} or {above}" if below > 0 else f"{above}"
+            raise ValueError(
+                f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px; "
+                f"the nearest sizes that work are {nearest} px."
+            )
+        grid.append(side // patch)
+    return grid[0], grid[1]

@@ -1,0 +1,1 @@
+"""Weights of a Mixer: from and to files."""

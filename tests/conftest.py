@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+import keras_mixer
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tiny_mixer(rng):
+    """Builds small Mixers with random weights everywhere, biases and LayerNorm scales included."""
+
+    def build(**options):
+        sizes = {"patch_size": 4, "num_blocks": 2, "hidden_dim": 32, "tokens_mlp_dim": 16, "channels_mlp_dim": 64}
+        sizes.update({name: options.pop(name) for name in list(options) if name in sizes})
+        defaults = {"input_shape": (16, 16, 3), "classes": 10}
+        return randomize(keras_mixer.Mixer(**sizes, **(defaults | options)), rng)
+
+    return build
+
+
+def randomize(model, rng):
+    """Gives every weight a value that matters, of a size that keeps the signal's; returns the model."""
+    for weight in model.weights:
+        fan_in = np.prod(weight.shape[:-1])
+        scale = fan_in**-0.5 if weight.path.endswith("kernel") else 0.5
+        center = 1.0 if weight.path.endswith("gamma") else 0.0
+        weight.assign(rng.normal(center, scale, weight.shape))
+    return model

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_files import encode, photographs, write_folder
+
+from keras_mixer.data.integrity import check_source
+from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.sources import load_source, stratified_split
+
+
+def test_digits_are_the_1797_of_scikit_learn_split_for_ever_the_same():
+    source = load_source("digits")
+    again = load_source("digits")
+    assert source.class_names == tuple("0123456789")
+    assert source.train.size + source.test.size == 1797
+    assert 0.195 < source.test.size / 1797 < 0.205
+    images = [
+        element["image"] for split in (source.train, source.test) for element in split.elements.as_numpy_iterator()
+    ]
+    assert len(images) == 1797
+    first, second = (next(iter(s.test.elements.as_numpy_iterator())) for s in (source, again))
+    assert first == second
+    pixels = np.asarray(decode_image(images[0]))
+    assert pixels.shape == (8, 8, 3)
+    assert set(np.unique(pixels)) <= {round(level * 255 / 16) for level in range(17)}
+
+
+def test_stratified_split_keeps_the_shares_of_the_classes():
+    labels = np.repeat([0, 1, 2], [100, 50, 3])
+    train, test = stratified_split(labels, 0.2)
+    assert sorted([*train, *test]) == list(range(153))
+    assert np.bincount(labels[test]).tolist() == [20, 10, 1]
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ()])
+def test_an_image_folder_becomes_a_source(tmp_path, parts):
+    source = load_source(str(write_folder(tmp_path, parts=parts)), test_fraction=0.5)
+    assert source.class_names == ("circle", "stripe")
+    assert (source.train.size, source.test.size) == ((12, 12) if parts else (6, 6))
+    for element in source.train.elements:
+        example = source.train.read(element)
+        pixels = np.asarray(decode_image(example["image"]))
+        assert pixels.mean((0, 1)).argmax() == int(example["label"])
+
+
+def test_files_that_are_no_images_by_name_are_ignored(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "circle" / "notes.txt").write_text("hello")
+    (tmp_path / "train" / "circle" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "README").write_text("hello")
+    assert load_source(str(tmp_path)).train.size == 12
+
+
+def test_useless_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds none"):
+        load_source(str(tmp_path))
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ValueError, match=r"only one \(one\)"):
+        load_source(str(tmp_path))
+    (tmp_path / "two").mkdir()
+    with pytest.raises(ValueError, match=r"one holds no image \(.jpg"):
+        load_source(str(tmp_path))
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="no 'test' beside it"):
+        load_source(str(tmp_path))
+    with pytest.raises(ValueError, match="neither 'digits', nor an existing folder"):
+        load_source("surely_no_such_dataset")
+
+
+def test_a_class_of_the_test_part_alone_is_refused(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "test" / "zebra").mkdir()
+    with pytest.raises(ValueError, match="lacks: zebra"):
+        load_source(str(tmp_path))
+
+
+def test_broken_files_are_all_named_before_training_or_left_out(tmp_path):
+    write_folder(tmp_path)
+    photograph = encode(photographs()[0], "JPEG")
+    broken = {"truncated.jpg": photograph[:5000], "empty.png": b"", "text.jpeg": b"I am no image"}
+    for name, content in broken.items():
+        (tmp_path / "train" / "circle" / name).write_bytes(content)
+    for name, mode in {"grey": "L", "cmyk": "CMYK", "palette": "P", "alpha": "RGBA"}.items():
+        format = "JPEG" if mode in ("L", "CMYK") else "PNG"
+        file = tmp_path / "train" / "stripe" / f"{name}.{format.lower()}"
+        file.write_bytes(encode(photographs()[0], format, mode))
+    deep = tf.io.encode_png(photographs()[0].astype(np.uint16) * 257)
+    (tmp_path / "train" / "stripe" / "deep.png").write_bytes(deep.numpy())
+    source = load_source(str(tmp_path))
+    with pytest.raises(ValueError, match="3 image file") as error:
+        check_source(source)
+    assert all(name in str(error.value) for name in broken)
+    assert not any(name in str(error.value) for name in ("grey", "cmyk", "palette", "alpha", "deep"))
+    kept, left_out = check_source(source, skip_corrupt=True)
+    assert left_out == 3
+    assert kept.train.size == source.train.size - 3
+    assert check_source(kept) == (kept, 0)
+
+
+@pytest.fixture(scope="module")
+def prepared_dataset(tmp_path_factory):
+    """A TensorFlow Datasets set on disk, written through TFDS itself: digits 0 and 1, two splits."""
+    import tensorflow_datasets as tfds
+
+    root = tmp_path_factory.mktemp("tfds")
+    images = {label: np.full((9, 7, 3), 60 + 120 * label, np.uint8) for label in (0, 1)}
+
+    def examples(count):
+        return [(i, {"image": images[i % 2], "label": i % 2}) for i in range(count)]
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="two_greys",
+        version="1.0.0",
+        data_dir=str(root),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["dark", "light"]),
+            }
+        ),
+        split_datasets={"train": examples(20), "test": examples(8)},
+    )
+    return root
+
+
+def test_prepared_tensorflow_datasets_load_by_name(prepared_dataset):
+    source = load_source("two_greys", str(prepared_dataset), "train[:75%]", "test")
+    assert source.class_names == ("dark", "light")
+    assert (source.train.size, source.test.size) == (15, 8)
+    for element in source.train.elements:
+        example = source.train.read(element)
+        assert int(np.asarray(decode_image(example["image"]))[0, 0, 0]) == 60 + 120 * int(example["label"])
+    assert load_source(str(prepared_dataset / "two_greys" / "1.0.0")).train.size == 20
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(prepared_dataset):
+    with pytest.raises(ValueError, match=r"no split 'validation'; it has \['test', 'train'\]"):
+        load_source("two_greys", str(prepared_dataset), "train", "validation")
