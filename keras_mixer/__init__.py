@@ -1,4 +1,11 @@
-"""MLP-Mixer (arXiv 2105.01601) for Keras 3: models, training, evaluation, export."""
+"""MLP-Mixer (arXiv 2105.01601) for Keras 3: models, training, evaluation, export.
+
+Models and layers are imported with the package. What needs more than Keras (`fit`, `evaluate`, the exports) is imported
+when it is first used, so that `import keras_mixer` costs next to nothing over `import keras`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
 
 from keras_mixer.layers import MixerBlock as MixerBlock, MlpBlock as MlpBlock, PatchEmbed as PatchEmbed
 from keras_mixer.models import (
@@ -14,3 +21,28 @@ from keras_mixer.models import (
 )
 from keras_mixer.variants import VARIANTS as VARIANTS
 from keras_mixer.weights.loading import load_weights as load_weights
+
+if TYPE_CHECKING:
+    from keras_mixer.evaluation.top1 import evaluate as evaluate
+    from keras_mixer.export.saved_model import export_saved_model as export_saved_model
+    from keras_mixer.export.tflite import export_tflite as export_tflite
+    from keras_mixer.training.loop import fit as fit
+    from keras_mixer.training.recipes import RECIPES as RECIPES
+
+_ON_FIRST_USE = {
+    "RECIPES": "keras_mixer.training.recipes",
+    "evaluate": "keras_mixer.evaluation.top1",
+    "export_saved_model": "keras_mixer.export.saved_model",
+    "export_tflite": "keras_mixer.export.tflite",
+    "fit": "keras_mixer.training.loop",
+}
+
+
+def __getattr__(name):
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_ON_FIRST_USE})

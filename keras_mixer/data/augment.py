@@ -86,7 +86,7 @@ def _auto_contrast(image, strength, move):
 
 
 def _equalize(image, strength, move):
-    """Flattens each channel's histogram; KerasCV's takes the smallest bin where Pillow takes the last that is filled."""
+    """Flattens each channel's histogram. KerasCV's differs: smallest filled bin where Pillow takes the last one."""
 
     def lookup(channel):  # (h, w) int32 -> (256,) int32
         histogram = tf.math.bincount(tf.reshape(channel, [-1]), minlength=256, maxlength=256)

@@ -66,19 +66,16 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     return _tensorflow_dataset(data, data_dir, train_split, test_split)
 
 
-def stratified_split(labels, test_fraction, seed=0):
+def stratified_split(labels, test_fraction):
     """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same share of each class in both, for ever the same.
 
-    Every class keeps at least one example on each side where it has two or more.
+    Raises:
+        ValueError: a class has a single example, or the test part would be too small to hold every class.
     """
-    labels = np.asarray(labels)
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
-        chosen.append(np.random.default_rng((seed, int(label))).permutation(members)[:count])
-    test = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), test), test
+    from sklearn.model_selection import train_test_split  # 1 s that only a split needs
+
+    train, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, stratify=labels, random_state=0)
+    return np.sort(train), np.sort(test)
 
 
 def _digits(test_fraction):

@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from keras_mixer.export.classifier import Classifier
@@ -78,11 +79,12 @@ def _convert(model, quantization, representative_images, batch_size):
     def classify(image):
         return {"probabilities": model(image, training=False)}
 
-    module = tf.Module()
-    module.model, module.classify = model, classify
     with tempfile.TemporaryDirectory() as folder:
-        # through a SavedModel: only so does the file keep the names of input and output
-        tf.saved_model.save(module, folder, signatures={"serving_default": classify})
+        # Through Keras's archive: from a concrete function the weights stay variables that nothing initialises (NaN).
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serving_default", classify)
+        archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if quantization is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -161,7 +161,7 @@ def open_interpreter(path):
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        Interpreter = tf.lite.Interpreter
     return Interpreter(model_path=str(path))
 
 

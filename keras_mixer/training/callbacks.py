@@ -34,12 +34,13 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.close()
 
 
-class EpochRate(keras.callbacks.Callback):
-    """Adds the step, the learning rate and training images a second to an epoch's logs (so to CSV and TensorBoard)."""
+class EpochMetrics(keras.callbacks.Callback):
+    """Adds step, learning rate and images a second to an epoch's logs and hands them on; goes before TensorBoard."""
 
-    def __init__(self, batch_size):
+    def __init__(self, batch_size, hand_on):
         super().__init__()
         self.batch_size = batch_size
+        self.hand_on = hand_on
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = self.ended = time.perf_counter()
@@ -54,6 +55,7 @@ class EpochRate(keras.callbacks.Callback):
         logs["step"] = int(optimizer.iterations)
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         logs["images_per_second"] = self.batches * self.batch_size / (self.ended - self.began)
+        self.hand_on({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
 
 
 class RunStopped(KeyboardInterrupt):
@@ -97,7 +99,16 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.asked or self.step % self.every_steps == 0:
+        if self.step % self.every_steps == 0:
             save_checkpoint(self.folder, self.model, self.step)  # self.model brings JAX's state up to date
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._stop_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._stop_if_asked()  # here the epoch's metrics are written already
+
+    def _stop_if_asked(self):
         if self.asked:
+            save_checkpoint(self.folder, self.model, self.step)
             raise RunStopped(self.step)

@@ -46,8 +46,8 @@ def restore_newest(folder: Path, model, report=print) -> int:
     """
     for step, path in sorted(list_checkpoints(folder).items(), reverse=True):
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
             continue
@@ -61,7 +61,6 @@ def restore_newest(folder: Path, model, report=print) -> int:
 
 
 def _state(model):
-    """Every variable that decides how training goes on, by a name that is the same in the next process."""
-    model_state = {f"model/{i}/{variable.path}": variable for i, variable in enumerate(model.variables)}
-    optimizer_state = {f"optimizer/{i}": variable for i, variable in enumerate(model.optimizer.variables)}
-    return {name.replace(":", "_"): variable for name, variable in (model_state | optimizer_state).items()}
+    """Every variable that decides how training goes on. By number: Keras counts random states on within a process."""
+    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}

@@ -118,8 +118,15 @@ def _tensorflow_devices(devices) -> Devices:
     return Devices(f"MirroredStrategy on {len(chosen)} {kind}", len(chosen), strategy=mirrored, jit_compile=False)
 
 
+def _jax_list(kind):
+    try:
+        return keras.distribution.list_devices(kind)
+    except RuntimeError:  # JAX has no such platform here
+        return []
+
+
 def _jax_devices(devices) -> Devices:
-    kinds = {kind: keras.distribution.list_devices(kind) for kind in ("tpu", "gpu", "cpu")}
+    kinds = {kind: _jax_list(kind) for kind in ("tpu", "gpu", "cpu")}
     chosen = _pick(devices, kinds)
     kind = chosen[0].split(":")[0].upper()
     if len(chosen) == 1:

@@ -15,7 +15,7 @@ from keras_mixer.data.pipeline import evaluation_batches, training_batches
 from keras_mixer.data.sources import Source, load_source
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.models import Mixer, MixerModel
-from keras_mixer.training.callbacks import Checkpoints, EpochRate, ProgressBar
+from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar
 from keras_mixer.training.checkpoints import restore_newest
 from keras_mixer.training.distribution import check_batch_size, choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
@@ -153,9 +153,8 @@ def _train(recipe, run, source, devices, report):
                     # keras.distribution cannot share a last, smaller batch; the final evaluation runs on one device
                     validation_data=_test_batches(source, recipe, classes) if devices.distribution is None else None,
                     callbacks=[
-                        EpochRate(recipe.global_batch_size),
+                        EpochMetrics(recipe.global_batch_size, run.append_metrics),
                         bar,
-                        keras.callbacks.CSVLogger(run.metrics, append=run.metrics.is_file()),
                         keras.callbacks.TensorBoard(run.tensorboard, write_graph=False),
                         checkpoints,
                     ],

@@ -55,6 +55,15 @@ class RunDirectory:
         rows = self._metric_rows()
         return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
+    def append_metrics(self, row):
+        """Adds one epoch to `metrics.csv`."""
+        new = not self.metrics.is_file()
+        with self.metrics.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
     def drop_metrics_after(self, step):
         """Takes out the rows of epochs that a resumed run is going to repeat."""
         rows = self._metric_rows()

@@ -1,0 +1,197 @@
+"""The command line as a person types it: one process for each command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from image_files import write_folder
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import keras_mixer
+from keras_mixer import cli
+
+QUICK = [
+    "--epochs",
+    "8",
+    "--global-batch-size",
+    "128",
+    "--warmup-steps",
+    "5",
+    "--learning-rate",
+    "1e-2",
+    "--num-blocks",
+    "1",
+    "--hidden-dim",
+    "32",
+    "--tokens-mlp-dim",
+    "16",
+    "--channels-mlp-dim",
+    "64",
+    "--checkpoint-every-steps",
+    "20",
+]
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_mixer", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(*arguments, status=0, cwd=None):
+    process = command(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    out, err = run("train", "digits", *QUICK, cwd=folder)
+    return folder / "runs" / "digits", out, err
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = load_digits(return_X_y=True)
+    for label in range(10):
+        pixels = np.round(images[labels == label][3].reshape(8, 8) * 255 / 16).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR).save(folder / f"{label}.png")
+    return sorted(folder.iterdir())
+
+
+def test_train_reports_its_result_and_the_next_commands(finished_run):
+    folder, out, err = finished_run
+    assert "1,437 training and 360 test images of digits, 10 classes" in out
+    assert "test accuracy" in out
+    assert "keras-mixer evaluate runs/digits" in out
+    assert "training: 100%" in err
+    assert (folder / "results.json").is_file()
+
+
+def test_evaluate_gives_the_accuracy_of_the_training_run(finished_run):
+    folder, *_ = finished_run
+    out, _ = run("evaluate", folder)
+    trained = json.loads((folder / "results.json").read_text())
+    evaluated = json.loads((folder / "evaluation.json").read_text())
+    assert evaluated["accuracy"] == trained["accuracy"]
+    assert evaluated["loss"] == trained["loss"]
+    assert np.sum(evaluated["confusion"]) == 360
+    assert f"{trained['accuracy']:.2%}" in out
+
+
+def test_predict_as_table_and_as_json(finished_run, digit_files):
+    folder, *_ = finished_run
+    out, _ = run("predict", folder, *digit_files, "--top-k", "2")
+    assert out.count(".png") == 10
+    out, _ = run("predict", folder, *digit_files, "--json")
+    predictions = json.loads(out)
+    right = [prediction["labels"][0] == os.path.basename(prediction["image"])[0] for prediction in predictions]
+    assert sum(right) >= 8
+    assert all(len(prediction["probabilities"]) == 5 for prediction in predictions)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
+@pytest.mark.parametrize("format", ["saved_model", "tflite"])
+def test_exports_predict_what_the_run_predicts(finished_run, digit_files, tmp_path, format):
+    folder, *_ = finished_run
+    target = tmp_path / ("served" if format == "saved_model" else "model.tflite")
+    out, _ = run("export", folder, "--format", format, "--output", target)
+    assert "Written:" in out
+    ours, theirs = (json.loads(run("predict", path, *digit_files, "--json")[0]) for path in (folder, target))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["labels"] == other["labels"]
+        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-5)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    arguments = ("train", "digits", *QUICK, "--epochs", "400")
+    process = command(*arguments, cwd=tmp_path)
+    checkpoints = tmp_path / "runs" / "digits" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Stopped at step" in err
+    assert "Type the same command again" in err
+    out, err = run("train", "digits", *QUICK, "--epochs", "400", "--seed", "3", status=2, cwd=tmp_path)
+    assert "belongs to another configuration (seed: 0 there, 3 now)" in err
+    again = command(*arguments, cwd=tmp_path)
+    assert any("Resuming after step" in line for line in again.stdout)
+    again.kill()
+    again.communicate()
+
+
+def test_an_image_folder_trains_and_keeps_its_class_names(tmp_path):
+    images = write_folder(tmp_path / "images", images_per_class=20, parts=())
+    options = ("--data", images, *QUICK, "--global-batch-size", "16", "--workdir", tmp_path / "run")
+    run("train", "digits", *options)
+    sample = next((images / "stripe").iterdir())
+    (prediction,) = json.loads(run("predict", tmp_path / "run", sample, "--json")[0])
+    assert prediction["labels"][0] == "stripe"
+    assert set(prediction["labels"]) == {"circle", "stripe"}
+
+
+def test_variants_print_the_seven_rows(capsys):
+    assert cli.main(["variants"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 9
+    assert "59,880,472" in out
+    assert "12.602" in out
+
+
+def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
+    for arguments, message in [
+        (["dance"], "Unknown command 'dance'; valid ones are variants, train"),
+        (["train", "imagenet99"], "Unknown recipe 'imagenet99'; valid ones are digits"),
+        (["train", "--variant", "B/17"], "Unknown variant 'B/17'; valid ones are S/32"),
+        (["train", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")], "two or more class folders"),
+        (["predict", str(tmp_path / "nothing"), "a.png"], "There is no model at"),
+        (["evaluate", str(tmp_path)], "neither a finished run directory nor a .keras file"),
+    ]:
+        assert cli.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_an_unknown_format_lists_the_valid_ones(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["export", "run", "--format", "onyx"])
+    err = capsys.readouterr().err
+    assert "saved_model" in err
+    assert "tflite" in err
+
+
+def test_help_explains_every_option_with_its_default(capsys):
+    assert cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    assert all(name in overview for name in cli.COMMANDS)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--learning-rate" in text
+    assert "default: 0.003" in text
+    assert "Side of the model's input in pixels" in text
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--help"])
+    assert "--top-k" in capsys.readouterr().out
+
+
+def test_the_recipes_of_the_package_are_those_of_the_command_line():
+    assert keras_mixer.RECIPES.keys() == cli.RECIPES.keys()

@@ -1,0 +1,176 @@
+"""Promises about the code itself: floors, names, docstrings, the commands that README prints."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_mixer
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "keras_mixer"
+
+# A file imports only from floors below its own (or from its own folder).
+FLOORS = [
+    ["variants"],
+    ["layers"],
+    ["weights", "data"],
+    ["models"],
+    ["evaluation", "export"],
+    ["serving"],
+    ["training"],
+    ["cli"],
+    ["__init__", "__main__"],
+]
+PUBLIC = {
+    *("MixerS32", "MixerS16", "MixerB32", "MixerB16", "MixerL32", "MixerL16", "MixerH14", "Mixer"),
+    *("PatchEmbed", "MlpBlock", "MixerBlock", "VARIANTS", "feature_extractor", "load_weights"),
+    *("fit", "RECIPES", "evaluate", "export_saved_model", "export_tflite"),
+}
+MODEL_KEYWORDS = {
+    "input_shape": (224, 224, 3),
+    "include_preprocessing": True,
+    "include_top": True,
+    "pooling": None,
+    "classes": 1000,
+    "classifier_activation": "softmax",
+    "weights": None,
+    "dropout_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "name": None,
+}
+
+
+def room(path):
+    """The file or sub-package of the package that a path belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_has_a_floor():
+    assert {room(path) for path in modules()} == {name for floor in FLOORS for name in floor}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_import_only_from_floors_below(path):
+    level = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    for name in imports(path):
+        if name.startswith("keras_mixer.") and (target := name.split(".")[1]) in level and target != room(path):
+            assert level[target] < level[room(path)], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["variants", "layers", "models"])
+def test_model_code_knows_only_keras(name):
+    outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
+    assert outside <= {"keras", "keras_mixer", "dataclasses"}
+
+
+def test_files_hold_one_idea_and_have_honest_names():
+    for path in modules():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path
+        assert path.stem not in {"utils", "common", "helpers", "misc", "base"}, path
+
+
+def test_public_names_are_all_there_and_nothing_else():
+    heavy = {"importlib", "TYPE_CHECKING", "annotations"}
+    rooms = {room(path) for path in modules()}
+    assert {name for name in dir(keras_mixer) if not name.startswith("_")} - heavy - rooms == PUBLIC
+    for name in PUBLIC:
+        assert getattr(keras_mixer, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = keras_mixer.no_such_name
+
+
+def test_lazy_names_are_declared_for_type_checkers_too():
+    source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^    from (\S+) import (\w+) as \w+$", source, re.M))
+    assert {(module, name) for name, module in keras_mixer._ON_FIRST_USE.items()} == declared
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"VARIANTS", "RECIPES"}))
+def test_public_docstrings_name_every_argument(name):
+    thing = getattr(keras_mixer, name)
+    text = inspect.getdoc(thing)
+    parameters = [parameter for parameter in inspect.signature(thing).parameters if parameter != "self"]
+    if re.fullmatch(r"Mixer[SBLH]\d\d", name):
+        assert "keras_mixer.Mixer" in text
+        return
+    documented = re.findall(r"^    (?:\*\*)?(\w+): ", text.split("Args:")[1].split("\n\n")[0], re.M)
+    assert documented == parameters
+    for section in ("Returns:", "Source:"):
+        assert section in text, section
+
+
+def test_builders_have_the_promised_signature():
+    for name in ("S32", "S16", "B32", "B16", "L32", "L16", "H14"):
+        signature = inspect.signature(getattr(keras_mixer, f"Mixer{name}"))
+        assert {key: parameter.default for key, parameter in signature.parameters.items()} == MODEL_KEYWORDS
+        assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in signature.parameters.values())
+    signature = inspect.signature(keras_mixer.Mixer)
+    assert list(signature.parameters)[:5] == [
+        "patch_size",
+        "num_blocks",
+        "hidden_dim",
+        "tokens_mlp_dim",
+        "channels_mlp_dim",
+    ]
+    assert {key: signature.parameters[key].default for key in MODEL_KEYWORDS} == MODEL_KEYWORDS
+
+
+def test_import_brings_in_nothing_heavy():
+    code = "import keras, sys; before = set(sys.modules); import keras_mixer; print(*set(sys.modules) - before)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    added = {name.split(".")[0] for name in out.split()}
+    assert not added & {"tensorflow_datasets", "keras_cv", "matplotlib", "sklearn", "tyro", "tqdm", "PIL"}
+
+
+def commands():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_ci_runs_the_test_command_that_readme_prints():
+    (command,) = [line for line in commands() if "pytest" in line]
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_readme_python_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert out.splitlines()[-1] == "(2, 10)"
+
+
+def test_readme_table_is_table_1():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, variant in keras_mixer.VARIANTS.items():
+        sizes = [variant.patch_size, variant.num_blocks, variant.hidden_dim]
+        sizes += [variant.tokens_mlp_dim, variant.channels_mlp_dim]
+        cost = [f"{variant.parameters():,}", f"{variant.macs() / 1e9:.3f}"]
+        assert f"| `Mixer{name.replace('/', '')}` | {' | '.join([*map(str, sizes), *cost])} |" in text
+
+
+def test_version_is_the_same_everywhere():
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)[1] == version
+
+
+def test_top_level_is_what_was_asked_for():
+    for name in ("setup.cfg", "pyproject.toml", "keras_mixer", "notebooks", "tests", "saved_models", "README.md"):
+        assert (ROOT / name).exists(), name

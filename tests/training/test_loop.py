@@ -1,0 +1,162 @@
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+import keras
+import numpy as np
+import pytest
+from image_files import write_folder
+
+import keras_mixer
+from keras_mixer.training import loop
+from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.run_directory import RunDirectory, read_recipe
+
+QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
+SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
+
+
+def quiet(*lines):
+    pass
+
+
+def run(workdir, **overrides):
+    return keras_mixer.fit("digits", workdir=workdir, report=quiet, **(QUICK | SMALL | overrides))
+
+
+def test_a_run_learns_and_leaves_everything_behind(tmp_path):
+    result = run(tmp_path / "run", epochs=12, learning_rate=1e-2)
+    assert result.metrics["accuracy"] > 0.5
+    assert result.metrics["test_images"] == 359
+    assert result.history["loss"][-1] < result.history["loss"][0]
+    assert len(result.history["val_accuracy"]) == 12
+    names = {item.name for item in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "checkpoints", "tensorboard", "metrics.csv", "model.keras", "results.json"}
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.metrics
+    assert {"python", "keras", "keras-mixer"} <= set(result.metrics["versions"])
+    assert result.model.class_names == tuple("0123456789")
+    assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
+
+    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    recipe = read_recipe(tmp_path / "run")
+    again = loop.evaluate_source(loaded, loop.load_recipe_source(recipe), recipe)
+    assert (again.top1, again.loss) == (result.metrics["accuracy"], result.metrics["loss"])
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
+    first = run(tmp_path, epochs=1)
+    before = (tmp_path / "model.keras").stat().st_mtime_ns
+    second = run(tmp_path, epochs=1)
+    assert second.metrics == first.metrics
+    assert second.history == first.history
+    assert (tmp_path / "model.keras").stat().st_mtime_ns == before
+
+
+def test_another_configuration_never_touches_a_run(tmp_path):
+    run(tmp_path, epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"seed: 0 there, 1 now"):
+        run(tmp_path, epochs=1, seed=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(ValueError, match=r"something else already \(thesis.txt\)"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
+def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, stop_at):
+    whole = run(tmp_path / "whole", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+
+    def press_ctrl_c(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+        if self.step == stop_at - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", press_ctrl_c)
+    with pytest.raises(RunStopped, match=f"stopped at step {stop_at}"):
+        run(tmp_path / "stopped", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+    monkeypatch.undo()
+    assert max(list_checkpoints(tmp_path / "stopped" / "checkpoints")) == stop_at
+    resumed = run(tmp_path / "stopped", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert len(resumed.history["loss"]) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path):
+    whole = run(tmp_path)
+    checkpoints = list_checkpoints(tmp_path / "checkpoints")
+    assert list(checkpoints) == [8, 12]
+    checkpoints[12].write_bytes(checkpoints[12].read_bytes()[:5000])
+    (tmp_path / "results.json").unlink()
+    said = []
+    again = keras_mixer.fit("digits", workdir=tmp_path, report=said.append, **(QUICK | SMALL))
+    assert any("damaged" in line for line in said)
+    assert any("Resuming after step 8 of 15" in line for line in said)
+    for one, other in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_mixed_precision_trains_and_the_model_kept_is_float32(tmp_path):
+    result = run(tmp_path, precision="mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    assert {layer.dtype_policy.name for layer in result.model.layers} == {"float32"}
+    assert np.isfinite(result.metrics["loss"])
+
+
+def test_sgd_with_the_sigmoid_loss_gives_sigmoid_probabilities(tmp_path):
+    result = run(tmp_path, optimizer="sgd", loss="sigmoid", label_smoothing=0.0, learning_rate=0.03)
+    assert result.model.get_layer("probabilities").activation is keras.activations.sigmoid
+
+
+def test_an_image_folder_trains(tmp_path):
+    folder = write_folder(tmp_path / "images", images_per_class=16)
+    result = run(tmp_path / "run", data=str(folder), global_batch_size=16, epochs=15, learning_rate=1e-2)
+    assert result.model.class_names == ("circle", "stripe")
+    assert result.metrics["accuracy"] == 1.0
+
+
+def test_problems_are_found_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="more than the 1438 training images"):
+        run(tmp_path / "a", global_batch_size=2000)
+    with pytest.raises(ValueError, match="not a multiple of the patch"):
+        run(tmp_path / "b", image_size=18)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(ValueError, match="valid ones are digits"):
+        keras_mixer.fit("nothing", workdir=tmp_path / "c")
+
+
+def test_a_place_that_cannot_be_written_or_is_too_small_is_found_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written"):
+        run(tmp_path / "file" / "run")
+    recipe = loop.resolve("digits")
+    with pytest.raises(OSError, match=r"needs about .* MB .* has .* MB free"):
+        RunDirectory(tmp_path / "huge", recipe, needed_bytes=sys.maxsize)
+
+
+def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
+    folder = write_folder(tmp_path / "images", images_per_class=8)
+    (folder / "train" / "circle" / "bad.jpg").write_bytes(b"no image")
+    options = {"data": str(folder), "global_batch_size": 8, "warmup_steps": 1}
+    with pytest.raises(ValueError, match=r"bad\.jpg"):
+        run(tmp_path / "run", **options)
+    said = []
+    keras_mixer.fit(
+        "digits", workdir=tmp_path / "run", skip_corrupt=True, report=said.append, **(QUICK | SMALL | options)
+    )
+    assert "Left out 1 image file(s) that cannot be decoded." in said
+
+
+def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
+    recipe = dataclasses.replace(loop.resolve("digits"), image_size=(16, 24))
+    RunDirectory(tmp_path, recipe, 0)
+    assert read_recipe(tmp_path) == recipe

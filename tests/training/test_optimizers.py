@@ -1,0 +1,65 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule, sigmoid_cross_entropy
+from keras_mixer.training.recipes import resolve
+
+BASE = {"learning_rate": 0.01, "warmup_steps": 4, "weight_decay": 0.1, "clip_norm": 1.0}
+
+
+def test_schedule_warms_up_linearly_and_ends_at_zero_along_a_cosine():
+    schedule = build_schedule(resolve("digits", **BASE), 24)
+    values = np.array([float(schedule(step)) for step in range(25)])
+    np.testing.assert_allclose(values[:5], 0.01 * np.arange(5) / 4, atol=1e-8)
+    np.testing.assert_allclose(values[4:], 0.005 * (1 + np.cos(np.pi * np.arange(21) / 20)), atol=1e-8)
+
+
+def test_a_run_of_warm_up_alone_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps=4 leaves nothing of a run of 4 steps"):
+        build_schedule(resolve("digits", **BASE), 4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_updates_equal_the_rule_in_numpy(optimizer, clip_norm, rng):
+    recipe = resolve("digits", **(BASE | {"optimizer": optimizer, "clip_norm": clip_norm}))
+    values = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4), "gamma": rng.normal(size=4)}
+    variables = [keras.Variable(value, name=name) for name, value in values.items()]
+    rule = build_optimizer(recipe, 24)
+    schedule = build_schedule(recipe, 24)
+    first, second = (dict.fromkeys(values, 0.0) for _ in range(2))
+    for step in range(10):
+        gradients = {name: rng.normal(size=value.shape) for name, value in values.items()}
+        rule.apply([keras.ops.convert_to_tensor(g.astype("float32")) for g in gradients.values()], variables)
+        norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+        rate = float(schedule(step))
+        for name, gradient in gradients.items():
+            if clip_norm is not None:
+                gradient = gradient * min(1, clip_norm / norm)
+            decay = rate * 0.1 * values[name] if name == "kernel" else 0.0
+            if optimizer == "adamw":
+                first[name] = 0.9 * first[name] + 0.1 * gradient
+                second[name] = 0.999 * second[name] + 0.001 * gradient**2
+                mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
+                values[name] = values[name] - decay - rate * mean / (np.sqrt(square) + 1e-8)
+            else:
+                first[name] = 0.9 * first[name] - rate * gradient
+                values[name] = values[name] - decay + first[name]
+    for variable, expected in zip(variables, values.values(), strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected, atol=2e-6)
+
+
+def test_sigmoid_loss_sums_over_classes_without_overflow(rng):
+    logits = np.array([[-6.9, 0.0, 50.0], [200.0, -200.0, 1.0]], np.float32)
+    labels = np.array([[0, 1, 0.5], [1, 0, 0]], np.float32)
+    expected = (np.logaddexp(0, logits.astype(np.float64)) - logits * labels).sum(1)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(sigmoid_cross_entropy(labels, logits)), expected, rtol=1e-6)
+
+
+def test_label_smoothing_spreads_over_all_classes():
+    loss = build_loss(resolve("digits", label_smoothing=0.1))
+    logits = np.array([[2.0, 0.0]], np.float32)
+    log_p = logits[0] - np.log(np.exp(logits[0]).sum())
+    expected = -(0.95 * log_p[0] + 0.05 * log_p[1])
+    assert abs(float(loss(np.array([[1.0, 0.0]], np.float32), logits)) - expected) < 1e-6
