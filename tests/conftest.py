@@ -1,7 +1,19 @@
+import os
+
+VIRTUAL_DEVICES = 4
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={VIRTUAL_DEVICES}"  # read when JAX starts
+
+import keras
 import numpy as np
 import pytest
 
 import keras_mixer
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_DEVICES)
 
 
 @pytest.fixture

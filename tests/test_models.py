@@ -8,6 +8,8 @@ import reference
 import keras_mixer
 from keras_mixer.layers import MixerBlock
 
+pytestmark = pytest.mark.backends
+
 
 def weights_of(model):
     return {weight.path: weight.numpy().astype(np.float64) for weight in model.weights}

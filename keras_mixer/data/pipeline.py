@@ -6,7 +6,7 @@ from keras_mixer.data.augment import mixup, rand_augment
 from keras_mixer.data.preprocessing import evaluation_image, training_image
 from keras_mixer.data.sources import Split
 
-CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM = 0, 1, 2  # independent random streams of one position
+SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM = range(4)  # independent random streams of one position
 
 
 def training_batches(
@@ -71,8 +71,12 @@ def training_batches(
             images, labels = mixup(images, labels, _seed(seed, MIXUP_STREAM, position), mixup_alpha)
         return tf.cast(images, tf.float32), labels
 
-    examples = split.elements.shuffle(min(split.size, shuffle_buffer), seed=seed).repeat()
-    examples = examples.enumerate().skip(start_step * batch_size)
+    def one_epoch(epoch):
+        return _shuffled(split.elements, min(split.size, shuffle_buffer), _seed(seed, SHUFFLE_STREAM, epoch))
+
+    start = start_step * batch_size
+    epoch, seen = divmod(start, split.size)
+    examples = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).enumerate(start)
     batches = examples.map(augmented, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     batches = batches.enumerate(start_step).map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)
@@ -96,6 +100,26 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
     # A file reader does not know its length, and Keras then takes a step that is not there.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
     return batches.apply(known).prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled(dataset, buffer_size, seed):
+    """`dataset.shuffle` whose order follows from `seed` (2,) alone.
+
+    The method's order also depends on TensorFlow's global seed and on how many iterators were opened before (Keras
+    opens one in secret under a strategy), and with a global seed of 0 it takes no tensor.
+    """
+    leaves = tf.nest.flatten(dataset.element_spec)
+    variant = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer_size,
+        seed=tf.cast(seed[0], tf.int64),
+        seed2=tf.cast(seed[1], tf.int64),
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        reshuffle_each_iteration=False,
+        output_types=[leaf.dtype for leaf in leaves],
+        output_shapes=[leaf.shape for leaf in leaves],
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
 def _seed(seed, stream, position):

@@ -52,8 +52,8 @@ class EpochMetrics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
-        logs["step"] = int(optimizer.iterations)
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        logs["step"] = int(optimizer.iterations.numpy())
+        logs["learning_rate"] = float(optimizer.learning_rate)
         logs["images_per_second"] = self.batches * self.batch_size / (self.ended - self.began)
         self.hand_on({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
 

@@ -78,6 +78,15 @@ def check_batch_size(global_batch_size, devices: Devices):
         )
 
 
+def check_randomness(rates, devices: Devices):
+    """Raises ValueError for dropout or stochastic depth where all replicas would draw the same mask (tf.distribute)."""
+    if devices.strategy is not None and any(rates):
+        raise ValueError(
+            f"{devices.description} would use one dropout mask on all devices, because Keras 3.15 mirrors its random "
+            "state: set --dropout-rate 0 --drop-path-rate 0, use one device, or run with KERAS_BACKEND=jax."
+        )
+
+
 def _pick(devices, available):
     """The wanted devices out of `available`: kind -> list, best kind first."""
     if devices == "auto":

@@ -17,7 +17,7 @@ from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.models import Mixer, MixerModel
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar
 from keras_mixer.training.checkpoints import restore_newest
-from keras_mixer.training.distribution import check_batch_size, choose_devices
+from keras_mixer.training.distribution import check_batch_size, check_randomness, choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipes import Recipe, resolve
 from keras_mixer.training.run_directory import RunDirectory
@@ -71,6 +71,7 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, report=print, **ov
     recipe = resolve(recipe, **overrides)
     devices = choose_devices(recipe.devices)
     check_batch_size(recipe.global_batch_size, devices)
+    check_randomness((recipe.dropout_rate, recipe.drop_path_rate), devices)
     architecture = recipe.architecture()
     parameters = architecture.parameters(recipe.input_shape())  # before the data are read: sizes that do not fit
     run = RunDirectory(workdir, recipe, parameters * BYTES_OF_A_PARAMETER * COPIES_ON_DISK)

@@ -45,6 +45,11 @@ def test_batches_follow_from_the_seed(digits):
     assert not np.array_equal(one[0][0], other[0][0])
 
 
+def test_a_second_look_at_the_same_dataset_sees_the_same_batches(digits):
+    dataset = training_batches(digits.train, **OPTIONS)
+    assert_equal(take(dataset, 3), take(dataset, 3))
+
+
 def test_a_later_start_continues_the_stream_over_the_end_of_an_epoch(digits):
     whole = take(training_batches(digits.train, **OPTIONS), 60)
     assert digits.train.size < 60 * 32

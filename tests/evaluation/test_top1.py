@@ -4,6 +4,8 @@ import pytest
 
 import keras_mixer
 
+pytestmark = pytest.mark.backends
+
 
 class Fixed:
     """A classifier whose answers are given: image i gets row i."""

@@ -155,6 +155,7 @@ def test_unfit_arguments_are_refused(classifier, tiny_mixer, pixels, tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["a.tflite"]
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow can export")
 def test_other_backends_are_told_how_to_export(classifier, tmp_path):
     with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):

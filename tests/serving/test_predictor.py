@@ -7,6 +7,8 @@ import keras_mixer
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.serving.predictor import load_predictor
 
+pytestmark = pytest.mark.backends
+
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 

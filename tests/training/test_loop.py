@@ -15,6 +15,8 @@ from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.checkpoints import list_checkpoints
 from keras_mixer.training.run_directory import RunDirectory, read_recipe
 
+pytestmark = pytest.mark.backends
+
 QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
 

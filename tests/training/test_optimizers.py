@@ -5,6 +5,8 @@ import pytest
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule, sigmoid_cross_entropy
 from keras_mixer.training.recipes import resolve
 
+pytestmark = pytest.mark.backends
+
 BASE = {"learning_rate": 0.01, "warmup_steps": 4, "weight_decay": 0.1, "clip_norm": 1.0}
 
 

@@ -1,0 +1,39 @@
+"""The models that come with the repository do what README says of them."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.sources import load_source
+from keras_mixer.serving.predictor import load_predictor
+
+ROOT = Path(__file__).parents[1]
+SAVED = ROOT / "saved_models"
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="files of TensorFlow's own runtimes")
+
+
+@pytest.mark.parametrize("name", ["mixer_digits", "mixer_digits.tflite"])
+def test_shipped_models_have_the_accuracy_that_is_stated(name):
+    predictor = load_predictor(SAVED / name)
+    test = load_source("digits").test
+    batches = evaluation_batches(test, image_size=predictor.image_size, batch_size=1, crop=predictor.evaluation_crop)
+    right = [
+        predictor.classify(images.numpy().astype(np.float32))[0].argmax() == labels[0] for images, labels in batches
+    ]
+    stated = re.search(r"(\d+) of the (\d+) test images", (SAVED / "README.md").read_text(encoding="utf-8"))
+    assert (sum(map(int, right)), len(right)) == tuple(map(int, stated.groups()))
+    assert predictor.class_names == tuple("0123456789")
+
+
+def test_shipped_models_are_small():
+    assert sum(path.stat().st_size for path in SAVED.rglob("*") if path.is_file()) < 4e6
+
+
+def test_the_picture_in_the_documentation_is_a_seven():
+    prediction = load_predictor(SAVED / "mixer_digits").predict(ROOT / "docs" / "images" / "seven.png")
+    assert prediction.labels[0] == "7"
