@@ -19,7 +19,7 @@ from keras_mixer import cli
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 SHORT = ["--epochs", "8", "--global-batch-size", "128", "--warmup-steps", "5", "--learning-rate", "1e-2"]
-QUICK = [*SMALL, *SHORT, "--checkpoint-every-steps", "20"]
+QUICK = [*SMALL, *SHORT, "--no-xla-on-cpu", "--checkpoint-every-steps", "20"]
 
 
 def command(*arguments, **options):
@@ -176,7 +176,7 @@ def test_help_explains_every_option_with_its_default(capsys):
         cli.main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--learning-rate" in text
-    assert "default: 0.003" in text
+    assert "default: 0.002" in text
     assert "Side of the model's input in pixels" in text
     with pytest.raises(SystemExit):
         cli.main(["predict", "--help"])

@@ -16,8 +16,8 @@ class Devices:
         count: how many devices share a batch.
         strategy: the `tf.distribute` strategy, or None.
         distribution: the `keras.distribution` object, or None.
-        jit_compile: what to give to `compile`. XLA is slower than TensorFlow's own kernels on a CPU, and Keras 3.15
-            cannot use it with several replicas.
+        jit_compile: what to give to `compile`. XLA is mostly slower than TensorFlow's own kernels on a CPU, and Keras
+            3.15 cannot use it with several replicas.
     """
 
     description: str
@@ -43,12 +43,13 @@ class Devices:
             yield
 
 
-def choose_devices(devices="auto") -> Devices:
+def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
     """The devices for a run.
 
     Args:
         devices: "auto" takes a TPU if one answers, else all GPUs, else one CPU; "cpu", "gpu" or "tpu" asks for all
             devices of that kind (one CPU); a number asks for so many of the best kind.
+        xla_on_cpu: compile with XLA also for one CPU, on the TensorFlow backend.
 
     Returns:
         A `Devices`. Several devices are driven by MirroredStrategy or TPUStrategy on the TensorFlow backend and by
@@ -64,7 +65,7 @@ def choose_devices(devices="auto") -> Devices:
     if keras.backend.backend() == "jax":
         return _jax_devices(str(devices))
     if keras.backend.backend() == "tensorflow":
-        return _tensorflow_devices(str(devices))
+        return _tensorflow_devices(str(devices), xla_on_cpu)
     raise ValueError(f"Training runs on the backends tensorflow and jax, not {keras.backend.backend()!r}.")
 
 
@@ -105,7 +106,7 @@ def _pick(devices, available):
     return available[devices][:1] if devices == "cpu" else available[devices]
 
 
-def _tensorflow_devices(devices) -> Devices:
+def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     import tensorflow as tf
 
     tpus = []
@@ -122,7 +123,7 @@ def _tensorflow_devices(devices) -> Devices:
     chosen = _pick(devices, kinds)
     kind = chosen[0].device_type
     if len(chosen) == 1:
-        return Devices(f"one {kind}", 1, jit_compile="auto" if kind == "GPU" else False)
+        return Devices(f"one {kind}", 1, jit_compile="auto" if kind == "GPU" else xla_on_cpu)
     mirrored = tf.distribute.MirroredStrategy([device.name for device in chosen])
     return Devices(f"MirroredStrategy on {len(chosen)} {kind}", len(chosen), strategy=mirrored, jit_compile=False)
 

@@ -69,7 +69,7 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, report=print, **ov
         0.93
     """
     recipe = resolve(recipe, **overrides)
-    devices = choose_devices(recipe.devices)
+    devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_batch_size(recipe.global_batch_size, devices)
     check_randomness((recipe.dropout_rate, recipe.drop_path_rate), devices)
     architecture = recipe.architecture()

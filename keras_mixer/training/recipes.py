@@ -88,6 +88,8 @@ class Recipe:
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Number format of the arithmetic; weights and logits stay float32."""
+    xla_on_cpu: bool = False
+    """Compile for one CPU with XLA too: about twice as fast for tiny models, slower for those of Table 1."""
     devices: str = "auto"
     """Where to train: auto, cpu, gpu, tpu, or how many devices of the best kind."""
     seed: int = 0
@@ -130,6 +132,8 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # keras-mixer train digits
     # scikit-learn's 1,797 handwritten digits (bundled), 80 % for training. Sizes and augmentation are ours.
+    # Measured on 2 cores of a shared AVX-512 server, TensorFlow 2.21: seeds 0, 1, 2 get 99.44, 99.17 and 99.44 % of the
+    # 360 test images right, in 47 to 51 s with imports.
     "digits": Recipe(
         name="digits",
         data="digits",
@@ -139,9 +143,9 @@ RECIPES: dict[str, Recipe] = {
         tokens_mlp_dim=64,
         channels_mlp_dim=128,
         image_size=16,
-        epochs=50,
+        epochs=70,
         global_batch_size=64,
-        label_smoothing=0.05,
+        label_smoothing=0.1,
         learning_rate=2e-3,
         warmup_steps=100,
         weight_decay=0.05,
@@ -149,11 +153,12 @@ RECIPES: dict[str, Recipe] = {
         crop_aspect=(0.9, 1.1),
         flip=False,
         randaugment_num_ops=1,
-        randaugment_level=2.0,
+        randaugment_level=3.0,
         randaugment_operations=("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"),
         randaugment_fill=0,
-        mixup_alpha=0.2,
+        mixup_alpha=0.1,
         evaluation_crop="resize",
+        xla_on_cpu=True,
     ),
 }
 

@@ -41,6 +41,7 @@ def test_two_devices_give_the_weights_of_one(tmp_path, optimizer, learning_rate)
         "hidden_dim": 16,
         "tokens_mlp_dim": 8,
         "channels_mlp_dim": 32,
+        "xla_on_cpu": False,
         "optimizer": optimizer,
         "clip_norm": 0.05,  # small enough to act at every step
         "learning_rate": learning_rate,
