@@ -152,7 +152,7 @@ def test_ci_runs_the_test_command_that_readme_prints():
 
 
 def test_readme_python_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    (code,) = re.findall(r"~~~python\n(.*?)~~~", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert out.splitlines()[-1] == "(2, 10)"
 
