@@ -7,6 +7,7 @@ when it is first used, so that `import keras_mixer` costs next to nothing over `
 import importlib
 from typing import TYPE_CHECKING
 
+from keras_mixer.features import feature_extractor as feature_extractor
 from keras_mixer.layers import MixerBlock as MixerBlock, MlpBlock as MlpBlock, PatchEmbed as PatchEmbed
 from keras_mixer.models import (
     Mixer as Mixer,
@@ -17,10 +18,11 @@ from keras_mixer.models import (
     MixerL32 as MixerL32,
     MixerS16 as MixerS16,
     MixerS32 as MixerS32,
-    feature_extractor as feature_extractor,
 )
+from keras_mixer.resolution import change_resolution as change_resolution
 from keras_mixer.variants import VARIANTS as VARIANTS
 from keras_mixer.weights.loading import load_weights as load_weights
+from keras_mixer.weights.official import save_official as save_official
 
 if TYPE_CHECKING:
     from keras_mixer.evaluation.top1 import evaluate as evaluate

@@ -42,7 +42,7 @@ class PatchEmbed(keras.layers.Layer):
     Source: section 2 of the paper, "per-patch fully-connected"; `stem` in vit_jax.
 
     Example:
-        >>> keras_mixer.PatchEmbed(16, 512)(np.zeros((1, 224, 224, 3), "float32")).shape
+        >>> tuple(keras_mixer.PatchEmbed(16, 512)(np.zeros((1, 224, 224, 3), "float32")).shape)
         (1, 14, 14, 512)
     """
 
@@ -81,6 +81,7 @@ class MlpBlock(keras.layers.Layer):
         mlp_dim: hidden units between the two Dense layers.
         dropout_rate: share of units dropped after the GELU and after the second Dense, in [0, 1). The paper's models
             use 0; the official code has no dropout at all.
+        exact_gelu: the erf form of GELU that timm's models are trained with, instead of the tanh form.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
@@ -89,17 +90,18 @@ class MlpBlock(keras.layers.Layer):
     Source: equation 1 of the paper; `MlpBlock` in vit_jax.
 
     Example:
-        >>> keras_mixer.MlpBlock(256)(np.zeros((1, 512, 196), "float32")).shape
+        >>> tuple(keras_mixer.MlpBlock(256)(np.zeros((1, 512, 196), "float32")).shape)
         (1, 512, 196)
     """
 
-    def __init__(self, mlp_dim, dropout_rate=0.0, **kwargs):
+    def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, **kwargs):
         super().__init__(**kwargs)
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
+        self.exact_gelu = exact_gelu
         self.dense_0 = keras.layers.Dense(
             mlp_dim,
-            activation=tanh_gelu,
+            activation=keras.activations.gelu if exact_gelu else tanh_gelu,
             kernel_initializer=KERNEL_INITIALIZER,
             dtype=self.dtype_policy,
             name="dense_0",
@@ -121,11 +123,21 @@ class MlpBlock(keras.layers.Layer):
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
         return ops.reshape(y, (-1, *x.shape[1:]))  # (B, ..., D)
 
+    def use_exact_gelu(self):
+        """Changes to the erf form of GELU; before the model is first called in a graph."""
+        self.exact_gelu = True
+        self.dense_0.activation = keras.activations.gelu
+
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "mlp_dim": self.mlp_dim, "dropout_rate": self.dropout_rate}
+        return {
+            **super().get_config(),
+            "mlp_dim": self.mlp_dim,
+            "dropout_rate": self.dropout_rate,
+            "exact_gelu": self.exact_gelu,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -141,6 +153,7 @@ class MixerBlock(keras.layers.Layer):
         drop_path_rates: probabilities, in [0, 1), of leaving out the token-mixing and the channel-mixing MLP of one
             example during training (stochastic depth). Survivors are divided by their probability, so the expectation
             equals the inference output; big_vision does not rescale.
+        exact_gelu: the form of GELU in both MLPs; see `MlpBlock`.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
@@ -149,12 +162,21 @@ class MixerBlock(keras.layers.Layer):
     Source: equation 1 of the paper; `MixerBlock` in vit_jax. Stochastic depth: section 3.1 of the paper.
 
     Example:
-        >>> keras_mixer.MixerBlock(256, 2048)(np.zeros((1, 196, 512), "float32")).shape
+        >>> tuple(keras_mixer.MixerBlock(256, 2048)(np.zeros((1, 196, 512), "float32")).shape)
         (1, 196, 512)
     """
 
-    def __init__(self, tokens_mlp_dim, channels_mlp_dim, dropout_rate=0.0, drop_path_rates=(0.0, 0.0), **kwargs):
+    def __init__(
+        self,
+        tokens_mlp_dim,
+        channels_mlp_dim,
+        dropout_rate=0.0,
+        drop_path_rates=(0.0, 0.0),
+        exact_gelu=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.exact_gelu = exact_gelu
         self.tokens_mlp_dim = tokens_mlp_dim
         self.channels_mlp_dim = channels_mlp_dim
         self.dropout_rate = dropout_rate
@@ -168,10 +190,14 @@ class MixerBlock(keras.layers.Layer):
             return keras.layers.Dropout(rate, noise_shape=(None, 1, 1), dtype=self.dtype_policy, name=name)
 
         self.layer_norm_0 = norm("layer_norm_0")
-        self.token_mixing = MlpBlock(tokens_mlp_dim, dropout_rate, dtype=self.dtype_policy, name="token_mixing")
+        self.token_mixing = MlpBlock(
+            tokens_mlp_dim, dropout_rate, exact_gelu, dtype=self.dtype_policy, name="token_mixing"
+        )
         self.drop_path_0 = drop_path(self.drop_path_rates[0], "drop_path_0")
         self.layer_norm_1 = norm("layer_norm_1")
-        self.channel_mixing = MlpBlock(channels_mlp_dim, dropout_rate, dtype=self.dtype_policy, name="channel_mixing")
+        self.channel_mixing = MlpBlock(
+            channels_mlp_dim, dropout_rate, exact_gelu, dtype=self.dtype_policy, name="channel_mixing"
+        )
         self.drop_path_1 = drop_path(self.drop_path_rates[1], "drop_path_1")
 
     def build(self, input_shape):
@@ -180,6 +206,12 @@ class MixerBlock(keras.layers.Layer):
         self.token_mixing.build((batch, channels, tokens))
         self.layer_norm_1.build(input_shape)
         self.channel_mixing.build(input_shape)
+
+    def use_exact_gelu(self):
+        """Changes both MLPs to the erf form of GELU; before the model is first called in a graph."""
+        self.exact_gelu = True
+        self.token_mixing.use_exact_gelu()
+        self.channel_mixing.use_exact_gelu()
 
     def mix_tokens(self, x, training=None):
         """`(B, S, C) -> (B, S, C)`: what the token-mixing MLP adds to `x`."""
@@ -206,4 +238,5 @@ class MixerBlock(keras.layers.Layer):
             "channels_mlp_dim": self.channels_mlp_dim,
             "dropout_rate": self.dropout_rate,
             "drop_path_rates": self.drop_path_rates,
+            "exact_gelu": self.exact_gelu,
         }

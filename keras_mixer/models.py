@@ -1,4 +1,4 @@
-"""MLP-Mixer as functional Keras models: `Mixer` for any size, one function for each row of Table 1, and its features.
+"""MLP-Mixer as functional Keras models: `Mixer` for any size, and one function for each row of Table 1.
 
 The layers of a model, by name: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `pre_head_layer_norm`,
 `pool`, `head` (logits), `probabilities`.
@@ -7,11 +7,11 @@ The layers of a model, by name: `image`, `preprocessing`, `stem`, `tokens`, `mix
 import dataclasses
 
 import keras
-from keras import ops
 
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
-from keras_mixer.variants import VARIANTS, as_pair, token_grid
-from keras_mixer.weights.loading import load_weights
+from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
+from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.resolution import widened_dim
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -77,7 +77,8 @@ def Mixer(
         classifier_activation: applied to the logits: "softmax", "sigmoid" or another Keras activation; None returns
             the logits.
         weights: None for random ones (the head starts at zero, as in the official code), or a source for
-            `keras_mixer.load_weights`.
+            `keras_mixer.load_weights`. For an image of whole tiles of the size that the weights were made for,
+            D_S grows by their number (the paper's rule for higher resolution).
         dropout_rate: dropout in the MLPs, in [0, 1); the paper's models use 0.
         drop_path_rate: stochastic depth, in [0, 1): the probability rises linearly from 0 for the first MLP to this
             for the last of the 2 L MLPs.
@@ -101,6 +102,10 @@ def Mixer(
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{label} must be a positive integer, not {size!r}.")
     grid = token_grid(input_shape[:2], as_pair(patch_size))
+    if weights is not None and not str(weights).endswith(".weights.h5"):
+        variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
+        weights = open_weights(weights, variant)
+        tokens_mlp_dim = widened_dim(tokens_mlp_dim, weights.grid_for(grid), grid)
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     last_mlp = max(2 * num_blocks - 1, 1)
 
@@ -126,6 +131,55 @@ def Mixer(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def arguments_of(model):
+    """The arguments with which `Mixer` builds a model of the same shape.
+
+    Raises:
+        ValueError: `model` is no Mixer of this package.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    blocks = blocks_of(model)
+    if "stem" not in layers or "pre_head_layer_norm" not in layers or not blocks:
+        raise ValueError(f"Model {model.name!r} is no Mixer of this package: it lacks the layers of one.")
+    activation = layers["probabilities"].get_config()["activation"] if "probabilities" in layers else None
+    return {
+        "patch_size": layers["stem"].patch_size,
+        "num_blocks": len(blocks),
+        "hidden_dim": layers["stem"].hidden_dim,
+        "tokens_mlp_dim": blocks[0].tokens_mlp_dim,
+        "channels_mlp_dim": blocks[0].channels_mlp_dim,
+        "input_shape": model.input_shape[1:],
+        "include_preprocessing": "preprocessing" in layers,
+        "include_top": "head" in layers,
+        "pooling": "avg" if "pool" in layers and "head" not in layers else None,
+        "classes": layers["head"].units if "head" in layers else 1000,
+        "classifier_activation": activation,
+        "dropout_rate": blocks[0].dropout_rate,
+        "drop_path_rate": blocks[-1].drop_path_rates[1],
+        "name": model.name,
+    }
+
+
+def rebuild(model, **changes):
+    """A new Mixer with random weights, like `model` but for some arguments of `Mixer`.
+
+    Raises:
+        ValueError: `model` is no Mixer of this package, or a change does not fit.
+    """
+    new = Mixer(**(arguments_of(model) | changes))
+    for old_layer, new_layer in zip(blocks_of(model), blocks_of(new), strict=True):
+        if old_layer.exact_gelu:
+            new_layer.use_exact_gelu()
+    new.class_names = getattr(model, "class_names", None)
+    new.evaluation_crop = getattr(model, "evaluation_crop", None)
+    return new
+
+
+def blocks_of(model) -> list[MixerBlock]:
+    """The Mixer blocks of a model in order."""
+    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
 
 
 def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate):
@@ -188,73 +242,3 @@ MixerB16 = _variant("B/16")
 MixerL32 = _variant("L/32")
 MixerL16 = _variant("L/16")
 MixerH14 = _variant("H/14")
-
-
-class _Branches(keras.layers.Layer):
-    """What the two MLPs of a block add to the tokens: `(B, S, C) -> (B, S, C), (B, S, C)`, on the block's weights."""
-
-    def __init__(self, block, **kwargs):
-        super().__init__(dtype=block.dtype_policy, **kwargs)
-        self.block = block
-
-    def call(self, x):
-        mixed_tokens = self.block.mix_tokens(x)
-        return mixed_tokens, self.block.mix_channels(ops.add(x, mixed_tokens))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape, input_shape
-
-
-def feature_extractor(model, names=None):
-    """What a Mixer computes inside, by name: a model `(B, H, W, channels) -> {name: tensor}` on the same weights.
-
-    Names: `stem`, `block_i`, `block_i/token_mixing`, `block_i/channel_mixing` (what that MLP adds to the tokens), all
-    as grids `(B, g_h, g_w, C)`; `pre_logits`, the mean over tokens `(B, C)`; `logits` `(B, classes)`.
-
-    Args:
-        model: a model of this package.
-        names: the features wanted; None for all but those of the single MLPs.
-
-    Returns:
-        A `keras.Model` with a dict output. It shares the layers of `model`; nothing is copied.
-
-    Raises:
-        ValueError: a name is unknown (lists the valid ones), or `model` is not a Mixer.
-
-    Source: ours; the names are those of big_vision's `out` dict.
-
-    Example:
-        >>> model = keras_mixer.MixerS32(classes=10)
-        >>> keras_mixer.feature_extractor(model, ["block_7", "pre_logits"]).output_shape
-        {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
-    """
-    layers = {layer.name: layer for layer in model.layers}
-    if "stem" not in layers or "pre_head_layer_norm" not in layers:
-        raise ValueError(
-            f"Model {model.name!r} is no Mixer of this package: it lacks the layers 'stem' and 'pre_head_layer_norm'."
-        )
-    grid = layers["stem"].output.shape[1:]
-
-    def as_grid(tokens):
-        return ops.reshape(tokens, (-1, *grid))
-
-    blocks = [layer for layer in model.layers if isinstance(layer, MixerBlock)]
-    features = {"stem": layers["stem"].output}
-    inner = {}
-    for i, block in enumerate(blocks):
-        features[f"block_{i}"] = as_grid(block.output)
-        mixed_tokens, mixed_channels = _Branches(block, name=f"{block.name}_branches")(block.input)
-        inner[f"block_{i}/token_mixing"] = as_grid(mixed_tokens)
-        inner[f"block_{i}/channel_mixing"] = as_grid(mixed_channels)
-    if "pool" in layers:
-        features["pre_logits"] = layers["pool"].output
-    else:
-        features["pre_logits"] = ops.mean(layers["pre_head_layer_norm"].output, axis=1)
-    if "head" in layers:
-        features["logits"] = layers["head"].output
-    valid = features | inner
-    wanted = list(features) if names is None else list(names)
-    unknown = [name for name in wanted if name not in valid]
-    if unknown:
-        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
-    return keras.Model(model.input, {name: valid[name] for name in wanted}, name=f"{model.name}_features")

@@ -14,7 +14,6 @@ from image_files import write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import keras_mixer
 from keras_mixer import cli
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
@@ -132,6 +131,20 @@ def test_an_image_folder_trains_and_keeps_its_class_names(tmp_path):
     assert set(prediction["labels"]) == {"circle", "stripe"}
 
 
+def test_convert_features_and_saliency(finished_run, digit_files, tmp_path):
+    folder, *_ = finished_run
+    run("convert", folder / "model.keras", tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz") as file:
+        assert file["MixerBlock_0/token_mixing/Dense_0/kernel"].shape == (16, 16)
+    run("features", folder, "digits", "--layer", "block_0", "--output", tmp_path / "features.npz")
+    with np.load(tmp_path / "features.npz") as file:
+        assert file["features"].shape == (360, 4, 4, 32)
+    out, _ = run("saliency", folder, digit_files[3], "--output", tmp_path / "three.png", "--class-name", "3")
+    assert "(class 3)" in out
+    with Image.open(tmp_path / "three.png") as picture:
+        assert picture.size == (128, 128)
+
+
 def test_variants_print_the_seven_rows(capsys):
     assert cli.main(["variants"]) == 0
     out = capsys.readouterr().out
@@ -183,5 +196,9 @@ def test_help_explains_every_option_with_its_default(capsys):
     assert "--top-k" in capsys.readouterr().out
 
 
-def test_the_recipes_of_the_package_are_those_of_the_command_line():
-    assert keras_mixer.RECIPES.keys() == cli.RECIPES.keys()
+def test_every_command_explains_itself(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+        assert name in capsys.readouterr().out

@@ -132,20 +132,6 @@ def test_keras_file_gives_back_the_same_model(tiny_mixer, rng, tmp_path):
     ]
 
 
-def test_own_weight_files_load(tiny_mixer, tmp_path):
-    model = tiny_mixer()
-    model.save_weights(tmp_path / "a.weights.h5")
-    model.save(tmp_path / "a.keras")
-    for name in ("a.weights.h5", "a.keras"):
-        other = keras_mixer.load_weights(tiny_mixer(), tmp_path / name)
-        for mine, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
-            np.testing.assert_array_equal(mine, theirs)
-    with pytest.raises(FileNotFoundError, match="missing"):
-        keras_mixer.load_weights(model, tmp_path / "missing.weights.h5")
-    with pytest.raises(ValueError, match="known sources"):
-        keras_mixer.load_weights(model, "imagenet99k")
-
-
 def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(tiny_mixer, rng):
     exact = tiny_mixer(classifier_activation=None)
     keras.config.set_dtype_policy("mixed_bfloat16")

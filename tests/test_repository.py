@@ -1,12 +1,14 @@
 """Promises about the code itself: floors, names, docstrings, the commands that README prints."""
 
 import ast
+import doctest
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_mixer
@@ -20,15 +22,26 @@ FLOORS = [
     ["layers"],
     ["weights", "data"],
     ["models"],
+    ["resolution", "conversion", "features"],
     ["evaluation", "export"],
     ["serving"],
-    ["training"],
+    ["training", "analysis"],
+    ["commands"],
     ["cli"],
     ["__init__", "__main__"],
 ]
 PUBLIC = {
     *("MixerS32", "MixerS16", "MixerB32", "MixerB16", "MixerL32", "MixerL16", "MixerH14", "Mixer"),
-    *("PatchEmbed", "MlpBlock", "MixerBlock", "VARIANTS", "feature_extractor", "load_weights"),
+    *(
+        "PatchEmbed",
+        "MlpBlock",
+        "MixerBlock",
+        "VARIANTS",
+        "feature_extractor",
+        "load_weights",
+        "save_official",
+        "change_resolution",
+    ),
     *("fit", "RECIPES", "evaluate", "export_saved_model", "export_tflite"),
 }
 MODEL_KEYWORDS = {
@@ -76,10 +89,10 @@ def test_files_import_only_from_floors_below(path):
             assert level[target] < level[room(path)], f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("name", ["variants", "layers", "models"])
+@pytest.mark.parametrize("name", ["variants", "layers", "models", "features", "resolution", "conversion"])
 def test_model_code_knows_only_keras(name):
     outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
-    assert outside <= {"keras", "keras_mixer", "dataclasses"}
+    assert outside <= {"keras", "keras_mixer", "dataclasses", "pathlib", "os", "tempfile"}
 
 
 def test_files_hold_one_idea_and_have_honest_names():
@@ -116,6 +129,15 @@ def test_public_docstrings_name_every_argument(name):
     assert documented == parameters
     for section in ("Returns:", "Source:"):
         assert section in text, section
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"VARIANTS", "RECIPES"}))
+def test_examples_in_public_docstrings_run(name):
+    examples = doctest.DocTestFinder(recurse=False).find(
+        getattr(keras_mixer, name), name, globs={"keras_mixer": keras_mixer, "np": np, "model": None}
+    )
+    for example in examples:
+        assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_builders_have_the_promised_signature():

@@ -14,13 +14,14 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches, training_batches
 from keras_mixer.data.sources import Source, load_source
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
-from keras_mixer.models import Mixer, MixerModel
+from keras_mixer.models import Mixer, MixerModel, rebuild
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar
 from keras_mixer.training.checkpoints import restore_newest
 from keras_mixer.training.distribution import check_batch_size, check_randomness, choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipes import Recipe, resolve
 from keras_mixer.training.run_directory import RunDirectory
+from keras_mixer.weights.loading import load_weights
 
 BYTES_OF_A_PARAMETER = 4
 COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
@@ -91,9 +92,9 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, report=print, **ov
         f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
     )
     started = time.perf_counter()
-    weights = _train(recipe, run, source, devices, report)
-    model = _build(recipe, source, classifier_activation=recipe.loss)  # float32, on one device
-    model.set_weights(weights)
+    trainee = _train(recipe, run, source, devices, report)
+    model = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
+    model.set_weights(trainee.get_weights())
     evaluation = evaluate_source(model, source, recipe)
     model.save(run.model)
     results = _results(recipe, evaluation, model.count_params(), time.perf_counter() - started)
@@ -122,14 +123,14 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
 
 
 def _train(recipe, run, source, devices, report):
-    """Trains to the last step, from wherever the run stands; returns the weights as arrays."""
+    """Trains to the last step, from wherever the run stands; returns a model of logits."""
     steps_per_epoch = source.train.size // recipe.global_batch_size
     total_steps = steps_per_epoch * recipe.epochs
     classes = len(source.class_names)
     with devices.scope():
         keras.utils.set_random_seed(recipe.seed)
         with _policy(recipe.precision):
-            model = _build(recipe, source, classifier_activation=None)
+            model = _start(recipe, source, report)
         model.compile(
             optimizer=build_optimizer(recipe, total_steps),
             loss=build_loss(recipe),
@@ -165,7 +166,7 @@ def _train(recipe, run, source, devices, report):
         finally:
             checkpoints.release_signals()
             bar.close()
-    return model.get_weights()
+    return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,16 +222,21 @@ def _test_batches(source, recipe, one_hot_classes=None):
     return batches.map(lambda images, labels: (images, tf.one_hot(labels, one_hot_classes)))
 
 
-def _build(recipe, source, classifier_activation) -> MixerModel:
+def _start(recipe, source, report) -> MixerModel:
+    """The recipe's model of logits with the weights that training starts from."""
+    stretch = recipe.resolution_method == "bilinear"
     model = Mixer(
         **dataclasses.asdict(recipe.architecture()),
         input_shape=recipe.input_shape(),
         classes=len(source.class_names),
-        classifier_activation=classifier_activation,
+        classifier_activation=None,
+        weights=None if stretch else recipe.weights,
         dropout_rate=recipe.dropout_rate,
         drop_path_rate=recipe.drop_path_rate,
         name=f"mixer_{recipe.name}",
     )
+    if stretch and recipe.weights:
+        load_weights(model, recipe.weights, method="bilinear", report=report)
     model.class_names = source.class_names
     model.evaluation_crop = recipe.evaluation_crop
     return model

@@ -39,6 +39,10 @@ class Recipe:
     """Hidden units of the token-mixing MLPs."""
     channels_mlp_dim: int | None = None
     """Hidden units of the channel-mixing MLPs."""
+    weights: str | None = None
+    """Weights to start from: imagenet1k, imagenet21k, sam, or a .npz, .safetensors, .keras or .weights.h5 file."""
+    resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
+    """How weights made for another image size are fitted: the paper's rule, or stretched (not from the paper)."""
     image_size: int | tuple[int, int] = 224
     """Side of the model's input in pixels, or height and width."""
     dropout_rate: float = 0.0

@@ -158,6 +158,18 @@ def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
     assert "Left out 1 image file(s) that cannot be decoded." in said
 
 
+@pytest.mark.parametrize(("method", "size"), [("block_diagonal", 32), ("bilinear", 20)])
+def test_a_run_starts_from_weights_made_for_another_image_size(tmp_path, method, size):
+    small = run(tmp_path / "small")
+    start = {"weights": str(tmp_path / "small" / "model.keras"), "image_size": size, "resolution_method": method}
+    result = run(tmp_path / "large", learning_rate=1e-12, weight_decay=0.0, **start)  # as good as no training
+    expected = keras_mixer.change_resolution(small.model, (size, size, 3), method)
+    for mine, theirs in zip(result.model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    loaded = keras.saving.load_model(tmp_path / "large" / "model.keras")
+    assert loaded.input_shape == (None, size, size, 3)
+
+
 def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
     recipe = dataclasses.replace(loop.resolve("digits"), image_size=(16, 24))
     RunDirectory(tmp_path, recipe, 0)

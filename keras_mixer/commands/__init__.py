@@ -1,0 +1,1 @@
+"""The subcommands of keras-mixer: each parses its options, calls the package, prints."""

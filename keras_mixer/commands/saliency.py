@@ -1,0 +1,32 @@
+"""Picture what in an image speaks for its class: saliency MODEL IMAGE."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from keras_mixer.analysis.saliency import write_picture
+from keras_mixer.commands.terminal import parse
+from keras_mixer.serving.predictor import load_classifier
+
+
+def run(arguments):
+    """Picture what in an image speaks for its class: saliency MODEL IMAGE."""
+    parse(saliency, "saliency", arguments)
+
+
+def saliency(
+    model: Annotated[Path, tyro.conf.Positional],
+    image: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    class_name: str | None = None,
+):
+    """Picture what in an image speaks for a class (red) and against it (blue).
+
+    Args:
+        model: a finished run directory or .keras file.
+        image: a JPEG, PNG, GIF, BMP or WebP file.
+        output: the PNG file to write.
+        class_name: the class; the most probable one by default.
+    """
+    print(f"Written: {output} (class {write_picture(load_classifier(model), image, output, class_name)})")

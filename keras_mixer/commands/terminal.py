@@ -1,0 +1,17 @@
+"""What the commands share: how options are parsed and how tables are printed."""
+
+import tyro
+
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
+
+def parse(function, command, arguments):
+    """Calls a function with options parsed by its signature and docstring."""
+    return tyro.cli(function, prog=f"keras-mixer {command}", args=arguments, config=CONFIG)
+
+
+def print_table(header, rows):
+    """Prints columns of text, left-aligned, below a header."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, tuple("-" * width for width in widths), *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,76 @@
+"""Weight files from one format into another."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import keras
+
+from keras_mixer.models import Mixer
+from keras_mixer.variants import as_pair
+from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.official import save_official
+
+TARGETS = (".npz", ".keras", ".weights.h5")
+
+
+def convert(source, target, like=None, report=print):
+    """Reads a weight file and writes it in another format.
+
+    Args:
+        source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`.
+        target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
+        like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it is
+            for.
+        report: called with each line for the user.
+
+    Returns:
+        The `Path` written. It appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: there is no source.
+        ValueError: it is damaged, of an unknown kind, or the target exists (nothing is overwritten).
+
+    Source: ours.
+    """
+    target = Path(target)
+    suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
+    if suffix is None:
+        raise ValueError(f"{target} is of no known kind; its name must end in {', '.join(TARGETS)}.")
+    if target.exists():
+        raise ValueError(f"{target} exists already and is not overwritten; remove it or choose another name.")
+    model = _read(Path(source), like, report)
+    if suffix == ".npz":
+        return save_official(model, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
+        temporary = Path(folder, target.name)
+        model.save(temporary) if suffix == ".keras" else model.save_weights(temporary)
+        os.replace(temporary, target)
+    return target
+
+
+def _read(source, like, report):
+    if source.name.endswith(".weights.h5"):
+        if like is None:
+            raise ValueError(
+                f"{source} does not say what model it is for; name a .keras file of the same model (--like)."
+            )
+        return load_weights(keras.saving.load_model(like, compile=False), source)
+    file = open_weights(source)
+    if source.suffix == ".keras":
+        return keras.saving.load_model(source, compile=False)
+    try:
+        variant, grid = file.variant(), file.grid_for()
+        head = file.entries.get("head/bias")
+        patch_height, patch_width = as_pair(variant.patch_size)
+        model = Mixer(
+            **dataclasses.asdict(variant),
+            input_shape=(grid[0] * patch_height, grid[1] * patch_width, file.entries["stem/kernel"].shape[2]),
+            include_top=head is not None,
+            classes=head.shape[0] if head is not None else 1000,
+        )
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    return load_weights(model, file, head="load", report=report)

@@ -1,0 +1,118 @@
+"""Arrays in files of other people: `.npz` and `.safetensors`, headers first, nothing trusted, nothing executed."""
+
+import dataclasses
+import math
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+LARGEST_HEADER = 10_000  # bytes; NumPy's has about 100
+SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of a file, not yet read.
+
+    Attributes:
+        origin: its name in the file, for messages.
+        shape: from the file's header.
+        read: returns the array, float16, bfloat16, float32 or float64.
+    """
+
+    origin: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def transposed(self, *axes) -> "Entry":
+        """The same array with its axes in another order."""
+        shape = tuple(self.shape[axis] for axis in axes)
+        return Entry(self.origin, shape, lambda: self.read().transpose(axes))
+
+    def squeezed(self) -> "Entry":
+        """The same array without axes of length 1."""
+        return Entry(self.origin, tuple(side for side in self.shape if side != 1), lambda: self.read().squeeze())
+
+
+def open_arrays(path) -> dict[str, Entry]:
+    """The arrays of an `.npz` or `.safetensors` file by name. Only headers are read here.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or an array holds no plain floating-point numbers; names the file and the array.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{path} holds two arrays of one name: {max(names, key=names.count)}.")
+            return {member.filename.removesuffix(".npy"): _npz_entry(path, archive, member) for member in members}
+    except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"{path} is no readable .npz file: {error}.") from error
+
+
+def _npz_entry(path, archive, member) -> Entry:
+    name = member.filename.removesuffix(".npy")
+    try:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, fortran, dtype = header(file, max_header_size=LARGEST_HEADER)
+            start = file.tell()
+    except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: array {name!r} has no readable header ({error}).") from error
+    if dtype == np.dtype("V2"):  # how NumPy writes the bfloat16 that it does not know
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    elif dtype.kind != "f" or dtype.itemsize > 8:
+        raise ValueError(f"{path}: array {name!r} must hold floating-point numbers, not {dtype}.")
+    size = math.prod(shape) * dtype.itemsize
+    if member.file_size != start + size:
+        raise ValueError(
+            f"{path}: array {name!r} says shape {shape}, which takes {size} bytes, but has {member.file_size - start}."
+        )
+
+    def read():
+        try:
+            with zipfile.ZipFile(path) as again, again.open(member) as file:
+                file.read(start)
+                content = file.read(size)
+                file.read(1)  # the end: here zipfile compares the checksum
+        except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: array {name!r} is damaged ({error}).") from error
+        if len(content) != size:
+            raise ValueError(f"{path}: array {name!r} ends after {len(content)} of {size} bytes.")
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+    return Entry(name, tuple(shape), read)
+
+
+def _open_safetensors(path) -> dict[str, Entry]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            headers = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable .safetensors file: {error}.") from error
+    for name, (_, dtype) in headers.items():
+        if dtype not in SAFETENSORS_FLOATS:
+            raise ValueError(f"{path}: array {name!r} must hold floating-point numbers, not {dtype}.")
+
+    def reader(name):
+        def read():
+            with safetensors.safe_open(path, framework="np") as file:
+                return file.get_tensor(name)
+
+        return read
+
+    return {name: Entry(name, shape, reader(name)) for name, (shape, _) in headers.items()}

@@ -1,0 +1,152 @@
+"""Makes the arrays of a file fit a model: head, stem and token mixing are adapted, all else must agree exactly."""
+
+import math
+import re
+
+import numpy as np
+
+from keras_mixer.variants import Variant
+from keras_mixer.weights.archives import Entry
+from keras_mixer.weights.resolution import TokenMlp, resample, tiles, widen
+
+HEAD = ("head/kernel", "head/bias")
+TOKEN_MLP = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")
+Shapes = dict[str, tuple[int, ...]]
+
+
+def variant_of(shapes: Shapes) -> Variant:
+    """The sizes of a Mixer from the shapes of its weights.
+
+    Raises:
+        ValueError: they are not those of a Mixer.
+    """
+    try:
+        patch_height, patch_width, _, hidden_dim = shapes["stem/kernel"]
+        return Variant(
+            patch_size=patch_height if patch_height == patch_width else (patch_height, patch_width),
+            num_blocks=len({match[1] for name in shapes if (match := re.match(r"mixer_block_(\d+)/", name))}),
+            hidden_dim=hidden_dim,
+            tokens_mlp_dim=shapes["mixer_block_0/token_mixing/dense_0/bias"][0],
+            channels_mlp_dim=shapes["mixer_block_0/channel_mixing/dense_0/bias"][0],
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"These are not the weights of a Mixer (looked for {error}).") from error
+
+
+def choose_head(entries: dict[str, Entry], shapes: Shapes, head, report) -> dict[str, Entry]:
+    """Drops the file's head where it does not serve the model; the model's then starts at zero.
+
+    Raises:
+        ValueError: `head` is "load" and the file's does not fit.
+    """
+    given = {name: entries[name].shape for name in HEAD if name in entries}
+    wanted = {name: shapes[name] for name in HEAD if name in shapes}
+    if not wanted:
+        return {name: entry for name, entry in entries.items() if name not in HEAD}
+    if given == wanted or len(given) == 1:
+        return entries  # it fits, or it is damaged and reported with the rest
+    found = f"{given['head/bias']} classes".replace("(", "").replace(",)", "") if given else "no head"
+    (classes,) = wanted["head/bias"]
+    regular = not given or given["head/kernel"] == (shapes["head/kernel"][0], *given["head/bias"])
+    if head == "load" or not regular:
+        raise ValueError(f"the head does not fit: {found} in the file {given}, {classes} classes in the model.")
+    report(f"The file has {found}, the model {classes} classes: the head starts at zero.")
+    return {name: entry for name, entry in entries.items() if name not in HEAD}
+
+
+def check(entries: dict[str, Entry], shapes: Shapes, source_grid, target_grid, method):
+    """Sees that every array is there once and has its shape, or one that can be adapted.
+
+    Raises:
+        ValueError: lists what is missing, left over, or of the wrong shape (expected, found).
+    """
+    missing = [name for name in shapes if name not in entries and not (name in HEAD and not set(HEAD) & set(entries))]
+    left_over = [entry.origin for name, entry in entries.items() if name not in shapes]
+    expected = {name: _expected(name, shapes, entries, source_grid, target_grid) for name in shapes}
+    wrong = [
+        f"{entry.origin} (expected {expected[name]}, found {entry.shape})"
+        for name, entry in entries.items()
+        if name in shapes and entry.shape != expected[name]
+    ]
+    problems = {"missing": missing, "left over": left_over, "of the wrong shape": wrong}
+    said = [f"{what}: {', '.join(names[:8])}{_more(names)}" for what, names in problems.items() if names]
+    if said:
+        raise ValueError("arrays do not fit the model; " + "; ".join(said) + ".")
+    if source_grid != target_grid:
+        _check_grids(entries, shapes, source_grid, target_grid, method)
+
+
+def _expected(name, shapes, entries, source_grid, target_grid):
+    """The shape that an array of the file must have; its own freedom is the number of channels and of tokens."""
+    shape = shapes[name]
+    if name == "stem/kernel" and len(entries.get(name, _NOTHING).shape) == 4:
+        return (*shape[:2], entries[name].shape[2] or shape[2], shape[3])
+    if source_grid != target_grid and (match := re.fullmatch(r"mixer_block_\d+/token_mixing/(.*)", name)):
+        tokens = source_grid[0] * source_grid[1]
+        hidden = entries.get("mixer_block_0/token_mixing/dense_0/bias", _NOTHING).shape
+        sizes = {"kernel": (tokens, *hidden), "bias": hidden} if "dense_0" in match[1] else None
+        sizes = sizes or {"kernel": (*hidden, tokens), "bias": (tokens,)}
+        return sizes[match[1].split("/")[1]]
+    return shape
+
+
+_NOTHING = Entry("", (), lambda: np.empty(()))
+
+
+def _more(names):
+    return f" and {len(names) - 8} more" if len(names) > 8 else ""
+
+
+def _check_grids(entries, shapes, source_grid, target_grid, method):
+    hidden = entries["mixer_block_0/token_mixing/dense_0/bias"].shape[0]
+    wanted = shapes["mixer_block_0/token_mixing/dense_0/bias"][0]
+    patch = shapes["stem/kernel"][:2]
+    counts = tiles(source_grid, target_grid)
+    needed = hidden if method == "bilinear" else hidden * math.prod(counts or (0,))
+    if needed == wanted:
+        return
+    (height, width), (target_height, target_width) = (
+        (grid[0] * patch[0], grid[1] * patch[1]) for grid in (source_grid, target_grid)
+    )
+    rule = (
+        f"the paper's rule needs a model with tokens_mlp_dim={hidden * math.prod(counts)} instead of {wanted} "
+        "(change_resolution builds it)"
+        if counts
+        else f"the paper's rule works for heights of {height}, {2 * height}, {3 * height}, ... px and widths of "
+        f"{width}, {2 * width}, {3 * width}, ... px"
+    )
+    raise ValueError(
+        f"the file is for images of {height} x {width} px, the model for {target_height} x {target_width} px: {rule}; "
+        f'method="bilinear" works for any size with tokens_mlp_dim={hidden}, but is not from the paper.'
+    )
+
+
+def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_grid, method, report):
+    """Arrays of the file as arrays of the model, in place; says what it changes."""
+    stem = arrays["stem/kernel"]
+    if stem.shape != shapes["stem/kernel"]:
+        channels = shapes["stem/kernel"][2]
+        report(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")
+        arrays["stem/kernel"] = adapt_channels(stem, channels)
+    if source_grid == target_grid:
+        return
+    rule = resample if method == "bilinear" else widen
+    how = (
+        "stretched bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
+    )
+    report(f"Token mixing is {how}: from {source_grid} to {target_grid} tokens.")
+    for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
+        mlp = rule(TokenMlp(*(arrays[f"{prefix}/{part}"] for part in TOKEN_MLP)), source_grid, target_grid)
+        changed = (mlp.kernel_0, mlp.bias_0, mlp.kernel_1, mlp.bias_1)
+        arrays.update({f"{prefix}/{part}": array for part, array in zip(TOKEN_MLP, changed, strict=True)})
+
+
+def adapt_channels(kernel, channels):
+    """`(h, w, c, C) -> (h, w, channels, C)`: one channel gets the sum, more get the old ones in turn, rescaled.
+
+    A grey picture then gives the tokens that its three equal channels gave.
+    """
+    old = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % old] * np.asarray(old / channels, kernel.dtype)

@@ -1,0 +1,44 @@
+"""Weights as an official `.npz` file, the linen layout that the authors' code reads."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mixer.weights.layouts import official_name
+
+
+def save_official(model, path):
+    """Writes the weights of a Mixer in the layout of Google's checkpoints (`MixerBlock_0/token_mixing/Dense_0/kernel`).
+
+    Reading the file back gives the same weights bit for bit. A model without head gives a file without head.
+
+    Args:
+        model: a Mixer of this package.
+        path: the `.npz` file to write; it must not exist.
+
+    Returns:
+        The `Path` written. It appears whole or not at all.
+
+    Raises:
+        ValueError: the name does not end in `.npz`, or the file exists already (nothing is overwritten).
+
+    Source: names and shapes of google-research/vision_transformer, vit_jax/models_mixer.py.
+
+    Example:
+        >>> keras_mixer.save_official(keras_mixer.MixerS32(), "Mixer-S_32.npz")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"An official checkpoint ends in .npz, unlike {path}.")
+    if path.exists():
+        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+    arrays: dict[str, Any] = {official_name(weight.path): weight.numpy() for weight in model.weights}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        temporary = Path(folder, path.name)
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    return path

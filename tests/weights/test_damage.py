@@ -1,0 +1,184 @@
+"""Damaged files of many kinds: each is refused by name, and the model stays as it was."""
+
+import io
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from weight_files import linen, timm
+
+import keras_mixer
+
+NAMES = ["stem/kernel", "MixerBlock_1/token_mixing/Dense_0/kernel", "MixerBlock_0/LayerNorm_1/scale", "head/bias"]
+
+
+def npz(arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def change(name, mutate):
+    def damaged(arrays):
+        return npz(arrays | {name: mutate(arrays[name])})
+
+    return damaged
+
+
+def with_value(value):
+    def mutate(array):
+        array = array.copy()
+        array.flat[array.size // 2] = value
+        return array
+
+    return mutate
+
+
+def rename(old, new):
+    return lambda arrays: npz({new if name == old else name: array for name, array in arrays.items()})
+
+
+def without(*prefixes):
+    return lambda arrays: npz({name: array for name, array in arrays.items() if not name.startswith(prefixes)})
+
+
+def extra(name, array):
+    return lambda arrays: npz(arrays | {name: array})
+
+
+def cut(share):
+    return lambda arrays: npz(arrays)[: int(len(npz(arrays)) * share)]
+
+
+def flip(position):
+    def damaged(arrays):
+        content = bytearray(npz(arrays))
+        start = content.find(b"stem/kernel.npy") + 200
+        content[start + position] ^= 0xFF
+        return bytes(content)
+
+    return damaged
+
+
+def member(name, content, compress=zipfile.ZIP_STORED):
+    """The file with one member's bytes replaced."""
+
+    def damaged(arrays):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", compress) as target, zipfile.ZipFile(io.BytesIO(npz(arrays))) as source:
+            for item in source.namelist():
+                kept = source.read(item)
+                target.writestr(item, content(kept) if item == f"{name}.npy" else kept)
+        return buffer.getvalue()
+
+    return damaged
+
+
+def header(shape, dtype="<f4"):
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def twice(arrays):
+    buffer = io.BytesIO(npz(arrays))
+    with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("stem/bias.npy", b"")
+    return buffer.getvalue()
+
+
+MUTATIONS = {
+    "empty": lambda arrays: b"",
+    "text": lambda arrays: b"<html>404</html>",
+    "a lone array": lambda arrays: header((2,)) + b"\0" * 8,
+    "no arrays": lambda arrays: npz({}),
+    "other arrays": lambda arrays: npz({"weights": np.zeros((2, 2), np.float32)}),
+    **{f"cut to {share:.0%}": cut(share) for share in (0.02, 0.3, 0.6, 0.95, 0.999)},
+    **{f"bit flipped at {position}": flip(position) for position in (40, 400, 4000)},
+    **{f"without {prefix}": without(prefix) for prefix in ("stem/bias", "MixerBlock_1", "head/kernel", "pre_head")},
+    "without a norm": without("MixerBlock_0/LayerNorm_0"),
+    **{f"renamed {name}": rename(name, name + "_old") for name in NAMES},
+    **{f"transposed {name}": change(name, np.transpose) for name in NAMES[:2]},
+    **{f"one too long {name}": change(name, lambda a: np.concatenate([a, a[:1]])) for name in NAMES},
+    **{f"NaN in {name}": change(name, with_value(np.nan)) for name in NAMES},
+    **{f"infinity in {name}": change(name, with_value(-np.inf)) for name in NAMES[:2]},
+    "integers": change("stem/bias", lambda a: a.astype(np.int32)),
+    "complex": change("stem/bias", lambda a: a.astype(np.complex64)),
+    "text array": change("stem/bias", lambda a: a.astype("U8")),
+    "objects": change("stem/bias", lambda a: a.astype(object)),
+    "booleans": change("head/bias", lambda a: a > 0),
+    "structured": change("stem/bias", lambda a: np.zeros(len(a), [("x", "f4")])),
+    "extra block": extra("MixerBlock_2/LayerNorm_0/scale", np.ones(32, np.float32)),
+    "extra array": extra("optimizer/step", np.float32(3)),
+    "scalar": change("stem/bias", lambda a: np.float32(1)),
+    "two of one name": twice,
+    "header of a giant": member("stem/bias", lambda kept: header((10**12,)) + b"\0" * 64),
+    "negative shape": member("stem/bias", lambda kept: header((-1,)) + b"\0" * 64),
+    "code in the header": member("stem/bias", lambda kept: header("(__import__('os').getpid(),)")),
+    "garbage in the header": member("stem/bias", lambda kept: b"\x93NUMPY\x09\x09" + b"\xff" * 40),
+    "huge header": member("stem/bias", lambda kept: b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b" " * 64),
+    "zip bomb": member("stem/bias", lambda kept: header((32,)) + b"\0" * 50_000_000, zipfile.ZIP_DEFLATED),
+    "member emptied": member("head/kernel", lambda kept: b""),
+    "member cut": member("head/kernel", lambda kept: kept[:-4]),
+    "member with more": member("head/kernel", lambda kept: kept + b"\0\0\0\0"),
+}
+
+
+def test_there_are_at_least_forty_kinds_of_damage():
+    assert len(MUTATIONS) >= 40
+
+
+@pytest.fixture(scope="module")
+def model():
+    from conftest import randomize
+
+    rng = np.random.default_rng(7)
+    return randomize(keras_mixer.Mixer(4, 2, 32, 24, 64, input_shape=(16, 16, 3), classes=10), rng)
+
+
+@pytest.fixture(scope="module")
+def arrays(model):
+    return linen({weight.path: weight.numpy() for weight in model.weights}, 2)
+
+
+def assert_refused(model, path, mentions=""):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=f"{path.name}.*{mentions}"):
+        keras_mixer.load_weights(model, path)
+    for mine, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_damaged_official_files_are_refused(model, arrays, tmp_path, name):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(MUTATIONS[name](arrays))
+    touched = next((known for known in NAMES if name.endswith(known)), "")
+    assert_refused(model, path, touched)
+
+
+def test_damaged_safetensors_are_refused(model, tmp_path):
+    whole = timm({weight.path: weight.numpy() for weight in model.weights}, 2)
+    content = safetensors.numpy.save(whole)
+    damages = [b"", content[:100], content[:-100], b"\xff" * 8 + content[8:], content.replace(b"F32", b"I32", 1)]
+    damages.append(safetensors.numpy.save({name: array for name, array in whole.items() if name != "norm.bias"}))
+    damages.append(safetensors.numpy.save(whole | {"stem.proj.bias": np.full(32, np.nan, np.float32)}))
+    for number, damage in enumerate(damages):
+        path = tmp_path / f"damaged{number}.safetensors"
+        path.write_bytes(damage)
+        assert_refused(model, path)
+
+
+def test_damaged_own_files_are_refused(model, tmp_path):
+    other = keras_mixer.Mixer(4, 1, 32, 24, 64, input_shape=(16, 16, 3), classes=10)
+    model.save(tmp_path / "a.keras")
+    model.save_weights(tmp_path / "a.weights.h5")
+    for name in ("a.keras", "a.weights.h5"):
+        content = (tmp_path / name).read_bytes()
+        for number, damage in enumerate([b"", content[: len(content) // 2], b"text"]):
+            path = tmp_path / f"damaged{number}{name[1:]}"
+            path.write_bytes(damage)
+            assert_refused(model, path)
+        assert_refused(other, tmp_path / name)

@@ -1,0 +1,209 @@
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+import safetensors.numpy
+from weight_files import linen, pre_linen, timm
+
+import keras_mixer
+from keras_mixer.layers import MixerBlock
+
+pytestmark = pytest.mark.backends
+
+
+def weights_of(model):
+    return {weight.path: weight.numpy() for weight in model.weights}
+
+
+def logits(model, images):
+    return keras.ops.convert_to_numpy(model(images))
+
+
+@pytest.fixture
+def source(tiny_mixer):
+    return tiny_mixer(classifier_activation=None)
+
+
+@pytest.fixture
+def empty(source):
+    """Builds models without weights that agree with the source but for the options given."""
+
+    def build(**options):
+        sizes = {"patch_size": 4, "num_blocks": 2, "hidden_dim": 32, "tokens_mlp_dim": 16, "channels_mlp_dim": 64}
+        sizes.update({name: options.pop(name) for name in list(options) if name in sizes})
+        defaults = {"input_shape": (16, 16, 3), "classes": 10, "classifier_activation": None}
+        return keras_mixer.Mixer(**sizes, **(defaults | options))
+
+    return build
+
+
+def assert_same_weights(one, other):
+    for mine, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("layout", ["linen", "pre-linen", "pre-linen counted on"])
+def test_official_files_give_the_logits_of_the_oracle(source, empty, rng, tmp_path, layout):
+    weights = weights_of(source)
+    arrays = linen(weights, 2) if layout == "linen" else pre_linen(weights, 2, first_norm=2 * layout.endswith("on"))
+    np.savez(tmp_path / "official.npz", **arrays)
+    model = keras_mixer.load_weights(empty(), tmp_path / "official.npz")
+    pixels = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    expected = reference.mixer(pixels, {name: array.astype(np.float64) for name, array in weights.items()})
+    assert np.abs(logits(model, pixels) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_reading_and_writing_official_files_is_exact_to_the_bit(source, empty, tmp_path):
+    arrays = linen(weights_of(source), 2)
+    np.savez(tmp_path / "one.npz", **arrays)
+    model = keras_mixer.load_weights(empty(), tmp_path / "one.npz")
+    keras_mixer.save_official(model, tmp_path / "two.npz")
+    with np.load(tmp_path / "two.npz") as file:
+        assert set(file.files) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[name], array)
+            assert file[name].dtype == np.float32
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_timm_files_compute_what_timm_computes(source, empty, rng, tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"timm{suffix}"
+    arrays = timm(weights_of(source), 2)
+    np.savez(path, **arrays) if suffix == ".npz" else safetensors.numpy.save_file(arrays, path)
+    said = []
+    model = keras_mixer.load_weights(empty(), path, report=said.append)
+    assert_same_weights(model, source)
+    assert "erf" in said[0]
+    assert "mean 0.5" in said[0]
+    erf = np.vectorize(__import__("math").erf)
+    monkeypatch.setattr(reference, "gelu", lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))))
+    pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    expected = reference.mixer(pixels, {name: array.astype(np.float64) for name, array in weights_of(source).items()})
+    assert np.abs(logits(model, pixels) - expected).max() <= 1e-5 * np.abs(expected).max()
+    model.save(tmp_path / "copy.keras")
+    copy = keras.saving.load_model(tmp_path / "copy.keras")
+    np.testing.assert_array_equal(logits(copy, pixels), logits(model, pixels))
+    assert all(block.exact_gelu for block in copy.layers if isinstance(block, MixerBlock))
+
+
+def test_half_precision_files_load(source, empty, tmp_path):
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
+        path = tmp_path / f"{np.dtype(dtype).name}.npz"
+        np.savez(path, **{name: array.astype(dtype) for name, array in linen(weights_of(source), 2).items()})
+        model = keras_mixer.load_weights(empty(), path)
+        for mine, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_own_files_load(source, empty, tmp_path, suffix):
+    path = tmp_path / f"own{suffix}"
+    source.save(path) if suffix == ".keras" else source.save_weights(path)
+    assert_same_weights(keras_mixer.load_weights(empty(), path), source)
+    assert_same_weights(empty(weights=path), source)
+
+
+def test_another_number_of_classes_starts_the_head_at_zero_and_says_so(source, empty, tmp_path):
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    said = []
+    model = keras_mixer.load_weights(tiny_head(empty(classes=4)), tmp_path / "a.npz", report=said.append)
+    assert said == ["The file has 10 classes, the model 4 classes: the head starts at zero."]
+    assert not model.get_layer("head").get_weights()[0].any()
+    assert not model.get_layer("head").get_weights()[1].any()
+    np.testing.assert_array_equal(model.get_layer("stem").get_weights()[0], source.get_layer("stem").get_weights()[0])
+    with pytest.raises(ValueError, match="head does not fit: 10 classes in the file"):
+        keras_mixer.load_weights(empty(classes=4), tmp_path / "a.npz", head="load")
+
+
+def tiny_head(model):
+    model.get_layer("head").bias.assign(np.ones(model.output_shape[-1]))
+    return model
+
+
+def test_a_model_without_head_takes_the_rest(source, empty, tmp_path, rng):
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    model = keras_mixer.load_weights(empty(include_top=False, pooling="avg"), tmp_path / "a.npz")
+    pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    kernel, bias = source.get_layer("head").get_weights()
+    np.testing.assert_allclose(logits(model, pixels) @ kernel + bias, logits(source, pixels), atol=1e-4)
+    keras_mixer.save_official(model, tmp_path / "headless.npz")
+    said = []
+    again = keras_mixer.load_weights(empty(), tmp_path / "headless.npz", report=said.append)
+    assert "no head" in said[0]
+    assert not again.get_layer("head").get_weights()[0].any()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_other_channel_counts_adapt_the_stem(source, empty, tmp_path, rng, channels):
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    model = keras_mixer.load_weights(
+        empty(input_shape=(16, 16, channels)), tmp_path / "a.npz", report=lambda line: None
+    )
+    if channels == 1:
+        grey = rng.integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
+        expected = logits(source, np.repeat(grey, 3, axis=-1))
+        np.testing.assert_allclose(logits(model, grey), expected, atol=1e-4)
+    kernel, old = model.get_layer("stem").get_weights()[0], source.get_layer("stem").get_weights()[0]
+    if channels == 6:
+        np.testing.assert_allclose(kernel, np.concatenate([old, old], axis=2) / 2, rtol=1e-6)
+    if channels == 2:
+        np.testing.assert_allclose(kernel, old[:, :, :2] * 1.5, rtol=1e-6)
+
+
+def test_a_file_of_another_size_widens_the_model_that_is_built_for_it(source, tmp_path, rng):
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    said = []
+    model = keras_mixer.Mixer(
+        4, 2, 32, 16, 64, input_shape=(32, 16, 3), classes=10, classifier_activation=None, weights=tmp_path / "a.npz"
+    )
+    assert model.get_layer("mixer_block_0").tokens_mlp_dim == 32
+    pixels = rng.integers(0, 256, (2, 32, 16, 3), dtype=np.uint8)
+    expected = (logits(source, pixels[:, :16]) + logits(source, pixels[:, 16:])) / 2
+    np.testing.assert_allclose(logits(model, pixels), expected, atol=1e-5)
+    assert not said
+
+
+def test_a_size_without_whole_tiles_needs_a_method(source, empty, tmp_path):
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    model = empty(input_shape=(20, 16, 3))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"heights of 16, 32, 48.*widths of 16, 32, 48.*method=\"bilinear\""):
+        keras_mixer.load_weights(model, tmp_path / "a.npz")
+    for mine, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    said = []
+    keras_mixer.load_weights(model, tmp_path / "a.npz", method="bilinear", report=said.append)
+    assert "not from the paper" in said[0]
+    with pytest.raises(ValueError, match="tokens_mlp_dim=64 instead of 16"):
+        keras_mixer.load_weights(empty(input_shape=(32, 32, 3)), tmp_path / "a.npz")
+
+
+def test_tokens_in_no_square_need_the_grid(tiny_mixer, empty, tmp_path):
+    source = tiny_mixer(input_shape=(16, 24, 3), classifier_activation=None)
+    keras_mixer.save_official(source, tmp_path / "a.npz")
+    assert_same_weights(keras_mixer.load_weights(empty(input_shape=(16, 24, 3)), tmp_path / "a.npz"), source)
+    wide = {"input_shape": (16, 48, 3), "tokens_mlp_dim": 32}
+    with pytest.raises(ValueError, match="source_grid"):
+        keras_mixer.load_weights(empty(**wide), tmp_path / "a.npz")
+    keras_mixer.load_weights(empty(**wide), tmp_path / "a.npz", source_grid=(4, 6), report=lambda line: None)
+
+
+def test_nothing_is_overwritten_by_saving(source, tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="not overwritten"):
+        keras_mixer.save_official(source, tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"ends in \.npz"):
+        keras_mixer.save_official(source, tmp_path / "a.ckpt")
+    assert (tmp_path / "a.npz").read_bytes() == b"precious"
+
+
+def test_useless_arguments_are_refused(source, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        keras_mixer.load_weights(source, tmp_path / "missing.npz")
+    with pytest.raises(ValueError, match=r"no known source: .*imagenet21k.*\.weights\.h5"):
+        keras_mixer.load_weights(source, "imagenet99k")
+    with pytest.raises(ValueError, match="head must be"):
+        keras_mixer.load_weights(source, "imagenet1k", head="zero")
+    with pytest.raises(ValueError, match="method must be"):
+        keras_mixer.load_weights(source, "imagenet1k", method="bicubic")

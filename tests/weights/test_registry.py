@@ -1,0 +1,152 @@
+"""Downloads, from a server on this machine that can misbehave."""
+
+import contextlib
+import hashlib
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from weight_files import linen
+
+import keras_mixer
+from keras_mixer.variants import VARIANTS
+from keras_mixer.weights import registry
+
+PUBLISHED = registry.Published("tiny", "S/32", "some/Mixer-tiny.npz", 10, "nothing", None, "not at all")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    path = tmp_path_factory.mktemp("files") / "a.npz"
+    np.savez(path, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def serving(answer):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer(self)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler, content, length=None, status=200):
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(content) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    return tmp_path / "keras_mixer"
+
+
+def test_a_download_lands_in_the_cache_with_its_hash_and_is_not_repeated(cache, checkpoint, monkeypatch):
+    asked = []
+    with serving(lambda handler: (asked.append(handler.path), send(handler, checkpoint))) as url:
+        monkeypatch.setattr(registry, "BUCKET", url)
+        path = registry.download(PUBLISHED)
+        assert registry.download(PUBLISHED) == path
+    assert asked == ["/some/Mixer-tiny.npz"]
+    assert path.read_bytes() == checkpoint
+    assert sorted(item.name for item in cache.iterdir()) == ["some-Mixer-tiny.npz", "some-Mixer-tiny.sha256"]
+    assert path.with_suffix(".sha256").read_text().split()[0] == hashlib.sha256(checkpoint).hexdigest()
+    path.write_bytes(checkpoint[:-1] + b"x")
+    with pytest.raises(ValueError, match="has changed since it was downloaded"):
+        registry.download(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (lambda handler, content: send(handler, content[:500], len(content)), OSError, "failed"),
+        (lambda handler, content: send(handler, b"not here", status=404), OSError, "404"),
+        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "no Mixer checkpoint"),
+        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "no Mixer checkpoint"),
+    ],
+    ids=["cut connection", "404", "wrong content", "half a file"],
+)
+def test_a_failed_download_leaves_nothing_and_the_next_succeeds(cache, checkpoint, monkeypatch, answer, error, message):
+    with serving(lambda handler: answer(handler, checkpoint)) as url:
+        monkeypatch.setattr(registry, "BUCKET", url)
+        with pytest.raises(error, match=message):
+            registry.download(PUBLISHED)
+    assert not list(cache.iterdir())
+    with serving(lambda handler: send(handler, checkpoint)) as url:
+        monkeypatch.setattr(registry, "BUCKET", url)
+        assert registry.download(PUBLISHED).read_bytes() == checkpoint
+
+
+def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeypatch):
+    started = threading.Event()
+
+    def stall(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(checkpoint)))
+        handler.end_headers()
+        handler.wfile.write(checkpoint[: len(checkpoint) // 2])
+        handler.wfile.flush()
+        started.set()
+        time.sleep(30)
+
+    code = (
+        "from keras_mixer.weights import registry; import sys; registry.BUCKET = sys.argv[1]; "
+        "registry.download(registry.Published('tiny', 'S/32', 'some/Mixer-tiny.npz', 10, '', None, ''))"
+    )
+    with serving(stall) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, url],
+            env=os.environ | {"KERAS_HOME": str(cache.parent)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert started.wait(60)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (cache / "some-Mixer-tiny.npz").exists()
+    with serving(lambda handler: send(handler, checkpoint)) as url:
+        monkeypatch.setattr(registry, "BUCKET", url)
+        assert registry.download(PUBLISHED).read_bytes() == checkpoint
+
+
+def test_a_variant_without_public_weights_says_which_have_them():
+    with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer-S/32.*'imagenet21k' for B/16"):
+        keras_mixer.MixerS32(weights="imagenet21k")
+
+
+def test_a_published_name_means_the_file_of_the_model_also_when_widened():
+    wide = VARIANTS["B/16"].__class__(16, 12, 768, 4 * 384, 3072)
+    for variant in (VARIANTS["B/16"], wide):
+        assert registry.find("imagenet21k", variant).url.endswith("mixer_models/imagenet21k/Mixer-B_16.npz")
+    assert registry.find("sam", VARIANTS["B/32"]).grid == (7, 7)
+
+
+def test_the_registry_says_where_everything_comes_from():
+    assert len(registry.PUBLISHED) == 6
+    for published in registry.PUBLISHED:
+        assert published.url.startswith("https://storage.googleapis.com/mixer_models/")
+        assert published.variant in VARIANTS
+        assert published.data
+        assert published.measured
+        assert (published.accuracy is None) == (published.classes != 1000)
