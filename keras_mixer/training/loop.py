@@ -92,12 +92,16 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, report=print, **ov
         f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
     )
     started = time.perf_counter()
-    trainee = _train(recipe, run, source, devices, report)
+    keras.utils.set_random_seed(recipe.seed)
+    start = _start(recipe, source, report)
+    start_accuracy = _accuracy_at_start(start, recipe, source, report)
+    trainee = _train(start, recipe, run, source, devices, report)
     model = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
     model.set_weights(trainee.get_weights())
     evaluation = evaluate_source(model, source, recipe)
     model.save(run.model)
-    results = _results(recipe, evaluation, model.count_params(), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    results = _results(recipe, evaluation, start_accuracy, model.count_params(), seconds)
     run.write_results(results)
     return FitResult(model, run.read_metrics(), results)
 
@@ -122,7 +126,16 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
     return evaluate(model, _test_batches(source, recipe), **options)
 
 
-def _train(recipe, run, source, devices, report):
+def _accuracy_at_start(model, recipe, source, report):
+    """Test accuracy of the weights that training starts from; None for random ones, or where the head is zero."""
+    if not model.get_layer("head").kernel.numpy().any():  # as it is, too, in a model without loaded weights
+        return None
+    accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
+    report(f"Before training: {accuracy:.2%} of the test images right.")
+    return accuracy
+
+
+def _train(start, recipe, run, source, devices, report):
     """Trains to the last step, from wherever the run stands; returns a model of logits."""
     steps_per_epoch = source.train.size // recipe.global_batch_size
     total_steps = steps_per_epoch * recipe.epochs
@@ -130,7 +143,8 @@ def _train(recipe, run, source, devices, report):
     with devices.scope():
         keras.utils.set_random_seed(recipe.seed)
         with _policy(recipe.precision):
-            model = _start(recipe, source, report)
+            model = rebuild(start)
+        model.set_weights(start.get_weights())
         model.compile(
             optimizer=build_optimizer(recipe, total_steps),
             loss=build_loss(recipe),
@@ -253,7 +267,7 @@ def _policy(precision):
         keras.config.set_dtype_policy(before)
 
 
-def _results(recipe, evaluation, parameters, seconds):
+def _results(recipe, evaluation, start_accuracy, parameters, seconds):
     packages = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -262,6 +276,7 @@ def _results(recipe, evaluation, parameters, seconds):
     return {
         "recipe": recipe.name,
         "accuracy": evaluation.top1,
+        "start_accuracy": start_accuracy,
         "top5": evaluation.top5,
         "loss": evaluation.loss,
         "test_images": evaluation.examples,

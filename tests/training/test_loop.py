@@ -7,9 +7,11 @@ import sys
 import keras
 import numpy as np
 import pytest
-from image_files import write_folder
+from image_files import encode, write_folder
 
 import keras_mixer
+from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.sources import load_source
 from keras_mixer.training import loop
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.checkpoints import list_checkpoints
@@ -168,6 +170,28 @@ def test_a_run_starts_from_weights_made_for_another_image_size(tmp_path, method,
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
     loaded = keras.saving.load_model(tmp_path / "large" / "model.keras")
     assert loaded.input_shape == (None, size, size, 3)
+
+
+def test_fine_tuning_at_twice_the_size_starts_at_the_accuracy_of_the_small_model(tmp_path):
+    """The paper's widening gives the mean over tiles: pictures of 2 x 2 copies keep the answer of one."""
+    small = run(tmp_path / "small", epochs=12, learning_rate=1e-2)
+    source = load_source("digits")
+    for part, split in {"train": source.train, "test": source.test}.items():
+        batches = evaluation_batches(split, image_size=(16, 16), batch_size=1, crop="resize")
+        for i, (images, labels) in enumerate(batches.as_numpy_iterator()):
+            folder = tmp_path / "tiled" / part / str(labels[0])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.png").write_bytes(encode(np.tile(images[0], (2, 2, 1)), "PNG"))
+    large = run(
+        tmp_path / "large",
+        data=str(tmp_path / "tiled"),
+        image_size=32,
+        weights=str(tmp_path / "small" / "model.keras"),
+        epochs=1,
+    )
+    assert small.metrics["start_accuracy"] is None
+    assert small.metrics["accuracy"] > 0.5
+    assert abs(large.metrics["start_accuracy"] - small.metrics["accuracy"]) < 0.005
 
 
 def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
