@@ -15,8 +15,8 @@ def run(arguments):
 
 
 def convert_file(
-    source: Annotated[Path, tyro.conf.Positional],
-    target: Annotated[Path, tyro.conf.Positional],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     like: Path | None = None,
 ):
     """Turn a weight file into another format.

@@ -19,7 +19,7 @@ def run(arguments):
 
 
 def evaluate(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     data: str | None = None,
     data_dir: str | None = None,
     test_split: str | None = None,

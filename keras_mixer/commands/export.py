@@ -17,7 +17,7 @@ def run(arguments):
 
 
 def export(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     format: Literal["saved_model", "tflite"] = "saved_model",
     output: Path | None = None,
 ):

@@ -19,8 +19,8 @@ def run(arguments):
 
 
 def features(
-    model: Annotated[Path, tyro.conf.Positional],
-    data: Annotated[str, tyro.conf.Positional],
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     output: Path,
     layer: str = "pre_logits",
     part: Literal["train", "test"] = "test",

@@ -17,8 +17,8 @@ def run(arguments):
 
 
 def predict(
-    model: Annotated[Path, tyro.conf.Positional],
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     top_k: int = 5,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ):

@@ -16,8 +16,8 @@ def run(arguments):
 
 
 def saliency(
-    model: Annotated[Path, tyro.conf.Positional],
-    image: Annotated[Path, tyro.conf.Positional],
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")],
     output: Path,
     class_name: str | None = None,
 ):

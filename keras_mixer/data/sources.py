@@ -74,7 +74,11 @@ def stratified_split(labels, test_fraction):
     """
     from sklearn.model_selection import train_test_split  # 1 s that only a split needs
 
-    train, test = train_test_split(np.arange(len(labels)), test_size=test_fraction, stratify=labels, random_state=0)
+    indices = np.arange(len(labels))
+    try:
+        train, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise ValueError(f"{len(labels)} images cannot be split into training and test by class: {error}") from error
     return np.sort(train), np.sort(test)
 
 

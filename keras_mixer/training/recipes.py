@@ -6,7 +6,9 @@ Each recipe states its command, the expected result, and whether that was measur
 import dataclasses
 from typing import Literal
 
-from keras_mixer.variants import VARIANTS, Variant, as_pair
+from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
+
+KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Recipe:
     test_fraction: float = 0.2
     """Share of each class used for testing, in (0, 1), where an image folder has no split of its own."""
 
-    variant: str | None = None
-    """Row of Table 1, such as B/16; the five numbers below replace its own where they are given."""
+    variant: str = "B/16"
+    """Row of Table 1, such as B/16, or tiny/4 for pictures of 16 px; the five numbers below replace its own."""
     patch_size: int | None = None
     """Side of a patch in pixels."""
     num_blocks: int | None = None
@@ -102,8 +104,8 @@ class Recipe:
     """Steps between checkpoints; the newest two are kept."""
 
     def __post_init__(self):
-        if self.variant is not None and self.variant not in VARIANTS:
-            raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(VARIANTS)}.")
+        if self.variant not in KNOWN_VARIANTS:
+            raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(KNOWN_VARIANTS)}.")
         for field in ("epochs", "global_batch_size", "checkpoint_every_steps"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}.")
@@ -111,22 +113,12 @@ class Recipe:
             raise ValueError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}.")
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works with loss 'softmax' only; set one of the two to its default.")
-        self.architecture()
 
     def architecture(self) -> Variant:
-        """The five sizes of the model.
-
-        Raises:
-            ValueError: neither a variant nor all five numbers are given.
-        """
+        """The five sizes of the model."""
         fields = [field.name for field in dataclasses.fields(Variant)]
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        if self.variant is not None:
-            return dataclasses.replace(VARIANTS[self.variant], **given)
-        missing = [name for name in fields if name not in given]
-        if missing:
-            raise ValueError(f"A recipe needs a variant ({', '.join(VARIANTS)}) or all five sizes; missing: {missing}.")
-        return Variant(**given)
+        return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
 
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""
@@ -141,11 +133,7 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         name="digits",
         data="digits",
-        patch_size=4,
-        num_blocks=4,
-        hidden_dim=96,
-        tokens_mlp_dim=64,
-        channels_mlp_dim=128,
+        variant="tiny/4",
         image_size=16,
         epochs=70,
         global_batch_size=64,

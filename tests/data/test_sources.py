@@ -32,6 +32,11 @@ def test_stratified_split_keeps_the_shares_of_the_classes():
     assert np.bincount(labels[test]).tolist() == [20, 10, 1]
 
 
+def test_a_class_with_a_single_example_cannot_be_split():
+    with pytest.raises(ValueError, match="3 images cannot be split"):
+        stratified_split([0, 0, 1], 0.5)
+
+
 @pytest.mark.parametrize("parts", [("train", "test"), ()])
 def test_an_image_folder_becomes_a_source(tmp_path, parts):
     source = load_source(str(write_folder(tmp_path, parts=parts)), test_fraction=0.5)
