@@ -11,6 +11,7 @@ from keras_mixer.weights.resolution import TokenMlp, resample, tiles, widen
 
 HEAD = ("head/kernel", "head/bias")
 TOKEN_MLP = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")
+LISTED = 20  # arrays that an error names before it counts the rest
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -45,9 +46,9 @@ def choose_head(entries: dict[str, Entry], shapes: Shapes, head, report) -> dict
         return {name: entry for name, entry in entries.items() if name not in HEAD}
     if given == wanted or len(given) == 1:
         return entries  # it fits, or it is damaged and reported with the rest
-    found = f"{given['head/bias']} classes".replace("(", "").replace(",)", "") if given else "no head"
-    (classes,) = wanted["head/bias"]
-    regular = not given or given["head/kernel"] == (shapes["head/kernel"][0], *given["head/bias"])
+    hidden_dim, classes = wanted["head/kernel"]
+    found = f"{given['head/kernel'][-1]} classes" if given and given["head/kernel"] else "no head"
+    regular = not given or given == {"head/kernel": (hidden_dim, *given["head/bias"]), "head/bias": given["head/bias"]}
     if head == "load" or not regular:
         raise ValueError(f"the head does not fit: {found} in the file {given}, {classes} classes in the model.")
     report(f"The file has {found}, the model {classes} classes: the head starts at zero.")
@@ -69,7 +70,7 @@ def check(entries: dict[str, Entry], shapes: Shapes, source_grid, target_grid, m
         if name in shapes and entry.shape != expected[name]
     ]
     problems = {"missing": missing, "left over": left_over, "of the wrong shape": wrong}
-    said = [f"{what}: {', '.join(names[:8])}{_more(names)}" for what, names in problems.items() if names]
+    said = [f"{what}: {', '.join(names[:LISTED])}{_more(names)}" for what, names in problems.items() if names]
     if said:
         raise ValueError("arrays do not fit the model; " + "; ".join(said) + ".")
     if source_grid != target_grid:
@@ -94,7 +95,7 @@ _NOTHING = Entry("", (), lambda: np.empty(()))
 
 
 def _more(names):
-    return f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
 
 
 def _check_grids(entries, shapes, source_grid, target_grid, method):

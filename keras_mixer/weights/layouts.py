@@ -17,7 +17,7 @@ def own_names(entries: dict[str, Entry]) -> dict[str, Entry]:
     """Arrays under the names that the layers of this package have. Unknown arrays keep their names.
 
     Raises:
-        ValueError: the arrays are those of no known layout; says what was looked for.
+        ValueError: the arrays are those of no known layout (says what was looked for), or two mean the same weight.
     """
     if "stem.proj.weight" in entries:
         return _from_timm(entries)
@@ -84,10 +84,12 @@ TIMM = (
 
 
 def _renamed(entries, rules):
-    renamed = {}
+    renamed: dict[str, Entry] = {}
     for name, entry in entries.items():
         for pattern, own in rules:
             if match := re.fullmatch(pattern, name):
+                if own(match) in renamed:
+                    raise ValueError(f"the arrays {renamed[own(match)].origin!r} and {name!r} are both {own(match)!r}.")
                 renamed[own(match)] = entry
                 break
         else:

@@ -87,6 +87,16 @@ def test_timm_files_compute_what_timm_computes(source, empty, rng, tmp_path, suf
     assert all(block.exact_gelu for block in copy.layers if isinstance(block, MixerBlock))
 
 
+def test_two_arrays_for_one_weight_are_refused(source, empty, tmp_path):
+    arrays = pre_linen(weights_of(source), 2)
+    arrays["Mixer/encoderblock_0/token_mixing_phase_1/bias1"] = arrays[
+        "Mixer/encoderblock_0/token_mixing_phase_0/bias1"
+    ]
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=r"a\.npz.*both 'mixer_block_0/token_mixing/dense_0/bias'"):
+        keras_mixer.load_weights(empty(), tmp_path / "a.npz")
+
+
 def test_half_precision_files_load(source, empty, tmp_path):
     for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         path = tmp_path / f"{np.dtype(dtype).name}.npz"

@@ -76,6 +76,18 @@ def test_a_download_lands_in_the_cache_with_its_hash_and_is_not_repeated(cache, 
         registry.download(PUBLISHED)
 
 
+def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatch):
+    monkeypatch.setattr(registry, "BUCKET", "http://127.0.0.1:9")  # nobody answers there
+    cache.mkdir(parents=True)
+    (cache / "some-Mixer-tiny.npz").write_bytes(checkpoint)
+    assert registry.download(PUBLISHED).read_bytes() == checkpoint
+    assert (cache / "some-Mixer-tiny.sha256").is_file()
+    (cache / "some-Mixer-tiny.sha256").unlink()
+    (cache / "some-Mixer-tiny.npz").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"no readable \.npz"):
+        registry.download(PUBLISHED)
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
