@@ -8,7 +8,8 @@ import tyro
 
 from keras_mixer.commands.terminal import CONFIG, print_table
 from keras_mixer.training.loop import fit
-from keras_mixer.training.recipes import RECIPES, Recipe, resolve
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import RECIPES, resolve
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.integrity import check_source
@@ -19,7 +20,8 @@ from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBa
 from keras_mixer.training.checkpoints import restore_newest
 from keras_mixer.training.distribution import check_batch_size, check_randomness, choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
-from keras_mixer.training.recipes import Recipe, resolve
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import RunDirectory
 from keras_mixer.weights.loading import load_weights
 
@@ -138,7 +140,7 @@ def _accuracy_at_start(model, recipe, source, report):
 def _train(start, recipe, run, source, devices, report):
     """Trains to the last step, from wherever the run stands; returns a model of logits."""
     steps_per_epoch = source.train.size // recipe.global_batch_size
-    total_steps = steps_per_epoch * recipe.epochs
+    total_steps = recipe.steps or steps_per_epoch * recipe.epochs
     classes = len(source.class_names)
     with devices.scope():
         keras.utils.set_random_seed(recipe.seed)
@@ -160,7 +162,7 @@ def _train(start, recipe, run, source, devices, report):
         bar = ProgressBar(total_steps, start_step)
         checkpoints.take_signals()
         try:
-            for leg in _legs(start_step, steps_per_epoch, recipe.epochs):
+            for leg in _legs(start_step, steps_per_epoch, total_steps):
                 model.fit(
                     _training_batches(source, recipe, leg.first_step),
                     steps_per_epoch=leg.steps_per_epoch,
@@ -193,14 +195,18 @@ class _Leg:
     steps_per_epoch: int
 
 
-def _legs(start_step, steps_per_epoch, epochs):
-    """The rest of an epoch that was broken off, then the whole epochs after it."""
-    epoch, done = divmod(start_step, steps_per_epoch)
-    if done:
-        yield _Leg(start_step, epoch, epoch + 1, steps_per_epoch - done)
-        epoch += 1
-    if epoch < epochs:
-        yield _Leg(epoch * steps_per_epoch, epoch, epochs, steps_per_epoch)
+def _legs(step, steps_per_epoch, total_steps):
+    """The rest of an epoch that was broken off, the whole epochs after it, and a last one that may be shorter."""
+    while step < total_steps:
+        epoch, done = divmod(step, steps_per_epoch)
+        whole = (total_steps - step) // steps_per_epoch
+        if done or not whole:
+            steps = min(steps_per_epoch - done, total_steps - step)
+            yield _Leg(step, epoch, epoch + 1, steps)
+            step += steps
+        else:
+            yield _Leg(step, epoch, epoch + whole, steps_per_epoch)
+            step += whole * steps_per_epoch
 
 
 def _training_batches(source, recipe, start_step):
@@ -251,6 +257,9 @@ def _start(recipe, source, report) -> MixerModel:
     )
     if stretch and recipe.weights:
         load_weights(model, recipe.weights, method="bilinear", report=report)
+    head = model.get_layer("head")
+    if not head.kernel.numpy().any():
+        head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
     model.class_names = source.class_names
     model.evaluation_crop = recipe.evaluation_crop
     return model

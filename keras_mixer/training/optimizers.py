@@ -2,9 +2,10 @@
 
 import keras
 
-from keras_mixer.training.recipes import Recipe
+from keras_mixer.training.recipe import Recipe
 
 ADAM_EPSILON = 1e-8  # optax's; Keras's is 1e-7
+LINEAR_END = 1e-5  # share of the peak that is left at the end (big_vision)
 NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters named .../kernel only
 
 
@@ -32,8 +33,31 @@ class SGD(_ClipAfterReduction, keras.optimizers.SGD):
     """Keras's SGD with clipping in the right place."""
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
+class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to the peak over the warm-up, then linear down to `LINEAR_END` of it at the last step.
+
+    Source: big_vision's `create_learning_rate_schedule` with decay_type "linear".
+    """
+
+    def __init__(self, peak, warmup_steps, total_steps):
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+
+    def __call__(self, step):
+        """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        falling = 1 + keras.ops.clip(progress, 0.0, 1.0) * (LINEAR_END - 1)
+        rising = keras.ops.minimum(1.0, step / max(self.warmup_steps, 1)) if self.warmup_steps else 1.0
+        return self.peak * falling * rising
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+
+
 def build_schedule(recipe: Recipe, total_steps):
-    """Linear warm-up from 0 to the peak, then a cosine down to 0 at the last of `total_steps`.
+    """Linear warm-up from 0 to the peak, then down as the recipe says, to the last of `total_steps`.
 
     Raises:
         ValueError: the warm-up is as long as the whole run.
@@ -43,6 +67,8 @@ def build_schedule(recipe: Recipe, total_steps):
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
             "or raise --epochs."
         )
+    if recipe.schedule == "linear":
+        return WarmupLinear(recipe.learning_rate, recipe.warmup_steps, total_steps)
     if not recipe.warmup_steps:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total_steps)
     return keras.optimizers.schedules.CosineDecay(

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.training.recipes import Recipe
+from keras_mixer.training.recipe import Recipe
 
 
 class RunDirectory:

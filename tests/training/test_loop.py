@@ -121,6 +121,14 @@ def test_sgd_with_the_sigmoid_loss_gives_sigmoid_probabilities(tmp_path):
     assert result.model.get_layer("probabilities").activation is keras.activations.sigmoid
 
 
+def test_a_run_can_be_given_in_steps_and_start_with_a_head_bias(tmp_path):
+    options = {"steps": 7, "loss": "sigmoid", "label_smoothing": 0.0, "head_bias": -2.0, "schedule": "linear"}
+    result = run(tmp_path, learning_rate=1e-12, weight_decay=0.0, **options)
+    assert result.history["step"] == [5, 7]
+    np.testing.assert_allclose(result.model.get_layer("head").get_weights()[1], -2, atol=1e-6)
+    assert result.history["val_loss"][-1] == pytest.approx(10 * np.log1p(np.exp(-2)) + 2, rel=1e-4)
+
+
 def test_an_image_folder_trains(tmp_path):
     folder = write_folder(tmp_path / "images", images_per_class=16)
     result = run(tmp_path / "run", data=str(folder), global_batch_size=16, epochs=15, learning_rate=1e-2)

@@ -17,6 +17,15 @@ def test_schedule_warms_up_linearly_and_ends_at_zero_along_a_cosine():
     np.testing.assert_allclose(values[4:], 0.005 * (1 + np.cos(np.pi * np.arange(21) / 20)), atol=1e-8)
 
 
+def test_the_linear_schedule_ends_at_a_hundred_thousandth_of_the_peak():
+    schedule = build_schedule(resolve("digits", schedule="linear", **BASE), 24)
+    values = np.array([float(schedule(step)) for step in range(25)])
+    np.testing.assert_allclose(values[:5], 0.01 * np.arange(5) / 4, atol=1e-8)
+    np.testing.assert_allclose(values[4:], 0.01 * np.linspace(1, 1e-5, 21), atol=1e-8)
+    copy = type(schedule).from_config(schedule.get_config())
+    assert float(copy(7)) == float(schedule(7))
+
+
 def test_a_run_of_warm_up_alone_is_refused():
     with pytest.raises(ValueError, match="warmup_steps=4 leaves nothing of a run of 4 steps"):
         build_schedule(resolve("digits", **BASE), 4)

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from keras_mixer.training.recipes import RECIPES, Recipe, resolve
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.variants import VARIANTS
 
 
@@ -11,7 +12,7 @@ def test_recipes_are_named_after_their_key():
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ValueError, match="valid ones are digits"):
+    with pytest.raises(ValueError, match="valid ones are digits, smoke"):
         resolve("no_such_recipe")
     with pytest.raises(ValueError, match=r"learningrate.*learning_rate"):
         resolve("digits", learningrate=1)
@@ -29,3 +30,50 @@ def test_architecture_is_a_variant_with_replacements():
 def test_counts_are_positive(field):
     with pytest.raises(ValueError, match=field):
         resolve("digits", **{field: 0})
+
+
+# variant, epochs, learning rate, weight decay, RandAugment magnitude, mixup p, stochastic depth: Table 4 of the paper
+TABLE_4 = {
+    "imagenet1k_b16": ("B/16", 300, 1e-3, 0.1, 15, 0.5, 0.1),
+    "imagenet1k_l16": ("L/16", 300, 1e-3, 0.1, 15, 0.5, 0.1),
+    "imagenet21k_b16": ("B/16", 300, 1e-3, 0.1, 10, 0.2, 0.1),
+    "imagenet21k_l16": ("L/16", 300, 1e-3, 0.1, 20, 0.5, 0.1),
+    "jft300m_s32": ("S/32", 5, 3e-3, 0.03, 0, 0, 0),
+    "jft300m_s16": ("S/16", 5, 3e-3, 0.03, 0, 0, 0),
+    "jft300m_b32": ("B/32", 7, 3e-3, 0.03, 0, 0, 0),
+    "jft300m_b16": ("B/16", 7, 3e-3, 0.03, 0, 0, 0),
+    "jft300m_l32": ("L/32", 7, 1e-3, 0.03, 0, 0, 0),
+    "jft300m_l16": ("L/16", 7, 1e-3, 0.03, 0, 0, 0),
+    "jft300m_l16_14ep": ("L/16", 14, 1e-3, 0.03, 0, 0, 0),
+    "jft300m_h14": ("H/14", 14, 1e-3, 0.03, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_pre_training_recipes_are_the_rows_of_table_4(name):
+    recipe = RECIPES[name]
+    fields = (
+        "variant",
+        "epochs",
+        "learning_rate",
+        "weight_decay",
+        "randaugment_level",
+        "mixup_alpha",
+        "drop_path_rate",
+    )
+    assert tuple(getattr(recipe, field) for field in fields) == TABLE_4[name]
+    assert recipe.architecture() == VARIANTS[recipe.variant]
+    assert (recipe.global_batch_size, recipe.warmup_steps, recipe.schedule) == (4096, 10_000, "linear")
+    assert (recipe.optimizer, recipe.clip_norm, recipe.dropout_rate, recipe.image_size) == ("adamw", 1.0, 0.0, 224)
+    assert recipe.randaugment_num_ops == (2 if recipe.randaugment_level else 0)
+
+
+def test_fine_tuning_is_section_4_of_the_paper():
+    recipe = RECIPES["finetune"]
+    assert (recipe.optimizer, recipe.global_batch_size, recipe.clip_norm, recipe.schedule) == (
+        "sgd",
+        512,
+        1.0,
+        "cosine",
+    )
+    assert (recipe.weight_decay, recipe.mixup_alpha, recipe.randaugment_num_ops, recipe.loss) == (0, 0, 0, "softmax")
