@@ -9,8 +9,6 @@ from weight_files import linen, pre_linen, timm
 import keras_mixer
 from keras_mixer.layers import MixerBlock
 
-pytestmark = pytest.mark.backends
-
 
 def weights_of(model):
     return {weight.path: weight.numpy() for weight in model.weights}
@@ -44,6 +42,7 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("layout", ["linen", "pre-linen", "pre-linen counted on"])
+@pytest.mark.backends
 def test_official_files_give_the_logits_of_the_oracle(source, empty, rng, tmp_path, layout):
     weights = weights_of(source)
     arrays = linen(weights, 2) if layout == "linen" else pre_linen(weights, 2, first_norm=2 * layout.endswith("on"))
@@ -67,6 +66,7 @@ def test_reading_and_writing_official_files_is_exact_to_the_bit(source, empty, t
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.backends
 def test_timm_files_compute_what_timm_computes(source, empty, rng, tmp_path, suffix, monkeypatch):
     path = tmp_path / f"timm{suffix}"
     arrays = timm(weights_of(source), 2)
@@ -107,6 +107,7 @@ def test_half_precision_files_load(source, empty, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.backends
 def test_own_files_load(source, empty, tmp_path, suffix):
     path = tmp_path / f"own{suffix}"
     source.save(path) if suffix == ".keras" else source.save_weights(path)
@@ -114,6 +115,7 @@ def test_own_files_load(source, empty, tmp_path, suffix):
     assert_same_weights(empty(weights=path), source)
 
 
+@pytest.mark.backends
 def test_another_number_of_classes_starts_the_head_at_zero_and_says_so(source, empty, tmp_path):
     keras_mixer.save_official(source, tmp_path / "a.npz")
     said = []
