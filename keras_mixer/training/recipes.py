@@ -93,8 +93,8 @@ _ALL = (
     # keras-mixer train digits
     # scikit-learn's 1,797 handwritten digits (bundled), 80 % for training. Sizes and augmentation are ours.
     # Measured on 2 cores of a shared AVX-512 server, TensorFlow 2.21: seeds 0, 1, 2 get 99.44, 99.17 and 99.44 % of the
-    # 360 test images right, in 47 to 51 s with imports. The settings were chosen on these very images: there is no third
-    # part, so the accuracy on digits never seen will be a little lower.
+    # 360 test images right, in 47 to 51 s with imports. The settings were chosen on these very images: there is no
+    # third part, so the accuracy on digits never seen will be a little lower.
     DIGITS,
     # keras-mixer train smoke
     # A few steps of everything, to see that an installation works. No accuracy is expected.
