@@ -1,15 +1,12 @@
 """Weight files from one format into another."""
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 
-import keras
-
+from keras_mixer.files import refuse_existing, whole
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
-from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.loading import load_keras, load_weights, open_weights
 from keras_mixer.weights.official import save_official
 
 TARGETS = (".npz", ".keras", ".weights.h5")
@@ -38,16 +35,12 @@ def convert(source, target, like=None, report=print):
     suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
     if suffix is None:
         raise ValueError(f"{target} is of no known kind; its name must end in {', '.join(TARGETS)}.")
-    if target.exists():
-        raise ValueError(f"{target} exists already and is not overwritten; remove it or choose another name.")
+    refuse_existing(target)
     model = _read(Path(source), like, report)
     if suffix == ".npz":
         return save_official(model, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
-        temporary = Path(folder, target.name)
+    with whole(target) as temporary:
         model.save(temporary) if suffix == ".keras" else model.save_weights(temporary)
-        os.replace(temporary, target)
     return target
 
 
@@ -57,10 +50,10 @@ def _read(source, like, report):
             raise ValueError(
                 f"{source} does not say what model it is for; name a .keras file of the same model (--like)."
             )
-        return load_weights(keras.saving.load_model(like, compile=False), source)
-    file = open_weights(source)
+        return load_weights(load_keras(like), source)
     if source.suffix == ".keras":
-        return keras.saving.load_model(source, compile=False)
+        return load_keras(source)
+    file = open_weights(source)
     try:
         variant, grid = file.variant(), file.grid_for()
         head = file.entries.get("head/bias")

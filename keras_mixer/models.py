@@ -177,6 +177,16 @@ def rebuild(model, **changes):
     return new
 
 
+def class_names_of(model) -> tuple[str, ...]:
+    """One name for each output: those the model carries, or else the numbers from 0 on."""
+    return getattr(model, "class_names", None) or tuple(map(str, range(model.output_shape[-1])))
+
+
+def evaluation_crop_of(model) -> str:
+    """The crop that the model carries, or else that of the paper's Table 3."""
+    return getattr(model, "evaluation_crop", None) or "resmall-crop"
+
+
 def blocks_of(model) -> list[MixerBlock]:
     """The Mixer blocks of a model in order."""
     return [layer for layer in model.layers if isinstance(layer, MixerBlock)]

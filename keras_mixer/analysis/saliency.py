@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.features import feature_extractor
+from keras_mixer.files import refuse_existing, whole
+from keras_mixer.models import class_names_of, evaluation_crop_of
 
 SMALLEST_PICTURE = 96  # pixels; below that a person sees nothing
 
@@ -73,20 +75,19 @@ def write_picture(model, image_path, output, class_name=None) -> str:
         ValueError: an unknown class, an image that cannot be decoded, or a file that exists already.
     """
     output = Path(output)
-    if output.exists():
-        raise ValueError(f"{output} exists already and is not overwritten; remove it or choose another name.")
-    names = getattr(model, "class_names", None) or tuple(map(str, range(model.output_shape[-1])))
+    refuse_existing(output)
+    names = class_names_of(model)
     if class_name is not None and class_name not in names:
         raise ValueError(f"Unknown class {class_name!r}; the model knows {', '.join(names[:20])}.")
-    crop = getattr(model, "evaluation_crop", None) or "resmall-crop"
     try:
-        image = evaluation_image(tf.io.read_file(str(image_path)), model.input_shape[1:3], crop).numpy()
+        encoded = tf.io.read_file(str(image_path))
+        image = evaluation_image(encoded, model.input_shape[1:3], evaluation_crop_of(model)).numpy()
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         raise ValueError(f"{image_path} is no readable image.") from error
     index = int(model.predict_on_batch(image[None])[0].argmax()) if class_name is None else names.index(class_name)
     picture = overlay(image, saliency(model, image, index))
     if min(picture.shape[:2]) < SMALLEST_PICTURE:
         picture = picture.repeat(8, axis=0).repeat(8, axis=1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(tf.io.encode_png(picture).numpy())
+    with whole(output) as temporary:
+        temporary.write_bytes(tf.io.encode_png(picture).numpy())
     return names[index]

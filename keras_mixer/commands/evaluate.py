@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from keras_mixer.commands.terminal import parse, print_table
+from keras_mixer.files import whole
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.loop import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
@@ -66,5 +67,6 @@ def evaluate(
         "confusion": result.confusion.tolist(),
     }
     file = run / "evaluation.json"
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"\nWritten to {file}.")

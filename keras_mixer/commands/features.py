@@ -10,6 +10,7 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.features import write_features
+from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.predictor import load_classifier
 
 
@@ -41,7 +42,7 @@ def features(
     loaded = load_classifier(model)
     source, _ = check_source(load_source(data, data_dir))
     split = source.train if part == "train" else source.test
-    crop = getattr(loaded, "evaluation_crop", None) or "resmall-crop"
+    crop = evaluation_crop_of(loaded)
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
     write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)

@@ -1,8 +1,6 @@
 """Features of a whole data set, streamed into one `.npz` file in bounded memory."""
 
-import os
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from keras_mixer.features import feature_extractor
+from keras_mixer.files import refuse_existing, whole
 
 
 def write_features(model, batches, examples, path, *, layer="pre_logits", class_names=(), progress=False):
@@ -37,29 +36,22 @@ def write_features(model, batches, examples, path, *, layer="pre_logits", class_
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"Features are written as .npz, unlike {path}.")
-    if path.exists():
-        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+    refuse_existing(path)
     extractor = feature_extractor(model, [layer])
     shape = (examples, *extractor.output[layer].shape[1:])
-    path.parent.mkdir(parents=True, exist_ok=True)
     labels = []
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            with archive.open("features.npy", "w", force_zip64=True) as file:
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for images, of_batch in tqdm(
-                    batches, desc="features", unit="batch", disable=not progress, file=sys.stderr
-                ):
-                    features = extractor.predict_on_batch(np.asarray(images))[layer]
-                    file.write(np.ascontiguousarray(features, "<f4").tobytes())
-                    labels.append(np.asarray(of_batch, np.int64))
-            found = sum(map(len, labels))
-            if found != examples:
-                raise ValueError(f"The data set has {found} images, not the {examples} that were announced.")
-            for name, array in {"labels": np.concatenate(labels), "class_names": np.array(class_names, "U")}.items():
-                with archive.open(f"{name}.npy", "w") as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-        os.replace(temporary, path)
+    with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for images, of_batch in tqdm(batches, desc="features", unit="batch", disable=not progress, file=sys.stderr):
+                features = extractor.predict_on_batch(np.asarray(images))[layer]
+                file.write(np.ascontiguousarray(features, "<f4").tobytes())
+                labels.append(np.asarray(of_batch, np.int64))
+        found = sum(map(len, labels))
+        if found != examples:
+            raise ValueError(f"The data set has {found} images, not the {examples} that were announced.")
+        for name, array in {"labels": np.concatenate(labels), "class_names": np.array(class_names, "U")}.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     return path

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS
+from keras_mixer.models import class_names_of, evaluation_crop_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Classifier:
                 f"{model.input_shape} to {model.output_shape}."
             )
         classes = model.output_shape[-1]
-        names = tuple(class_names or getattr(model, "class_names", None) or map(str, range(classes)))
+        names = tuple(class_names or class_names_of(model))
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
-        crop = evaluation_crop or getattr(model, "evaluation_crop", None) or "resmall-crop"
+        crop = evaluation_crop or evaluation_crop_of(model)
         if crop not in EVALUATION_CROPS:
             raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
         return cls(_as_float32(model), names, crop)

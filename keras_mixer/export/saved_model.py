@@ -1,9 +1,6 @@
 """SavedModel with signatures a client can rely on: pixels in, or encoded images in; probabilities and names out."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import keras
@@ -11,6 +8,7 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export.classifier import Classifier
+from keras_mixer.files import whole
 
 DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the model's owner
 
@@ -52,15 +50,8 @@ def export_saved_model(model, path, *, version=None, class_names=None, evaluatio
         raise ValueError(
             f"{folder / str(version)} exists already and is not overwritten; use version {max(taken) + 1}."
         )
-
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-    try:
+    with whole(folder / str(version)) as temporary:
         _write(classifier, temporary, min(top_k, len(classifier.class_names)))
-        temporary.chmod(0o755)  # mkdtemp gives 0o700, which a server under another user cannot read
-        os.replace(temporary, folder / str(version))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder / str(version)
 
 

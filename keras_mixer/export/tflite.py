@@ -1,7 +1,6 @@
 """TFLite (LiteRT) files: one image in, probabilities out, class names packed inside."""
 
 import json
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_mixer.export.classifier import Classifier
+from keras_mixer.files import refuse_existing, whole
 
 DESCRIPTION = "keras_mixer.json"
 LABELS = "labels.txt"
@@ -58,19 +58,14 @@ def export_tflite(
         raise ValueError('representative_images are needed for quantization="int8", and for no other.')
     if path.suffix != ".tflite":
         raise ValueError(f"A TFLite file ends in .tflite, unlike {path}.")
-    if path.exists():
-        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+    refuse_existing(path)
     classifier = Classifier.of(model, class_names, evaluation_crop)
     content = _convert(classifier.model, quantization, representative_images, batch_size)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
+    with whole(path) as temporary:
         temporary.write_bytes(content)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(LABELS, "\n".join(classifier.class_names) + "\n")
             archive.writestr(DESCRIPTION, json.dumps(classifier.description(), indent=2) + "\n")
-        os.replace(temporary, path)
     return path
 
 

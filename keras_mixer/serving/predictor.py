@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export import saved_model, tflite
+from keras_mixer.models import class_names_of, evaluation_crop_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +123,7 @@ def load_classifier(path) -> keras.Model:
 
 def _from_keras(path):
     model = load_classifier(path)
-    classes = model.output_shape[-1]
-    return Predictor(
-        model.input_shape[1:3],
-        getattr(model, "class_names", None) or tuple(map(str, range(classes))),
-        getattr(model, "evaluation_crop", None) or "resmall-crop",
-        model.predict_on_batch,
-    )
+    return Predictor(model.input_shape[1:3], class_names_of(model), evaluation_crop_of(model), model.predict_on_batch)
 
 
 def _from_saved_model(path):

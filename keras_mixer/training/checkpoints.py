@@ -1,12 +1,13 @@
 """Checkpoints of a run: weights, optimizer and random state in one `.npz` a step, written whole or not at all."""
 
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_mixer.files import whole
 
 KEPT = 2
 PATTERN = re.compile(r"checkpoint-(\d+)\.npz")
@@ -18,13 +19,9 @@ def save_checkpoint(folder: Path, model, step) -> Path:
     The file appears under its name only when complete, so a run killed while writing leaves the one before.
     """
     path = folder / f"checkpoint-{step:09d}.npz"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        arrays: dict[str, Any] = {name: variable.numpy() for name, variable in _state(model).items()}
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    arrays: dict[str, Any] = {name: variable.numpy() for name, variable in _state(model).items()}
+    with whole(path) as temporary:
+        np.savez(temporary, **arrays)
     for old in sorted(list_checkpoints(folder).values())[:-KEPT]:
         old.unlink()
     return path

@@ -3,11 +3,11 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.files import whole
 from keras_mixer.training.recipe import Recipe
 
 
@@ -70,12 +70,10 @@ class RunDirectory:
         kept = [row for row in rows if float(row["step"]) <= step]
         if len(kept) == len(rows):
             return
-        temporary = self.metrics.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with whole(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(temporary, self.metrics)
 
     def _metric_rows(self):
         if not self.metrics.is_file():
@@ -137,6 +135,5 @@ def read_recipe(path) -> Recipe:
 
 
 def _write_json(path, content):
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

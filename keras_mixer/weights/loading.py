@@ -142,16 +142,27 @@ def _finite(entry):
     return array
 
 
-def _open_keras(path) -> WeightFile:
-    if not path.is_file():
+def load_keras(path):
+    """The Mixer in a `.keras` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds no Mixer of this package.
+    """
+    if not Path(path).is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
     try:
         model = keras.saving.load_model(path, compile=False)
-        grid = tuple(model.get_layer("stem").output.shape[1:3])
+        model.get_layer("stem")
     except Exception as error:  # Keras raises whatever its zip, JSON or HDF5 reader does
         raise ValueError(f"{path} is no readable .keras file of a Mixer: {error}") from error
+    return model
+
+
+def _open_keras(path) -> WeightFile:
+    model = load_keras(path)
     entries = {w.path: Entry(w.path, tuple(w.shape), w.numpy) for w in model.weights}
-    return WeightFile(path, entries, grid)
+    return WeightFile(path, entries, tuple(model.get_layer("stem").output.shape[1:3]))
 
 
 def _load_own_h5(model, path):

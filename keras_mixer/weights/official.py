@@ -1,12 +1,11 @@
 """Weights as an official `.npz` file, the linen layout that the authors' code reads."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_mixer.files import refuse_existing, whole
 from keras_mixer.weights.layouts import official_name
 
 
@@ -33,12 +32,8 @@ def save_official(model, path):
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"An official checkpoint ends in .npz, unlike {path}.")
-    if path.exists():
-        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+    refuse_existing(path)
     arrays: dict[str, Any] = {official_name(weight.path): weight.numpy() for weight in model.weights}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
+    with whole(path) as temporary:
         np.savez(temporary, **arrays)
-        os.replace(temporary, path)
     return path

@@ -1,0 +1,30 @@
+import pytest
+
+from keras_mixer.files import refuse_existing, whole
+
+
+def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "new" / "numbers.txt"
+    with whole(file) as temporary:
+        temporary.write_text("one")
+        assert not file.exists()
+    with pytest.raises(ZeroDivisionError), whole(file) as temporary:
+        temporary.write_text(str(1 / 0))
+    assert file.read_text() == "one"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_appears_whole_with_the_usual_permissions(tmp_path):
+    with whole(tmp_path / "1") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").write_text("x")
+        assert not (tmp_path / "1").exists()
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "1").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "1" / "inside").read_text() == "x"
+
+
+def test_what_is_there_is_refused(tmp_path):
+    refuse_existing(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        refuse_existing(tmp_path)
