@@ -8,6 +8,7 @@ FAILED = 2
 COMMANDS = {
     "variants": "List the published sizes with parameters and cost.",
     "train": "Train a recipe, or resume it: train [RECIPE].",
+    "sweep": "Try learning rates on held-out training data, then train: sweep [RECIPE].",
     "evaluate": "Measure a finished run on its test data: evaluate RUN.",
     "predict": "Classify image files: predict MODEL IMAGE...",
     "export": "Write a run for other runtimes: export RUN --format FORMAT.",

@@ -156,6 +156,10 @@ class MixerBlock(keras.layers.Layer):
         exact_gelu: the form of GELU in both MLPs; see `MlpBlock`.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
+    Attributes:
+        rematerialize: set to True before training to compute the insides of both MLPs again for the gradient instead
+            of keeping them: less memory, more time. Not with `dropout_rate`, whose masks would differ.
+
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
 
@@ -177,6 +181,7 @@ class MixerBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.exact_gelu = exact_gelu
+        self.rematerialize = False
         self.tokens_mlp_dim = tokens_mlp_dim
         self.channels_mlp_dim = channels_mlp_dim
         self.dropout_rate = dropout_rate
@@ -214,19 +219,20 @@ class MixerBlock(keras.layers.Layer):
         self.channel_mixing.use_exact_gelu()
 
     def mix_tokens(self, x, training=None):
-        """`(B, S, C) -> (B, S, C)`: what the token-mixing MLP adds to `x`."""
+        """`(B, S, C) -> (B, S, C)`: what the token-mixing MLP adds to `x`, before stochastic depth."""
         y = ops.transpose(self.layer_norm_0(x), (0, 2, 1))  # (B, C, S)
-        y = ops.transpose(self.token_mixing(y, training=training), (0, 2, 1))  # (B, S, C)
-        return self.drop_path_0(y, training=training)
+        return ops.transpose(self.token_mixing(y, training=training), (0, 2, 1))  # (B, S, C)
 
     def mix_channels(self, x, training=None):
-        """`(B, S, C) -> (B, S, C)`: what the channel-mixing MLP adds to `x`."""
-        y = self.channel_mixing(self.layer_norm_1(x), training=training)
-        return self.drop_path_1(y, training=training)
+        """`(B, S, C) -> (B, S, C)`: what the channel-mixing MLP adds to `x`, before stochastic depth."""
+        return self.channel_mixing(self.layer_norm_1(x), training=training)
 
     def call(self, x, training=None):
-        x = ops.add(x, self.mix_tokens(x, training=training))
-        return ops.add(x, self.mix_channels(x, training=training))
+        def added(mix, x):  # stochastic depth stays outside: what is computed twice must not draw twice
+            return keras.remat(lambda x: mix(x, training=training))(x) if self.rematerialize else mix(x, training)
+
+        x = ops.add(x, self.drop_path_0(added(self.mix_tokens, x), training=training))
+        return ops.add(x, self.drop_path_1(added(self.mix_channels, x), training=training))
 
     def compute_output_shape(self, input_shape):
         return input_shape

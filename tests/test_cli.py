@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,3 +203,27 @@ def test_every_command_explains_itself(capsys):
             cli.main([name, "--help"])
         assert stop.value.code == 0
         assert name in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
+    options = ("--devices", "cpu", "--data", "nowhere", "--accumulation-steps", "4", "--dry-run")
+    out, _ = run("train", "imagenet1k_l16", *options, cwd=tmp_path)
+    assert re.search(r"randaugment_level +15\.0", out)
+    assert re.search(r"parameters +207,171,168 without the head", out)
+    assert re.search(r"steps +unknown before the data are read", out)
+    assert re.search(r"images a device +4,096", out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_prints_every_rate_and_the_best(tmp_path):
+    quick = [*SMALL, "--epochs", "1", "--global-batch-size", "128", "--no-xla-on-cpu", "--randaugment-num-ops", "0"]
+    rates = ("--learning-rates", "1e-6", "1e-2", "--holdout", "0.25", "--skip-final")
+    out, _ = run("sweep", "digits", *quick, "--warmup-steps", "1", *rates, cwd=tmp_path)
+    assert re.search(r"1e-06 +\d+\.\d\d%\n0\.01 +\d+\.\d\d%\n\nBest: 0\.01", out)
+    assert (tmp_path / "runs" / "digits_sweep" / "sweep.json").is_file()
+
+
+def test_a_recipe_takes_class_weights_as_a_word_or_numbers(tmp_path):
+    for given in (["balanced"], ["1", "2.5"]):
+        out, _ = run("train", "digits", "--class-weights", *given, "--dry-run", cwd=tmp_path)
+        assert f"class_weights           {given[0] if len(given) == 1 else '(1.0, 2.5)'}" in out

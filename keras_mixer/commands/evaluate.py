@@ -9,7 +9,7 @@ import tyro
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.files import whole
 from keras_mixer.serving.predictor import load_classifier
-from keras_mixer.training.loop import evaluate_source, load_recipe_source
+from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import read_recipe
 

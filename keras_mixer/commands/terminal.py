@@ -2,12 +2,21 @@
 
 import tyro
 
+from keras_mixer.training.recipes import resolve
+
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(function, command, arguments):
     """Calls a function with options parsed by its signature and docstring."""
     return tyro.cli(function, prog=f"keras-mixer {command}", args=arguments, config=CONFIG)
+
+
+def take_recipe(arguments, default):
+    """The recipe that the first argument names, or the default, and the other arguments."""
+    if arguments and not arguments[0].startswith("-"):
+        return resolve(arguments[0]), arguments[1:]
+    return resolve(default), arguments
 
 
 def print_table(header, rows):

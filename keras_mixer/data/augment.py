@@ -1,9 +1,9 @@
-"""RandAugment and mixup the way the paper's code has them, as functions of an explicit seed.
+"""RandAugment, mixup and CutMix the way the paper's code has them, as functions of an explicit seed.
 
 Nothing here keeps random state: the same seed gives the same picture, on both engines and after a resume. That, and the
-paper's scale of levels, is why KerasCV's `RandAugment` and `MixUp` (state of their own, one mixing coefficient for each
-example, magnitude at most 1) are not used whole. Of its operations, those without randomness that equal Pillow to the
-last bit serve here: Posterize and Solarize.
+paper's scale of levels, is why KerasCV's `RandAugment`, `MixUp` and `CutMix` (state of their own, one coefficient for
+each example, magnitude at most 1) are not used whole. Of its operations, those without randomness that equal Pillow to
+the last bit serve here: Posterize and Solarize.
 
 Source: appendix B of arXiv 2105.01601; big_vision's archived autoaugment and `utils.get_mixup`.
 """
@@ -64,6 +64,36 @@ def mixup(images, labels, seed, alpha):
     images = tf.cast(images, tf.float32)
     mixed_images = share * images + (1 - share) * tf.roll(images, 1, axis=0)
     return mixed_images, share * labels + (1 - share) * tf.roll(labels, 1, axis=0)
+
+
+def cutmix(images, labels, seed, alpha):
+    """`(B, h, w, 3), (B, classes) -> the same`: one rectangle of every image comes from its neighbour in the batch.
+
+    The rectangle covers a share `a ~ Beta(alpha, alpha)` of the image, its centre lies anywhere, and what leaves the
+    image is cut off; labels are mixed by the area that is left. One rectangle for the whole batch.
+
+    Args:
+        images: uint8 or float pixels; float32 is returned.
+        labels: one-hot rows in float32; mixed rows sum to 1 too.
+        seed: `(2,)` int.
+        alpha: greater than 0.
+
+    Source: Yun et al. 2019 (arXiv 1905.04899), algorithm 1. Not part of the Mixer paper.
+    """
+    seeds = tf.random.split(seed, 2)  # (2, 2)
+    gammas = tf.random.stateless_gamma((2,), seeds[0], alpha=alpha)
+    cut = tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
+    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+    centre = tf.random.stateless_uniform((2,), seeds[1]) * sides
+    half = tf.sqrt(cut) * sides / 2
+    first, last = (tf.cast(tf.clip_by_value(edge, 0.0, sides), tf.int32) for edge in (centre - half, centre + half))
+    rows, columns = tf.range(tf.shape(images)[1])[:, None, None], tf.range(tf.shape(images)[2])[None, :, None]
+    inside = (rows >= first[0]) & (rows < last[0]) & (columns >= first[1]) & (columns < last[1])  # (h, w, 1)
+    images = tf.cast(images, tf.float32)
+    share = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
+    return tf.where(inside, tf.roll(images, 1, axis=0), images), share * labels + (1 - share) * tf.roll(
+        labels, 1, axis=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

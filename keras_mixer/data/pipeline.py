@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from keras_mixer.data.augment import mixup, rand_augment
+from keras_mixer.data.augment import cutmix, mixup, rand_augment
 from keras_mixer.data.preprocessing import evaluation_image, training_image
 from keras_mixer.data.sources import Split
 
-SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM = range(4)  # independent random streams of one position
+SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
 
 
 def training_batches(
@@ -26,17 +26,23 @@ def training_batches(
     randaugment_operations=None,
     randaugment_fill=128,
     mixup_alpha=0.0,
+    cutmix_alpha=0.0,
+    class_weights=None,
+    shards=1,
+    process=0,
+    processes=1,
 ) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
-    Batches run on over the end of an epoch, so all have the same size and no example is left out for good.
+    Batches run on over the end of an epoch, so all have the same size and no example is left out for good. With class
+    weights each batch has a third part, `(B,) float32`: the weight of each example.
 
     Args:
         split: where the examples come from.
         classes: number of classes.
         image_size: `(height, width)` in pixels.
-        batch_size: examples in a batch.
-        seed: the same seed gives the same batches, whatever the number of threads.
+        batch_size: examples in a batch, over all processes.
+        seed: the same seed gives the same batches, whatever the number of threads or processes.
         start_step: batches to leave out at the beginning; the stream goes on as if they had been drawn.
         shuffle_buffer: examples held for shuffling (encoded, or paths of files).
         crop_area: smallest and largest share of the image that the random crop covers.
@@ -47,38 +53,54 @@ def training_batches(
         randaugment_operations: their names, None for all sixteen.
         randaugment_fill: grey value that appears where an image was moved away.
         mixup_alpha: Beta parameter of mixup; 0 leaves it out.
+        cutmix_alpha: Beta parameter of CutMix; 0 leaves it out. With both, every other batch on average gets CutMix.
+        class_weights: `(classes,)`, what an example of each class counts; mixed labels count in proportion.
+        shards: parts of the data that are shuffled, and fill their rows of a batch, each by itself.
+        process: number of this process; it reads and gives only its own shards.
+        processes: how many processes share a batch; a divisor of `shards`.
     """
+    rows = batch_size // shards
 
-    def augmented(position, element):
-        example = split.read(element)
-        image = training_image(
-            example["image"], image_size, _seed(seed, CROP_STREAM, position), crop_area, crop_aspect, flip
-        )
-        if randaugment_num_ops:
-            image = rand_augment(
-                image,
-                _seed(seed, AUGMENT_STREAM, position),
-                randaugment_num_ops,
-                randaugment_level,
-                randaugment_operations,
-                randaugment_fill,
-            )
-        return image, tf.one_hot(example["label"], classes)
+    def stream(shard):
+        part = split.shard(shards, shard)
+        buffer = min(part.size, max(shuffle_buffer // shards, 1))
 
-    def mixed(position, batch):
-        images, labels = batch
-        if mixup_alpha:
-            images, labels = mixup(images, labels, _seed(seed, MIXUP_STREAM, position), mixup_alpha)
-        return tf.cast(images, tf.float32), labels
+        def one_epoch(epoch):
+            return _shuffled(part.elements, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
-    def one_epoch(epoch):
-        return _shuffled(split.elements, min(split.size, shuffle_buffer), _seed(seed, SHUFFLE_STREAM, epoch))
+        def augmented(drawn, element):
+            position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of whole batches
+            example = part.read(element)
+            crop_seed = _seed(seed, CROP_STREAM, position)
+            image = training_image(example["image"], image_size, crop_seed, crop_area, crop_aspect, flip)
+            if randaugment_num_ops:
+                image = rand_augment(
+                    image,
+                    _seed(seed, AUGMENT_STREAM, position),
+                    randaugment_num_ops,
+                    randaugment_level,
+                    randaugment_operations,
+                    randaugment_fill,
+                )
+            return image, tf.one_hot(example["label"], classes)
 
-    start = start_step * batch_size
-    epoch, seen = divmod(start, split.size)
-    examples = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).enumerate(start)
-    batches = examples.map(augmented, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
-    batches = batches.enumerate(start_step).map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
+        start = start_step * rows
+        epoch, seen = divmod(start, part.size)
+        examples = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).enumerate(start)
+        batches = examples.map(augmented, num_parallel_calls=tf.data.AUTOTUNE).batch(rows, drop_remainder=True)
+        return batches.enumerate(start_step).map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def mixed(step, batch):
+        images, labels = _mixed(batch, seed, step, mixup_alpha, cutmix_alpha)
+        if class_weights is None:
+            return images, labels
+        return images, labels, tf.linalg.matvec(labels, tf.constant(class_weights, tf.float32))
+
+    own = range(process * shards // processes, (process + 1) * shards // processes)
+    batches = stream(own[0])
+    if len(own) > 1:
+        together = tf.data.Dataset.zip(*[stream(shard) for shard in own])
+        batches = together.map(lambda *parts: tuple(tf.concat(tensors, 0) for tensors in zip(*parts, strict=True)))
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -100,6 +122,62 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
     # A file reader does not know its length, and Keras then takes a step that is not there.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
     return batches.apply(known).prefetch(tf.data.AUTOTUNE)
+
+
+def padded_batches(split: Split, *, image_size, batch_size, crop, classes, process=0, processes=1) -> tf.data.Dataset:
+    """Each example once, in batches of one size: `(images uint8, labels one-hot, weights (B,) float32)`.
+
+    The last batch is filled up with black images of weight 0, for engines that cannot share a smaller one. Weights are
+    such that a mean over all rows, filling included, is the mean over the examples.
+
+    Args:
+        split: where the examples come from.
+        image_size: `(height, width)` in pixels.
+        batch_size: examples in a batch, over all processes.
+        crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
+        classes: number of classes.
+        process: number of this process; it reads and gives only its own rows of a batch.
+        processes: how many processes share a batch; a divisor of `batch_size`.
+    """
+    count, rows = -(-split.size // batch_size), batch_size // processes
+    whole_batches, rest = divmod(split.size, batch_size)
+    own = whole_batches * rows + min(max(rest - process * rows, 0), rows)
+    weight = count * batch_size / split.size
+
+    def prepared(position, element):
+        example = split.read(element)
+        image = tf.ensure_shape(evaluation_image(example["image"], image_size, crop), (*image_size, 3))
+        return image, tf.one_hot(example["label"], classes), tf.constant(weight, tf.float32)
+
+    examples = split.elements.enumerate()
+    if processes > 1:
+        examples = examples.filter(lambda position, element: position % batch_size // rows == process)
+    filling = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(classes), tf.constant(0.0))
+    filled = examples.map(prepared, num_parallel_calls=tf.data.AUTOTUNE).concatenate(
+        tf.data.Dataset.from_tensors(filling).repeat(count * rows - own)
+    )
+    batches = filled.batch(rows, drop_remainder=True)
+    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+
+
+def _mixed(batch, seed, step, mixup_alpha, cutmix_alpha):
+    """`(B, h, w, 3), (B, classes) -> (B, h, w, 3) float32, (B, classes)`: mixup, CutMix, one of both, or neither."""
+    images, labels = batch
+
+    def by_mixup():
+        return mixup(images, labels, _seed(seed, MIXUP_STREAM, step), mixup_alpha)
+
+    def by_cutmix():
+        return cutmix(images, labels, _seed(seed, CUTMIX_STREAM, step), cutmix_alpha)
+
+    if mixup_alpha and cutmix_alpha:
+        choice = tf.random.stateless_uniform((), tf.random.fold_in(_seed(seed, CUTMIX_STREAM, step), 1))
+        return tf.cond(choice < 0.5, by_mixup, by_cutmix)
+    if mixup_alpha:
+        return by_mixup()
+    if cutmix_alpha:
+        return by_cutmix()
+    return tf.cast(images, tf.float32), labels
 
 
 def _shuffled(dataset, buffer_size, seed):

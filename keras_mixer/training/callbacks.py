@@ -1,5 +1,6 @@
-"""What happens beside training: one progress bar for the whole run, checkpoints, a clean stop on Ctrl-C."""
+"""What happens beside training: one progress bar, metrics, checkpoints, a clean stop on Ctrl-C or divergence."""
 
+import math
 import signal
 import sys
 import threading
@@ -11,18 +12,34 @@ from tqdm.auto import tqdm
 from keras_mixer.training.checkpoints import save_checkpoint
 
 
-class ProgressBar(keras.callbacks.Callback):
+class StepCounter(keras.callbacks.Callback):
+    """Counts optimizer steps; Keras tells batches within an epoch, and several at once with steps_per_execution."""
+
+    def __init__(self, start_step=0):
+        super().__init__()
+        self.step = start_step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.first = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.new_steps = batch - self.first + 1
+        self.step += self.new_steps
+
+
+class ProgressBar(StepCounter):
     """One bar over all steps of a run, with the last epoch's loss and accuracies."""
 
     def __init__(self, total_steps, start_step):
-        super().__init__()
+        super().__init__(start_step)
         quiet = not sys.stderr.isatty()  # in a log file, a line now and then
         self.bar = tqdm(
             total=total_steps, initial=start_step, unit="step", desc="training", mininterval=10 if quiet else 0.2
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        self.bar.update(1)
+        super().on_train_batch_end(batch, logs)
+        self.bar.update(self.new_steps)
 
     def on_epoch_end(self, epoch, logs=None):
         names = {"loss": "loss", "accuracy": "train", "val_accuracy": "test"}
@@ -34,8 +51,8 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.close()
 
 
-class EpochMetrics(keras.callbacks.Callback):
-    """Adds step, learning rate and images a second to an epoch's logs and hands them on; goes before TensorBoard."""
+class EpochMetrics(StepCounter):
+    """Adds step, learning rate, gradient norm and images a second to an epoch's logs; goes before TensorBoard."""
 
     def __init__(self, batch_size, hand_on):
         super().__init__()
@@ -44,18 +61,60 @@ class EpochMetrics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = self.ended = time.perf_counter()
-        self.batches = 0
+        self.step = 0
 
     def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
         self.ended = time.perf_counter()  # validation comes after the last batch and does not count
-        self.batches += 1
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
+        seconds = self.ended - self.began
+        logs["images_per_second"] = self.step * self.batch_size / seconds
         logs["step"] = int(optimizer.iterations.numpy())
         logs["learning_rate"] = float(optimizer.learning_rate)
-        logs["images_per_second"] = self.batches * self.batch_size / (self.ended - self.began)
+        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
         self.hand_on({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
+
+
+class ValidateAverage(keras.callbacks.Callback):
+    """Validates the running average of the weights; training goes on from the very weights that were there before.
+
+    Keras's own `SwapEMAWeights` exchanges them by adding and subtracting on TensorFlow, which rounds them.
+    """
+
+    def on_test_begin(self, logs=None):
+        variables = self.model.trainable_variables
+        self.kept = [variable.numpy() for variable in variables]
+        self.model.optimizer.take_average(variables)
+
+    def on_test_end(self, logs=None):
+        for variable, value in zip(self.model.trainable_variables, self.kept, strict=True):
+            variable.assign(value)
+
+
+class TrainingDiverged(ValueError):
+    """The loss or its gradient is no finite number any more."""
+
+
+class StopWhenDiverged(StepCounter):
+    """Stops a run at the step whose loss is not finite, before anything of it is kept; goes before all others."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        check_finite("loss", float(logs["loss"]), self.step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        check_finite("gradient", float(self.model.optimizer.gradient_norm.numpy()), self.step)
+
+
+def check_finite(name, value, step):
+    """Raises TrainingDiverged unless a number of the run is finite."""
+    if not math.isfinite(value):
+        raise TrainingDiverged(
+            f"The {name} is {value} at step {step}: training diverged and was stopped. Checkpoints of finite steps are "
+            "kept. Lower --learning-rate, lengthen --warmup-steps, or clip with --clip-norm 1, in another --workdir."
+        )
 
 
 class RunStopped(KeyboardInterrupt):
@@ -66,7 +125,7 @@ class RunStopped(KeyboardInterrupt):
         self.step = step
 
 
-class Checkpoints(keras.callbacks.Callback):
+class Checkpoints(StepCounter):
     """Writes a checkpoint every so many steps, and one more when asked to stop by Ctrl-C or SIGTERM.
 
     A signal only leaves a note that is read between two steps, where the state is whole; then `RunStopped` is raised.
@@ -74,11 +133,10 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(self, folder, every_steps, start_step):
-        super().__init__()
+        super().__init__(start_step)
         self.folder = folder
         self.every_steps = every_steps
-        self.step = start_step
-        self.asked = False
+        self.due = self.asked = False
         self.handlers = {}
 
     def take_signals(self):
@@ -98,17 +156,22 @@ class Checkpoints(keras.callbacks.Callback):
         self.release_signals()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        if self.step % self.every_steps == 0:
-            save_checkpoint(self.folder, self.model, self.step)  # self.model brings JAX's state up to date
+        before = self.step
+        super().on_train_batch_end(batch, logs)
+        self.due = self.due or self.step // self.every_steps > before // self.every_steps
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._stop_if_asked()
+        super().on_train_batch_begin(batch, logs)
+        self._save_or_stop()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._stop_if_asked()  # here the epoch's metrics are written already
+        self._save_or_stop()  # after the epoch's metrics were written: a run resumed here would not write them
 
-    def _stop_if_asked(self):
+    def _save_or_stop(self):
+        if self.due or self.asked:
+            model = self.model  # brings JAX's state up to date
+            check_finite("gradient", float(model.optimizer.gradient_norm.numpy()), self.step)
+            save_checkpoint(self.folder, model, self.step)
+            self.due = False
         if self.asked:
-            save_checkpoint(self.folder, self.model, self.step)
             raise RunStopped(self.step)

@@ -2,9 +2,13 @@
 
 import contextlib
 import dataclasses
+import json
+import os
 from typing import Any
 
 import keras
+
+JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # Keras's own; the two beside it give number and id of processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,11 +17,13 @@ class Devices:
 
     Attributes:
         description: for people, such as "MirroredStrategy on 2 GPU".
-        count: how many devices share a batch.
+        count: how many devices share a batch, over all processes.
         strategy: the `tf.distribute` strategy, or None.
         distribution: the `keras.distribution` object, or None.
         jit_compile: what to give to `compile`. XLA is mostly slower than TensorFlow's own kernels on a CPU, and Keras
             3.15 cannot use it with several replicas.
+        process: number of this process among those that train together; 0 writes the files.
+        processes: how many there are.
     """
 
     description: str
@@ -25,6 +31,13 @@ class Devices:
     strategy: Any = None
     distribution: Any = None
     jit_compile: bool | str = "auto"
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def writes(self):
+        """Whether this process writes the run's files."""
+        return self.process == 0
 
     @contextlib.contextmanager
     def scope(self):
@@ -42,6 +55,63 @@ class Devices:
         else:
             yield
 
+    def wait_for_all(self, where):
+        """Returns when every process has come to the point that `where` names."""
+        if self.processes > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(where)
+
+    def separate_noise(self, model):
+        """Lets dropout and stochastic depth draw differently on each replica of a strategy.
+
+        Keras 3.15 mirrors the state of its random generators, so that all replicas would draw one mask. The number of
+        the replica is folded into every seed instead; the mirrored state, and with it resuming, stays as it is.
+        """
+        if self.strategy is not None:
+            for layer in model._flatten_layers():  # no public name reaches the layers inside blocks
+                if getattr(layer, "seed_generator", None) is not None:
+                    layer.seed_generator.next = _seed_of_replica(layer.seed_generator.next)
+
+
+def _seed_of_replica(next_seed):
+    import tensorflow as tf
+
+    def folded(*arguments, **options):
+        seed = next_seed(*arguments, **options)
+        replica = tf.distribute.get_replica_context()
+        if replica is None:  # while Keras builds symbolically
+            return seed
+        return tf.random.fold_in(tf.cast(seed, tf.int32), replica.replica_id_in_sync_group)
+
+    return folded
+
+
+def join_processes(job_addresses=None, num_processes=None, process_id=None):
+    """Makes this process one of several that train together, on one machine or many. On JAX, before it computes.
+
+    Without arguments the variables KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID are read;
+    where they are missing too, JAX asks the machine (Cloud TPU, Slurm).
+
+    Args:
+        job_addresses: `host:port` of process 0, or of all, separated by commas.
+        num_processes: how many there are.
+        process_id: number of this one, from 0.
+
+    Raises:
+        ValueError: the backend is not JAX.
+
+    Source: ours, around `keras.distribution.initialize`. Run on two processes of one machine; not on several machines.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"Several processes train on the JAX backend, not {keras.backend.backend()!r}: set KERAS_BACKEND=jax."
+        )
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have no other way to talk
+    keras.distribution.initialize(job_addresses, num_processes, process_id)
+
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
     """The devices for a run.
@@ -53,10 +123,10 @@ def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
 
     Returns:
         A `Devices`. Several devices are driven by MirroredStrategy or TPUStrategy on the TensorFlow backend and by
-        `keras.distribution.DataParallel` on JAX.
+        `keras.distribution.DataParallel` on JAX; several processes, which must have been joined before, by the latter.
 
     Raises:
-        ValueError: there are no such devices; says what there is.
+        ValueError: there are no such devices (says what there is), or the engine cannot do what is asked.
 
     Source: ours. Not run on a TPU.
     """
@@ -69,22 +139,25 @@ def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
     raise ValueError(f"Training runs on the backends tensorflow and jax, not {keras.backend.backend()!r}.")
 
 
-def check_batch_size(global_batch_size, devices: Devices):
-    """Raises ValueError unless the batch can be shared evenly; uneven shares would weight examples differently."""
-    if global_batch_size % devices.count:
-        down, up = (global_batch_size // devices.count + step for step in (0, 1))
+def check_recipe(recipe, devices: Devices):
+    """Raises ValueError for what these devices cannot do, or would do differently than one device."""
+    batch, pieces = recipe.global_batch_size, devices.count * recipe.accumulation_steps
+    if batch % pieces:
+        down, up = (batch // pieces + step for step in (0, 1))
+        times = f" in {recipe.accumulation_steps} pieces each" if recipe.accumulation_steps > 1 else ""
         raise ValueError(
-            f"global_batch_size={global_batch_size} cannot be shared evenly by {devices.count} devices; "
-            f"use {max(down, 1) * devices.count} or {up * devices.count}."
+            f"global_batch_size={batch} cannot be shared evenly by {devices.count} devices{times}; "
+            f"use {max(down, 1) * pieces} or {up * pieces}."
         )
-
-
-def check_randomness(rates, devices: Devices):
-    """Raises ValueError for dropout or stochastic depth where all replicas would draw the same mask (tf.distribute)."""
-    if devices.strategy is not None and any(rates):
+    if recipe.steps_per_execution > 1 and devices.strategy is not None and not devices.description.startswith("TPU"):
         raise ValueError(
-            f"{devices.description} would use one dropout mask on all devices, because Keras 3.15 mirrors its random "
-            "state: set --dropout-rate 0 --drop-path-rate 0, use one device, or run with KERAS_BACKEND=jax."
+            f"steps_per_execution={recipe.steps_per_execution} fails in Keras 3.15 on {devices.description}; use 1, "
+            "one device, or KERAS_BACKEND=jax."
+        )
+    if recipe.data_shards % devices.processes:
+        raise ValueError(
+            f"data_shards={recipe.data_shards} cannot be shared evenly by {devices.processes} processes; use "
+            f"--data-shards {devices.processes} or a multiple."
         )
 
 
@@ -109,6 +182,13 @@ def _pick(devices, available):
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     import tensorflow as tf
 
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    if sum(map(len, cluster.values())) > 1:
+        raise ValueError(
+            "TF_CONFIG asks for several machines, but Keras 3.15 cannot run `fit` under MultiWorkerMirroredStrategy. "
+            "Remove TF_CONFIG, set KERAS_BACKEND=jax, and start each process with --job-addresses, --num-processes "
+            "and --process-id."
+        )
     tpus = []
     if devices in ("auto", "tpu"):
         try:
@@ -136,10 +216,32 @@ def _jax_list(kind):
 
 
 def _jax_devices(devices) -> Devices:
+    import jax
+
     kinds = {kind: _jax_list(kind) for kind in ("tpu", "gpu", "cpu")}
+    processes = jax.process_count()
+    if processes > 1:
+        return _jax_processes(devices, kinds, processes, jax.process_index())
     chosen = _pick(devices, kinds)
     kind = chosen[0].split(":")[0].upper()
     if len(chosen) == 1:
         return Devices(f"one {kind}", 1)
     distribution = keras.distribution.DataParallel(devices=chosen)
     return Devices(f"DataParallel on {len(chosen)} {kind}", len(chosen), distribution=distribution)
+
+
+def _jax_processes(devices, kinds, processes, process) -> Devices:
+    """All devices of a kind in all processes; each process feeds its own."""
+    if devices.isdigit():
+        raise ValueError(
+            f"devices={devices}: with {processes} processes all devices take part; use auto, tpu, gpu or cpu."
+        )
+    kind = next(kind for kind, found in kinds.items() if found) if devices == "auto" else devices
+    chosen = kinds[kind] or _pick(devices, kinds)  # which says what is there instead
+    return Devices(
+        f"DataParallel on {len(chosen)} {kind.upper()} of {processes} processes",
+        len(chosen),
+        distribution=keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False),
+        process=process,
+        processes=processes,
+    )

@@ -10,19 +10,43 @@ NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters n
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
-    """Clips the gradient summed over replicas, not each replica's share of it.
+    """Clips the gradient summed over replicas, not each replica's share of it, and keeps its norm.
 
     Keras 3.15 clips before the all-reduce of tf.distribute, so that R replicas clip up to R times looser than one
     device. The hook is the TensorFlow backend's; on others, and on one device, the order is right already.
+
+    Attributes:
+        gradient_norm: `()` float32 variable: global norm of the last gradient before clipping.
     """
 
+    def build(self, variables):
+        if not self.built:
+            self.gradient_norm = self.add_variable(shape=(), name="gradient_norm", aggregation="mean")
+        super().build(variables)
+
+    def finalize_variable_values(self, var_list):
+        """Does nothing: Keras calls it after every `fit`, of which a run has several; see `take_average`."""
+
+    def take_average(self, variables):
+        """Gives variables the running average of their values, where there is one."""
+        super().finalize_variable_values(variables)
+
     def _clip_gradients(self, grads):
-        return list(grads) if keras.backend.backend() == "tensorflow" else super()._clip_gradients(grads)
+        return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_norm_of_all(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         reduced = super()._all_reduce_sum_gradients(grads_and_vars)
-        clipped = super()._clip_gradients([gradient for gradient, _ in reduced])
+        clipped = self._clip_by_norm_of_all([gradient for gradient, _ in reduced])
         return list(zip(clipped, [variable for _, variable in reduced], strict=True))
+
+    def _clip_by_norm_of_all(self, grads):
+        squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(gradient, "float32"))) for gradient in grads]
+        norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+        self.gradient_norm.assign(norm)
+        if self.global_clipnorm is None:
+            return grads
+        scale = self.global_clipnorm / keras.ops.maximum(norm, self.global_clipnorm)
+        return [gradient * keras.ops.cast(scale, gradient.dtype) for gradient in grads]
 
 
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
@@ -81,15 +105,14 @@ def build_schedule(recipe: Recipe, total_steps):
 
 def build_optimizer(recipe: Recipe, total_steps):
     """The recipe's optimizer, its schedule inside; weight decay acts on kernels only."""
-    schedule = build_schedule(recipe, total_steps)
-    if recipe.optimizer == "sgd":
-        optimizer = SGD(
-            schedule, momentum=0.9, weight_decay=recipe.weight_decay or None, global_clipnorm=recipe.clip_norm
-        )
-    else:
-        optimizer = AdamW(
-            schedule, weight_decay=recipe.weight_decay, epsilon=ADAM_EPSILON, global_clipnorm=recipe.clip_norm
-        )
+    options = {
+        "learning_rate": build_schedule(recipe, total_steps),
+        "weight_decay": recipe.weight_decay,
+        "global_clipnorm": recipe.clip_norm,
+        "use_ema": recipe.ema_momentum is not None,
+        "ema_momentum": recipe.ema_momentum or 0.0,
+    }
+    optimizer = SGD(momentum=0.9, **options) if recipe.optimizer == "sgd" else AdamW(epsilon=ADAM_EPSILON, **options)
     if recipe.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer

@@ -6,6 +6,10 @@ from typing import Literal
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
+COUNTS = (
+    *("epochs", "steps", "global_batch_size", "checkpoint_every_steps"),
+    *("accumulation_steps", "steps_per_execution", "data_shards"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,10 @@ class Recipe:
     """Training split: a TFDS split such as 'train[:99%]', or the sub-folder of an image folder."""
     test_split: str = "test"
     """Test split, likewise."""
+    holdout: float = 0.0
+    """Share of the training images that takes the place of the test part, in [0, 1): to choose settings honestly."""
+    data_shards: int = 1
+    """Parts that the training data are shuffled and read in; a multiple of the number of processes."""
     test_fraction: float = 0.2
     """Share of each class used for testing, in (0, 1), where an image folder has no split of its own."""
 
@@ -57,6 +65,8 @@ class Recipe:
     """Images in a step, over all devices."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Cross-entropy over the classes (softmax), or of each class alone, summed (sigmoid)."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """What an example of each class counts in loss and training accuracy; balanced: inverse to its frequency."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, in [0, 1); softmax only."""
     head_bias: float = 0.0
@@ -73,6 +83,9 @@ class Recipe:
     """Decoupled decay of kernels only, multiplied by the learning rate (Keras's and the paper's convention)."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; None does not clip."""
+    ema_momentum: float | None = None
+    """Share of the running average of the weights that stays at each step, in (0, 1), such as 0.999; the averaged
+    weights are validated and kept. None keeps the last ones, as the paper does."""
 
     crop_area: tuple[float, float] = (0.05, 1.0)
     """Smallest and largest share of a training image that the random crop covers."""
@@ -90,6 +103,8 @@ class Recipe:
     """Grey value, 0 to 255, that appears where an operation moved the image away; the paper's is 128."""
     mixup_alpha: float = 0.0
     """Beta parameter of mixup (the paper's p, no probability); 0 for none."""
+    cutmix_alpha: float = 0.0
+    """Beta parameter of CutMix (not from the paper); 0 for none. With mixup too, each batch gets one of the two."""
     shuffle_buffer: int = 250_000
     """Encoded images (or paths) held in memory for shuffling."""
     evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] = "resmall-crop"
@@ -97,6 +112,12 @@ class Recipe:
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Number format of the arithmetic; weights and logits stay float32."""
+    accumulation_steps: int = 1
+    """Pieces in which the gradient of a batch is computed, one after the other, for less memory; one update for all."""
+    rematerialize: bool = False
+    """Compute each block's insides again for the gradient instead of keeping them: less memory, more time."""
+    steps_per_execution: int = 1
+    """Optimizer steps between two visits of Python: more is faster where a step is short, as on TPUs."""
     xla_on_cpu: bool = False
     """Compile for one CPU with XLA too: about twice as fast for tiny models, slower for those of Table 1."""
     devices: str = "auto"
@@ -109,13 +130,26 @@ class Recipe:
     def __post_init__(self):
         if self.variant not in KNOWN_VARIANTS:
             raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(KNOWN_VARIANTS)}.")
-        for field in ("epochs", "steps", "global_batch_size", "checkpoint_every_steps"):
+        for field in COUNTS:
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}.")
+        for field in ("accumulation_steps", "data_shards"):
+            if self.global_batch_size % getattr(self, field):
+                raise ValueError(
+                    f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
+                )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must lie in [0, 1), not {self.holdout}.")
+        if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
+            raise ValueError(f"ema_momentum must lie between 0 and 1, not {self.ema_momentum}.")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}.")
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works with loss 'softmax' only; set one of the two to its default.")
+        if self.rematerialize and self.dropout_rate:
+            raise ValueError(
+                "rematerialize would draw other dropout masks the second time; set dropout_rate to 0, or do without."
+            )
 
     def architecture(self) -> Variant:
         """The five sizes of the model."""

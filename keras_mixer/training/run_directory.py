@@ -18,6 +18,7 @@ class RunDirectory:
         path: the folder; made when missing.
         recipe: what the run does.
         needed_bytes: space that the run will need.
+        writes: whether this process writes to it; where several train together, one does, and the others come later.
 
     Raises:
         ValueError: the folder holds another configuration; names the fields that differ.
@@ -26,7 +27,7 @@ class RunDirectory:
     Source: ours.
     """
 
-    def __init__(self, path, recipe: Recipe, needed_bytes):
+    def __init__(self, path, recipe: Recipe, needed_bytes, writes=True):
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
@@ -34,8 +35,10 @@ class RunDirectory:
         self.metrics = self.path / "metrics.csv"
         self.model = self.path / "model.keras"
         self.results = self.path / "results.json"
-        self._check_writable(needed_bytes)
-        self._check_configuration(recipe)
+        if writes:
+            self._check_writable(needed_bytes)
+            self._check_configuration(recipe)
+            self._remove_unfinished()
 
     @property
     def finished(self):
@@ -98,6 +101,11 @@ class RunDirectory:
                 f"The run directory {self.path} needs about {needed_bytes / 1e6:,.0f} MB for model and checkpoints, "
                 f"but its disk has {free / 1e6:,.0f} MB free. Free some, or choose another place with --workdir."
             )
+
+    def _remove_unfinished(self):
+        """Takes away what a run that was killed while writing had not finished."""
+        for folder in self.path.rglob(".writing-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _check_configuration(self, recipe):
         wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, as in the file

@@ -4,7 +4,7 @@ import tensorflow as tf
 from image_files import photographs
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_mixer.data.augment import OPERATIONS, Move, mixup, rand_augment
+from keras_mixer.data.augment import OPERATIONS, Move, cutmix, mixup, rand_augment
 
 STRENGTHS = (0.3, 1.0, 1.5, 2.0)  # levels 3, 10, 15, 20
 
@@ -152,3 +152,26 @@ def test_mixup_survives_coefficients_that_underflow():
         mixed, mixed_labels = mixup(images, labels, tf.constant([seed, 0]), 1e-4)
         assert np.isfinite(mixed).all()
         np.testing.assert_allclose(np.asarray(mixed_labels).sum(1), 1)
+
+
+def test_cutmix_takes_one_rectangle_from_the_neighbour_and_mixes_labels_by_area():
+    images = np.broadcast_to(np.arange(1.0, 5.0)[:, None, None, None], (4, 24, 40, 3)).astype(np.float32)
+    labels = np.eye(4, dtype=np.float32)
+    areas = []
+    for seed in range(300):
+        mixed, mixed_labels = (np.asarray(x) for x in cutmix(images, labels, tf.constant([seed, 0]), 1.0))
+        inside = mixed[0, :, :, 0] == 4  # the neighbour of the first is the last
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        assert inside.sum() == len(rows) * len(columns)  # one rectangle
+        neighbours = np.roll(images, 1, axis=0)
+        np.testing.assert_array_equal(mixed, np.where(inside[None, :, :, None], neighbours, images))
+        share = 1 - inside.mean()
+        np.testing.assert_allclose(mixed_labels, share * labels + (1 - share) * np.roll(labels, 1, 0), atol=1e-6)
+        areas.append(inside.mean())
+    assert min(areas) < 0.02
+    assert max(areas) > 0.8
+    reference = np.random.default_rng(0)
+    cut, y, x = (reference.uniform(size=100_000) for _ in range(3))
+    sides = [np.minimum(c + cut**0.5 / 2, 1) - np.maximum(c - cut**0.5 / 2, 0) for c in (y, x)]
+    expected = sides[0] * sides[1]
+    assert abs(np.mean(areas) - expected.mean()) < 4 * expected.std() / len(areas) ** 0.5

@@ -1,7 +1,16 @@
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_mixer.data.pipeline import evaluation_batches, training_batches
+from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
 
 OPTIONS = {
@@ -21,13 +30,13 @@ def digits():
 
 
 def take(dataset, count):
-    return [(images.numpy(), labels.numpy()) for images, labels in dataset.take(count)]
+    return list(dataset.take(count).as_numpy_iterator())
 
 
 def assert_equal(one, other):
-    for (images, labels), (other_images, other_labels) in zip(one, other, strict=True):
-        np.testing.assert_array_equal(images, other_images)
-        np.testing.assert_array_equal(labels, other_labels)
+    for batch, other_batch in zip(one, other, strict=True):
+        for tensor, other_tensor in zip(batch, other_batch, strict=True):
+            np.testing.assert_array_equal(tensor, other_tensor)
 
 
 def test_training_batches_have_the_promised_form(digits):
@@ -72,3 +81,88 @@ def test_evaluation_counts_every_example_once_and_knows_its_length(digits):
     assert len(labels) == digits.test.size
     assert int(batches.cardinality()) == -(-digits.test.size // 100)
     assert labels.dtype == np.int64
+
+
+def side_by_side(parts):
+    """The batches of one process out of those of several."""
+    steps = zip(*parts, strict=True)
+    return [tuple(np.concatenate(rows) for rows in zip(*batches, strict=True)) for batches in steps]
+
+
+OTHER_ENGINE = """
+from test_pipeline import OPTIONS, digest
+print(digest(OPTIONS))
+"""
+
+
+def digest(options):
+    batches = take(training_batches(load_source("digits").train, **options), 3)
+    tensors = [tensor.tobytes() for batch in batches for tensor in batch]
+    return hashlib.sha256(b"".join(tensors)).hexdigest()
+
+
+def test_both_engines_see_the_same_images():
+    other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
+    environment = os.environ | {"KERAS_BACKEND": other, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", OTHER_ENGINE]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert out.split() == [digest(OPTIONS)]
+
+
+def test_processes_give_the_rows_of_one_and_read_only_their_own_share(digits):
+    options = OPTIONS | {"shards": 4, "cutmix_alpha": 1.0, "start_step": 3, "class_weights": np.linspace(0.5, 2, 10)}
+    options["randaugment_num_ops"] = 0
+    read = []
+
+    def reading(process):
+        def read_and_note(element):
+            tf.py_function(lambda label: read.append((process, int(label))), [element["label"]], [])
+            return digits.train.read(element)
+
+        return dataclasses.replace(digits.train, read=read_and_note)
+
+    whole = take(training_batches(digits.train, **options), 50)
+    parts = [
+        take(training_batches(reading(process), process=process, processes=2, **options), 50) for process in (0, 1)
+    ]
+    joined = [
+        tuple(np.concatenate(pair) for pair in zip(*batches, strict=True)) for batches in zip(*parts, strict=True)
+    ]
+    assert_equal(joined, whole)
+    for process in (0, 1):
+        seen = sum(who == process for who, _ in read)
+        assert 50 * 16 <= seen < 50 * 16 + 500  # its half of each batch, and what was fetched ahead
+
+
+def test_shards_hold_every_example_once(digits):
+    parts = [digits.train.shard(3, index) for index in range(3)]
+    assert sum(part.size for part in parts) == digits.train.size
+    counted = [sum(1 for _ in part.elements) for part in parts]
+    assert counted == [part.size for part in parts]
+    encoded = [element["image"] for part in parts for element in part.elements.as_numpy_iterator()]
+    assert sorted(encoded) == sorted(element["image"] for element in digits.train.elements.as_numpy_iterator())
+
+
+def test_examples_weigh_what_their_labels_say(digits):
+    weights = np.arange(1.0, 11.0)
+    for images, labels, of_batch in take(training_batches(digits.train, class_weights=weights, **OPTIONS), 2):
+        assert len(images) == 32
+        np.testing.assert_allclose(of_batch, labels @ weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "processes"), [(64, 1), (100, 2), (361, 3)])
+def test_padded_batches_have_one_size_and_count_every_example_once(digits, size, processes):
+    size = size // processes * processes
+    form = {"image_size": (16, 16), "batch_size": size, "crop": "resize", "classes": 10, "processes": processes}
+    datasets = [padded_batches(digits.test, process=process, **form) for process in range(processes)]
+    parts = [list(dataset.as_numpy_iterator()) for dataset in datasets]
+    assert {len(part) for part in parts} == {-(-digits.test.size // size)}
+    assert {batch[0].shape for part in parts for batch in part} == {(size // processes, 16, 16, 3)}
+    images, labels, weights = (np.concatenate(tensors) for tensors in zip(*side_by_side(parts), strict=True))
+    real = weights > 0
+    assert real.sum() == digits.test.size
+    assert not images[~real].any()
+    assert weights.mean() == pytest.approx(1, abs=1e-6)
+    expected = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
+    np.testing.assert_array_equal(images[real], np.concatenate([images for images, _ in expected]))
+    np.testing.assert_array_equal(labels[real].argmax(1), np.concatenate([labels for _, labels in expected]))

@@ -5,7 +5,7 @@ from image_files import encode, photographs, write_folder
 
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.preprocessing import decode_image
-from keras_mixer.data.sources import load_source, stratified_split
+from keras_mixer.data.sources import hold_out, load_source, stratified_split
 
 
 def test_digits_are_the_1797_of_scikit_learn_split_for_ever_the_same():
@@ -141,3 +141,35 @@ def test_prepared_tensorflow_datasets_load_by_name(prepared_dataset):
 def test_an_unknown_split_is_refused_with_those_there_are(prepared_dataset):
     with pytest.raises(ValueError, match=r"no split 'validation'; it has \['test', 'train'\]"):
         load_source("two_greys", str(prepared_dataset), "train", "validation")
+
+
+def test_parts_of_a_prepared_dataset_hold_every_example_once(prepared_dataset):
+    split = load_source("two_greys", str(prepared_dataset), "train[:90%]", "test").train
+    parts = [split.shard(4, index) for index in range(4)]
+    assert sorted(part.size for part in parts) == [4, 4, 5, 5]
+    assert [sum(1 for _ in part.elements) for part in parts] == [part.size for part in parts]
+    assert sum(int(element["label"]) for part in parts for element in part.elements) == 9
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3])
+def test_holding_out_takes_evenly_spaced_examples_away_from_training(share):
+    source = load_source("digits")
+    held = hold_out(source, share)
+    train, test = (
+        [element["image"] for element in split.elements.as_numpy_iterator()] for split in (held.train, held.test)
+    )
+    assert (len(train), len(test)) == (held.train.size, held.test.size)
+    assert len(test) == int(source.train.size * share)
+    everything = [element["image"] for element in source.train.elements.as_numpy_iterator()]
+    assert sorted(train + test) == sorted(everything)
+    places = np.flatnonzero(np.isin(everything, test))
+    assert np.diff(places).max() <= np.ceil(1 / share)
+
+
+def test_holding_out_keeps_files_in_step(tmp_path):
+    source = load_source(str(write_folder(tmp_path / "images", images_per_class=8)))
+    held = hold_out(source, 0.25)
+    paths = [element["path"].decode() for element in held.train.elements.as_numpy_iterator()]
+    assert paths == [str(path) for path in held.train.files]
+    with pytest.raises(ValueError, match="leaves nothing"):
+        hold_out(source, 0.001)

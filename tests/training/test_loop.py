@@ -1,20 +1,25 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from image_files import encode, write_folder
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_mixer
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.training import loop
-from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.callbacks import Checkpoints, RunStopped, TrainingDiverged
 from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.inputs import evaluate_source, load_recipe_source, recipe_batches
 from keras_mixer.training.run_directory import RunDirectory, read_recipe
 
 QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
@@ -45,7 +50,7 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
 
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")
     recipe = read_recipe(tmp_path / "run")
-    again = loop.evaluate_source(loaded, loop.load_recipe_source(recipe), recipe)
+    again = evaluate_source(loaded, load_recipe_source(recipe), recipe)
     assert (again.top1, again.loss) == (result.metrics["accuracy"], result.metrics["loss"])
 
 
@@ -75,19 +80,20 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 @pytest.mark.parametrize("stop_at", [5, 7])  # at the end of an epoch, and within one
 @pytest.mark.backends
 def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, stop_at):
-    whole = run(tmp_path / "whole", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+    noise = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9}
+    whole = run(tmp_path / "whole", **noise)
 
     def press_ctrl_c(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
-        if self.step == stop_at - 1:
+        if self.step == stop_at - 1:  # one step is about to be counted
             os.kill(os.getpid(), signal.SIGINT)
         original(self, batch, logs)
 
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", press_ctrl_c)
     with pytest.raises(RunStopped, match=f"stopped at step {stop_at}"):
-        run(tmp_path / "stopped", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+        run(tmp_path / "stopped", **noise)
     monkeypatch.undo()
     assert max(list_checkpoints(tmp_path / "stopped" / "checkpoints")) == stop_at
-    resumed = run(tmp_path / "stopped", mixup_alpha=0.2, drop_path_rate=0.2, dropout_rate=0.1)
+    resumed = run(tmp_path / "stopped", **noise)
     for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
@@ -108,6 +114,105 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path):
     assert any("Resuming after step 8 of 15" in line for line in said)
     for one, other in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+KILLED_AGAIN_AND_AGAIN = """
+import os, random, signal, sys, time
+from pathlib import Path
+import keras_mixer
+from keras_mixer.training.loop import fit
+from keras_mixer.training.checkpoints import list_checkpoints
+checkpoints = Path(sys.argv[1], "killed", "checkpoints")
+random.seed(0)
+
+def start(name):
+    child = os.fork()  # nothing has been computed in this process, so it can be copied; it saves imports
+    if child == 0:
+        fit("digits", workdir=Path(sys.argv[1], name), report=lambda line: print(line, flush=True), **{options!r})
+        os._exit(0)
+    return child
+
+os.waitpid(start("whole"), 0)
+for attempt in range(5 + 1):
+    child = start("killed")
+    wanted = random.choice([1, 2, 3]) + max(list_checkpoints(checkpoints), default=0)
+    while attempt < 5 and max(list_checkpoints(checkpoints), default=0) < wanted:
+        time.sleep(0.005)
+    if attempt < 5:
+        time.sleep(random.random() / 20)  # and then at any point of a step, writing included
+        os.kill(child, signal.SIGKILL)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.backends
+def test_a_run_killed_five_times_ends_with_the_very_same_weights(tmp_path):
+    options = QUICK | SMALL | {"checkpoint_every_steps": 1, "epochs": 5, "randaugment_num_ops": 0, "ema_momentum": 0.9}
+    options |= {"drop_path_rate": 0.2, "mixup_alpha": 0.2}
+    code = KILLED_AGAIN_AND_AGAIN.format(options=options)
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True).stdout
+    statuses = [int(line) for line in out.splitlines() if line.isdigit()]
+    assert statuses == [signal.SIGKILL] * 5 + [0]
+    assert out.count("Resuming after step") == 5
+    whole, killed = (keras.saving.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed"))
+    for one, other in zip(whole.get_weights(), killed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not list((tmp_path / "killed").rglob(".writing-*"))
+    rows = (tmp_path / "killed" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.backends
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"(loss|gradient) is (nan|inf) at step \d+") as error:
+        run(tmp_path, optimizer="sgd", learning_rate=1e6, clip_norm=None, checkpoint_every_steps=1, warmup_steps=4)
+    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    kept = list_checkpoints(tmp_path / "checkpoints")
+    assert 0 < max(kept) < step
+    with np.load(kept[max(kept)]) as archive:
+        assert all(np.isfinite(archive[name]).all() for name in archive.files)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_tensorboard_shows_scalars_and_pictures(tmp_path):
+    run(tmp_path, epochs=2, profile_steps=(2, 3))
+    found = {folder.name: EventAccumulator(str(folder)).Reload() for folder in (tmp_path / "tensorboard").iterdir()}
+    scalars = {name: values.Tags()["tensors"] for name, values in found.items()}
+    expected = {"loss", "accuracy", "learning_rate", "gradient_norm", "images_per_second"}
+    assert expected <= {name.removeprefix("epoch_") for name in scalars["train"]}
+    assert {"epoch_loss", "epoch_accuracy"} <= set(scalars["validation"])
+    pictures = found["pictures"].Tags()["tensors"]
+    assert {"training images, augmented", "token mixing, block 0"} == set(pictures)
+    (image,) = found["pictures"].Tensors("training images, augmented")
+    width, height, png = image.tensor_proto.string_val
+    assert tf.io.decode_png(png).shape == (int(height), int(width), 3)
+    assert len(found["pictures"].Tensors("token mixing, block 0")) == 3  # at the start and after each epoch
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
+
+
+@pytest.mark.backends
+def test_several_steps_at_once_change_nothing(tmp_path):
+    one = run(tmp_path / "one", steps=13)
+    three = run(tmp_path / "three", steps=13, steps_per_execution=3, checkpoint_every_steps=5)
+    assert three.history["step"] == [3, 6, 9, 12, 13]
+    assert list(list_checkpoints(tmp_path / "three" / "checkpoints")) == [6, 12]
+    for mine, theirs in zip(one.model.get_weights(), three.model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_class_weights_must_fit_the_classes(tmp_path):
+    with pytest.raises(ValueError, match="class_weights has 3 values, but 'digits' has 10 classes"):
+        run(tmp_path, class_weights=(1.0, 2.0, 3.0))
+
+
+def test_balanced_class_weights_make_up_for_rare_classes():
+    source = load_source("digits")
+    labels = np.array([int(element["label"]) for element in source.train.elements.as_numpy_iterator()])
+    rare = dataclasses.replace(source, train=source.train.part((labels != 3) | (np.arange(len(labels)) % 5 == 0)))
+    recipe = loop.resolve("digits", class_weights="balanced", mixup_alpha=0.0, global_batch_size=rare.train.size)
+    ((_, one_hot, weights),) = recipe_batches(rare, recipe).take(1)
+    per_class = one_hot.numpy().T @ weights.numpy()
+    np.testing.assert_allclose(per_class, rare.train.size / 10, rtol=1e-5)
 
 
 @pytest.mark.backends

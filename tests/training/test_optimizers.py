@@ -61,6 +61,47 @@ def test_updates_equal_the_rule_in_numpy(optimizer, clip_norm, rng):
         np.testing.assert_allclose(variable.numpy(), expected, atol=2e-6)
 
 
+def test_adamw_is_big_visions_chain_with_a_decay_of_one_ten_thousandth(rng):
+    """There clip, adam, times rate, plus 1e-4 w, times the share of the peak that the schedule says."""
+    recipe = resolve("imagenet1k_b16", warmup_steps=3)
+    kernel = rng.normal(size=(4, 5))
+    variable = keras.Variable(kernel, name="kernel")
+    rule, schedule = build_optimizer(recipe, 20), build_schedule(recipe, 20)
+    first = second = 0.0
+    for step in range(10):
+        gradient = rng.normal(size=kernel.shape)
+        rule.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [variable])
+        share = float(schedule(step)) / 1e-3  # of the peak
+        gradient = gradient / max(1, np.sqrt((gradient**2).sum()))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        adam = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
+        kernel = kernel - share * (1e-3 * adam + 1e-4 * kernel)
+    np.testing.assert_allclose(variable.numpy(), kernel, atol=1e-6)
+
+
+def test_the_running_average_follows_its_formula_and_is_taken_when_asked(rng):
+    variable = keras.Variable(np.zeros(3), name="kernel")
+    rule = build_optimizer(resolve("digits", **(BASE | {"ema_momentum": 0.8})), 24)
+    average = None
+    for _ in range(5):
+        rule.apply([keras.ops.convert_to_tensor(rng.normal(size=3).astype("float32"))], [variable])
+        value = variable.numpy()
+        average = value if average is None else 0.8 * average + 0.2 * value
+    rule.finalize_variable_values([variable])  # Keras, at the end of every fit
+    np.testing.assert_array_equal(variable.numpy(), value)
+    rule.take_average([variable])
+    np.testing.assert_allclose(variable.numpy(), average, atol=1e-7)
+
+
+def test_the_norm_of_the_gradient_before_clipping_is_kept():
+    variables = [keras.Variable(np.zeros(2)), keras.Variable(np.zeros(1))]
+    for clip_norm in (None, 0.5):
+        rule = build_optimizer(resolve("digits", **(BASE | {"clip_norm": clip_norm})), 24)
+        rule.apply([keras.ops.convert_to_tensor(np.array(g, "float32")) for g in ([2, 3], [6])], variables)
+        assert float(rule.gradient_norm.numpy()) == pytest.approx(7)
+
+
 def test_sigmoid_loss_sums_over_classes_without_overflow(rng):
     logits = np.array([[-6.9, 0.0, 50.0], [200.0, -200.0, 1.0]], np.float32)
     labels = np.array([[0, 1, 0.5], [1, 0, 0]], np.float32)

@@ -1,0 +1,50 @@
+"""Try learning rates on held-out training data, then train: sweep [RECIPE]."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from keras_mixer.commands.terminal import CONFIG, print_table, take_recipe
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.sweep import sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a person can choose for a sweep."""
+
+    recipe: Recipe
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.06)
+    """Peak learning rates to try; the default is the paper's grid for fine-tuning with SGD."""
+    workdir: Path | None = None
+    """Folder of all runs; runs/NAME_sweep by default. Call again in the same way to resume."""
+    skip_final: bool = False
+    """Leave out the last run, on all training data with the best rate."""
+
+
+def run(arguments):
+    """Try learning rates on held-out training data, then train: sweep [RECIPE]."""
+    recipe, arguments = take_recipe(arguments, "finetune")
+    options = tyro.cli(
+        Sweep,
+        prog=f"keras-mixer sweep {recipe.name}",
+        description="Trains once for each learning rate with a part of the training images held out, then once more "
+        "with the best on all. Options beside those below are the recipe's.",
+        default=Sweep(dataclasses.replace(recipe, holdout=0.1)),
+        args=arguments,
+        config=CONFIG,
+    )
+    workdir = options.workdir or Path("runs", f"{recipe.name}_sweep")
+    result = sweep(
+        dataclasses.replace(options.recipe, holdout=0.0),
+        options.learning_rates,
+        workdir=workdir,
+        holdout=options.recipe.holdout,
+        final=not options.skip_final,
+    )
+    rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in result.accuracies.items()]
+    print_table(("learning rate", "held-out accuracy"), rows)
+    print(f"\nBest: {result.best:g}")
+    if result.final is not None:
+        print(f"Test accuracy after training on everything: {result.final.metrics['accuracy']:.2%} ({workdir}/final)")

@@ -1,0 +1,110 @@
+"""What a recipe reads: its data set, batches to train on, batches to test on."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_mixer.data.integrity import check_source
+from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
+from keras_mixer.data.sources import Source, hold_out, load_source
+from keras_mixer.evaluation.top1 import Evaluation, evaluate
+from keras_mixer.training.distribution import Devices
+from keras_mixer.training.recipe import Recipe
+
+EXAMPLES = 64
+
+
+def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print) -> Source:
+    """The data of a recipe, every image file of which decodes.
+
+    Raises:
+        ValueError: as `load_source`, `check_source` and `hold_out`.
+    """
+    source = load_source(
+        recipe.data, recipe.data_dir, recipe.train_split, recipe.test_split, test_fraction=recipe.test_fraction
+    )
+    source, skipped = check_source(source, skip_corrupt)
+    if skipped:
+        report(f"Left out {skipped} image file(s) that cannot be decoded.")
+    return hold_out(source, recipe.holdout) if recipe.holdout else source
+
+
+def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):
+    """The training batches of a recipe from a step on; see `training_batches`.
+
+    Raises:
+        ValueError: the class weights do not fit the classes.
+    """
+    return training_batches(
+        source.train,
+        classes=len(source.class_names),
+        image_size=recipe.input_shape()[:2],
+        batch_size=recipe.global_batch_size,
+        seed=recipe.seed,
+        start_step=start_step,
+        shuffle_buffer=recipe.shuffle_buffer,
+        crop_area=recipe.crop_area,
+        crop_aspect=recipe.crop_aspect,
+        flip=recipe.flip,
+        randaugment_num_ops=recipe.randaugment_num_ops,
+        randaugment_level=recipe.randaugment_level,
+        randaugment_operations=recipe.randaugment_operations,
+        randaugment_fill=recipe.randaugment_fill,
+        mixup_alpha=recipe.mixup_alpha,
+        cutmix_alpha=recipe.cutmix_alpha,
+        class_weights=_class_weights(source, recipe.class_weights),
+        shards=recipe.data_shards,
+        process=devices.process if devices else 0,
+        processes=devices.processes if devices else 1,
+    )
+
+
+def example_images(source: Source, recipe: Recipe):
+    """`(B, h, w, 3) float32`: augmented training images to look at, without filling a large shuffle buffer."""
+    few = dataclasses.replace(
+        recipe,
+        global_batch_size=min(EXAMPLES, source.train.size),
+        shuffle_buffer=16 * EXAMPLES,
+        accumulation_steps=1,
+        data_shards=1,
+    )
+    return next(iter(recipe_batches(source, few)))[0]
+
+
+def validation_batches(source: Source, recipe: Recipe, devices: Devices):
+    """The test part for Keras's `fit`: every device count can share these batches; see `padded_batches`."""
+    size = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
+    return padded_batches(
+        source.test,
+        image_size=recipe.input_shape()[:2],
+        batch_size=size,
+        crop=recipe.evaluation_crop,
+        classes=len(source.class_names),
+        process=devices.process,
+        processes=devices.processes,
+    )
+
+
+def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluation:
+    """Accuracy on the test part of a source, prepared the recipe's way."""
+    batches = evaluation_batches(
+        source.test,
+        image_size=recipe.input_shape()[:2],
+        batch_size=min(recipe.global_batch_size, source.test.size),
+        crop=recipe.evaluation_crop,
+    )
+    return evaluate(model, batches, **options)
+
+
+def _class_weights(source, wanted):
+    """`(classes,) float64` with mean 1 over the training examples where balanced, or None."""
+    classes = len(source.class_names)
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        if len(wanted) != classes:
+            raise ValueError(f"class_weights has {len(wanted)} values, but {source.name!r} has {classes} classes.")
+        return np.array(wanted)
+    labels = source.train.elements.map(lambda element: element["label"])
+    counts = np.bincount(np.fromiter(labels.as_numpy_iterator(), np.int64), minlength=classes)
+    return np.divide(source.train.size / classes, counts, out=np.zeros(classes), where=counts > 0)

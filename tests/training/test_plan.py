@@ -1,0 +1,47 @@
+import dataclasses
+
+import pytest
+
+from keras_mixer.training.plan import plan
+from keras_mixer.training.recipes import RECIPES, resolve
+
+
+def test_the_plan_of_the_papers_imagenet_run():
+    numbers = plan(RECIPES["imagenet1k_b16"], devices=128)
+    assert numbers.examples == 1_268_355  # 99 % of train
+    assert (numbers.steps_per_epoch, numbers.total_steps) == (309, 92_700)
+    assert numbers.parameters == 59_880_472
+    assert round(numbers.macs / 1e9, 3) == 12.602
+    assert numbers.weight_bytes == 16 * 59_880_472  # weights, gradients, two moments
+
+
+def test_what_depends_on_unread_data_is_left_open():
+    numbers = plan(resolve("finetune", data="my_pictures"))
+    assert (numbers.examples, numbers.classes, numbers.steps_per_epoch) == (None, None, None)
+    assert numbers.total_steps == 10_000
+    assert numbers.parameters == 59_111_472  # the body
+    assert plan(resolve("digits", data="my_pictures")).total_steps is None
+
+
+def test_held_out_images_are_not_counted():
+    assert plan(resolve("digits", holdout=0.1)).examples == 1437 - 143
+
+
+def test_memory_follows_what_saves_it():
+    recipe = RECIPES["imagenet1k_b16"]
+    whole = plan(recipe).activation_bytes
+    assert plan(recipe, devices=8).activation_bytes == whole // 8
+    assert plan(dataclasses.replace(recipe, accumulation_steps=4)).activation_bytes == whole // 4
+    assert plan(dataclasses.replace(recipe, rematerialize=True)).activation_bytes < 0.3 * whole
+    assert plan(dataclasses.replace(recipe, precision="float32")).activation_bytes == 2 * whole
+    average = plan(dataclasses.replace(recipe, ema_momentum=0.999))
+    assert average.weight_bytes == plan(recipe).weight_bytes * 5 / 4
+
+
+@pytest.mark.parametrize(("variant", "batch", "measured"), [("S/16", 16, 2054), ("B/16", 8, 2699), ("S/32", 32, 1733)])
+def test_estimates_lie_near_the_peak_memory_that_was_measured(variant, batch, measured):
+    """Peak over the memory before a training step in MB, float32, 1000 classes, TensorFlow on a CPU."""
+    recipe = resolve("imagenet1k_b16", variant=variant, global_batch_size=batch, precision="float32")
+    numbers = plan(recipe)
+    gradients = 4 * numbers.parameters
+    assert abs((numbers.activation_bytes + gradients) / 1e6 / measured - 1) < 0.15
