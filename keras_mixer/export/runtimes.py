@@ -1,6 +1,7 @@
 """Opens exported files with the runtimes they are meant for; each becomes one function from pixels to probabilities."""
 
 import dataclasses
+import importlib
 import json
 import os
 import zipfile
@@ -117,7 +118,7 @@ def run_tflite(runner, images):
 
 
 def _open_onnx(path, threads):
-    runtime = _import("onnxruntime", "onnx")
+    runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -132,7 +133,7 @@ def _open_onnx(path, threads):
 
 
 def _open_openvino(path, threads):
-    openvino = _import("openvino", "openvino")
+    openvino = import_extra("openvino", "openvino")
     if not (path / DESCRIPTION).is_file():
         raise ValueError(f"OpenVINO model {path} was not written by this package: it lacks {DESCRIPTION}.")
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where the CPU has it
@@ -144,9 +145,12 @@ def _open_openvino(path, threads):
     return Runtime("OpenVINO", json.loads((path / DESCRIPTION).read_text(encoding="utf-8")), classify)
 
 
-def _import(module, extra):
-    import importlib
+def import_extra(module, extra):
+    """A module of an extra of this package.
 
+    Raises:
+        ValueError: it is not installed; says how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -120,7 +121,9 @@ def _convert(model, quantization, representative_images, batch_size):
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
             converter.representative_dataset = lambda: _calibration(representative_images, batch_size)
-        return converter.convert()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of its own, deprecated interpreter, with which it calibrates
+            return converter.convert()
 
 
 def _calibration(images, batch_size):
