@@ -80,8 +80,7 @@ def version_folder(path, version=None) -> Path:
 
 def _write(classifier, folder, model_name, top_k):
     signatures = _signatures(classifier, top_k)
-    archive = keras.export.ExportArchive()
-    archive.track(classifier.model)
+    archive = keras.export.ExportArchive()  # without its track(model), which stores every weight a second time
     for name, signature in signatures.items():
         archive.add_endpoint(name, signature)
     archive.write_out(str(folder), verbose=False)

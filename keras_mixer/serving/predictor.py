@@ -11,21 +11,7 @@ import tensorflow as tf
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.models import class_names_of, evaluation_crop_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The best classes of one image.
-
-    Attributes:
-        image: its path.
-        labels: class names, best first.
-        probabilities: of these, each in [0, 1].
-    """
-
-    image: str
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
+from keras_mixer.serving.prediction import Prediction
 
 
 @dataclasses.dataclass(frozen=True)

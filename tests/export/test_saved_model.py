@@ -45,6 +45,8 @@ def image_files():
 def test_every_signature_answers_like_the_model(classifier, pixels, tmp_path):
     path = keras_mixer.export_saved_model(classifier, tmp_path / "digits", top_k=3)
     assert path == tmp_path / "digits" / "1"
+    weights = path / "variables" / "variables.data-00000-of-00001"
+    assert weights.stat().st_size < 1.5 * 4 * classifier.count_params()  # each weight once
     signatures = load(path).signatures
     expected = np.asarray(classifier(pixels))
     for count in (1, 5):
