@@ -149,6 +149,9 @@ class RestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def log_message(self, *arguments):
+        pass
+
     def do_GET(self):
         self._answer(self._status)
 

@@ -13,6 +13,7 @@ from keras_mixer.export.interchange import export_onnx, export_openvino
 from keras_mixer.export.parity import THRESHOLDS, Threshold, compare, place_when_proved, size_of, thinned
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
+from keras_mixer.export.web import MODEL, export_web
 from keras_mixer.models import class_names_of, evaluation_crop_of
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.run_directory import read_recipe
@@ -27,7 +28,7 @@ def run(arguments):
 
 def export(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    format: Literal["saved_model", "tflite", "onnx", "openvino"] = "saved_model",
+    format: Literal["saved_model", "tflite", "onnx", "openvino", "web"] = "saved_model",
     output: Path | None = None,
     quantization: Literal["none", "float16", "dynamic_int8", "int8"] = "none",
     version: int | None = None,
@@ -48,10 +49,11 @@ def export(
 
     Args:
         run: folder of a finished run, or a .keras file.
-        format: saved_model (TensorFlow Serving), tflite (devices), onnx or openvino.
-        output: where to write: for saved_model the folder of all versions, for openvino a folder, else the file. By
-            default RUN/export/saved_model, model.tflite, model.onnx, openvino.
-        quantization: of tflite: none (float32), float16, dynamic_int8 (weights), int8 (all; uint8 in and out).
+        format: saved_model (TensorFlow Serving), tflite (devices), onnx, openvino, or web (a page for browsers).
+        output: where to write: for saved_model the folder of all versions, for openvino and web a folder, else the
+            file. By default RUN/export/saved_model, model.tflite, model.onnx, openvino, web.
+        quantization: of tflite and web: none (float32), float16, dynamic_int8 (weights); of tflite also int8 (all;
+            uint8 in and out).
         version: of saved_model; the next free one by default.
         top_k: of saved_model: how many classes and labels to answer with.
         batch_size: of tflite: images in a call.
@@ -63,8 +65,8 @@ def export(
         min_agreement: smallest allowed share of images with the same top-1; for int8 0.99, else none by default.
         threads: of the export's runtime in the comparison; all cores by default.
     """
-    if format != "tflite" and (quantization != "none" or batch_size != 1):
-        raise ValueError(f"--quantization and --batch-size belong to --format tflite, not to {format}.")
+    if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
+        raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
     model = load_classifier(run)
     source = _source(run, data, data_dir, model)
     crop, kind = evaluation_crop_of(model), None if quantization == "none" else quantization
@@ -80,15 +82,18 @@ def export(
             return export_onnx(model, name)
         if format == "openvino":
             return export_openvino(model, name)
+        if format == "web":
+            return export_web(model, name, quantization=kind)
         calibration = None if kind != "int8" else _images(source.train, calibration_images, model, crop)
         return export_tflite(model, name, quantization=kind, representative_images=calibration, batch_size=batch_size)
 
     def prove(written):
         split = thinned(source.test, images)
-        size = batch_size if format == "tflite" else CALLS_OF
+        size = {"tflite": batch_size, "web": 1}.get(format, CALLS_OF)
         batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=size, crop=crop)
         given = Threshold(max_difference, min_agreement)
-        return compare(model, written, batches, THRESHOLDS[kind] if given == Threshold() else given, threads)
+        file = written / MODEL if format == "web" else written
+        return compare(model, file, batches, THRESHOLDS[kind] if given == Threshold() else given, threads)
 
     place, parity = place_when_proved(write, target, prove)
     _report(parity)
@@ -97,7 +102,10 @@ def export(
             f"The export differs too much from its model. It is kept as {place}; nothing was put at {target}."
         )
     print(f"\nWritten: {place} ({size_of(place) / 1e6:.2f} MB)")
-    print(f"Next:\n  keras-mixer predict {place} IMAGE...")
+    following = (
+        f"python -m http.server --directory {place}" if format == "web" else f"keras-mixer predict {place} IMAGE..."
+    )
+    print(f"Next:\n  {following}")
 
 
 def _default_name(format):

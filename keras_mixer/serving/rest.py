@@ -125,4 +125,4 @@ class RestClient:
             return timed_out(self.address, self.timeout)
         if isinstance(error, urllib3.exceptions.NewConnectionError) and "refused" in str(error):
             return refused(self.address)
-        return ServingError(f"Talking to {self.address.host} failed: {error}")
+        return ServingError(f"Talking to {self.address.host} failed; is it the REST port, 8501 by default? {error}")
