@@ -13,7 +13,7 @@ LABELS = "labels.txt"  # the name that readers of the metadata expect
 DATA_ALIGNMENT = 16  # bytes; kernels read constants in place
 RGB, GREYSCALE = 1, 2
 AXIS_LABELS = 2
-IMAGE_PROPERTIES, NORMALIZATION = 1, 1  # members of their unions
+IMAGE_PROPERTIES, NORMALIZATION = 2, 1  # members of their unions
 
 
 class _AlignedBuffer(schema.BufferT):

@@ -61,7 +61,7 @@ def test_a_file_that_would_need_tensorflows_own_operators_is_refused(tmp_path, m
 
 
 def test_names_and_preprocessing_travel_inside(classifier, tmp_path):
-    import flatbuffers
+    import flatbuffers.table
     from tensorflow.lite.python import schema_py_generated as schema
 
     path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite")
@@ -77,9 +77,28 @@ def test_names_and_preprocessing_travel_inside(classifier, tmp_path):
     assert flatbuffers.util.BufferHasIdentifier(metadata, 0, b"M001")
     for text in (b"image", b"probabilities", b"labels.txt", b"16 x 24 pixels in [0, 255]; of any image: resmall-crop"):
         assert text in metadata
+    root = flatbuffers.table.Table(metadata, int.from_bytes(metadata[:4], "little"))
+    image = first(first(root, 3), 2)
+    assert byte(child(image, 3), 0) == 2  # ImageProperties
+    assert byte(child(child(image, 3), 1), 0) == 1  # RGB
+    assert byte(first(image, 4), 0) == 1  # NormalizationOptions
+    assert byte(first(first(first(root, 3), 3), 6), 2) == 2  # TENSOR_AXIS_LABELS
     for i in range(model.BuffersLength()):  # kernels read constants in place
         data = model.Buffers(i).DataAsNumpy()
         assert isinstance(data, int) or (data.__array_interface__["data"][0] - address(content)) % 16 == 0
+
+
+def child(table, number):
+    """The table in a field, by the field numbers of metadata_schema.fbs."""
+    return type(table)(table.Bytes, table.Indirect(table.Pos + table.Offset(4 + 2 * number)))
+
+
+def first(table, number):
+    return type(table)(table.Bytes, table.Indirect(table.Vector(table.Offset(4 + 2 * number))))
+
+
+def byte(table, number):
+    return table.Bytes[table.Pos + table.Offset(4 + 2 * number)]
 
 
 def address(content):
