@@ -20,6 +20,29 @@ def load(path):
     return tf.saved_model.load(str(path))
 
 
+@pytest.fixture(scope="module")
+def classifier():
+    model = randomize(
+        keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(16, 24, 3), classes=10), np.random.default_rng(0)
+    )
+    model.class_names, model.evaluation_crop = tuple(f"class {i}" for i in range(10)), "resmall-crop"
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(classifier, tmp_path_factory):
+    """One export for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    return keras_mixer.export_saved_model(classifier, folder, top_k=3, evaluation_crop="resize-crop")
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    loaded = load(exported)
+    yield loaded.signatures
+    del loaded  # until here its variables are alive
+
+
 def image_files():
     """Encoded images of every kind that a camera, a scanner or a browser may send."""
     photograph = photographs()[0]
@@ -42,12 +65,10 @@ def image_files():
 
 
 @tensorflow_only
-def test_every_signature_answers_like_the_model(classifier, pixels, tmp_path):
-    path = keras_mixer.export_saved_model(classifier, tmp_path / "digits", top_k=3)
-    assert path == tmp_path / "digits" / "1"
-    weights = path / "variables" / "variables.data-00000-of-00001"
+def test_every_signature_answers_like_the_model(classifier, exported, signatures, pixels):
+    assert exported.parts[-2:] == ("digits", "1")
+    weights = exported / "variables" / "variables.data-00000-of-00001"
     assert weights.stat().st_size < 1.5 * 4 * classifier.count_params()  # each weight once
-    signatures = load(path).signatures
     expected = np.asarray(classifier(pixels))
     for count in (1, 5):
         for name, dtype in {"serving_default": np.float32, "image_uint8": np.uint8}.items():
@@ -62,11 +83,10 @@ def test_every_signature_answers_like_the_model(classifier, pixels, tmp_path):
 
 
 @tensorflow_only
-def test_encoded_images_are_decoded_and_cropped_inside(classifier, tmp_path):
+def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     import tensorflow as tf
 
     crop = "resize-crop"  # not the model's own
-    signatures = load(keras_mixer.export_saved_model(classifier, tmp_path / "served", evaluation_crop=crop)).signatures
     files = image_files()
     answer = signatures["image_bytes"](image_bytes=tf.constant([*files.values()]))["probabilities"]
     images = np.stack([evaluation_image(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
@@ -76,10 +96,10 @@ def test_encoded_images_are_decoded_and_cropped_inside(classifier, tmp_path):
 
 
 @tensorflow_only
-def test_images_that_cannot_be_decoded_are_named_by_their_indices(classifier, tmp_path):
+def test_images_that_cannot_be_decoded_are_named_by_their_indices(signatures):
     import tensorflow as tf
 
-    signature = load(keras_mixer.export_saved_model(classifier, tmp_path)).signatures["image_bytes"]
+    signature = signatures["image_bytes"]
     good = image_files()["JPEG"]
     for batch, indices in [([good, b"no image", good, good[:300]], "[1 3]"), ([b""], "[0]")]:
         with pytest.raises(tf.errors.InvalidArgumentError) as caught:
@@ -100,14 +120,12 @@ def test_what_does_not_take_rgb_images_has_no_signature_for_them(tiny_mixer, tmp
 
 
 @tensorflow_only
-def test_warm_up_requests_are_what_tensorflow_serving_reads(classifier, tmp_path):
+def test_warm_up_requests_are_what_tensorflow_serving_reads(exported, signatures):
     import tensorflow as tf
 
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="needs tensorflow-serving-api")
-    path = keras_mixer.export_saved_model(classifier, tmp_path / "digits")
-    signatures = load(path).signatures
     seen = []
-    for record in tf.data.TFRecordDataset(str(path / warmup.REQUESTS), buffer_size=2**18):
+    for record in tf.data.TFRecordDataset(str(exported / warmup.REQUESTS), buffer_size=2**18):
         request = logs.PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "digits"
         seen.append(request.model_spec.signature_name)
@@ -161,8 +179,8 @@ def test_a_mixed_precision_model_of_any_backend_is_exported_in_float32(classifie
     assert description["evaluation_crop"] == "resize"
 
 
-@pytest.mark.backends
-def test_what_is_no_classifier_is_refused_on_every_backend(tiny_mixer, rng, tmp_path):
+@tensorflow_only
+def test_what_is_no_classifier_is_refused(tiny_mixer, rng, tmp_path):
     with pytest.raises(ValueError, match="Only a classifier"):
         keras_mixer.export_saved_model(tiny_mixer(include_top=False), tmp_path)
     model = randomize(keras_mixer.Mixer(4, 1, 8, 8, 8, input_shape=(8, 8, 3), classes=3), rng)

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 from image_files import encode, photographs
+from PIL import Image
 
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export import npm, web
@@ -160,14 +161,20 @@ def test_an_archive_is_downloaded_once_and_checked_always(registry, tmp_path):
 def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_path, crop):
     page = web.export_web(classifier, tmp_path / "page", evaluation_crop=crop)
     photograph = photographs()[0]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # "rotate by 90 degrees to see it upright"
     pictures = {
         "large.png": encode(photograph, "PNG"),
         "small.png": encode(photograph[:9, :13], "PNG", "L"),
         "no.png": b"no image",
+        "camera.jpg": encode(photograph, "JPEG"),
+        "turned.jpg": encode(photograph, "JPEG", exif=turned),
     }
     for name, content in pictures.items():
         (page / name).write_bytes(content)
-    (page / "driver.js").write_text(DRIVER.replace("NAMES", json.dumps(["no.png", "large.png", "small.png"])))
+    (page / "driver.js").write_text(
+        DRIVER.replace("NAMES", json.dumps(["no.png", "camera.jpg", "turned.jpg", "large.png", "small.png"]))
+    )
     html = (page / "index.html").read_text()
     (page / "index.html").write_text(html.replace("</head>", '<script type="module" src="driver.js"></script></head>'))
     address, posted, arrived = serve(page)
@@ -180,7 +187,8 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
     finally:
         os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()
-    failed, *classified = posted[0]["seen"]
+    failed, upright, turned, *classified = posted[0]["seen"]
+    assert turned["probabilities"] == upright["probabilities"]
     assert failed["message"].startswith("no.png is no picture that this browser can read")
     for result, name in zip(classified, ["large.png", "small.png"], strict=True):
         image = np.asarray(evaluation_image(pictures[name], (16, 24), crop), np.float32)

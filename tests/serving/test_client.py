@@ -23,7 +23,7 @@ from keras_mixer.serving.protocol import Address, ServingError, UnreadableImageE
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
 BINARY = shutil.which("tensorflow_model_server")
-CLIENTS, REQUESTS = 32, 640
+CLIENTS, REQUESTS = 32, 320
 
 
 @pytest.fixture(scope="module")
