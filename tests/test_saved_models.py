@@ -37,3 +37,15 @@ def test_shipped_models_are_small():
 def test_the_picture_in_the_documentation_is_a_seven():
     prediction = load_predictor(SAVED / "mixer_digits").predict(ROOT / "docs" / "images" / "seven.png")
     assert prediction.labels[0] == "7"
+
+
+def test_tensorflow_serving_is_pointed_at_models_that_are_there():
+    config = (SAVED / "models.config").read_text(encoding="utf-8")
+    models = dict(zip(re.findall(r'name: "(.*)"', config), re.findall(r'base_path: "(.*)"', config), strict=True))
+    assert models == {"mixer_digits": "/models/mixer_digits"}
+    for path in models.values():
+        assert (SAVED / Path(path).relative_to("/models") / "1" / "saved_model.pb").is_file()
+    line = re.search(r"docker run .*", (SAVED / "README.md").read_text(encoding="utf-8"))[0]
+    for name in re.findall(r"/models/(\S+\.config)", line):
+        assert (SAVED / name).is_file()
+    assert '-v "$PWD/saved_models:/models"' in line

@@ -1,4 +1,4 @@
-"""What every export starts from: a float32 classifier on the TensorFlow backend, and what its clients must know."""
+"""What every export starts from: a float32 classifier, and what its clients must know."""
 
 import dataclasses
 from typing import Any
@@ -28,13 +28,8 @@ class Classifier:
         """Checks a model and fills in what it carries itself.
 
         Raises:
-            ValueError: the backend cannot export, the model is no classifier, or the names do not fit its classes.
+            ValueError: the model is no classifier, or the names or the crop do not fit it.
         """
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                f"Export runs on the TensorFlow backend, not {keras.backend.backend()!r}: save the model as .keras and "
-                "export it in a process with KERAS_BACKEND=tensorflow."
-            )
         if len(model.output_shape) != 2 or len(model.input_shape) != 4:
             raise ValueError(
                 f"Only a classifier can be exported: images (B, H, W, channels) to (B, classes). This model maps "
@@ -60,7 +55,10 @@ class Classifier:
 
 
 def _as_float32(model):
-    """The model itself, or a copy in float32: TFLite cannot run the operations of mixed precision."""
+    """The model itself, or a copy in float32: TFLite cannot run the operations of mixed precision.
+
+    Source: verified on mixed_bfloat16, mixed_float16 and bfloat16 models; `clone_model` alone would keep the policy.
+    """
     policies = {layer.dtype_policy.name for layer in model.layers}
     if policies == {"float32"}:
         return model

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.preprocessing import evaluation_images
 from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
+from keras_mixer.export.tensorflow_process import write_on_tensorflow
+from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
+from keras_mixer.features import feature_extractor
 from keras_mixer.files import whole
-
-DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the model's owner
+from keras_mixer.models import blocks_of
 
 
 def export_saved_model(model, path, *, version=None, class_names=None, evaluation_crop=None, top_k=5):
@@ -18,13 +22,19 @@ def export_saved_model(model, path, *, version=None, class_names=None, evaluatio
 
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];
+        `image_uint8`: the same as uint8, a quarter of the bytes on the wire;
         `image_bytes`: `image_bytes` (B,) string, encoded images of any size (JPEG, PNG, GIF, BMP, WebP), decoded and
-        cropped inside. The name ends in _bytes, so REST clients send `{"b64": ...}`.
-    Both return `probabilities` (B, n) float32 in class order, and best first `classes` (B, k) int32 and `labels` (B, k)
-    string.
+        cropped inside. The name ends in _bytes, so REST clients send `{"b64": ...}`. Images that cannot be decoded
+        are named by their indices in the batch. Only for models of RGB images;
+        `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
+    The first three return `probabilities` (B, n) float32 in class order, and best first `classes` (B, k) int32 and
+    `labels` (B, k) string.
+
+    A model on another backend than TensorFlow, or in mixed precision, is rebuilt in float32 on TensorFlow, where
+    needed in a child process. Warm-up requests for TensorFlow Serving lie in `assets.extra`.
 
     Args:
-        model: a classifier of this package, on the TensorFlow backend.
+        model: a classifier of this package, on any backend.
         path: folder of all versions of the model.
         version: a positive integer; None for the next free one.
         class_names: one name for each class; None for the model's own, or the class numbers where it has none.
@@ -41,6 +51,21 @@ def export_saved_model(model, path, *, version=None, class_names=None, evaluatio
     Source: ours; layout and names as TensorFlow Serving documents them.
     """
     classifier = Classifier.of(model, class_names, evaluation_crop)
+    target = version_folder(path, version)
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
+    with whole(target) as temporary:
+        name, k = target.parent.resolve().name, min(top_k, len(classifier.class_names))
+        write_on_tensorflow(_write, classifier, temporary, model_name=name, top_k=k)
+    return target
+
+
+def version_folder(path, version=None) -> Path:
+    """`path/VERSION` for a version that does not exist yet, by default the one after the newest.
+
+    Raises:
+        ValueError: the version exists already or is no positive integer.
+    """
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
     version = max(taken, default=0) + 1 if version is None else version
@@ -50,39 +75,67 @@ def export_saved_model(model, path, *, version=None, class_names=None, evaluatio
         raise ValueError(
             f"{folder / str(version)} exists already and is not overwritten; use version {max(taken) + 1}."
         )
-    with whole(folder / str(version)) as temporary:
-        _write(classifier, temporary, min(top_k, len(classifier.class_names)))
     return folder / str(version)
 
 
-def _write(classifier, folder, top_k):
+def _write(classifier, folder, model_name, top_k):
+    signatures = _signatures(classifier, top_k)
+    archive = keras.export.ExportArchive()  # without its track(model), which stores every weight a second time
+    for name, signature in signatures.items():
+        archive.add_endpoint(name, signature)
+    archive.write_out(str(folder), verbose=False)
+    description = folder / SAVED_MODEL_DESCRIPTION
+    description.parent.mkdir()
+    description.write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
+    write_warmup_requests(folder / REQUESTS, model_name, _examples(classifier, signatures))
+
+
+def _signatures(classifier, top_k):
     model = classifier.model
     shape = model.input_shape[1:]
     names = tf.constant(classifier.class_names)
 
-    def answer(probabilities):
+    def image(dtype):
+        return [tf.TensorSpec((None, *shape), dtype, name="image")]
+
+    @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
+    def answer(image):
+        probabilities = model(image, training=False)
         best = tf.math.top_k(probabilities, top_k).indices
         return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="image")])
+    @tf.function(input_signature=image(tf.float32))
     def from_pixels(image):
-        return answer(model(image, training=False))
+        return answer(image)
+
+    @tf.function(input_signature=image(tf.uint8))
+    def from_uint8(image):
+        return answer(tf.cast(image, tf.float32))
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def from_bytes(image_bytes):
-        pixels = tf.map_fn(
-            lambda encoded: evaluation_image(encoded, shape[:2], classifier.evaluation_crop),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-        )
-        return answer(model(tf.cast(pixels, tf.float32), training=False))
+        pixels = evaluation_images(image_bytes, shape[:2], classifier.evaluation_crop)
+        return answer(tf.cast(pixels, tf.float32))
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", from_pixels)
+    signatures = {"serving_default": from_pixels, "image_uint8": from_uint8}
     if shape[-1] == 3:  # encoded images are decoded to RGB
-        archive.add_endpoint("image_bytes", from_bytes)
-    archive.write_out(str(folder), verbose=False)
-    description = folder / DESCRIPTION
-    description.parent.mkdir()
-    description.write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
+        signatures["image_bytes"] = from_bytes
+    if blocks_of(model) and "pool" in {layer.name for layer in model.layers}:
+        body = feature_extractor(model, ["pre_logits"])
+        signatures["features"] = tf.function(
+            lambda image: body(image, training=False), input_signature=image(tf.float32)
+        )
+    return signatures
+
+
+def _examples(classifier, signatures):
+    """`{signature: inputs}`: one grey image for each signature."""
+    grey = np.full(classifier.model.input_shape[1:], 128, np.uint8)
+    inputs = {
+        "serving_default": {"image": grey[None].astype(np.float32)},
+        "image_uint8": {"image": grey[None]},
+        "features": {"image": grey[None].astype(np.float32)},
+    }
+    if "image_bytes" in signatures:
+        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(grey).numpy()], object)}
+    return {name: inputs[name] for name in signatures}

@@ -1,18 +1,22 @@
-"""TFLite (LiteRT) files: one image in, probabilities out, class names packed inside."""
+"""TFLite (LiteRT) files: images in, probabilities out, class names and preprocessing described inside."""
 
+import importlib.metadata
 import json
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.runtimes import DESCRIPTION
+from keras_mixer.export.tensorflow_process import write_on_tensorflow
+from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
 from keras_mixer.files import refuse_existing, whole
 
-DESCRIPTION = "keras_mixer.json"
-LABELS = "labels.txt"
 QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8")
 
 
@@ -28,11 +32,12 @@ def export_tflite(
 ):
     """Writes a classifier as a `.tflite` file with input `image` and output `probabilities`.
 
-    `labels.txt` and a description of the preprocessing are appended as a zip archive, where TFLite's own metadata keeps
-    its associated files; runtimes read the model as if they were not there.
+    The file uses TFLite's own operators only; that is checked. It carries TFLite metadata of input, output and labels;
+    `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended as a zip archive, where that
+    metadata keeps its associated files. Runtimes read the model as if they were not there.
 
     Args:
-        model: a classifier of this package, on the TensorFlow backend.
+        model: a classifier of this package, on any backend (as for `export_saved_model`).
         path: the file to write; it must not exist.
         quantization: None (float32), "float16" (weights), "dynamic_int8" (weights int8, arithmetic mixed), or "int8"
             (all int8; uint8 pixels in, uint8 probabilities out).
@@ -46,7 +51,8 @@ def export_tflite(
         The `Path` written. It appears whole or not at all.
 
     Raises:
-        ValueError: an unknown quantization, missing images, or a file that exists already (nothing is overwritten).
+        ValueError: an unknown quantization, unfit images, an operator that TFLite lacks, or a file that exists already
+            (nothing is overwritten).
 
     Source: ours.
     """
@@ -58,15 +64,41 @@ def export_tflite(
         raise ValueError('representative_images are needed for quantization="int8", and for no other.')
     if path.suffix != ".tflite":
         raise ValueError(f"A TFLite file ends in .tflite, unlike {path}.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}.")
     refuse_existing(path)
     classifier = Classifier.of(model, class_names, evaluation_crop)
-    content = _convert(classifier.model, quantization, representative_images, batch_size)
+    if representative_images is not None:
+        representative_images = _checked(
+            np.asarray(representative_images), classifier.model.input_shape[1:], batch_size
+        )
+    options = {"quantization": quantization, "images": representative_images, "batch_size": batch_size}
     with whole(path) as temporary:
-        temporary.write_bytes(content)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(LABELS, "\n".join(classifier.class_names) + "\n")
-            archive.writestr(DESCRIPTION, json.dumps(classifier.description(), indent=2) + "\n")
+        write_on_tensorflow(_write, classifier, temporary, **options)
     return path
+
+
+def _checked(images, shape, batch_size):
+    if images.shape[1:] != shape or len(images) < batch_size:
+        raise ValueError(
+            f"representative_images must have the shape (N, {', '.join(map(str, shape))}) with N at least the batch "
+            f"size {batch_size}, not {images.shape}."
+        )
+    return images
+
+
+def _write(classifier, path, quantization, images, batch_size):
+    content = _convert(classifier.model, quantization, images, batch_size)
+    foreign = [name for name in operators(content) if name.startswith("custom ")]
+    if foreign:
+        raise ValueError(f"The model needs operators that TFLite does not have: {', '.join(foreign)}.")
+    shape = classifier.model.input_shape[1:]
+    words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {classifier.evaluation_crop}"
+    version = importlib.metadata.version("keras_mixer")
+    path.write_bytes(add_metadata(content, classifier.model.name, version, shape, words))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(LABELS, "\n".join(classifier.class_names) + "\n")
+        archive.writestr(DESCRIPTION, json.dumps(classifier.description(), indent=2) + "\n")
 
 
 def _convert(model, quantization, representative_images, batch_size):
@@ -89,7 +121,9 @@ def _convert(model, quantization, representative_images, batch_size):
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
             converter.representative_dataset = lambda: _calibration(representative_images, batch_size)
-        return converter.convert()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of its own, deprecated interpreter, with which it calibrates
+            return converter.convert()
 
 
 def _calibration(images, batch_size):

@@ -1,8 +1,6 @@
-"""One way to classify image files with whatever holds a model: a run, a `.keras` file, a SavedModel, a TFLite file."""
+"""One way to classify image files with whatever holds a model: a run, a `.keras` file, an export."""
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,23 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_image
-from keras_mixer.export import saved_model, tflite
+from keras_mixer.export.runtimes import open_export
 from keras_mixer.models import class_names_of, evaluation_crop_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The best classes of one image.
-
-    Attributes:
-        image: its path.
-        labels: class names, best first.
-        probabilities: of these, each in [0, 1].
-    """
-
-    image: str
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
+from keras_mixer.serving.prediction import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +61,7 @@ def load_predictor(path) -> Predictor:
 
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all versions: the newest is
-            taken), or a `.tflite` file.
+            taken), a `.tflite` or `.onnx` file, or an OpenVINO folder.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -88,8 +72,8 @@ def load_predictor(path) -> Predictor:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
-    if path.suffix == ".tflite":
-        return _from_tflite(path)
+    if path.suffix in (".tflite", ".onnx"):
+        return _from_export(path)
     if path.is_file():
         return _from_keras(path)
     if (path / "model.keras").is_file():
@@ -97,14 +81,14 @@ def load_predictor(path) -> Predictor:
     versions = sorted(int(item.name) for item in path.iterdir() if item.name.isdigit())
     if versions:
         path = path / str(versions[-1])
-    if (path / "saved_model.pb").is_file():
-        return _from_saved_model(path)
+    if (path / "saved_model.pb").is_file() or (path / "model.xml").is_file():
+        return _from_export(path)
     unfinished = (
         " It is a run that did not finish: train again to resume it." if (path / "config.json").is_file() else ""
     )
     raise ValueError(
-        f"{path} holds no model.{unfinished} Expected a run directory with model.keras, a .keras file, a SavedModel "
-        "or a .tflite file."
+        f"{path} holds no model.{unfinished} Expected a run directory with model.keras, a .keras file, a SavedModel, "
+        "a .tflite or .onnx file or an OpenVINO folder."
     )
 
 
@@ -126,51 +110,8 @@ def _from_keras(path):
     return Predictor(model.input_shape[1:3], class_names_of(model), evaluation_crop_of(model), model.predict_on_batch)
 
 
-def _from_saved_model(path):
-    description = path / saved_model.DESCRIPTION
-    if not description.is_file():
-        raise ValueError(f"SavedModel {path} was not written by this package: it lacks {saved_model.DESCRIPTION}.")
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
-
-    def classify(images, keep_alive=loaded):
-        return signature(image=tf.constant(images))["probabilities"].numpy()
-
-    return _described(json.loads(description.read_text(encoding="utf-8")), classify)
-
-
-def _from_tflite(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(tflite.DESCRIPTION))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(
-            f"TFLite file {path} was not written by this package: it has no class names inside."
-        ) from error
-    runner = open_interpreter(path).get_signature_runner("serving_default")
-    return _described(description, lambda images: _run_tflite(runner, images))
-
-
-def open_interpreter(path):
-    """A TFLite interpreter: LiteRT where it is installed, else the one inside TensorFlow."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter = tf.lite.Interpreter
-    return Interpreter(model_path=str(path))
-
-
-def _run_tflite(runner, images):
-    """Feeds float pixels to a float32 or a uint8 file and gives float probabilities back."""
-    wanted = runner.get_input_details()["image"]
-    given = runner.get_output_details()["probabilities"]
-    probabilities = runner(image=np.asarray(images, wanted["dtype"]))["probabilities"]
-    if given["dtype"] is np.uint8:
-        scale, zero_point = given["quantization"]
-        probabilities = (probabilities.astype(np.float32) - zero_point) * scale
-    return probabilities
-
-
-def _described(description, classify):
-    height, width, _ = description["input_shape"]
-    return Predictor((height, width), tuple(description["class_names"]), description["evaluation_crop"], classify)
+def _from_export(path):
+    runtime = open_export(path)
+    height, width, _ = runtime.description["input_shape"]
+    names, crop = tuple(runtime.description["class_names"]), runtime.description["evaluation_crop"]
+    return Predictor((height, width), names, crop, runtime.classify)

@@ -1,0 +1,80 @@
+"""ONNX and OpenVINO files, written by Keras's own `export`; class names and preprocessing are put inside."""
+
+import json
+import warnings
+from pathlib import Path
+
+import keras
+
+from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.runtimes import DESCRIPTION, ONNX_KEY, import_extra
+from keras_mixer.export.tensorflow_process import write_on_tensorflow
+from keras_mixer.files import refuse_existing, whole
+
+OPENVINO_FILE = "model.xml"  # its weights lie beside it in model.bin
+
+
+def export_onnx(model, path, *, class_names=None, evaluation_crop=None):
+    """Writes a classifier as `.onnx` with input `image` (B, H, W, channels) float32 and output `probabilities`.
+
+    Args:
+        model: a classifier of this package, on any backend (as for `export_saved_model`).
+        path: the file to write; it must not exist.
+        class_names: one name for each class; None for the model's own, or the class numbers.
+        evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
+
+    Returns:
+        The `Path` written. It appears whole or not at all.
+
+    Raises:
+        ValueError: extra `onnx` is not installed, or an argument does not fit.
+
+    Source: ours, around `keras.Model.export`.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"An ONNX file ends in .onnx, unlike {path}.")
+    for module in ("onnx", "tf2onnx"):
+        import_extra(module, "onnx")
+    return _export(_write_onnx, model, path, class_names, evaluation_crop)
+
+
+def export_openvino(model, path, *, class_names=None, evaluation_crop=None):
+    """Writes a classifier as a folder for OpenVINO: `model.xml`, `model.bin` and a description.
+
+    Args, Returns and Raises are those of `export_onnx`, with extra `openvino`.
+    """
+    import_extra("openvino", "openvino")
+    return _export(_write_openvino, model, Path(path), class_names, evaluation_crop)
+
+
+def _export(writer, model, path, class_names, evaluation_crop):
+    refuse_existing(path)
+    classifier = Classifier.of(model, class_names, evaluation_crop)
+    with whole(path) as temporary:
+        write_on_tensorflow(writer, classifier, temporary)
+    return path
+
+
+def _named(model):
+    """The model with a name for its output; called once, as Keras's ONNX export demands."""
+    named = keras.Model(model.input, {"probabilities": model.output})
+    named(keras.ops.zeros((1, *model.input_shape[1:])))
+    return named
+
+
+def _write_onnx(classifier, path):
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for a name that tf2onnx once needed
+        _named(classifier.model).export(str(path), format="onnx", verbose=False)
+    written = onnx.load(str(path))
+    onnx.helper.set_model_props(written, {ONNX_KEY: json.dumps(classifier.description())})
+    onnx.save(written, str(path))
+
+
+def _write_openvino(classifier, folder):
+    folder.mkdir()
+    _named(classifier.model).export(str(folder / OPENVINO_FILE), format="openvino", verbose=False)
+    (folder / DESCRIPTION).write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""A static page that classifies pictures in the browser, with nothing but its own files."""
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.npm import Package, package_files
+from keras_mixer.export.tflite import export_tflite
+from keras_mixer.files import refuse_existing, whole
+
+MODEL, PAGE = "model.tflite", "web_page"
+CORE = Package(
+    "@litertjs/core",
+    "2.5.3",
+    "3e51a66cc3aaf568ad5fb14ed2385b749c3d1ad85ab6ccae0905e34edff0259a"
+    "3414b6b0e3cab8b73f08c2a82a08892f8981abf4e1432f59029cde27cd6a3225",
+)
+WASM_UTILS = Package(
+    "@litertjs/wasm-utils",
+    "2.5.3",
+    "e1f262c3ab4142722cfb48c7fce435ea760e89297cffecd99e7e61dae97c6932"
+    "878b4e6c56a656e7cd139a4efca42da44f7f40f4e60155d15ac2d799fec23591",
+)
+RUNTIMES = ("litert_wasm_internal", "litert_wasm_compat_internal")  # the second for browsers without relaxed SIMD
+IMPORTS = {CORE.name: "./litert/core.js", WASM_UTILS.name: "./litert/wasm-utils.js"}
+LICENSES = """\
+This page contains LiteRT.js (@litertjs/core {version}, https://github.com/google-ai-edge/LiteRT), Copyright Google LLC,
+under the Apache License, Version 2.0 (https://www.apache.org/licenses/LICENSE-2.0), unchanged, in the folder litert/.
+The other files were written by keras_mixer, under the same licence. The model is its owner's.
+"""
+
+
+def export_web(model, path, *, quantization=None, class_names=None, evaluation_crop=None):
+    """Writes a folder for any static file server: drop a picture or use the camera, see the classes.
+
+    The model runs in the browser as a TFLite file under LiteRT.js, which is downloaded once from the npm registry,
+    checked, and put into the folder; the page itself then needs no internet. Opening the page as a file does not work,
+    because browsers load no modules that way: `python -m http.server --directory PATH`.
+
+    Pictures are cropped and resized as `keras_mixer.data.preprocessing` does it. EXIF rotation is not applied, as in
+    training. What is transparent is mixed by the browser; elsewhere the alpha channel is dropped.
+
+    Args:
+        model: a classifier of RGB images of this package, on any backend.
+        path: the folder to write; it must not exist.
+        quantization: as for `export_tflite`, without "int8".
+        class_names: one name for each class; None for the model's own, or the class numbers.
+        evaluation_crop: how pictures are brought to size; None for the model's own, or "resmall-crop".
+
+    Returns:
+        The `Path` written. It appears whole or not at all.
+
+    Raises:
+        ValueError: the folder exists, or an argument does not fit.
+        OSError: LiteRT.js could not be downloaded.
+
+    Source: ours.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    classifier = Classifier.of(model, class_names, evaluation_crop)
+    if quantization == "int8":
+        raise ValueError("The page feeds float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
+    if classifier.model.input_shape[-1] != 3:
+        raise ValueError(f"The page shows RGB pictures; this model takes {classifier.model.input_shape[-1]} channels.")
+    runtime = _runtime_files()
+    with whole(path) as folder:
+        folder.mkdir()
+        export_tflite(
+            classifier.model,
+            folder / MODEL,
+            quantization=quantization,
+            class_names=classifier.class_names,
+            evaluation_crop=classifier.evaluation_crop,
+        )
+        (folder / "model.json").write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
+        for name, content in (_page_files() | runtime).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    return path
+
+
+def _runtime_files():
+    core, utils = package_files(CORE), package_files(WASM_UTILS)
+    files = {"litert/core.js": core["dist/index.js"], "litert/wasm-utils.js": utils["dist/index.js"]}
+    for runtime in RUNTIMES:
+        for suffix in (".js", ".wasm"):
+            files[f"litert/wasm/{runtime}{suffix}"] = core[f"wasm/{runtime}{suffix}"]
+    return files
+
+
+def _page_files():
+    page = resources.files("keras_mixer.export") / PAGE
+    files = {item.name: item.read_bytes() for item in page.iterdir()}
+    import_map = json.dumps({"imports": IMPORTS})
+    digest = base64.b64encode(hashlib.sha256(import_map.encode()).digest()).decode()
+    html = files["index.html"].decode().replace("IMPORT_MAP_HASH", f"'sha256-{digest}'")
+    files["index.html"] = html.replace("IMPORT_MAP", import_map).encode()
+    files["LICENSES.txt"] = LICENSES.format(version=CORE.version).encode()
+    return files

@@ -1,0 +1,146 @@
+// From a picture file to the pixels that the model was trained on, the way keras_mixer/data/preprocessing.py does it:
+// bilinear without anti-aliasing or "area", fractions cut off, central crop with the offset rounded down.
+
+/** Decodes a picture to {width, height, data: RGB bytes}; throws when the browser cannot read it. */
+export async function decode(blob) {
+  const bytes = withoutExif(new Uint8Array(await blob.arrayBuffer()));
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  return fromDrawable(await createImageBitmap(new Blob([bytes], { type: blob.type }), options));
+}
+
+/** Pixels of an image bitmap or of the current frame of a video. */
+export function fromDrawable(source) {
+  const width = source.videoWidth ?? source.width;
+  const height = source.videoHeight ?? source.height;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(source, 0, 0);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const data = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    data[to] = rgba[from];
+    data[to + 1] = rgba[from + 1];
+    data[to + 2] = rgba[from + 2];
+  }
+  return { width, height, data };
+}
+
+/** Brings an image to the model's size; `crop` is one of "resize", "resize-crop", "resmall-crop". */
+export function prepare(image, height, width, crop) {
+  if (crop === "resize") {
+    return bilinear(image, height, width);
+  }
+  const tall = Math.round((height * 8) / 7);
+  const wide = Math.round((width * 8) / 7);
+  let resized;
+  if (crop === "resize-crop") {
+    resized = bilinear(image, tall, wide);
+  } else {
+    const fround = Math.fround;
+    const scale = Math.max(fround(tall / image.height), fround(wide / image.width));
+    resized = area(image, halfToEven(fround(image.height * scale)), halfToEven(fround(image.width * scale)));
+  }
+  return central(resized, height, width);
+}
+
+function bilinear(image, height, width) {
+  const { fround } = Math;
+  const out = new Uint8Array(height * width * 3);
+  const rows = neighbours(image.height, height);
+  const columns = neighbours(image.width, width);
+  for (let y = 0; y < height; y++) {
+    const row = rows[y];
+    for (let x = 0; x < width; x++) {
+      const column = columns[x];
+      for (let c = 0; c < 3; c++) {
+        const at = (i, j) => image.data[(i * image.width + j) * 3 + c];
+        const mix = (from, to, share) => fround(from + fround(fround(to - from) * share));
+        const upper = mix(at(row.low, column.low), at(row.low, column.high), column.share);
+        const lower = mix(at(row.high, column.low), at(row.high, column.high), column.share);
+        out[(y * width + x) * 3 + c] = mix(upper, lower, row.share);
+      }
+    }
+  }
+  return { width, height, data: out };
+}
+
+function neighbours(from, to) {
+  const scale = Math.fround(from / to);
+  return Array.from({ length: to }, (_, i) => {
+    const place = Math.fround(Math.fround((i + 0.5) * scale) - 0.5);
+    const floor = Math.floor(place);
+    return {
+      low: Math.max(floor, 0),
+      high: Math.min(Math.ceil(place), from - 1),
+      share: Math.fround(place - floor),
+    };
+  });
+}
+
+function area(image, height, width) {
+  const out = new Uint8Array(height * width * 3);
+  const rows = shares(image.height, height);
+  const columns = shares(image.width, width);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const sums = [0, 0, 0];
+      let total = 0;
+      for (const [i, tall] of rows[y]) {
+        for (const [j, wide] of columns[x]) {
+          const share = tall * wide;
+          const at = (i * image.width + j) * 3;
+          total += share;
+          for (let c = 0; c < 3; c++) sums[c] += image.data[at + c] * share;
+        }
+      }
+      // A whole number may come out a rounding error below itself, and fractions are cut off.
+      for (let c = 0; c < 3; c++) out[(y * width + x) * 3 + c] = sums[c] / total + 1e-4;
+    }
+  }
+  return { width, height, data: out };
+}
+
+function shares(from, to) {
+  const scale = from / to;
+  return Array.from({ length: to }, (_, k) => {
+    const start = k * scale;
+    const end = (k + 1) * scale;
+    const parts = [];
+    for (let i = Math.floor(start); i < Math.ceil(end); i++) {
+      parts.push([Math.min(i, from - 1), Math.min(i + 1, end) - Math.max(i, start)]);
+    }
+    return parts;
+  });
+}
+
+function central(image, height, width) {
+  const top = Math.floor((image.height - height) / 2);
+  const left = Math.floor((image.width - width) / 2);
+  const out = new Uint8Array(height * width * 3);
+  for (let y = 0; y < height; y++) {
+    const begin = ((top + y) * image.width + left) * 3;
+    out.set(image.data.subarray(begin, begin + width * 3), y * width * 3);
+  }
+  return { width, height, data: out };
+}
+
+function halfToEven(x) {
+  const rounded = Math.round(x);
+  return x % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
+}
+
+/** A JPEG without its EXIF segment: browsers turn pictures by it, the training data was never turned. */
+function withoutExif(bytes) {
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return bytes;
+  const kept = [bytes.subarray(0, 2)];
+  let at = 2;
+  while (at + 4 <= bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda) {
+    const end = at + 2 + bytes[at + 2] * 256 + bytes[at + 3];
+    if (bytes[at + 1] !== 0xe1) kept.push(bytes.subarray(at, end));
+    at = end;
+  }
+  kept.push(bytes.subarray(at));
+  const joined = new Uint8Array(kept.reduce((sum, part) => sum + part.length, 0));
+  kept.reduce((offset, part) => (joined.set(part, offset), offset + part.length), 0);
+  return joined;
+}

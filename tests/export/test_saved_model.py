@@ -1,0 +1,191 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomize
+from image_files import encode, photographs
+from PIL import Image
+
+import keras_mixer
+from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.export import warmup
+
+tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
+
+
+def load(path):
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(path))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    model = randomize(
+        keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(16, 24, 3), classes=10), np.random.default_rng(0)
+    )
+    model.class_names, model.evaluation_crop = tuple(f"class {i}" for i in range(10)), "resmall-crop"
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(classifier, tmp_path_factory):
+    """One export for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("exported") / "digits"
+    return keras_mixer.export_saved_model(classifier, folder, top_k=3, evaluation_crop="resize-crop")
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    loaded = load(exported)
+    yield loaded.signatures
+    del loaded  # until here its variables are alive
+
+
+def image_files():
+    """Encoded images of every kind that a camera, a scanner or a browser may send."""
+    photograph = photographs()[0]
+    deep = Image.fromarray(photograph[..., 0].astype(np.uint16) * 257)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # "rotate by 90 degrees to see it upright"
+    huge = np.tile(photograph, (6, 5, 1))  # 2562 x 3200
+    return {
+        "JPEG": encode(photograph, "JPEG"),
+        "PNG": encode(photograph, "PNG"),
+        "grey": encode(photograph, "PNG", "L"),
+        "palette": encode(photograph, "PNG", "P"),
+        "alpha": encode(photograph[:90, :70], "PNG", "RGBA"),
+        "16 bit": encode(deep, "PNG"),
+        "huge": encode(huge, "JPEG"),
+        "one pixel": encode(photograph[:1, :1], "PNG"),
+        "tall": encode(photograph[:, :9], "PNG"),
+        "turned": encode(photograph, "JPEG", exif=turned),
+    }
+
+
+@tensorflow_only
+def test_every_signature_answers_like_the_model(classifier, exported, signatures, pixels):
+    assert exported.parts[-2:] == ("digits", "1")
+    weights = exported / "variables" / "variables.data-00000-of-00001"
+    assert weights.stat().st_size < 1.5 * 4 * classifier.count_params()  # each weight once
+    expected = np.asarray(classifier(pixels))
+    for count in (1, 5):
+        for name, dtype in {"serving_default": np.float32, "image_uint8": np.uint8}.items():
+            answer = signatures[name](image=pixels[:count].astype(dtype))
+            np.testing.assert_allclose(answer["probabilities"], expected[:count], atol=1e-5)
+            np.testing.assert_array_equal(answer["classes"], np.argsort(-expected[:count], axis=1)[:, :3])
+            labels = [[f"class {i}".encode() for i in row] for row in np.asarray(answer["classes"])]
+            np.testing.assert_array_equal(answer["labels"], labels)
+        features = signatures["features"](image=pixels[:count])["pre_logits"]
+        extractor = keras_mixer.feature_extractor(classifier, ["pre_logits"])
+        np.testing.assert_allclose(features, extractor(pixels[:count])["pre_logits"], atol=1e-5)
+
+
+@tensorflow_only
+def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
+    import tensorflow as tf
+
+    crop = "resize-crop"  # not the model's own
+    files = image_files()
+    answer = signatures["image_bytes"](image_bytes=tf.constant([*files.values()]))["probabilities"]
+    images = np.stack([evaluation_image(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
+    np.testing.assert_allclose(answer, classifier(images), atol=1e-5)
+    by_name = dict(zip(files, answer.numpy(), strict=True))
+    np.testing.assert_array_equal(by_name["turned"], by_name["JPEG"])  # EXIF rotation is not applied
+
+
+@tensorflow_only
+def test_images_that_cannot_be_decoded_are_named_by_their_indices(signatures):
+    import tensorflow as tf
+
+    signature = signatures["image_bytes"]
+    good = image_files()["JPEG"]
+    for batch, indices in [([good, b"no image", good, good[:300]], "[1 3]"), ([b""], "[0]")]:
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            signature(image_bytes=tf.constant(batch))
+        assert "cannot be decoded" in str(caught.value)
+        assert f"their indices in the batch:] {indices}" in str(caught.value)
+    assert signature(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 10)
+
+
+@tensorflow_only
+def test_what_does_not_take_rgb_images_has_no_signature_for_them(tiny_mixer, tmp_path):
+    model = tiny_mixer(input_shape=(16, 16, 1))
+    assert set(load(keras_mixer.export_saved_model(model, tmp_path / "grey")).signatures) == {
+        "serving_default",
+        "image_uint8",
+        "features",
+    }
+
+
+@tensorflow_only
+def test_warm_up_requests_are_what_tensorflow_serving_reads(exported, signatures):
+    import tensorflow as tf
+
+    logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="needs tensorflow-serving-api")
+    seen = []
+    for record in tf.data.TFRecordDataset(str(exported / warmup.REQUESTS), buffer_size=2**18):
+        request = logs.PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == "digits"
+        seen.append(request.model_spec.signature_name)
+        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        assert len(next(iter(signatures[seen[-1]](**inputs).values()))) == 1
+    assert set(seen) == set(signatures)
+
+
+@tensorflow_only
+def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
+    assert keras_mixer.export_saved_model(classifier, tmp_path).name == "1"
+    assert keras_mixer.export_saved_model(classifier, tmp_path, version=7).name == "7"
+    assert keras_mixer.export_saved_model(classifier, tmp_path).name == "8"
+    with pytest.raises(ValueError, match=r"7 exists already .* use version 9"):
+        keras_mixer.export_saved_model(classifier, tmp_path, version=7)
+    with pytest.raises(ValueError, match="positive"):
+        keras_mixer.export_saved_model(classifier, tmp_path, version=0)
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        keras_mixer.export_saved_model(classifier, tmp_path, top_k=0)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
+
+
+@tensorflow_only
+def test_a_failed_export_leaves_nothing_half_written(classifier, tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        keras_mixer.export_saved_model(classifier, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.backends
+def test_a_mixed_precision_model_of_any_backend_is_exported_in_float32(classifier, pixels, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(16, 24, 3), classes=10)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    mixed.set_weights(classifier.get_weights())
+    path = keras_mixer.export_saved_model(mixed, tmp_path, class_names=list("abcdefghij"), evaluation_crop="resize")
+    answer = load(path).signatures["serving_default"](image=pixels)
+    expected = keras.ops.convert_to_numpy(classifier(pixels))
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    assert answer["labels"].numpy()[0, 0].decode() == "abcdefghij"[expected[0].argmax()]
+    description = json.loads((path / "assets.extra" / "keras_mixer.json").read_text())
+    assert description["class_names"] == list("abcdefghij")
+    assert description["evaluation_crop"] == "resize"
+
+
+@tensorflow_only
+def test_what_is_no_classifier_is_refused(tiny_mixer, rng, tmp_path):
+    with pytest.raises(ValueError, match="Only a classifier"):
+        keras_mixer.export_saved_model(tiny_mixer(include_top=False), tmp_path)
+    model = randomize(keras_mixer.Mixer(4, 1, 8, 8, 8, input_shape=(8, 8, 3), classes=3), rng)
+    with pytest.raises(ValueError, match="Unknown evaluation crop 'centre'"):
+        keras_mixer.export_saved_model(model, tmp_path, evaluation_crop="centre")
+    with pytest.raises(ValueError, match="2 class names were given for a model of 3"):
+        keras_mixer.export_saved_model(model, tmp_path, class_names=["a", "b"])
+    assert not list(tmp_path.iterdir())

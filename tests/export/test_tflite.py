@@ -1,0 +1,127 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mixer
+from keras_mixer.export.runtimes import open_export, open_interpreter, run_tflite
+from keras_mixer.export.tflite_metadata import KEY, operators
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written by TensorFlow")
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("float16", 1e-3), ("dynamic_int8", 0.1)])
+def test_answers_are_the_models(classifier, pixels, tmp_path, quantization, tolerance):
+    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite", quantization=quantization, batch_size=2)
+    runtime = open_export(path)
+    for count in (1, 2, 5):  # the file takes two images at a time
+        np.testing.assert_allclose(runtime.classify(pixels[:count]), classifier(pixels[:count]), atol=tolerance)
+
+
+def test_full_int8_takes_uint8_pixels_and_gives_uint8_probabilities(classifier, pixels, tmp_path):
+    path = keras_mixer.export_tflite(
+        classifier, tmp_path / "digits.tflite", quantization="int8", representative_images=pixels
+    )
+    runner = open_interpreter(path).get_signature_runner("serving_default")
+    assert runner.get_input_details()["image"]["dtype"] is np.uint8
+    assert runner.get_output_details()["probabilities"]["dtype"] is np.uint8
+    np.testing.assert_allclose(run_tflite(runner, pixels[:1]), classifier(pixels[:1]), atol=0.2)
+
+
+def test_only_operators_of_tflite_are_used(classifier, tmp_path, monkeypatch):
+    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite")
+    counts = operators(path.read_bytes())
+    assert counts["FULLY_CONNECTED"] == 4 * 2 + 1  # two blocks of four layers, the head
+    assert counts["GELU"] == 4
+    assert not any(name.startswith("custom") for name in counts)
+
+
+def test_a_file_that_would_need_tensorflows_own_operators_is_refused(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    class Sum(keras.layers.Layer):
+        def call(self, x):
+            return tf.cast(tf.cast(tf.linalg.det(x), tf.float32)[:, None] * tf.ones((1, 3)), tf.float32)
+
+    image = keras.Input((4, 4, 4), name="image")
+    model = keras.Model(image, Sum()(image[..., 0]))
+    from_saved_model = tf.lite.TFLiteConverter.from_saved_model
+
+    def permissive(folder):
+        converter = from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+        return converter
+
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", permissive)
+    with pytest.raises(ValueError, match="operators that TFLite does not have: custom FlexMatrixDeterminant"):
+        keras_mixer.export_tflite(model, tmp_path / "foreign.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_and_preprocessing_travel_inside(classifier, tmp_path):
+    import flatbuffers.table
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == list(classifier.class_names)
+        description = json.loads(archive.read("keras_mixer.json"))
+    assert description["evaluation_crop"] == "resmall-crop"
+    assert description["input_shape"] == [16, 24, 3]
+    content = path.read_bytes()
+    model = schema.Model.GetRootAsModel(content, 0)
+    entries = {model.Metadata(i).Name().decode(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
+    metadata = model.Buffers(entries[KEY]).DataAsNumpy().tobytes()
+    assert flatbuffers.util.BufferHasIdentifier(metadata, 0, b"M001")
+    for text in (b"image", b"probabilities", b"labels.txt", b"16 x 24 pixels in [0, 255]; of any image: resmall-crop"):
+        assert text in metadata
+    root = flatbuffers.table.Table(metadata, int.from_bytes(metadata[:4], "little"))
+    image = first(first(root, 3), 2)
+    assert byte(child(image, 3), 0) == 2  # ImageProperties
+    assert byte(child(child(image, 3), 1), 0) == 1  # RGB
+    assert byte(first(image, 4), 0) == 1  # NormalizationOptions
+    assert byte(first(first(first(root, 3), 3), 6), 2) == 2  # TENSOR_AXIS_LABELS
+    for i in range(model.BuffersLength()):  # kernels read constants in place
+        data = model.Buffers(i).DataAsNumpy()
+        assert isinstance(data, int) or (data.__array_interface__["data"][0] - address(content)) % 16 == 0
+
+
+def child(table, number):
+    """The table in a field, by the field numbers of metadata_schema.fbs."""
+    return type(table)(table.Bytes, table.Indirect(table.Pos + table.Offset(4 + 2 * number)))
+
+
+def first(table, number):
+    return type(table)(table.Bytes, table.Indirect(table.Vector(table.Offset(4 + 2 * number))))
+
+
+def byte(table, number):
+    return table.Bytes[table.Pos + table.Offset(4 + 2 * number)]
+
+
+def address(content):
+    return np.frombuffer(content, np.uint8).__array_interface__["data"][0]
+
+
+def test_unfit_arguments_are_refused(classifier, tiny_mixer, pixels, tmp_path):
+    export = keras_mixer.export_tflite
+    with pytest.raises(ValueError, match="float16, dynamic_int8, int8"):
+        export(classifier, tmp_path / "a.tflite", quantization="int4")
+    with pytest.raises(ValueError, match="representative_images are needed"):
+        export(classifier, tmp_path / "a.tflite", quantization="int8")
+    with pytest.raises(ValueError, match="representative_images are needed"):
+        export(classifier, tmp_path / "a.tflite", representative_images=pixels)
+    with pytest.raises(ValueError, match=r"shape \(N, 16, 24, 3\) .* not \(5, 24, 16, 3\)"):
+        export(classifier, tmp_path / "a.tflite", quantization="int8", representative_images=pixels.swapaxes(1, 2))
+    with pytest.raises(ValueError, match=r"ends in \.tflite"):
+        export(classifier, tmp_path / "a.lite")
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        export(classifier, tmp_path / "a.tflite", batch_size=0)
+    with pytest.raises(ValueError, match=r"9 class names .* 10 classes"):
+        export(classifier, tmp_path / "a.tflite", class_names=list("abcdefghi"))
+    (tmp_path / "a.tflite").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="not overwritten"):
+        export(classifier, tmp_path / "a.tflite")
+    assert [item.name for item in tmp_path.iterdir()] == ["a.tflite"]
