@@ -7,6 +7,7 @@ import threading
 import time
 
 import keras
+import numpy as np
 from tqdm.auto import tqdm
 
 from keras_mixer.training.checkpoints import save_checkpoint
@@ -85,7 +86,7 @@ class ValidateAverage(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         variables = self.model.trainable_variables
-        self.kept = [variable.numpy() for variable in variables]
+        self.kept = [np.array(variable.numpy()) for variable in variables]
         self.model.optimizer.take_average(variables)
 
     def on_test_end(self, logs=None):

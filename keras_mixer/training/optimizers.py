@@ -1,6 +1,7 @@
 """Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
 
 import keras
+import numpy as np
 
 from keras_mixer.training.recipe import Recipe
 
@@ -28,8 +29,13 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         """Does nothing: Keras calls it after every `fit`, of which a run has several; see `take_average`."""
 
     def take_average(self, variables):
-        """Gives variables the running average of their values, where there is one."""
-        super().finalize_variable_values(variables)
+        """Gives variables a copy of the running average of their values, where there is one.
+
+        A copy, because JAX hands memory on from step to step: Keras's assignment would let two variables share it.
+        """
+        if self.use_ema:
+            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+                variable.assign(np.array(average.numpy()))
 
     def _clip_gradients(self, grads):
         return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_norm_of_all(grads)

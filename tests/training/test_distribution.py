@@ -96,7 +96,7 @@ CASES = {
     ),
     "sgd": (
         {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "linear", "ema_momentum": 0.7},
-        {"accumulation_steps": 5} | ({} if ON_TENSORFLOW else {"steps_per_execution": 2}),
+        {"accumulation_steps": 5} | ({} if ON_TENSORFLOW else {"steps_per_execution": 5}),
     ),
     "bfloat16": ({"learning_rate": 3e-4, "precision": "mixed_bfloat16"}, {}),
 }
@@ -157,7 +157,9 @@ def test_replicas_draw_different_masks_at_the_right_rate():
         assert abs(mask.mean() - 0.7) < 4 * (0.21 / mask.size) ** 0.5
 
 
-def test_stochastic_depth_trains_on_several_devices(tmp_path):
+def test_stochastic_depth_trains_on_several_replicas(tmp_path):
+    if not ON_TENSORFLOW:
+        pytest.skip("on JAX it is among the cases above")
     result = fit(tmp_path, "2", drop_path_rate=0.5, dropout_rate=0.1, epochs=1, learning_rate=3e-4)
     assert np.isfinite(result.metrics["loss"])
 
