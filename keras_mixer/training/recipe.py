@@ -115,7 +115,8 @@ class Recipe:
     accumulation_steps: int = 1
     """Pieces in which the gradient of a batch is computed, one after the other, for less memory; one update for all."""
     rematerialize: bool = False
-    """Compute each block's insides again for the gradient instead of keeping them: less memory, more time."""
+    """Compute each block's insides again for the gradient instead of keeping them: less memory, more time. No gain with
+    JAX on CPUs, where XLA keeps them all the same."""
     steps_per_execution: int = 1
     """Optimizer steps between two visits of Python: more is faster where a step is short, as on TPUs."""
     xla_on_cpu: bool = False
