@@ -9,6 +9,7 @@ COMMANDS = {
     "variants": "List the published sizes with parameters and cost.",
     "train": "Train a recipe, or resume it: train [RECIPE].",
     "evaluate": "Measure a finished run on its test data: evaluate RUN.",
+    "fewshot": "Few-shot accuracy of a model's features: fewshot MODEL DATA.",
     "predict": "Classify image files: predict MODEL IMAGE...",
     "export": "Write a run for other runtimes: export RUN --format FORMAT.",
     "convert": "Turn a weight file into another format: convert IN OUT.",

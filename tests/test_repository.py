@@ -42,7 +42,7 @@ PUBLIC = {
         "save_official",
         "change_resolution",
     ),
-    *("fit", "RECIPES", "evaluate", "export_saved_model", "export_tflite"),
+    *("fit", "RECIPES", "evaluate", "few_shot", "export_saved_model", "export_tflite"),
 }
 MODEL_KEYWORDS = {
     "input_shape": (224, 224, 3),
