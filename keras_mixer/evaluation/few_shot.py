@@ -9,6 +9,7 @@ import sys
 import numpy as np
 from tqdm.auto import tqdm
 
+from keras_mixer.evaluation.prediction import predict_batch
 from keras_mixer.features import feature_extractor
 
 SHOTS = (1, 5, 10, 25)
@@ -148,7 +149,7 @@ def _features(model, batches, layer, description, progress):
     extractor = feature_extractor(model, [layer])
     features, labels = [], []
     for images, of_batch in tqdm(batches, desc=description, unit="batch", disable=not progress, file=sys.stderr):
-        found = np.asarray(extractor.predict_on_batch(np.asarray(images))[layer], np.float32)
+        found = np.asarray(predict_batch(extractor, images)[layer], np.float32)
         features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
         labels.append(np.asarray(of_batch, np.int64))
     if not features:
