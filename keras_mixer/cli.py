@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "Train a recipe, or resume it: train [RECIPE].",
     "evaluate": "Measure a finished run on its test data: evaluate RUN.",
     "fewshot": "Few-shot accuracy of a model's features: fewshot MODEL DATA.",
+    "imagenet": "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL.",
+    "avg5": "Avg 5 of the paper from finished runs: avg5 RUN...",
     "predict": "Classify image files: predict MODEL IMAGE...",
     "export": "Write a run for other runtimes: export RUN --format FORMAT.",
     "convert": "Turn a weight file into another format: convert IN OUT.",
