@@ -7,6 +7,7 @@ from keras_mixer.commands.terminal import parse
 PLOTS = {
     "weights": ("pictures", "Figs 5, 6: hidden units of the token-mixing MLPs: plot weights MODEL."),
     "stem": ("pictures", "Fig 7: filters of the stem: plot stem MODEL."),
+    "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
 }
 
 

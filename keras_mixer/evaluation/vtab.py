@@ -6,7 +6,7 @@ big_transfer for the fine-tuning: SGD with momentum 0.9, 500 steps of 512, 100 o
 """
 
 import dataclasses
-import json
+import functools
 import time
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.preprocessing import decode_image, resize
+from keras_mixer.evaluation.journal import Journal
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
 from keras_mixer.evaluation.vtab_tasks import GROUPS, VTAB_TASKS, load_task
-from keras_mixer.files import whole
 from keras_mixer.models import rebuild
 from keras_mixer.resolution import change_resolution
 
@@ -110,33 +110,21 @@ def vtab_1k(
     unknown = [task for task in chosen if task not in VTAB_TASKS]
     if unknown:
         raise ValueError(f"Unknown tasks {', '.join(unknown)}; valid ones are {', '.join(VTAB_TASKS)}.")
-    file = Path(workdir) / "vtab.json"
-    content = _open_report(file, name or model.name, settings)
+    journal = Journal(
+        Path(workdir) / "vtab.json", {"model": name or model.name, "settings": dataclasses.asdict(settings)}
+    )
     absent = {}
     for task in (VTAB_TASKS[key] for key in chosen):
-        if task.name in content["tasks"]:
+        if task.name in journal.results:
             continue
         try:
             data = load_task(task, data_dir, download)
         except NotPrepared as error:
             absent[task.name] = str(error)
             continue
-        content["tasks"][task.name] = result = _measure(model, task, data, settings)
-        with whole(file) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        result = journal.result(task.name, functools.partial(_measure, model, task, data, settings))
         report(f"{task.name}: {result['accuracy']:.2%} of {result['test_images']:,} images, {result['seconds']:.0f} s")
-    return VtabReport({name: content["tasks"][name] for name in chosen if name in content["tasks"]}, absent)
-
-
-def _open_report(file, name, settings):
-    wanted = {"model": name, "settings": json.loads(json.dumps(dataclasses.asdict(settings)))}
-    if not file.is_file():
-        return wanted | {"tasks": {}}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise ValueError(f"{file} has {key} {found.get(key)}, not {value}. Choose another folder with --workdir.")
-    return found
+    return VtabReport({name: journal.results[name] for name in chosen if name in journal.results}, absent)
 
 
 def _measure(model, task, data, settings):
