@@ -8,6 +8,9 @@ PLOTS = {
     "weights": ("pictures", "Figs 5, 6: hidden units of the token-mixing MLPs: plot weights MODEL."),
     "stem": ("pictures", "Fig 7: filters of the stem: plot stem MODEL."),
     "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
+    "throughput": ("costs", "Parameters, multiply-accumulates, images a second, memory: plot throughput MODEL..."),
+    "pareto": ("costs", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
+    "linear-cost": ("costs", "Cost over the number of patches, Mixer beside attention."),
 }
 
 

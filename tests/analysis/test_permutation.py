@@ -74,4 +74,4 @@ def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path):
 def test_the_resnet_is_one():
     model = small_resnet((32, 32, 3), 7)
     assert model.output_shape == (None, 7)
-    assert sum("_add" in layer.name for layer in model.get_layer("resnet").layers) == 8
+    assert sum("_add" in layer.name for layer in model.get_layer("resnet").layers) == 4

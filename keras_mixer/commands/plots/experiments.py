@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from keras_mixer.analysis.figures import check_picture_path, write_figure
-from keras_mixer.analysis.permutation import NETWORKS, permutation_experiment, permutation_figure
+from keras_mixer.analysis.permutation import permutation_experiment, permutation_figure
+from keras_mixer.analysis.subsets import with_training_images
 from keras_mixer.commands.terminal import print_table
 from keras_mixer.training.loop import load_recipe_source
 from keras_mixer.training.recipes import resolve
@@ -21,10 +22,11 @@ def permutation(
     data_dir: str | None = None,
     image_size: int = 32,
     patch_size: int = 8,
-    steps: int = 400,
-    points: int = 10,
+    training_images: int | None = None,
+    steps: int = 300,
+    points: int = 5,
     seeds: tuple[int, ...] = (0, 1, 2),
-    networks: tuple[Literal["mixer", "resnet"], ...] = NETWORKS,
+    networks: tuple[Literal["mixer", "resnet"], ...] = ("mixer", "resnet"),
 ):
     """Fig 4: train a Mixer and a ResNet on images as they are, with patches shuffled, with all pixels shuffled.
 
@@ -35,6 +37,7 @@ def permutation(
         data_dir: folder with prepared TensorFlow Datasets.
         image_size: side in pixels; the ResNet needs at least 32.
         patch_size: side of the Mixer's patches in pixels.
+        training_images: how many to train on, evenly from each class; all by default.
         steps: optimizer steps of each training.
         points: how often to measure each.
         seeds: each gives initial weights, order, augmentation and permutations.
@@ -44,6 +47,8 @@ def permutation(
     settings = _recipe(recipe, data=data, data_dir=data_dir, image_size=image_size, patch_size=patch_size)
     options = {"steps": steps, "points": points, "seeds": seeds, "networks": networks}
     source = load_recipe_source(settings)
+    if training_images:
+        source = with_training_images(source, training_images)
     results = permutation_experiment(settings, source, output.with_suffix(".json"), **options)
     rows = [
         (network, kind, f"{_mean(curves):.2%}", "  ".join(f"{curve[-1]:.2%}" for curve in curves))
