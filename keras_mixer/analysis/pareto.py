@@ -65,11 +65,11 @@ def pareto_figure(own=()):
             )
         front = pareto_front(direction * places, accuracy)
         ax.plot(places[front], accuracy[front], color=COLOURS[-1], linewidth=1, zorder=0, label="Pareto front")
-        for index in front:
+        for number, index in enumerate(front):
             ax.annotate(
                 rows[index].model,
                 (places[index], accuracy[index]),
-                xytext=(4, -10),
+                xytext=((4, -10), (5, 4))[number % 2],  # neighbours take turns below and above
                 textcoords="offset points",
                 fontsize=7,
             )

@@ -11,6 +11,8 @@ PLOTS = {
     "throughput": ("costs", "Parameters, multiply-accumulates, images a second, memory: plot throughput MODEL..."),
     "pareto": ("costs", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
     "linear-cost": ("costs", "Cost over the number of patches, Mixer beside attention."),
+    "data-size": ("experiments", "Fig 2, right: accuracy over the amount of training data, equal steps."),
+    "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, by none."),
 }
 
 

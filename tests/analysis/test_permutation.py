@@ -2,7 +2,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mixer.analysis.figures import write_figure
 from keras_mixer.analysis.permutation import (
     INPUTS,
     permutation_experiment,
@@ -56,19 +55,30 @@ def test_a_permutation_is_one_for_all_images_and_follows_from_the_seed(rng):
     assert (order != shuffle_pixels((6, 8), seed=3)).any()
 
 
-def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path):
-    recipe = resolve("digits", image_size=32, patch_size=16, num_blocks=1, hidden_dim=8, tokens_mlp_dim=4)
-    recipe = resolve(recipe, channels_mlp_dim=8, randaugment_num_ops=0, xla_on_cpu=False)
-    lines = []
-    options = {"steps": 4, "points": 2, "seeds": (0,), "networks": ("mixer",), "report": lines.append}
+def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path, monkeypatch):
+    cases = []
+
+    def train_curve(model, recipe, source, *, steps, points, seed, transform):
+        assert (steps, points) == (4, 2)
+        images = np.arange(2 * 32 * 32 * 3.0).reshape(2, 32, 32, 3)
+        cases.append((model.name, seed, None if transform is None else numpy(transform(images))))
+        return [0.1 * len(cases), 0.2 * len(cases)]
+
+    monkeypatch.setattr("keras_mixer.analysis.permutation.train_curve", train_curve)
+    recipe = resolve("digits", image_size=32, patch_size=16, num_blocks=1)
+    options = {"steps": 4, "points": 2, "seeds": (0, 1), "report": lambda line: None}
     source = load_source("digits")
     result = permutation_experiment(recipe, source, tmp_path / "p.json", **options)
-    assert list(result["mixer"]) == list(INPUTS)
-    assert all(np.shape(curves) == (1, 2) for curves in result["mixer"].values())
+    assert len(cases) == 2 * 2 * 3
+    assert [case[2] is None for case in cases[:3]] == [True, False, False]
+    np.testing.assert_array_equal(cases[1][2], cases[4][2])  # Mixer and ResNet see the same
+    assert (cases[1][2] != cases[7][2]).any()  # another seed, another permutation
+    assert all(np.shape(result[network][kind]) == (2, 2) for network in ("mixer", "resnet") for kind in INPUTS)
     assert permutation_experiment(recipe, source, tmp_path / "p.json", **options) == result
-    assert write_figure(permutation_figure(result, 4), tmp_path / "p.png").is_file()
-    with pytest.raises(ValueError, match="multiple of points"):
-        permutation_experiment(recipe, source, tmp_path / "q.json", **(options | {"steps": 5}))
+    assert len(cases) == 12
+    (left, right) = permutation_figure(result, 4).axes
+    assert [line.get_label() for line in left.lines] == list(INPUTS)
+    np.testing.assert_array_equal(right.lines[0].get_xdata(), [2, 4])
 
 
 def test_the_resnet_is_one():
