@@ -14,6 +14,7 @@ COMMANDS = {
     "avg5": "Avg 5 of the paper from finished runs: avg5 RUN...",
     "vtab": "VTAB-1k of a pre-trained model: vtab MODEL.",
     "plot": "Pictures and experiments of the paper: plot NAME.",
+    "report": "One HTML page about finished runs: report RUN...",
     "predict": "Classify image files: predict MODEL IMAGE...",
     "export": "Write a run for other runtimes: export RUN --format FORMAT.",
     "convert": "Turn a weight file into another format: convert IN OUT.",
