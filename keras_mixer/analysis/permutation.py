@@ -124,10 +124,11 @@ def permutation_figure(results, steps):
         steps: of each training.
     """
     figure, axes = canvas(5.0 * len(results), 4.0, 1, len(results), squeeze=False, sharey=True)
+    lowest = min(min(curve) for curves in results.values() for kind in curves.values() for curve in kind)
     for ax, (network, curves) in zip(axes[0], results.items(), strict=True):
         points = len(next(iter(curves.values()))[0])
         draw_curves(ax, steps_of(steps, points), curves)
-        ax.set(title={"mixer": "Mixer", "resnet": "ResNet"}[network], xlabel="step", ylim=(0, 1.02))
+        ax.set(title={"mixer": "Mixer", "resnet": "ResNet"}[network], xlabel="step", ylim=(max(0, lowest - 0.1), 1.01))
     axes[0, 0].set_ylabel("test accuracy")
     return figure
 

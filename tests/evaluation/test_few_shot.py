@@ -5,8 +5,6 @@ import pytest
 import keras_mixer
 from keras_mixer.evaluation.few_shot import least_squares
 
-pytestmark = pytest.mark.backends
-
 
 def oracle(features, labels, classes, l2, queries):
     """Scores by the normal equations, written from the definition: augmented least squares without any decomposition
@@ -49,6 +47,7 @@ def data(rng):
     return batches(np.arange(24) % 3, 7), batches(np.arange(11) % 3, 4)
 
 
+@pytest.mark.backends
 def test_every_shot_and_seed_draws_as_the_official_code_does(tiny_mixer, data):
     model = tiny_mixer()
     train, test = data

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import keras
 import tyro
 
 from keras_mixer.analysis.cost import exact_cost, throughput as measure, traced_macs
@@ -50,6 +51,8 @@ def throughput(
             memory = "?" if item.peak_bytes is None else f"{item.peak_bytes / 1e6:,.0f} MB"
             cost = (f"{parameters:,}", f"{macs / 1e9:.3f}", "yes" if macs == traced else f"no: {traced:,}")
             rows.append((name, *cost, str(item.batch_size), f"{item.images_per_second:,.1f}", memory))
+        del model
+        keras.backend.clear_session()  # its memory is not the next one's
     header = ("model", "parameters", "GMACs", "graph agrees", "batch", "images/s", "peak memory")
     print_table(header, rows)
     _write(content, throughput_figure(results), output)
