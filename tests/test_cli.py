@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -182,6 +184,16 @@ def test_every_plot_explains_itself(capsys):
         assert "--output" in capsys.readouterr().out
     assert cli.main(["plot", "saturn"]) == 2
     assert "Unknown plot 'saturn'; valid ones are weights, stem" in capsys.readouterr().err
+
+
+def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
+    page = Path(__file__).parents[1] / "docs" / "experiments.md"
+    text = page.read_text(encoding="utf-8")
+    used = re.findall(r"^keras-mixer (\S+)(?: (\S+))?", text, re.M)
+    assert {command for command, _ in used} <= set(cli.COMMANDS)
+    assert {name for command, name in used if command == "plot"} == set(plot.PLOTS)
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (page.parent / picture).is_file()
 
 
 def test_variants_print_the_seven_rows(capsys):

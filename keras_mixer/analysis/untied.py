@@ -155,6 +155,9 @@ def untied_figure(results, parameters):
         ax.plot([parameters[count]] * len(finals), finals, "o", color=colour, alpha=0.7, label=label)
         ax.plot(parameters[count], sum(finals) / len(finals), "_", color=colour, markersize=22, markeredgewidth=2)
     ax.set(xscale="log", xlabel="parameters", ylabel="test accuracy")
+    places = [parameters[count] for count in results]
+    ax.set_xticks(places, [f"{place:,}" for place in places], rotation=30, ha="right")
+    ax.minorticks_off()
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     return figure

@@ -21,8 +21,7 @@ def numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("groups", [1, pytest.param(2, marks=pytest.mark.backends), 8])
 def test_groups_with_equal_weights_are_the_papers_token_mlp(rng, groups):
     tied = keras_mixer.MlpBlock(5)
     x = rng.normal(size=(2, 8, 12)).astype(np.float32)  # (B, C, S)
