@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_mixer
 from keras_mixer.analysis.permutation import (
     INPUTS,
     permutation_experiment,
@@ -32,6 +33,21 @@ def test_permuted_weights_undo_permuted_patches(tiny_mixer, rng, input_shape, pa
     assert np.abs(numpy(model(shuffled)) - numpy(model(images))).max() > 0.1
     np.testing.assert_allclose(numpy(permuted_mixer(model, seed=5)(shuffled)), numpy(model(images)), atol=1e-5)
     assert np.abs(numpy(permuted_mixer(model, seed=6)(shuffled)) - numpy(model(images))).max() > 0.1
+
+
+def test_tokens_of_the_permuted_mixer_are_the_old_ones_in_another_order(tiny_mixer, rng):
+    """The logits do not see the last bias of token mixing: it is equal in all channels, which every LayerNorm removes."""
+    model = tiny_mixer()
+    images = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.float32)
+    shuffled = numpy(permuted(images, shuffle_patches((16, 16), 4, seed=5)))
+    before, after = (
+        numpy(keras_mixer.feature_extractor(network, ["block_1"])(pixels)["block_1"]).reshape(16, -1)
+        for network, pixels in ((model, images), (permuted_mixer(model, seed=5), shuffled))
+    )
+    order = [int(np.abs(before - token).sum(1).argmin()) for token in after]
+    assert sorted(order) == list(range(16))
+    assert order != list(range(16))
+    np.testing.assert_allclose(after, before[order], atol=1e-4)
 
 
 def test_patches_stay_whole_and_share_one_inner_order():
