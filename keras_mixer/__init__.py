@@ -25,6 +25,7 @@ from keras_mixer.weights.loading import load_weights as load_weights
 from keras_mixer.weights.official import save_official as save_official
 
 if TYPE_CHECKING:
+    from keras_mixer.evaluation.few_shot import few_shot as few_shot
     from keras_mixer.evaluation.top1 import evaluate as evaluate
     from keras_mixer.export.saved_model import export_saved_model as export_saved_model
     from keras_mixer.export.tflite import export_tflite as export_tflite
@@ -36,6 +37,7 @@ _ON_FIRST_USE = {
     "evaluate": "keras_mixer.evaluation.top1",
     "export_saved_model": "keras_mixer.export.saved_model",
     "export_tflite": "keras_mixer.export.tflite",
+    "few_shot": "keras_mixer.evaluation.few_shot",
     "fit": "keras_mixer.training.loop",
 }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from keras_mixer import cli
+from keras_mixer.commands import plot
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 SHORT = ["--epochs", "8", "--global-batch-size", "128", "--warmup-steps", "5", "--learning-rate", "1e-2"]
@@ -144,6 +146,54 @@ def test_convert_features_and_saliency(finished_run, digit_files, tmp_path):
     assert "(class 3)" in out
     with Image.open(tmp_path / "three.png") as picture:
         assert picture.size == (128, 128)
+
+
+def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
+    folder, *_ = finished_run
+    assert cli.main(["evaluate", str(folder), "--evaluation-crop", "resize"]) == 0
+    assert "rows are labels" in capsys.readouterr().out
+    assert (folder / "confusion.png").is_file()
+    assert cli.main(["fewshot", str(folder), "digits", "--shots", "1", "5", "--seeds", "0", "1"]) == 0
+    assert "360 test images of digits, 10 classes, 32 features of pre_logits" in capsys.readouterr().out
+    assert json.loads((folder / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}
+    for arguments in (
+        ["plot", "weights", folder, "--output", tmp_path / "weights.png"],
+        ["plot", "stem", folder, "--output", tmp_path / "stem.svg"],
+        ["plot", "pareto", "--output", tmp_path / "pareto.png", "--own", "mine,80.5,900,"],
+        ["plot", "throughput", folder, "--output", tmp_path / "t.png", "--seconds", "0.1", "--batch-sizes", "1", "4"],
+        ["report", folder, "--output", tmp_path / "report.html"],
+    ):
+        assert cli.main(list(map(str, arguments))) == 0
+    assert "Confusion of the classes" in (tmp_path / "report.html").read_text()
+    (measured,) = json.loads((tmp_path / "t.json").read_text()).values()
+    assert measured["macs"] == measured["traced_macs"]
+    out = capsys.readouterr().out
+    assert all(str(tmp_path / name) in out for name in ("weights.png", "stem.svg", "pareto.png", "t.png"))
+
+
+def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):
+    assert cli.main(["avg5", str(finished_run[0])]) == 2
+    assert "'digits' is none of the five data sets imagenet2012" in capsys.readouterr().err
+
+
+def test_every_plot_explains_itself(capsys):
+    for name in plot.PLOTS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["plot", name, "--help"])
+        assert stop.value.code == 0
+        assert "--output" in capsys.readouterr().out
+    assert cli.main(["plot", "saturn"]) == 2
+    assert "Unknown plot 'saturn'; valid ones are weights, stem" in capsys.readouterr().err
+
+
+def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
+    page = Path(__file__).parents[1] / "docs" / "experiments.md"
+    text = page.read_text(encoding="utf-8")
+    used = re.findall(r"^keras-mixer (\S+)(?: (\S+))?", text, re.M)
+    assert {command for command, _ in used} <= set(cli.COMMANDS)
+    assert {name for command, name in used if command == "plot"} == set(plot.PLOTS)
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (page.parent / picture).is_file()
 
 
 def test_variants_print_the_seven_rows(capsys):

@@ -25,7 +25,8 @@ FLOORS = [
     ["resolution", "conversion", "features"],
     ["evaluation", "export"],
     ["serving"],
-    ["training", "analysis"],
+    ["training"],
+    ["analysis"],
     ["commands"],
     ["cli"],
     ["__init__", "__main__"],
@@ -42,7 +43,7 @@ PUBLIC = {
         "save_official",
         "change_resolution",
     ),
-    *("fit", "RECIPES", "evaluate", "export_saved_model", "export_tflite"),
+    *("fit", "RECIPES", "evaluate", "few_shot", "export_saved_model", "export_tflite"),
 }
 MODEL_KEYWORDS = {
     "input_shape": (224, 224, 3),

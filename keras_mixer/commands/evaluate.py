@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from keras_mixer.analysis.confusion import confusion_figure, mistakes
+from keras_mixer.analysis.figures import write_figure
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.files import whole
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import read_recipe
+
+LARGEST_TABLE = 20  # classes up to which the confusion is printed as a table
 
 
 def run(arguments):
@@ -24,6 +28,7 @@ def evaluate(
     data: str | None = None,
     data_dir: str | None = None,
     test_split: str | None = None,
+    evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] | None = None,
     skip_corrupt: bool = False,
 ):
     """Measure a finished run on its test data, or on other data with the same classes.
@@ -33,9 +38,10 @@ def evaluate(
         data: image folder or TensorFlow Datasets name; the run's own by default.
         data_dir: folder with prepared TensorFlow Datasets.
         test_split: which part; the run's own by default.
+        evaluation_crop: how images are brought to size; the run's own by default.
         skip_corrupt: leave image files out that cannot be decoded.
     """
-    given = {"data": data, "data_dir": data_dir, "test_split": test_split}
+    given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_classifier(run)
     recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
     source = load_recipe_source(recipe, skip_corrupt)
@@ -56,6 +62,7 @@ def evaluate(
     )
     per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
     print_table(("class", "accuracy"), [(name, f"{share:.2%}") for name, share in per_class.items()])
+    _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
         "top5": result.top5,
@@ -63,6 +70,8 @@ def evaluate(
         "test_images": result.examples,
         "data": source.name,
         "evaluation_crop": recipe.evaluation_crop,
+        "image_size": [height, width],
+        "class_names": source.class_names,
         "per_class": {name: None if share != share else share for name, share in per_class.items()},
         "confusion": result.confusion.tolist(),
     }
@@ -70,3 +79,23 @@ def evaluate(
     with whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"\nWritten to {file}.")
+    try:
+        figure = confusion_figure(result.confusion, source.class_names)
+    except ValueError as error:  # without the extra the numbers are all there
+        print(f"No picture of the confusion. {error}")
+        return
+    print(f"Written to {write_figure(figure, run / 'confusion.png')}.")
+
+
+def _print_confusion(confusion, class_names):
+    if len(class_names) <= LARGEST_TABLE:
+        rows = [
+            (name, *(str(count) if count else "." for count in row))
+            for name, row in zip(class_names, confusion.tolist(), strict=True)
+        ]
+        print("\nConfusion: rows are labels, columns guesses.")
+        print_table(("", *class_names), rows)
+        return
+    print("\nThe most frequent mistakes:")
+    rows = [(*pair, str(images), f"{share:.1%}") for *pair, images, share in mistakes(confusion, class_names)]
+    print_table(("label", "guess", "images", "of the label"), rows)

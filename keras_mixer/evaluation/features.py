@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from keras_mixer.evaluation.prediction import predict_batch
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import refuse_existing, whole
 
@@ -45,7 +46,7 @@ def write_features(model, batches, examples, path, *, layer="pre_logits", class_
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for images, of_batch in tqdm(batches, desc="features", unit="batch", disable=not progress, file=sys.stderr):
-                features = extractor.predict_on_batch(np.asarray(images))[layer]
+                features = predict_batch(extractor, images)[layer]
                 file.write(np.ascontiguousarray(features, "<f4").tobytes())
                 labels.append(np.asarray(of_batch, np.int64))
         found = sum(map(len, labels))

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 from tqdm.auto import tqdm
 
+from keras_mixer.evaluation.prediction import predict_batch
+
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite where float32 rounds a probability to 0
 
 
@@ -60,7 +62,7 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         labels = np.asarray(labels)
         if labels.max() >= classes or labels.min() < 0:
             raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but the model has {classes} classes.")
-        probabilities = np.asarray(model.predict_on_batch(np.asarray(images)), np.float64)
+        probabilities = np.asarray(predict_batch(model, images), np.float64)
         of_label = probabilities[np.arange(len(labels)), labels]
         loss -= np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).sum()
         in_top5 += int(((probabilities > of_label[:, None]).sum(1) < 5).sum())

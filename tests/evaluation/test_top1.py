@@ -61,3 +61,41 @@ def test_a_keras_model_is_evaluated(tiny_mixer, rng):
     result = keras_mixer.evaluate(model, [(images[:5], labels[:5]), (images[5:], labels[5:])])
     guesses = keras.ops.convert_to_numpy(model(images)).argmax(1)
     assert result.top1 == (guesses == labels).mean()
+
+
+@pytest.fixture
+def on_devices():
+    """Runs a function that builds and measures a model on some of the virtual devices."""
+
+    def run(count, measure):
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            with tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]).scope():
+                return measure()
+        devices = keras.distribution.list_devices("cpu")[:count]
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+        try:
+            return measure()
+        finally:
+            keras.distribution.set_distribution(None)
+
+    return run
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_devices_counts_every_image_once(on_devices, tiny_mixer, rng, count):
+    images, labels = rng.integers(0, 256, (11, 16, 16, 3), dtype=np.uint8), rng.integers(0, 10, 11)
+    batches = [(images[i : i + 4], labels[i : i + 4]) for i in range(0, 11, 4)]
+    model = tiny_mixer(num_blocks=1)
+    weights = model.get_weights()
+    one = keras_mixer.evaluate(model, batches)
+
+    def measure():
+        model = tiny_mixer(num_blocks=1)
+        model.set_weights(weights)
+        return keras_mixer.evaluate(model, batches)
+
+    many = on_devices(count, measure)
+    np.testing.assert_array_equal(many.confusion, one.confusion)
+    assert many.loss == pytest.approx(one.loss, abs=1e-6)

@@ -1,0 +1,100 @@
+"""Training networks of any kind side by side: equal data, equal steps, accuracy along the way.
+
+`keras_mixer.fit` trains Mixers; experiments also need ResNets, changed inputs and changed layers. This trainer takes
+the augmentation, batch size, learning rate, warm-up, decay and clipping of a recipe and nothing else.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mixer.analysis.figures import COLOURS
+from keras_mixer.data.pipeline import evaluation_batches, training_batches
+
+PLAIN_FIELDS = ("crop_area", "crop_aspect", "flip", "mixup_alpha", "shuffle_buffer")
+RANDAUGMENT_FIELDS = tuple(f"randaugment_{name}" for name in ("num_ops", "level", "operations", "fill"))
+
+
+def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
+    """Trains a model of logits and measures it at equal distances.
+
+    Args:
+        model: any Keras model of logits, freshly built; images in [0, 255].
+        recipe: a `Recipe` for data and optimisation (AdamW, warm-up, cosine; softmax loss).
+        source: the data.
+        steps: optimizer steps, a multiple of `points`.
+        points: how often to measure.
+        seed: of order and augmentation; initial weights are the caller's.
+        transform: changes a batch of images, for training and test alike; None leaves them.
+
+    Returns:
+        Test accuracy after `steps / points`, 2 `steps / points`, ... steps.
+
+    Raises:
+        ValueError: `steps` is no multiple of `points`.
+    """
+    if steps % points:
+        raise ValueError(f"steps must be a multiple of points={points}, not {steps}.")
+    classes, image_size = len(source.class_names), recipe.input_shape()[:2]
+    fields = {name: getattr(recipe, name) for name in (*PLAIN_FIELDS, *RANDAUGMENT_FIELDS)}
+    train = training_batches(
+        source.train,
+        classes=classes,
+        image_size=image_size,
+        batch_size=recipe.global_batch_size,
+        seed=seed,
+        **fields,
+    )
+    crop = recipe.evaluation_crop
+    test = evaluation_batches(source.test, image_size=image_size, batch_size=recipe.global_batch_size, crop=crop)
+    test = test.map(lambda images, labels: (tf.cast(images, tf.float32), tf.one_hot(labels, classes)))
+    if transform is not None:
+        train, test = (part.map(lambda images, labels: (transform(images), labels)) for part in (train, test))
+    model.compile(
+        optimizer=_adamw(recipe, steps),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile="auto" if tf.config.list_physical_devices("GPU") else recipe.xla_on_cpu,
+    )
+    history = model.fit(
+        train.prefetch(1),
+        validation_data=test,
+        steps_per_epoch=steps // points,
+        epochs=points,
+        shuffle=False,
+        verbose=0,
+    )
+    return history.history["val_accuracy"]
+
+
+def steps_of(steps, points):
+    """The steps at which `train_curve` measures."""
+    return [steps // points * (i + 1) for i in range(points)]
+
+
+def draw_curves(ax, x, curves):
+    """Draws named curves of several seeds: the mean as a line, smallest to largest as a band.
+
+    Args:
+        ax: axes of matplotlib.
+        x: `(n,)` places.
+        curves: {name: `(seeds, n)` values}.
+    """
+    for colour, style, (name, values) in zip(COLOURS, ("-", "--", ":", "-.", "-", "--"), curves.items(), strict=False):
+        values = np.asarray(values)
+        ax.plot(x, values.mean(0), style, color=colour, label=name, linewidth=2)
+        if len(values) > 1:
+            ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+    ax.legend(frameon=False)
+
+
+def _adamw(recipe, steps):
+    warmup = min(recipe.warmup_steps, steps // 2)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=recipe.learning_rate, warmup_steps=warmup
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=recipe.weight_decay, epsilon=1e-8, global_clipnorm=recipe.clip_norm
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -1,0 +1,200 @@
+"""Fig 4 of the paper: what is left of a network when the pixels of all images are shuffled in one fixed way.
+
+Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_mixer.analysis.curves import draw_curves, steps_of, train_curve
+from keras_mixer.analysis.figures import canvas
+from keras_mixer.evaluation.journal import Journal
+from keras_mixer.models import Mixer, blocks_of, rebuild
+from keras_mixer.variants import as_pair, token_grid
+
+INPUTS = ("original", "patches and pixels inside", "all pixels")
+NETWORKS = ("mixer", "resnet")
+
+
+def shuffle_patches(image_size, patch_size, seed):
+    """`(H W,)`: new place -> old place. Patches change places, and the pixels of each patch change theirs, all alike.
+
+    Args:
+        image_size: `(height, width)` in pixels.
+        patch_size: side of a patch in pixels, or `(height, width)`.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: the patch does not divide the image.
+    """
+    order, inner = _orders(image_size, patch_size, seed)
+    patch = as_pair(patch_size)
+    grid = token_grid(image_size, patch)
+    places = _by_patch(np.arange(image_size[0] * image_size[1]).reshape(image_size), grid, patch)  # (S, pixels)
+    shuffled = places[order][:, inner]
+    return _by_row(shuffled, grid, patch).ravel()
+
+
+def shuffle_pixels(image_size, seed):
+    """`(H W,)`: new place -> old place, any pixel to any place."""
+    return np.random.default_rng(seed).permutation(image_size[0] * image_size[1])
+
+
+def permuted(images, permutation):
+    """`(B, H, W, channels) -> (B, H, W, channels)`: pixels moved, channels kept together; NumPy arrays or tensors."""
+    shape = images.shape
+    flat = keras.ops.reshape(images, (-1, len(permutation), shape[-1]))
+    moved = keras.ops.take(flat, permutation, axis=1)
+    return keras.ops.reshape(moved, (-1, *shape[1:]))
+
+
+def permuted_mixer(model, seed):
+    """The Mixer that sees images after `shuffle_patches` as `model` sees them before: its logits are equal.
+
+    Rows of the stem's kernel follow the pixels inside a patch; rows of every token-mixing kernel into, and columns and
+    biases of every one out of the hidden units, follow the patches.
+
+    Args:
+        model: a Mixer of this package; it is not changed.
+        seed: that of `shuffle_patches`.
+    """
+    patch = model.get_layer("stem").patch_size
+    order, inner = _orders(model.input_shape[1:3], patch, seed)
+    new = rebuild(model)
+    new.set_weights(model.get_weights())
+    stem = new.get_layer("stem")
+    kernel = stem.kernel.numpy() if hasattr(stem.kernel, "numpy") else np.asarray(stem.kernel)
+    stem.kernel.assign(kernel.reshape(len(inner), -1)[inner].reshape(kernel.shape))
+    for block in blocks_of(new):
+        kernel_0, bias_0, kernel_1, bias_1 = block.token_mixing.get_weights()
+        block.token_mixing.set_weights([kernel_0[order], bias_0, kernel_1[:, order], bias_1[order]])
+    return new
+
+
+def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 1, 2), networks=NETWORKS, report=print):
+    """Trains a Mixer and a ResNet on the three inputs of Fig 4.
+
+    Args:
+        recipe: sizes of the Mixer, augmentation and optimisation for both.
+        source: the data.
+        file: JSON file of the results; finished parts in it are not done again.
+        steps: optimizer steps of each training.
+        points: how often to measure each.
+        seeds: each gives initial weights, order, augmentation and permutations.
+        networks: which of `NETWORKS`.
+        report: called with a line of text after each training.
+
+    Returns:
+        {network: {input: `(seeds, points)` test accuracies}}.
+
+    Raises:
+        ValueError: the file is of other settings, or `steps` is no multiple of `points`.
+    """
+    size = recipe.input_shape()
+    settings = {"recipe": recipe.name, "data": source.name, "image_size": size[:2], "steps": steps, "points": points}
+    settings |= {"training_images": source.train.size, "batch_size": recipe.global_batch_size}
+    journal = Journal(file, settings)
+    results: dict[str, dict[str, list]] = {network: {kind: [] for kind in INPUTS} for network in networks}
+    for seed in seeds:
+        for network in networks:
+            for kind in INPUTS:
+
+                def train(seed=seed, network=network, kind=kind):
+                    keras.utils.set_random_seed(seed)
+                    model = _network(network, recipe, len(source.class_names))
+                    case = dataclasses.replace(recipe, xla_on_cpu=recipe.xla_on_cpu and network == "mixer")
+                    transform = _transform(kind, size[:2], recipe.architecture().patch_size, seed)
+                    options = {"steps": steps, "points": points, "seed": seed, "transform": transform}
+                    return train_curve(model, case, source, **options)  # XLA makes convolutions slow on a CPU
+
+                key = f"{network}, {kind}, seed {seed}"
+                curve = journal.result(key, train)
+                results[network][kind].append(curve)
+                report(f"{key}: {curve[-1]:.2%}")
+    return results
+
+
+def permutation_figure(results, steps):
+    """Test accuracy along the training, one panel a network, one curve an input.
+
+    Args:
+        results: of `permutation_experiment`.
+        steps: of each training.
+    """
+    figure, axes = canvas(5.0 * len(results), 4.0, 1, len(results), squeeze=False, sharey=True)
+    lowest = min(min(curve) for curves in results.values() for kind in curves.values() for curve in kind)
+    for ax, (network, curves) in zip(axes[0], results.items(), strict=True):
+        points = len(next(iter(curves.values()))[0])
+        draw_curves(ax, steps_of(steps, points), curves)
+        ax.set(title={"mixer": "Mixer", "resnet": "ResNet"}[network], xlabel="step", ylim=(max(0, lowest - 0.1), 1.01))
+    axes[0, 0].set_ylabel("test accuracy")
+    return figure
+
+
+def small_resnet(input_shape, classes):
+    """A ResNet of keras.applications with 4 bottleneck blocks, 16 to 128 filters: `(B, H, W, 3)` -> logits.
+
+    The builder behind ResNet50 is no public name of Keras, so this may need a change with a new version.
+    """
+    from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
+
+    def stacks(x):
+        x = stack_residual_blocks_v1(x, 16, 1, stride1=1, name="conv2")
+        x = stack_residual_blocks_v1(x, 32, 1, name="conv3")
+        x = stack_residual_blocks_v1(x, 64, 1, name="conv4")
+        return stack_residual_blocks_v1(x, 128, 1, name="conv5")
+
+    image = keras.Input(input_shape)
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    body = ResNet(
+        stacks,
+        preact=False,
+        use_bias=True,
+        weights=None,
+        include_top=False,
+        pooling="avg",
+        input_shape=input_shape,
+        name="resnet",
+        weights_name=None,
+    )
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9  # Keras's 0.99 still remembers the start after some hundred steps
+    return keras.Model(image, keras.layers.Dense(classes, name="head")(body(scaled)), name="small_resnet")
+
+
+def _network(name, recipe, classes):
+    if name == "resnet":
+        return small_resnet(recipe.input_shape(), classes)
+    sizes = {name: getattr(recipe.architecture(), name) for name in recipe.architecture().__dataclass_fields__}
+    return Mixer(**sizes, input_shape=recipe.input_shape(), classes=classes, classifier_activation=None)
+
+
+def _transform(kind, image_size, patch_size, seed):
+    if kind == "original":
+        return None
+    permutation = (
+        shuffle_pixels(image_size, seed) if kind == INPUTS[2] else shuffle_patches(image_size, patch_size, seed)
+    )
+    return lambda images: permuted(images, permutation)
+
+
+def _orders(image_size, patch_size, seed):
+    """New place -> old place of patches and of pixels inside a patch."""
+    patch = as_pair(patch_size)
+    rows, columns = token_grid(image_size, patch)
+    generator = np.random.default_rng(seed)
+    return generator.permutation(rows * columns), generator.permutation(patch[0] * patch[1])
+
+
+def _by_patch(plane, grid, patch):
+    """`(H, W) -> (S, pixels of a patch)`."""
+    return plane.reshape(grid[0], patch[0], grid[1], patch[1]).transpose(0, 2, 1, 3).reshape(grid[0] * grid[1], -1)
+
+
+def _by_row(patches, grid, patch):
+    """`(S, pixels of a patch) -> (H, W)`."""
+    plane = patches.reshape(*grid, *patch).transpose(0, 2, 1, 3)
+    return plane.reshape(grid[0] * patch[0], grid[1] * patch[1])

@@ -1,0 +1,169 @@
+"""One HTML page about finished runs: curves, tables, confusion, weight pictures, cost. It needs no network."""
+
+import base64
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from keras_mixer.analysis.confusion import confusion_figure, mistakes
+from keras_mixer.analysis.cost import exact_cost
+from keras_mixer.analysis.figures import COLOURS, DOTS_PER_INCH, canvas
+from keras_mixer.analysis.token_weights import stem_figure, weights_figure
+from keras_mixer.files import refuse_existing, whole
+from keras_mixer.models import blocks_of
+from keras_mixer.serving.predictor import load_classifier
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+MOST_BLOCKS = 3  # as many as the paper shows
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the files of a run say; None for a file that is not there.
+
+    Attributes:
+        name: of its folder.
+        config: content of `config.json`.
+        results: of `results.json`.
+        evaluation: of `evaluation.json`, which `keras-mixer evaluate` writes.
+        few_shot: of `fewshot.json`, which `keras-mixer fewshot` writes.
+        metrics: columns of `metrics.csv`.
+        parameters: of the model.
+        macs: multiply-accumulates of one image.
+        weights: the model's token-mixing weights, as a figure.
+        stem: its stem filters, as a figure.
+    """
+
+    name: str
+    config: dict[str, Any]
+    results: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    few_shot: dict[str, Any] | None
+    metrics: dict[str, list[float]]
+    parameters: int
+    macs: int
+    weights: Any
+    stem: Any
+
+
+def write_report(runs, output):
+    """Writes the page.
+
+    Args:
+        runs: folders of finished runs.
+        output: the `.html` file to write; it must not exist.
+
+    Returns:
+        The `Path` written.
+
+    Raises:
+        ValueError: no runs, one that is not finished, another ending, a file that exists already, or a library of the
+            extra `[plots]` is missing.
+    """
+    output = Path(output)
+    if not runs:
+        raise ValueError("Name at least one finished run.")
+    if output.suffix != ".html":
+        raise ValueError(f"A report is written as .html, unlike {output}.")
+    refuse_existing(output)
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise ValueError("Reports need jinja2: pip install 'keras-mixer[plots]'.") from error
+    read = [read_run(folder) for folder in runs]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        runs=[_described(run) for run in read],
+        accuracy_curves=_inline(_curves(read, "accuracy", "accuracy")),
+        loss_curves=_inline(_curves(read, "loss", "loss")),
+    )
+    with whole(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output
+
+
+def read_run(folder) -> Run:
+    """Reads a finished run.
+
+    Raises:
+        ValueError: it is none, or not finished.
+    """
+    folder = Path(folder)
+    if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no finished run: it needs config.json and results.json.")
+    model = load_classifier(folder)
+    parameters, macs = exact_cost(model)
+    blocks = range(min(MOST_BLOCKS, len(blocks_of(model))))
+    return Run(
+        name=folder.resolve().name,
+        config=_read(folder / "config.json"),
+        results=_read(folder / "results.json"),
+        evaluation=_read(folder / "evaluation.json"),
+        few_shot=_read(folder / "fewshot.json"),
+        metrics=_columns(folder / "metrics.csv"),
+        parameters=parameters,
+        macs=macs,
+        weights=weights_figure(model, blocks),
+        stem=stem_figure(model),
+    )
+
+
+def _described(run):
+    """The run as the template wants it: text and pictures."""
+    evaluation = None
+    if run.evaluation:
+        confusion = run.evaluation["confusion"]
+        names = run.evaluation.get("class_names") or list(run.evaluation["per_class"])
+        evaluation = run.evaluation | {
+            "picture": _inline(confusion_figure(confusion, names)),
+            "mistakes": mistakes(confusion, names),
+        }
+    return {
+        "name": run.name,
+        "config": {key: value for key, value in run.config.items() if value is not None},
+        "results": run.results,
+        "evaluation": evaluation,
+        "few_shot": run.few_shot,
+        "parameters": run.parameters,
+        "macs": run.macs,
+        "weights": _inline(run.weights, "png"),
+        "stem": _inline(run.stem, "png"),
+    }
+
+
+def _curves(runs, column, label):
+    """Training (thin) and test (thick) values of every run along the steps."""
+    figure, ax = canvas(6.0, 3.6)
+    for colour, run in zip(COLOURS * len(runs), runs, strict=False):
+        for part, prefix, width, alpha in (("training", "", 1, 0.6), ("test", "val_", 2, 1.0)):
+            if prefix + column in run.metrics:
+                values, name = run.metrics[prefix + column], f"{run.name}, {part}"
+                ax.plot(run.metrics["step"], values, color=colour, label=name, linewidth=width, alpha=alpha)
+    ax.set(xlabel="step", ylabel=label)
+    ax.grid(alpha=0.25)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _inline(figure, format="svg"):
+    """The figure as the address of an image that lies in the page itself."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, dpi=DOTS_PER_INCH)
+    kind = {"svg": "image/svg+xml", "png": "image/png"}[format]
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _read(file):
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _columns(file):
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}

@@ -1,0 +1,51 @@
+"""Part of the training data: the same share of each class, for ever the same."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mixer.data.sources import Source, Split
+
+
+def with_training_images(source: Source, count, seed=0) -> Source:
+    """The source with `count` of its training images, as many of each class as of any other where there are enough.
+
+    Args:
+        source: the data; its labels are read once.
+        count: number of training images.
+        seed: of the draw. A larger count draws the same images and more.
+
+    Raises:
+        ValueError: the source has fewer.
+    """
+    if not 1 <= count <= source.train.size:
+        raise ValueError(f"{source.name} has {source.train.size} training images; {count} cannot be taken.")
+    return dataclasses.replace(source, train=_picked(source.train, draw(labels_of(source.train), count, seed)))
+
+
+def labels_of(split: Split) -> np.ndarray:
+    """`(size,) int64`: the labels of a split in order."""
+    return np.array([int(split.read(element)["label"]) for element in split.elements], np.int64)
+
+
+def draw(labels, count, seed=0) -> np.ndarray:
+    """`(n,) -> (count,)`: sorted indices, class by class in turn, from a shuffled order of each class."""
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)  # first, second, ... of its class
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        rank[members] = np.arange(len(members))
+    order = shuffled[np.argsort(rank[shuffled], kind="stable")]
+    return np.sort(order[:count])
+
+
+def _picked(split, indices):
+    chosen = np.zeros(split.size, bool)
+    chosen[indices] = True
+    mask = tf.constant(chosen)
+    elements = split.elements.enumerate().filter(lambda i, _: mask[i]).map(lambda _, element: element)
+    elements = elements.apply(tf.data.experimental.assert_cardinality(len(indices)))
+    files = tuple(split.files[i] for i in indices) if split.files else ()
+    return dataclasses.replace(split, size=len(indices), elements=elements, files=files)

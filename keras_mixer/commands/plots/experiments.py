@@ -1,0 +1,155 @@
+"""Experiments that train: each keeps its results in a JSON file and draws them."""
+
+from pathlib import Path
+from typing import Literal
+
+from keras_mixer.analysis.data_size import data_size_experiment, data_size_figure
+from keras_mixer.analysis.figures import check_picture_path, write_figure
+from keras_mixer.analysis.permutation import permutation_experiment, permutation_figure
+from keras_mixer.analysis.subsets import with_training_images
+from keras_mixer.analysis.untied import untied_experiment, untied_figure, untied_parameters
+from keras_mixer.commands.terminal import print_table
+from keras_mixer.training.inputs import load_recipe_source
+from keras_mixer.training.recipes import resolve
+from keras_mixer.variants import VARIANTS
+
+
+def _recipe(name, **changes):
+    return resolve(name, **{key: value for key, value in changes.items() if value is not None})
+
+
+def permutation(
+    output: Path,
+    recipe: str = "digits",
+    data: str | None = None,
+    data_dir: str | None = None,
+    image_size: int = 32,
+    patch_size: int = 8,
+    training_images: int | None = None,
+    steps: int = 300,
+    points: int = 5,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    networks: tuple[Literal["mixer", "resnet"], ...] = ("mixer", "resnet"),
+):
+    """Fig 4: train a Mixer and a ResNet on images as they are, with patches shuffled, with all pixels shuffled.
+
+    Args:
+        output: the .png or .svg file to write; the results go into a .json file beside it and are taken up again.
+        recipe: sizes of the Mixer, augmentation and optimisation.
+        data: image folder or TensorFlow Datasets name; the recipe's own by default.
+        data_dir: folder with prepared TensorFlow Datasets.
+        image_size: side in pixels; the ResNet needs at least 32.
+        patch_size: side of the Mixer's patches in pixels.
+        training_images: how many to train on, evenly from each class; all by default.
+        steps: optimizer steps of each training.
+        points: how often to measure each.
+        seeds: each gives initial weights, order, augmentation and permutations.
+        networks: which to train.
+    """
+    check_picture_path(output)
+    settings = _recipe(recipe, data=data, data_dir=data_dir, image_size=image_size, patch_size=patch_size)
+    options = {"steps": steps, "points": points, "seeds": seeds, "networks": networks}
+    source = load_recipe_source(settings)
+    if training_images:
+        source = with_training_images(source, training_images)
+    results = permutation_experiment(settings, source, output.with_suffix(".json"), **options)
+    rows = [
+        (network, kind, f"{_mean(curves):.2%}", _shares(curve[-1] for curve in curves))
+        for network, inputs in results.items()
+        for kind, curves in inputs.items()
+    ]
+    print_table(("network", "input", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
+    print(f"\nWritten: {write_figure(permutation_figure(results, steps), output)}")
+
+
+def data_size(
+    output: Path,
+    workdir: Path,
+    recipe: str = "digits",
+    data: str | None = None,
+    data_dir: str | None = None,
+    fractions: tuple[float, ...] = (0.05, 0.1, 0.3, 1.0),
+    steps: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+):
+    """Fig 2, right: train a recipe on parts of its training data, each for the same number of steps.
+
+    Args:
+        output: the .png or .svg file to write; must not exist.
+        workdir: folder of the runs and of data_size.json; the same command goes on after a stop.
+        recipe: any recipe.
+        data: image folder or TensorFlow Datasets name; the recipe's own by default.
+        data_dir: folder with prepared TensorFlow Datasets.
+        fractions: shares of the training data; the paper's are 0.03 0.1 0.3 1.
+        steps: optimizer steps of every training; the recipe's on all data by default.
+        seeds: one training for each.
+    """
+    check_picture_path(output)
+    settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps)
+    results, sizes = data_size_experiment(settings, workdir, fractions=fractions, seeds=seeds)
+    rows = [
+        (f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{sum(values) / len(values):.2%}", _shares(values))
+        for fraction, values in results.items()
+    ]
+    print_table(("training data", "images", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
+    print(f"\nWritten: {write_figure(data_size_figure(results, sizes), output)}")
+
+
+def untied(
+    output: Path,
+    recipe: str = "digits",
+    data: str | None = None,
+    data_dir: str | None = None,
+    groups: tuple[int, ...] = (1, 4, 96),
+    training_images: int | None = None,
+    steps: int = 300,
+    points: int = 5,
+    seeds: tuple[int, ...] = (0, 1, 2),
+):
+    """Appendix A: train Mixers whose token MLPs are shared by all channels, by groups of them, by none.
+
+    Args:
+        output: the .png or .svg file to write; the results go into a .json file beside it and are taken up again.
+        recipe: sizes, augmentation and optimisation.
+        data: image folder or TensorFlow Datasets name; the recipe's own by default.
+        data_dir: folder with prepared TensorFlow Datasets.
+        groups: numbers of token MLPs a block; 1 is the paper's Mixer, the number of channels one for each.
+        training_images: how many to train on, evenly from each class; all by default.
+        steps: optimizer steps of each training.
+        points: how often to measure each.
+        seeds: one training for each.
+    """
+    check_picture_path(output)
+    settings = _recipe(recipe, data=data, data_dir=data_dir)
+    source = load_recipe_source(settings)
+    if training_images:
+        source = with_training_images(source, training_images)
+    options = {"groups": groups, "steps": steps, "points": points, "seeds": seeds}
+    results = untied_experiment(settings, source, output.with_suffix(".json"), **options)
+    sizes = (settings.architecture(), settings.input_shape(), len(source.class_names))
+    parameters = {count: untied_parameters(sizes[0], count, *sizes[1:]) for count in groups}
+    rows = [
+        (str(count), f"{parameters[count]:,}", f"{_mean(curves):.2%}", _shares(curve[-1] for curve in curves))
+        for count, curves in results.items()
+    ]
+    print_table(("token MLPs a block", "parameters", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
+    print("\nParameters of the published sizes, 224 px, 1000 classes:")
+    published = [
+        (
+            name,
+            f"{variant.parameters():,}",
+            f"{untied_parameters(variant, 4):,}",
+            f"{untied_parameters(variant, variant.hidden_dim):,}",
+        )
+        for name, variant in VARIANTS.items()
+    ]
+    print_table(("variant", "tied", "4 groups", "one for each channel"), published)
+    print(f"\nWritten: {write_figure(untied_figure(results, parameters), output)}")
+
+
+def _shares(values):
+    return "  ".join(f"{value:.2%}" for value in values)
+
+
+def _mean(curves):
+    return sum(curve[-1] for curve in curves) / len(curves)

@@ -1,0 +1,157 @@
+"""Few-shot accuracy: a linear classifier on frozen features in closed form, as big_vision's `fewshot_lsr` defines it.
+
+Shapes: N support images, D features, K classes.
+"""
+
+import dataclasses
+import sys
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from keras_mixer.evaluation.prediction import predict_batch
+from keras_mixer.features import feature_extractor
+
+SHOTS = (1, 5, 10, 25)
+SEEDS = (0, 1, 2)
+L2 = 2.0**10
+CONSTANT_FEATURE = 100.0  # so large that the bias, its weight, is hardly held back
+SMALLEST_DEVIATION = 1e-5  # added to every feature's standard deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearClassifier:
+    """Regression weights on standardised features.
+
+    Attributes:
+        mean: `(D,)` mean of every feature over the support set.
+        deviation: `(D,)` standard deviation, plus 1e-5.
+        kernel: `(D + 1, K)`; the last row belongs to the constant feature.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    kernel: np.ndarray
+
+    def scores(self, features) -> np.ndarray:
+        """`(n, D) -> (n, K) float64`; the highest score is the predicted class."""
+        return _with_constant((np.asarray(features, np.float64) - self.mean) / self.deviation) @ self.kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """The result of `few_shot`.
+
+    Attributes:
+        accuracy: for each number of shots, one share of test images right for each seed.
+        support: for each number of shots, the number of images learnt from.
+        test_images: number of test images.
+        features: number D of features.
+        classes: number K of classes.
+    """
+
+    accuracy: dict[int, tuple[float, ...]]
+    support: dict[int, int]
+    test_images: int
+    features: int
+    classes: int
+
+    def mean(self, shots) -> float:
+        """Mean accuracy over the seeds."""
+        return float(np.mean(self.accuracy[shots]))
+
+
+def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
+    """How well a few labelled images of each class teach a linear classifier on the model's frozen features.
+
+    The features of all images are computed once and held in memory, 4 (N + n) D bytes; every shot and seed draws from
+    them. A class with fewer images than shots gives all it has.
+
+    Args:
+        model: a Mixer of this package.
+        train: batches `(images, labels)` to draw the shots from, labels integer.
+        test: batches `(images, labels)` to measure on.
+        classes: number of classes; None for the largest label of `train` plus one.
+        shots: images of each class to learn from, each at least 1.
+        seeds: one draw of images for each.
+        l2: strength of the regularisation, above 0.
+        layer: a name of `keras_mixer.feature_extractor`; grids are averaged over their tokens.
+        progress: show progress bars on standard error.
+
+    Returns:
+        A `FewShot`.
+
+    Raises:
+        ValueError: a set is empty, a label is out of range, or an option is.
+
+    Source: section 3 of arXiv 2105.01601 ("few-shot"); constants and draws of big_vision's evaluators/fewshot_lsr.py.
+
+    Example:
+        >>> keras_mixer.few_shot(model, train_batches, test_batches).mean(5)  # doctest: +SKIP
+        0.87
+    """
+    if l2 <= 0:
+        raise ValueError(f"l2 must be above 0, not {l2!r}.")
+    if not shots or min(shots) < 1 or not seeds:
+        raise ValueError(f"Name at least one number of shots, each 1 or more, and one seed; not {shots!r}, {seeds!r}.")
+    support, support_labels = _features(model, train, layer, "training features", progress)
+    queries, labels = _features(model, test, layer, "test features", progress)
+    classes = int(support_labels.max()) + 1 if classes is None else classes
+    for name, found in (("Training", support_labels), ("Test", labels)):
+        if found.min() < 0 or found.max() >= classes:
+            raise ValueError(f"{name} labels run from {found.min()} to {found.max()}, but there are {classes} classes.")
+    accuracy: dict[int, list[float]] = {count: [] for count in shots}
+    sizes = {}
+    for seed in seeds:
+        generator = np.random.default_rng(seed)
+        shuffled = [generator.permutation(np.flatnonzero(support_labels == label)) for label in range(classes)]
+        for count in shots:
+            chosen = np.concatenate([indices[:count] for indices in shuffled])
+            classifier = least_squares(support[chosen], support_labels[chosen], classes, l2)
+            accuracy[count].append(float((classifier.scores(queries).argmax(1) == labels).mean()))
+            sizes[count] = len(chosen)
+    return FewShot({k: tuple(v) for k, v in accuracy.items()}, sizes, len(labels), queries.shape[1], classes)
+
+
+def least_squares(features, labels, classes, l2=L2) -> LinearClassifier:
+    """`(N, D), (N,) -> LinearClassifier`: minimises |X W - Y|^2 + l2 |W|^2 in float64.
+
+    X are the standardised features with a constant one, Y is +1 for the class of an image and -1 for the others. The
+    eigen-decomposition is that of the smaller of X'X (D + 1 square) and XX' (N square).
+
+    Args:
+        features: of the support set.
+        labels: integers in [0, classes).
+        classes: number K of classes.
+        l2: strength of the regularisation, above 0.
+
+    Source: big_vision's evaluators/fewshot_lsr.py, which computes it in float32.
+    """
+    features = np.asarray(features, np.float64)
+    mean, deviation = features.mean(0), features.std(0) + SMALLEST_DEVIATION
+    x = _with_constant((features - mean) / deviation)  # (N, D + 1)
+    y = 2.0 * np.eye(classes)[np.asarray(labels)] - 1.0  # (N, K)
+    if x.shape[0] >= x.shape[1]:
+        eigenvalues, vectors = np.linalg.eigh(x.T @ x)
+        kernel = (vectors / (eigenvalues + l2)) @ (vectors.T @ (x.T @ y))
+    else:
+        eigenvalues, vectors = np.linalg.eigh(x @ x.T)
+        kernel = x.T @ ((vectors / (eigenvalues + l2)) @ (vectors.T @ y))
+    return LinearClassifier(mean, deviation, kernel)
+
+
+def _with_constant(x):
+    return np.concatenate([x, np.full((len(x), 1), CONSTANT_FEATURE)], axis=1)
+
+
+def _features(model, batches, layer, description, progress):
+    """`(n, D) float32, (n,) int64` of all images of a data set."""
+    extractor = feature_extractor(model, [layer])
+    features, labels = [], []
+    for images, of_batch in tqdm(batches, desc=description, unit="batch", disable=not progress, file=sys.stderr):
+        found = np.asarray(predict_batch(extractor, images)[layer], np.float32)
+        features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
+        labels.append(np.asarray(of_batch, np.int64))
+    if not features:
+        raise ValueError(f"There are no images to compute {description} of.")
+    return np.concatenate(features), np.concatenate(labels)

@@ -1,0 +1,180 @@
+"""The three judgements of an ImageNet-1k classifier: validation labels, ReaL, ImageNet-V2.
+
+Source: ReaL: Beyer et al. 2020 (arXiv 2006.07159). ImageNet-V2: Recht et al. 2019 (arXiv 1902.10811).
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from keras_mixer.data.sources import Split, file_split
+from keras_mixer.evaluation.prediction import predict_batch
+from keras_mixer.evaluation.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+
+CLASSES = 1000
+V2_VARIANTS = ("matched-frequency", "threshold-0.7", "topimages")
+VALIDATION_FILES = "ILSVRC2012_val_*.JPEG"
+
+
+@dataclasses.dataclass(frozen=True)
+class RealEvaluation:
+    """The result of `evaluate_real`.
+
+    Attributes:
+        examples: images with at least one label; the others do not count.
+        left_out: images whose set of labels is empty.
+        top1: share of the former whose most probable class is one of their labels.
+    """
+
+    examples: int
+    left_out: int
+    top1: float
+
+
+def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
+    """Accuracy where an image may have several right labels, or none and is then left out.
+
+    Args:
+        model: maps images `(B, H, W, channels)` to probabilities `(B, classes)`.
+        dataset: batches `(images, allowed)`, allowed `(B, classes)` true for each right label.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        A `RealEvaluation`.
+
+    Raises:
+        ValueError: no image has a label.
+
+    Source: section 4 of arXiv 2006.07159.
+    """
+    right, examples, left_out = 0, 0, 0
+    for images, allowed in tqdm(dataset, desc="evaluating", unit="batch", disable=not progress, file=sys.stderr):
+        allowed = np.asarray(allowed, bool)
+        labelled = allowed.any(1)
+        guesses = predict_batch(model, images).argmax(1)
+        right += int(allowed[np.arange(len(guesses)), guesses].sum())  # an empty set allows no guess
+        examples += int(labelled.sum())
+        left_out += int((~labelled).sum())
+    if not examples:
+        raise ValueError("No image to evaluate on has a label.")
+    return RealEvaluation(examples, left_out, right / examples)
+
+
+def validation_split(data_dir=None) -> Split:
+    """The validation images of TFDS `imagenet2012` with their one label.
+
+    Raises:
+        NotPrepared: it is not on disk.
+    """
+    builder = prepared_builder("imagenet2012", data_dir)
+    return prepared_split(builder, "validation", ("label",), _with_label)
+
+
+def real_split(data_dir=None, label_file=None, images=None) -> Split:
+    """The validation images with their sets of right labels, as `(1000,) bool`.
+
+    Args:
+        data_dir: folder with prepared TensorFlow Datasets.
+        label_file: the authors' `real.json`: a list of label lists in the order of the validation files. None takes
+            the labels of TFDS `imagenet2012_real`.
+        images: with `label_file`, a folder with the files `ILSVRC2012_val_00000001.JPEG`, ... at any depth; None takes
+            the images of TFDS `imagenet2012`.
+
+    Raises:
+        NotPrepared: something is not on disk.
+        ValueError: the file is no such list, or an image has no entry in it.
+    """
+    if label_file is None:
+        builder = prepared_builder("imagenet2012_real", data_dir)
+        return prepared_split(builder, "validation", ("real_label",), _with_labels)
+    sets = _read_label_file(label_file)
+    if images is None:
+        builder = prepared_builder("imagenet2012", data_dir)
+        _check_numbers(builder.info.splits["validation"].num_examples, sets, label_file)
+        return prepared_split(builder, "validation", ("file_name",), lambda e: _labels_by_name(e, sets))
+    paths = file_names(images, VALIDATION_FILES)
+    numbers = [_number(path) for path in paths]
+    _check_numbers(max(numbers), sets, label_file)
+    files = file_split(paths, numbers)
+
+    def read(element):
+        example = files.read(element)
+        return {"image": example["image"], "label": _multi_hot(sets[example["label"] - 1])}
+
+    return dataclasses.replace(files, read=read)
+
+
+def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
+    """ImageNet-V2 in one of its three selections.
+
+    Args:
+        variant: one of `V2_VARIANTS`.
+        data_dir: folder with prepared TensorFlow Datasets.
+        folder: the authors' own folder, `FOLDER/0` to `FOLDER/999` with images; None takes TFDS `imagenet_v2`.
+
+    Raises:
+        NotPrepared: it is not on disk.
+        ValueError: a sub-folder is no class number.
+    """
+    if folder is None:
+        builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
+        return prepared_split(builder, "test", ("label",), _with_label)
+    paths = file_names(folder, "*/*.jp*g")
+    try:
+        labels = [int(path.parent.name) for path in paths]  # sorted as text, "10" would come before "2"
+    except ValueError as error:
+        raise ValueError(f"{folder} must hold the folders 0 to {CLASSES - 1}: {error}") from error
+    return file_split(paths, labels)
+
+
+def check_classes(model):
+    """Raises ValueError for a model that does not tell the 1000 classes of ImageNet apart."""
+    if model.output_shape[-1] != CLASSES:
+        raise ValueError(f"These data sets have the {CLASSES} classes of ImageNet-1k, not {model.output_shape[-1]}.")
+
+
+def _read_label_file(path):
+    try:
+        sets = json.loads(Path(path).read_text(encoding="utf-8"))
+        ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
+    except FileNotFoundError as error:
+        raise NotPrepared(
+            f"There is no label file {path}; the authors' is real.json of google-research/reassessed-imagenet."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no list of lists of class numbers: {error}") from error
+    if sets and (ragged.flat_values.numpy() >= CLASSES).any():
+        raise ValueError(f"{path} has class numbers above {CLASSES - 1}.")
+    return ragged
+
+
+def _check_numbers(largest, sets, path):
+    if largest > sets.nrows():
+        raise ValueError(f"{path} has {int(sets.nrows())} entries, but there is a validation image number {largest}.")
+
+
+def _number(path):
+    return int(path.stem.rsplit("_", 1)[1])
+
+
+def _with_label(element):
+    return {"image": element["image"], "label": element["label"]}
+
+
+def _with_labels(element):
+    return {"image": element["image"], "label": _multi_hot(element["real_label"])}
+
+
+def _labels_by_name(element, sets):
+    number = tf.strings.to_number(tf.strings.regex_replace(element["file_name"], r".*_(\d+)\.\w+$", r"\1"), tf.int64)
+    return {"image": element["image"], "label": _multi_hot(sets[number - 1])}
+
+
+def _multi_hot(labels):
+    """`(n,) int64 -> (1000,) bool`."""
+    return tf.reduce_any(labels[:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)

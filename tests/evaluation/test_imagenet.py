@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from image_files import encode
+from tfds_files import write_tfds
+
+from keras_mixer.evaluation import imagenet
+from keras_mixer.evaluation.prepared import NotPrepared
+
+
+class Fixed:
+    """A classifier that reads its guess off the first pixel."""
+
+    output_shape = (None, 1000)
+
+    def predict_on_batch(self, images):
+        return np.eye(1000)[np.asarray(images)[:, 0, 0, 0].astype(int)]
+
+
+def picture(value):
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+SETS = [[3, 5], [], [7], [10, 200, 4], [0]]
+GUESSES = [5, 1, 6, 200, 0]  # right, left out, wrong, right, right
+
+
+def check(split):
+    from keras_mixer.data.pipeline import evaluation_batches
+
+    result = imagenet.evaluate_real(Fixed(), evaluation_batches(split, image_size=(8, 8), batch_size=2, crop="resize"))
+    assert (result.examples, result.left_out, result.top1) == (4, 1, 0.75)
+
+
+def test_real_from_tfds(tmp_path):
+    examples = [
+        {"image": picture(guess), "original_label": 0, "real_label": labels, "file_name": f"{i}"}
+        for i, (guess, labels) in enumerate(zip(GUESSES, SETS, strict=True))
+    ]
+    lossless = _png_features("imagenet2012_real", tmp_path)
+    write_tfds(tmp_path, "imagenet2012_real", {"validation": examples}, lossless)
+    check(imagenet.real_split(tmp_path))
+
+
+def test_real_from_a_label_file_goes_by_the_number_in_the_file_name(tmp_path):
+    (tmp_path / "real.json").write_text(json.dumps(SETS))
+    for i, guess in enumerate(GUESSES):
+        folder = tmp_path / "images" / f"n{9 - i}"  # sorted by class folder the order would be another
+        folder.mkdir(parents=True)
+        (folder / f"ILSVRC2012_val_{i + 1:08}.JPEG").write_bytes(encode(picture(guess), "PNG"))
+    check(imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path / "images"))
+
+
+def test_real_from_a_label_file_and_tfds_images(tmp_path):
+    (tmp_path / "real.json").write_text(json.dumps(SETS))
+    order = [2, 0, 4, 1, 3]
+    examples = [
+        {"image": picture(GUESSES[i]), "label": 0, "file_name": f"ILSVRC2012_val_{i + 1:08}.JPEG"} for i in order
+    ]
+    write_tfds(tmp_path, "imagenet2012", {"validation": examples}, _png_features("imagenet2012", tmp_path))
+    check(imagenet.real_split(tmp_path, tmp_path / "real.json"))
+
+
+def _png_features(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    features = dict(tfds.builder(name, data_dir=data_dir).info.features)
+    return tfds.features.FeaturesDict(features | {"image": tfds.features.Image(encoding_format="png")})
+
+
+def test_v2_folders_are_class_numbers(tmp_path):
+    for label in (2, 10, 999):
+        (tmp_path / str(label)).mkdir()
+        (tmp_path / str(label) / f"{label}x.jpeg").write_bytes(encode(picture(1), "JPEG"))
+    split = imagenet.v2_split(folder=tmp_path)
+    assert sorted(int(element["label"]) for element in split.elements) == [2, 10, 999]
+    (tmp_path / "n01440764").mkdir()
+    (tmp_path / "n01440764" / "a.jpeg").write_bytes(b"")
+    with pytest.raises(ValueError, match="folders 0 to 999"):
+        imagenet.v2_split(folder=tmp_path)
+
+
+def test_what_is_absent_is_named_with_the_way_to_get_it(tmp_path):
+    with pytest.raises(NotPrepared, match=r"imagenet_v2/topimages is not prepared: tfds build imagenet_v2/topimages"):
+        imagenet.v2_split("topimages", tmp_path)
+    with pytest.raises(NotPrepared, match="by hand: manual_dir should contain"):
+        imagenet.real_split(tmp_path)
+    with pytest.raises(NotPrepared, match=r"no label file .*reassessed-imagenet"):
+        imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
+    (tmp_path / "real.json").write_text("[[1], [2]]")
+    with pytest.raises(NotPrepared, match="no file ILSVRC2012_val"):
+        imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
+    (tmp_path / "ILSVRC2012_val_00000003.JPEG").write_bytes(b"")
+    with pytest.raises(ValueError, match="2 entries, but there is a validation image number 3"):
+        imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
+    (tmp_path / "real.json").write_text("[[1], [1000]]")
+    with pytest.raises(ValueError, match="above 999"):
+        imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
+
+
+def test_sets_without_any_label_are_refused(rng):
+    batch = (np.zeros((2, 8, 8, 3)), np.zeros((2, 1000), bool))
+    with pytest.raises(ValueError, match="No image"):
+        imagenet.evaluate_real(Fixed(), [batch])
