@@ -36,7 +36,7 @@ def test_permuted_weights_undo_permuted_patches(tiny_mixer, rng, input_shape, pa
 
 
 def test_tokens_of_the_permuted_mixer_are_the_old_ones_in_another_order(tiny_mixer, rng):
-    """The logits do not see the last bias of token mixing: it is equal in all channels, which every LayerNorm removes."""
+    """Logits do not see the last bias of token mixing: it is equal in all channels, which every LayerNorm removes."""
     model = tiny_mixer()
     images = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.float32)
     shuffled = numpy(permuted(images, shuffle_patches((16, 16), 4, seed=5)))
