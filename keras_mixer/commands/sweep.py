@@ -35,16 +35,20 @@ def run(arguments):
         args=arguments,
         config=CONFIG,
     )
+    recipe = options.recipe
     workdir = options.workdir or Path("runs", f"{recipe.name}_sweep")
     result = sweep(
-        dataclasses.replace(options.recipe, holdout=0.0),
+        dataclasses.replace(recipe, holdout=0.0),
         options.learning_rates,
         workdir=workdir,
-        holdout=options.recipe.holdout,
+        holdout=recipe.holdout,
         final=not options.skip_final,
     )
     rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in result.accuracies.items()]
-    print_table(("learning rate", "held-out accuracy"), rows)
+    print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), rows)
     print(f"\nBest: {result.best:g}")
     if result.final is not None:
-        print(f"Test accuracy after training on everything: {result.final.metrics['accuracy']:.2%} ({workdir}/final)")
+        accuracy = result.final.metrics["accuracy"]
+        print(
+            f"Test accuracy ({recipe.evaluation_crop}) after training on everything: {accuracy:.2%} ({workdir}/final)"
+        )
