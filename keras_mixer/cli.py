@@ -16,6 +16,7 @@ COMMANDS = {
     "vtab": "VTAB-1k of a pre-trained model: vtab MODEL.",
     "plot": "Pictures and experiments of the paper: plot NAME.",
     "report": "One HTML page about finished runs: report RUN...",
+    "benchmark": "Measure speed on this machine against its own limit.",
     "predict": "Classify image files: predict MODEL IMAGE...",
     "export": "Write a run for other runtimes: export RUN --format FORMAT.",
     "convert": "Turn a weight file into another format: convert IN OUT.",

@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_mixer import cli
+from keras_mixer.analysis.speed import Case, limit_operations, prepare, prepare_limit, rounds
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_operations_are_two_for_each_product_and_three_times_as_many_in_training():
+    assert Case("forward", "B/16", 8).operations() == 2 * 8 * 12_601_767_936
+    assert Case("train", "B/16", 8).operations() == 3 * Case("forward", "B/16", 8).operations()
+    assert limit_operations(64) == 2 * 64**3
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_case_can_be_called_again_and_again(precision):
+    forward = prepare(Case("forward", "S/32", 2, precision, image_size=32))
+    assert np.asarray(forward()).shape == (2, 1000)
+    train = prepare(Case("train", "S/32", 2, precision, image_size=32))
+    losses = [float(np.asarray(train()).ravel()[0]) for _ in range(3)]
+    assert losses[2] < losses[0]  # it really trains
+    assert np.isfinite(prepare_limit(precision, side=16)())
+
+
+def test_rounds_are_at_least_three_and_take_about_the_time_given():
+    assert len(rounds(lambda: None, 0.0)) == 3
+    assert sum(rounds(lambda: None, 0.05)) <= 0.06
+
+
+def test_the_command_prints_a_table_and_writes_what_it_measured(tmp_path, capsys):
+    output = tmp_path / "speed.json"
+    options = ["--variants", "S/32", "--precisions", "float32", "--image-size", "32", "--seconds", "0.01"]
+    assert cli.main(["benchmark", *options, "--output", str(output)]) == 0
+    assert "of the product" in capsys.readouterr().out
+    results = json.loads(output.read_text())["results"]
+    assert [(row["kind"], row["batch_size"]) for row in results] == [
+        ("forward", 1),
+        ("forward", 8),
+        ("forward", 32),
+        ("train", 16),
+    ]
+    assert all(row["images_per_second"] > 0 and 0 < row["of_limit"] < 2 for row in results)
+    assert cli.main(["benchmark", *options, "--output", str(output)]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+
+
+CONTESTANT = """
+import sys, time
+sys.path.insert(0, {benchmarks!r})
+from protocol import serve
+print("noise of a framework")
+def prepare(case):
+    if case["kind"] == "train":
+        raise ValueError("no training here")
+    return lambda: time.sleep(0.001)
+serve(prepare)
+"""
+
+
+def test_contestants_answer_one_request_a_line_whatever_else_they_print():
+    requests = [
+        {"do": "prepare", "case": {"kind": "forward"}},
+        {"do": "time", "seconds": 0.01},
+        {"do": "prepare", "case": {"kind": "train"}},
+    ]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    command = [sys.executable, "-c", CONTESTANT.format(benchmarks=str(BENCHMARKS))]
+    out = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
+    mark = "benchmark answer: "
+    answers = [json.loads(line.removeprefix(mark)) for line in out.splitlines() if line.startswith(mark)]
+    assert answers[0] == {}
+    assert len(answers[1]["seconds"]) >= 3
+    assert answers[2] == {"error": "ValueError: no training here"}
