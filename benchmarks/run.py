@@ -8,6 +8,7 @@ while the others wait; figures are medians over all rounds.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -18,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from protocol import MARK
 
+from keras_mixer.analysis.speed import CALLS, Case, limit_operations
+from keras_mixer.files import write_json
+
 FOLDER = Path(__file__).parent
 ROUNDS = 3
-KINDS = (("forward", 1), ("forward", 8), ("forward", 32), ("train", 16))
-OPERATIONS_OF_LIMIT = 2.0 * 4096**3
 
 
 class Contestant:
@@ -77,7 +79,7 @@ def measure(contestants, limit, case, seconds):
 def summary(case, times, operations):
     """One row for each contestant: images a second, spread, and the share of the limit."""
     medians = {name: float(np.median(values)) for name, values in times.items()}
-    peak = OPERATIONS_OF_LIMIT / medians["limit"] if "limit" in medians else None
+    peak = limit_operations() / medians["limit"] if "limit" in medians else None
     rows = []
     for name, values in times.items():
         if name != "limit":
@@ -98,11 +100,7 @@ def summary(case, times, operations):
 
 def write(output, rows):
     """Everything measured so far; after each case, because a whole run takes most of an hour."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": platform.machine(), "cores": os.cpu_count(), "rows": rows}
-    temporary = output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(output)
+    write_json(output, {"machine": platform.machine(), "cores": os.cpu_count(), "rows": rows})
 
 
 def main():
@@ -119,8 +117,6 @@ def main():
     options = parser.parse_args()
     if options.output and options.output.exists():
         parser.error(f"{options.output} exists already.")
-    from keras_mixer.variants import VARIANTS
-
     limit = Contestant("limit", sys.executable, "ours.py")
     contestants = [limit, Contestant("keras_mixer", sys.executable, "ours.py")]
     if options.timm:
@@ -130,16 +126,14 @@ def main():
         contestants += [Contestant("flax", options.flax, "flax_peer.py")]
     rows = []
     for variant in options.variants:
-        macs = VARIANTS[variant].macs((options.image_size, options.image_size, 3), 1000)
         for precision in options.precisions:
-            for kind, batch_size in KINDS:
+            for kind, batch_size in CALLS:
                 if kind not in options.kinds:
                     continue
-                case = {"kind": kind, "variant": variant, "batch_size": batch_size, "precision": precision}
-                case["image_size"] = options.image_size
-                print(f"{variant} {kind} {precision} x {batch_size}", flush=True)
-                operations = 2.0 * macs * batch_size * (3 if kind == "train" else 1)
-                found = summary(case, measure(contestants, limit, case, options.seconds), operations)
+                described = Case(kind, variant, batch_size, precision, options.image_size)
+                print(described.name, flush=True)
+                case = dataclasses.asdict(described)
+                found = summary(case, measure(contestants, limit, case, options.seconds), described.operations())
                 for row in found:
                     share = "" if row["of_limit"] is None else f"{row['of_limit']:.2f} of the product"
                     speed = f"{row['images_per_second']:8.2f} images/s +- {row['spread']:.0%}"

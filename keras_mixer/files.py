@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, whatever stops the program while it writes."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,3 +35,9 @@ def whole(path) -> Iterator[Path]:
             os.fsync(entry)
         finally:
             os.close(entry)
+
+
+def write_json(path, content):
+    """Writes plain data as a JSON file, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import refuse_existing, whole, write_json
 
 
 def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -28,3 +28,8 @@ def test_what_is_there_is_refused(tmp_path):
     refuse_existing(tmp_path / "nothing")
     with pytest.raises(ValueError, match="exists already and is not overwritten"):
         refuse_existing(tmp_path)
+
+
+def test_json_is_plain_text_that_ends_with_a_line(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, 2]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'

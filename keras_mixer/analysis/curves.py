@@ -4,15 +4,15 @@
 the augmentation, batch size, learning rate, warm-up, decay and clipping of a recipe and nothing else.
 """
 
-import keras
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from keras_mixer.analysis.figures import COLOURS
-from keras_mixer.data.pipeline import evaluation_batches, training_batches
-
-PLAIN_FIELDS = ("crop_area", "crop_aspect", "flip", "mixup_alpha", "shuffle_buffer")
-RANDAUGMENT_FIELDS = tuple(f"randaugment_{name}" for name in ("num_ops", "level", "operations", "fill"))
+from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.training.inputs import recipe_batches
+from keras_mixer.training.optimizers import build_loss, build_optimizer
 
 
 def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
@@ -36,23 +36,27 @@ def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
     if steps % points:
         raise ValueError(f"steps must be a multiple of points={points}, not {steps}.")
     classes, image_size = len(source.class_names), recipe.input_shape()[:2]
-    fields = {name: getattr(recipe, name) for name in (*PLAIN_FIELDS, *RANDAUGMENT_FIELDS)}
-    train = training_batches(
-        source.train,
-        classes=classes,
-        image_size=image_size,
-        batch_size=recipe.global_batch_size,
+    plain = dataclasses.replace(
+        recipe,
         seed=seed,
-        **fields,
+        loss="softmax",
+        optimizer="adamw",
+        schedule="cosine",
+        warmup_steps=min(recipe.warmup_steps, steps // 2),
+        cutmix_alpha=0.0,
+        class_weights=None,
+        ema_momentum=None,
+        data_shards=1,
     )
+    train = recipe_batches(source, plain)
     crop = recipe.evaluation_crop
     test = evaluation_batches(source.test, image_size=image_size, batch_size=recipe.global_batch_size, crop=crop)
     test = test.map(lambda images, labels: (tf.cast(images, tf.float32), tf.one_hot(labels, classes)))
     if transform is not None:
         train, test = (part.map(lambda images, labels: (transform(images), labels)) for part in (train, test))
     model.compile(
-        optimizer=_adamw(recipe, steps),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        optimizer=build_optimizer(plain, steps),
+        loss=build_loss(plain),
         metrics=["accuracy"],
         jit_compile="auto" if tf.config.list_physical_devices("GPU") else recipe.xla_on_cpu,
     )
@@ -86,15 +90,3 @@ def draw_curves(ax, x, curves):
         if len(values) > 1:
             ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     ax.legend(frameon=False)
-
-
-def _adamw(recipe, steps):
-    warmup = min(recipe.warmup_steps, steps // 2)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=recipe.learning_rate, warmup_steps=warmup
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=recipe.weight_decay, epsilon=1e-8, global_clipnorm=recipe.clip_norm
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer

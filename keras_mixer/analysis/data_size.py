@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.analysis.figures import COLOURS, canvas
-from keras_mixer.analysis.subsets import draw, labels_of
+from keras_mixer.analysis.subsets import draw
 from keras_mixer.data.sources import Source
 from keras_mixer.evaluation.journal import Journal
 from keras_mixer.files import whole
@@ -85,7 +85,7 @@ def part_of(recipe: Recipe, source: Source, count, folder) -> Recipe:
     place = Path(folder) / f"{count}_images"
     if not place.exists():
         with whole(place) as temporary:
-            _write(source, source.train, draw(labels_of(source.train), count), temporary / "train")
+            _write(source, source.train, draw(source.train.labels(), count), temporary / "train")
             _write(source, source.test, range(source.test.size), temporary / "test")
     return dataclasses.replace(recipe, data=str(place), train_split="train", test_split="test")
 

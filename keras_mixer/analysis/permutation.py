@@ -65,7 +65,7 @@ def permuted_mixer(model, seed):
     new = rebuild(model)
     new.set_weights(model.get_weights())
     stem = new.get_layer("stem")
-    kernel = stem.kernel.numpy() if hasattr(stem.kernel, "numpy") else np.asarray(stem.kernel)
+    kernel = stem.kernel.numpy()
     stem.kernel.assign(kernel.reshape(len(inner), -1)[inner].reshape(kernel.shape))
     for block in blocks_of(new):
         kernel_0, bias_0, kernel_1, bias_1 = block.token_mixing.get_weights()
@@ -168,7 +168,7 @@ def small_resnet(input_shape, classes):
 def _network(name, recipe, classes):
     if name == "resnet":
         return small_resnet(recipe.input_shape(), classes)
-    sizes = {name: getattr(recipe.architecture(), name) for name in recipe.architecture().__dataclass_fields__}
+    sizes = dataclasses.asdict(recipe.architecture())
     return Mixer(**sizes, input_shape=recipe.input_shape(), classes=classes, classifier_activation=None)
 
 

@@ -1,7 +1,6 @@
 """One HTML page about finished runs: curves, tables, confusion, weight pictures, cost. It needs no network."""
 
 import base64
-import csv
 import dataclasses
 import io
 import json
@@ -15,6 +14,7 @@ from keras_mixer.analysis.token_weights import stem_figure, weights_figure
 from keras_mixer.files import refuse_existing, whole
 from keras_mixer.models import blocks_of
 from keras_mixer.serving.predictor import load_classifier
+from keras_mixer.training.run_directory import read_metrics
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MOST_BLOCKS = 3  # as many as the paper shows
@@ -103,7 +103,7 @@ def read_run(folder) -> Run:
         results=_read(folder / "results.json"),
         evaluation=_read(folder / "evaluation.json"),
         few_shot=_read(folder / "fewshot.json"),
-        metrics=_columns(folder / "metrics.csv"),
+        metrics=read_metrics(folder / "metrics.csv"),
         parameters=parameters,
         macs=macs,
         weights=weights_figure(model, blocks),
@@ -159,11 +159,3 @@ def _inline(figure, format="svg"):
 
 def _read(file):
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def _columns(file):
-    if not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}

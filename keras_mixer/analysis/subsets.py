@@ -3,9 +3,8 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
-from keras_mixer.data.sources import Source, Split
+from keras_mixer.data.sources import Source
 
 
 def with_training_images(source: Source, count, seed=0) -> Source:
@@ -21,12 +20,9 @@ def with_training_images(source: Source, count, seed=0) -> Source:
     """
     if not 1 <= count <= source.train.size:
         raise ValueError(f"{source.name} has {source.train.size} training images; {count} cannot be taken.")
-    return dataclasses.replace(source, train=_picked(source.train, draw(labels_of(source.train), count, seed)))
-
-
-def labels_of(split: Split) -> np.ndarray:
-    """`(size,) int64`: the labels of a split in order."""
-    return np.array([int(split.read(element)["label"]) for element in split.elements], np.int64)
+    chosen = np.zeros(source.train.size, bool)
+    chosen[draw(source.train.labels(), count, seed)] = True
+    return dataclasses.replace(source, train=source.train.part(chosen))
 
 
 def draw(labels, count, seed=0) -> np.ndarray:
@@ -39,13 +35,3 @@ def draw(labels, count, seed=0) -> np.ndarray:
         rank[members] = np.arange(len(members))
     order = shuffled[np.argsort(rank[shuffled], kind="stable")]
     return np.sort(order[:count])
-
-
-def _picked(split, indices):
-    chosen = np.zeros(split.size, bool)
-    chosen[indices] = True
-    mask = tf.constant(chosen)
-    elements = split.elements.enumerate().filter(lambda i, _: mask[i]).map(lambda _, element: element)
-    elements = elements.apply(tf.data.experimental.assert_cardinality(len(indices)))
-    files = tuple(split.files[i] for i in indices) if split.files else ()
-    return dataclasses.replace(split, size=len(indices), elements=elements, files=files)

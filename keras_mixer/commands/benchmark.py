@@ -1,7 +1,6 @@
 """Measure speed on this machine against its own limit: benchmark."""
 
 import dataclasses
-import json
 import platform
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ import numpy as np
 
 from keras_mixer.analysis.speed import CALLS, Case, limit_operations, prepare, prepare_limit, rounds
 from keras_mixer.commands.terminal import parse, print_table
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import refuse_existing, write_json
 
 Variants = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
 
@@ -79,8 +78,7 @@ def benchmark(
             "backend": keras.backend.backend(),
             "results": results,
         }
-        with whole(output) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(output, content)
         print(f"\nWritten to {output}.")
 
 

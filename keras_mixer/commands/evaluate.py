@@ -1,6 +1,5 @@
 """Measure a finished run on its test data: evaluate RUN."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +8,7 @@ import tyro
 from keras_mixer.analysis.confusion import confusion_figure, mistakes
 from keras_mixer.analysis.figures import write_figure
 from keras_mixer.commands.terminal import parse, print_table
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
@@ -76,8 +75,7 @@ def evaluate(
         "confusion": result.confusion.tolist(),
     }
     file = run / "evaluation.json"
-    with whole(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(file, content)
     print(f"\nWritten to {file}.")
     try:
         figure = confusion_figure(result.confusion, source.class_names)

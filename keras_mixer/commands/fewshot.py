@@ -1,7 +1,6 @@
 """Few-shot accuracy of a model's features: fewshot MODEL DATA."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 from keras_mixer.serving.predictor import load_classifier
 
 
@@ -80,6 +79,5 @@ def fewshot(
     file = output or (model if model.is_dir() else model.parent) / "fewshot.json"
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
     content |= {"seeds": seeds} | dataclasses.asdict(result)
-    with whole(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(file, content)
     print(f"Written to {file}.")

@@ -1,6 +1,5 @@
 """ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ from keras_mixer.evaluation.imagenet import (
 )
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.predictor import load_classifier
 
@@ -81,6 +80,5 @@ def imagenet(
     if absent:
         print("\nNot measured:", *absent, sep="\n  ")
     if output:
-        with whole(output) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(output, content)
         print(f"Written to {output}.")

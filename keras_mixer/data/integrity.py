@@ -64,6 +64,5 @@ def check_source(source: Source, skip_corrupt=False) -> tuple[Source, int]:
 
 
 def _without(split: Split, broken) -> Split:
-    labels = [int(element["label"]) for element in split.elements]
-    kept = [(path, label) for path, label in zip(split.files, labels, strict=True) if path not in broken]
+    kept = [(path, label) for path, label in zip(split.files, split.labels(), strict=True) if path not in broken]
     return file_split([path for path, _ in kept], [label for _, label in kept])

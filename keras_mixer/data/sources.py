@@ -44,8 +44,15 @@ class Split:
         """The examples at the positions where `chosen`, `(size,)` bool, is true."""
         places = tf.constant(chosen)
         kept = self.elements.enumerate().filter(lambda position, element: places[position])
+        size = int(chosen.sum())
+        elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
         files = tuple(file for file, keep in zip(self.files, chosen, strict=True) if keep) if self.files else ()
-        return Split(int(chosen.sum()), kept.map(lambda position, element: element), self.read, files)
+        return Split(size, elements, self.read, files)
+
+    def labels(self) -> np.ndarray:
+        """`(size,) int64`: the labels in order, without reading the images of files."""
+        labels = self.elements.map(lambda element: element["label"])
+        return np.fromiter(labels.as_numpy_iterator(), np.int64, self.size)
 
 
 @dataclasses.dataclass(frozen=True)

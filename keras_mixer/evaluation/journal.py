@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 
 
 class Journal:
@@ -39,6 +39,5 @@ class Journal:
         if key not in self.results:
             self.results[key] = json.loads(json.dumps(measure()))
             content = {"settings": self.settings, "results": self.results}
-            with whole(self.path) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(self.path, content)
         return self.results[key]

@@ -1,7 +1,6 @@
 """Proof that an export is its model: run by its own runtime, compared on a data set, and only then put in its place."""
 
 import dataclasses
-import json
 import os
 import tempfile
 import time
@@ -14,7 +13,7 @@ import numpy as np
 from keras_mixer.data.sources import Split
 from keras_mixer.export.classifier import Classifier
 from keras_mixer.export.runtimes import available_cores, open_export
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import refuse_existing, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +169,7 @@ def place_when_proved(write, target, prove) -> tuple[Path, Parity]:
         place = target if parity.passed else _free_name(target)
         refuse_existing(place)  # another process may have been faster
         os.replace(written, place)
-    with whole(place.with_name(f"{place.name}.parity.json")) as temporary:
-        temporary.write_text(json.dumps(parity.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(place.with_name(f"{place.name}.parity.json"), parity.as_json())
     return place, parity
 
 

@@ -31,11 +31,16 @@ class StepCounter(keras.callbacks.Callback):
 class ProgressBar(StepCounter):
     """One bar over all steps of a run, with the last epoch's loss and accuracies."""
 
-    def __init__(self, total_steps, start_step):
+    def __init__(self, total_steps, start_step, shown=True):
         super().__init__(start_step)
         quiet = not sys.stderr.isatty()  # in a log file, a line now and then
         self.bar = tqdm(
-            total=total_steps, initial=start_step, unit="step", desc="training", mininterval=10 if quiet else 0.2
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            desc="training",
+            mininterval=10 if quiet else 0.2,
+            disable=not shown,
         )
 
     def on_train_batch_end(self, batch, logs=None):

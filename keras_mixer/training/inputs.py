@@ -105,6 +105,5 @@ def _class_weights(source, wanted):
         if len(wanted) != classes:
             raise ValueError(f"class_weights has {len(wanted)} values, but {source.name!r} has {classes} classes.")
         return np.array(wanted)
-    labels = source.train.elements.map(lambda element: element["label"])
-    counts = np.bincount(np.fromiter(labels.as_numpy_iterator(), np.int64), minlength=classes)
+    counts = np.bincount(source.train.labels(), minlength=classes)
     return np.divide(source.train.size / classes, counts, out=np.zeros(classes), where=counts > 0)

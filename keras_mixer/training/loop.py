@@ -150,7 +150,8 @@ def _train(start, recipe, run, source, devices, profile_steps, report):
             report(f"Resuming after step {start_step} of {total_steps}.")
         devices.wait_for_all("checkpoint read")
         checkpoints = Checkpoints(run.checkpoints, recipe.checkpoint_every_steps, start_step)
-        callbacks: list[keras.callbacks.Callback] = [StopWhenDiverged(start_step)]
+        bar = ProgressBar(total_steps, start_step, shown=devices.writes)
+        callbacks: list[keras.callbacks.Callback] = [StopWhenDiverged(start_step), bar]
         if recipe.ema_momentum is not None:
             callbacks.append(ValidateAverage())
         if devices.writes:
@@ -158,7 +159,6 @@ def _train(start, recipe, run, source, devices, profile_steps, report):
             images = None if start_step else example_images(source, recipe)
             callbacks += [
                 EpochMetrics(recipe.global_batch_size, run.append_metrics),
-                ProgressBar(total_steps, start_step),
                 keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0),
                 Pictures(run.tensorboard / "pictures", images, start_step, total_steps),
                 checkpoints,
@@ -181,9 +181,7 @@ def _train(start, recipe, run, source, devices, profile_steps, report):
                 )
         finally:
             checkpoints.release_signals()
-            for callback in callbacks:
-                if isinstance(callback, ProgressBar):
-                    callback.close()
+            bar.close()
         model.optimizer.take_average(model.trainable_variables)
     return model
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.files import whole
+from keras_mixer.files import whole, write_json
 from keras_mixer.training.recipe import Recipe
 
 
@@ -47,7 +47,7 @@ class RunDirectory:
 
     def write_results(self, results):
         """Writes `results.json` whole or not at all."""
-        _write_json(self.results, results)
+        write_json(self.results, results)
 
     def read_results(self):
         """The content of `results.json`."""
@@ -55,8 +55,7 @@ class RunDirectory:
 
     def read_metrics(self) -> dict[str, list[float]]:
         """The columns of `metrics.csv` by name, one value an epoch; empty where there is none."""
-        rows = self._metric_rows()
-        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+        return read_metrics(self.metrics)
 
     def append_metrics(self, row):
         """Adds one epoch to `metrics.csv`."""
@@ -69,7 +68,7 @@ class RunDirectory:
 
     def drop_metrics_after(self, step):
         """Takes out the rows of epochs that a resumed run is going to repeat."""
-        rows = self._metric_rows()
+        rows = _rows(self.metrics)
         kept = [row for row in rows if float(row["step"]) <= step]
         if len(kept) == len(rows):
             return
@@ -77,12 +76,6 @@ class RunDirectory:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(kept)
-
-    def _metric_rows(self):
-        if not self.metrics.is_file():
-            return []
-        with self.metrics.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
 
     def _check_writable(self, needed_bytes):
         try:
@@ -116,7 +109,7 @@ class RunDirectory:
                     f"The run directory {self.path} holds something else already ({', '.join(strangers[:5])}); choose "
                     "an empty or new folder with --workdir."
                 )
-            _write_json(self.config, wanted)
+            write_json(self.config, wanted)
             return
         found = json.loads(self.config.read_text(encoding="utf-8"))
         changed = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
@@ -142,6 +135,14 @@ def read_recipe(path) -> Recipe:
     return Recipe(**fields)
 
 
-def _write_json(path, content):
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def read_metrics(path) -> dict[str, list[float]]:
+    """The columns of a `metrics.csv` by name, one value an epoch; empty where there is none."""
+    rows = _rows(Path(path))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _rows(path):
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,10 +1,9 @@
 """Choosing the learning rate the paper's way: a grid on a held-out part of the training data, then all of it."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.loop import FitResult, fit
 from keras_mixer.training.recipe import Recipe
@@ -71,8 +70,7 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
     best = max(reached, key=lambda rate: reached[rate])  # the lowest of equals
     summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
-    with whole(workdir / "sweep.json") as temporary:
-        temporary.write_text(json.dumps({**summary, "best": best}, indent=2) + "\n", encoding="utf-8")
+    write_json(workdir / "sweep.json", {**summary, "best": best})
     if not final:
         return SweepResult(accuracies, best, None)
     report(f"Best learning rate {best:g}; now on all training images:")

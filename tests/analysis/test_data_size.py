@@ -6,7 +6,6 @@ import pytest
 from image_files import write_folder
 
 from keras_mixer.analysis.data_size import data_size_experiment, data_size_figure, part_of
-from keras_mixer.analysis.subsets import labels_of
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.recipes import resolve
 
@@ -27,7 +26,7 @@ def test_parts_of_digits_hold_the_same_test_images_and_even_classes(tmp_path):
     source = load_recipe_source(TINY)
     part = load_recipe_source(part_of(TINY, source, 50, tmp_path))
     assert part.train.size == 50
-    assert np.bincount(labels_of(part.train)).tolist() == [5] * 10
+    assert np.bincount(part.train.labels()).tolist() == [5] * 10
     whole, again = (
         sorted((int(e["label"]), bytes(e["image"].numpy())) for e in map(split.read, split.elements))
         for split in (source.test, part.test)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from image_files import write_folder
 
-from keras_mixer.analysis.subsets import draw, labels_of, with_training_images
+from keras_mixer.analysis.subsets import draw, with_training_images
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.sources import load_source
 
@@ -21,7 +21,7 @@ def test_a_source_keeps_its_test_images_and_trains_on_the_drawn_ones(tmp_path):
     part = with_training_images(source, 6)
     assert part.test is source.test
     assert part.train.size == len(part.train.files) == int(part.train.elements.cardinality()) == 6
-    assert np.bincount(labels_of(part.train)).tolist() == [3, 3]
+    assert np.bincount(part.train.labels()).tolist() == [3, 3]
     images, _ = next(iter(training_batches(part.train, classes=2, image_size=(8, 8), batch_size=12, seed=0)))
     assert images.shape == (12, 8, 8, 3)
     with pytest.raises(ValueError, match="has 16 training images; 17 cannot be taken"):

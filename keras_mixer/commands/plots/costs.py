@@ -1,7 +1,6 @@
 """What models cost, measured and published."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from keras_mixer.analysis.figures import check_picture_path, write_figure
 from keras_mixer.analysis.linear_cost import SIDES, linear_cost as measure_linear_cost, linear_cost_figure
 from keras_mixer.analysis.pareto import OwnPoint, pareto_figure, throughput_figure
 from keras_mixer.commands.terminal import print_table
-from keras_mixer.files import whole
+from keras_mixer.files import write_json
 from keras_mixer.models import Mixer
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.recipe import KNOWN_VARIANTS
@@ -113,6 +112,5 @@ def _own(text):
 
 
 def _write(content, figure, output):
-    with whole(output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(output.with_suffix(".json"), content)
     print(f"\nWritten: {write_figure(figure, output)} and {output.with_suffix('.json').name}")
