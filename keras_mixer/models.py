@@ -8,7 +8,7 @@ import dataclasses
 
 import keras
 
-from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
+from keras_mixer.layers import LAYER_NORM_EPSILON, LayerNorm, MixerBlock, PatchEmbed
 from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import widened_dim
@@ -118,7 +118,7 @@ def Mixer(
     for i in range(num_blocks):
         rates = (drop_path_rate * 2 * i / last_mlp, drop_path_rate * (2 * i + 1) / last_mlp)
         x = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, name=f"mixer_block_{i}")(x)
-    x = keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name="pre_head_layer_norm")(x)
+    x = LayerNorm(epsilon=LAYER_NORM_EPSILON, name="pre_head_layer_norm")(x)
     if include_top or pooling == "avg":
         x = keras.layers.GlobalAveragePooling1D(dtype=exact, name="pool")(x)  # (B, C)
     else:

@@ -6,7 +6,7 @@ import pytest
 import reference
 
 import keras_mixer
-from keras_mixer.layers import MixerBlock
+from keras_mixer.layers import LayerNorm, MixerBlock
 
 pytestmark = pytest.mark.backends
 
@@ -242,3 +242,17 @@ def test_unknown_features_are_refused(tiny_mixer):
         keras_mixer.feature_extractor(tiny_mixer(), ["block_7"])
     with pytest.raises(ValueError, match="no Mixer"):
         keras_mixer.feature_extractor(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 3e-2)])
+def test_layer_norm_is_the_plain_formula_far_from_zero_too(rng, policy, tolerance):
+    layer = LayerNorm(epsilon=1e-6, dtype=policy)
+    layer.build((3, 4, 32))
+    gamma, beta = np.linspace(0.5, 2, 32), np.linspace(-1, 1, 32)
+    layer.set_weights([gamma, beta])
+    x = keras.ops.cast(5 + rng.normal(size=(3, 4, 32)), layer.compute_dtype)
+    out = layer(x)
+    assert keras.backend.standardize_dtype(out.dtype) == layer.compute_dtype
+    x = np.asarray(keras.ops.cast(x, "float32"), np.float64)  # what is left of the numbers in this precision
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * gamma + beta
+    np.testing.assert_allclose(np.asarray(keras.ops.cast(out, "float32")), expected, atol=tolerance)
