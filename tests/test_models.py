@@ -6,7 +6,7 @@ import pytest
 import reference
 
 import keras_mixer
-from keras_mixer.layers import LayerNorm, MixerBlock
+from keras_mixer.layers import LayerNorm, MixerBlock, MlpBlock
 
 pytestmark = pytest.mark.backends
 
@@ -47,13 +47,14 @@ def test_preprocessing_inside_equals_preprocessing_outside(tiny_mixer, rng):
     np.testing.assert_allclose(predict(inside, pixels), predict(outside, (pixels - 127.5) / 127.5), atol=1e-6)
 
 
-def test_gradients_equal_finite_differences_of_the_oracle(tiny_mixer, rng):
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_equal_finite_differences_of_the_oracle(tiny_mixer, rng, training):
     sizes = {"patch_size": 2, "hidden_dim": 4, "tokens_mlp_dim": 3, "channels_mlp_dim": 5, "input_shape": (4, 6, 3)}
     model = tiny_mixer(**sizes, classes=3, classifier_activation=None)
     pixels = rng.integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
     direction = rng.normal(size=(2, 3))
     weights = weights_of(model)
-    for weight, gradient in zip(model.weights, gradients(model, pixels, direction), strict=True):
+    for weight, gradient in zip(model.weights, gradients(model, pixels, direction, training), strict=True):
         probe = rng.normal(size=weight.shape)
         step = 1e-5
         up, down = ({**weights, weight.path: weights[weight.path] + sign * step * probe} for sign in (1, -1))
@@ -62,18 +63,19 @@ def test_gradients_equal_finite_differences_of_the_oracle(tiny_mixer, rng):
         assert abs((gradient * probe).sum() - difference) <= 2e-5 * scale + 1e-6, weight.path
 
 
-def gradients(model, pixels, direction):
+def gradients(model, pixels, direction, training):
     """d sum(logits * direction) / d weight for each weight, by the backend's own differentiation."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            total = tf.reduce_sum(model(pixels) * tf.constant(direction, tf.float32))
+            total = tf.reduce_sum(model(pixels, training=training) * tf.constant(direction, tf.float32))
         return [np.asarray(gradient) for gradient in tape.gradient(total, [w.value for w in model.weights])]
     import jax
 
     def total(trainable):
-        logits, _ = model.stateless_call(trainable, [v.value for v in model.non_trainable_variables], pixels)
+        fixed = [v.value for v in model.non_trainable_variables]
+        logits, _ = model.stateless_call(trainable, fixed, pixels, training=training)
         return (logits * direction.astype(np.float32)).sum()
 
     return [np.asarray(gradient) for gradient in jax.grad(total)([v.value for v in model.trainable_variables])]
@@ -256,3 +258,12 @@ def test_layer_norm_is_the_plain_formula_far_from_zero_too(rng, policy, toleranc
     x = np.asarray(keras.ops.cast(x, "float32"), np.float64)  # what is left of the numbers in this precision
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * gamma + beta
     np.testing.assert_allclose(np.asarray(keras.ops.cast(out, "float32")), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("exact_gelu", [False, True])
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-6), ("mixed_bfloat16", 3e-2)])
+def test_the_mlp_is_the_same_in_training_and_after(rng, exact_gelu, policy, tolerance):
+    x = rng.normal(size=(3, 6, 8)).astype("float32")
+    layer = MlpBlock(16, exact_gelu=exact_gelu, dtype=policy)
+    trained, used = (keras.ops.cast(layer(x, training=training), "float32") for training in (True, False))
+    np.testing.assert_allclose(trained, used, atol=tolerance)

@@ -93,7 +93,9 @@ def test_files_import_only_from_floors_below(path):
 @pytest.mark.parametrize("name", ["variants", "layers", "models", "features", "resolution", "conversion"])
 def test_model_code_knows_only_keras(name):
     outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
-    assert outside <= {"keras", "keras_mixer", "dataclasses", "pathlib"}
+    # layers.py compiles one function on TensorFlow, and imports it there and then
+    allowed = {"tensorflow"} if name == "layers" else set()
+    assert outside <= {"keras", "keras_mixer", "dataclasses", "functools", "pathlib"} | allowed
 
 
 def test_files_hold_one_idea_and_have_honest_names():
