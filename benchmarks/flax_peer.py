@@ -53,8 +53,8 @@ class Mixer(nn.Module):
 
 
 def _prepare(case):
-    if case["kind"] == "limit":
-        raise ValueError("the limit is measured by another contestant")
+    if case["kind"] not in ("forward", "train"):
+        raise ValueError(f"no case {case['kind']!r} here")
     dtype = jnp.bfloat16 if case["precision"] == "bfloat16" else jnp.float32
     model = Mixer(*SIZES[case["variant"]], dtype=dtype)
     side = case["image_size"]

@@ -1,14 +1,18 @@
 """Contestant: this package, and the machine's matrix product through the same framework."""
 
+import sys
+
 from protocol import serve
 
 from keras_mixer.analysis.speed import Case, prepare, prepare_limit
+
+REMATERIALIZE = "rematerialize" in sys.argv[1:]
 
 
 def _prepare(case):
     if case["kind"] == "limit":
         return prepare_limit(case["precision"])
-    return prepare(Case(**case))
+    return prepare(Case(**case), REMATERIALIZE)
 
 
 serve(_prepare)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.preprocessing import evaluation_image, why_unreadable
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import refuse_existing, whole
 from keras_mixer.models import class_names_of, evaluation_crop_of
@@ -82,8 +82,10 @@ def write_picture(model, image_path, output, class_name=None) -> str:
     try:
         encoded = tf.io.read_file(str(image_path))
         image = evaluation_image(encoded, model.input_shape[1:3], evaluation_crop_of(model)).numpy()
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        raise ValueError(f"{image_path} is no readable image.") from error
+    except tf.errors.NotFoundError as error:
+        raise ValueError(f"There is no image file {image_path}.") from error
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(why_unreadable(image_path, error)) from error
     index = int(model.predict_on_batch(image[None])[0].argmax()) if class_name is None else names.index(class_name)
     picture = overlay(image, saliency(model, image, index))
     if min(picture.shape[:2]) < SMALLEST_PICTURE:

@@ -7,7 +7,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import Mixer
+from keras_mixer.models import Mixer, blocks_of
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 
@@ -55,28 +55,45 @@ CALLS: tuple[tuple[Literal["forward", "train"], int], ...] = (
 )
 
 
-def prepare(case: Case):
-    """A function without arguments that makes one call of a case and returns when its result is there."""
+def model_of(case: Case):
+    """The model of a case: probabilities for a forward pass, logits for training."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if case.precision == "bfloat16" else "float32")
     try:
         sizes = dataclasses.asdict(VARIANTS[case.variant])
         activation = None if case.kind == "train" else "softmax"
         shape = (case.image_size, case.image_size, 3)
-        model = Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
+        return Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
     finally:
         keras.config.set_dtype_policy(before)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (case.batch_size, *shape)).astype(np.float32)
+
+
+def compiled_model(case: Case, rematerialize=False):
+    """The model of a case, compiled; for training with AdamW and the gradient clipped."""
+    model = model_of(case)
     on_tensorflow = keras.backend.backend() == "tensorflow"  # XLA is slower than TensorFlow's own kernels on CPUs
+    jit_compile = False if on_tensorflow else "auto"
     if case.kind == "forward":
-        model.compile(jit_compile=False if on_tensorflow else "auto")
-        return lambda: model.predict_on_batch(images)
+        model.compile(jit_compile=jit_compile)
+        return model
+    for block in blocks_of(model):
+        block.rematerialize = rematerialize
     model.compile(
         optimizer=AdamW(1e-4, weight_decay=0.1, global_clipnorm=1.0),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        jit_compile=False if on_tensorflow else "auto",
+        jit_compile=jit_compile,
     )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def prepare(case: Case, rematerialize=False):
+    """A function without arguments that makes one call of a case and returns when its result is there."""
+    model = compiled_model(case, rematerialize)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (case.batch_size, case.image_size, case.image_size, 3)).astype(np.float32)
+    if case.kind == "forward":
+        return lambda: model.predict_on_batch(images)
     labels = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, case.batch_size)]
     return lambda: model.train_on_batch(images, labels)
 

@@ -109,24 +109,25 @@ class Move:
 
 
 def _auto_contrast(image, strength, move):
-    low, high = (tf.cast(reduce(image, axis=(0, 1)), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max))
-    scale = tf.math.divide_no_nan(255.0, high - low)
-    stretched = (tf.cast(image, tf.float32) - low) * scale
-    return tf.where(high > low, _to_uint8(stretched), image)  # a flat channel stays
+    rows = tf.cast(_rows(image), tf.float32)  # (h, 3w)
+    low, high = (_of_channels(reduce, rows) for reduce in (tf.reduce_min, tf.reduce_max))
+    flat = high <= low  # (3,): such a channel stays
+    scale = tf.where(flat, 1.0, 255.0 / tf.where(flat, 1.0, high - low))
+    stretched = (rows - _along_rows(tf.where(flat, 0.0, low), image)) * _along_rows(scale, image)
+    return tf.reshape(_to_uint8(stretched), tf.shape(image))
 
 
 def _equalize(image, strength, move):
     """Flattens each channel's histogram. KerasCV's differs: smallest filled bin where Pillow takes the last one."""
-
-    def lookup(channel):  # (h, w) int32 -> (256,) int32
-        histogram = tf.math.bincount(tf.reshape(channel, [-1]), minlength=256, maxlength=256)
-        last = histogram[tf.reduce_max(channel)]
-        step = (tf.reduce_sum(histogram) - last) // 255
-        table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
-        return tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
-
-    channels = tf.unstack(tf.cast(image, tf.int32), axis=-1)
-    return tf.cast(tf.stack([tf.gather(lookup(channel), channel) for channel in channels], axis=-1), tf.uint8)
+    bins = tf.cast(_rows(image), tf.int32) + _along_rows(tf.constant([0, 256, 512]), image)  # (h, 3w)
+    none = tf.zeros((0,), tf.int32)
+    histogram = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=768, weights=none)
+    histogram = tf.reshape(histogram, (3, 256))  # tf.math.bincount asks first whether there is a negative number
+    last = 255 - tf.argmax(tf.reverse(histogram > 0, [1]), axis=1, output_type=tf.int32)  # the highest filled bin
+    step = (tf.reduce_sum(histogram, 1) - tf.gather(histogram, last, batch_dims=1)) // 255
+    tables = (tf.cumsum(histogram, 1, exclusive=True) + step[:, None] // 2) // tf.maximum(step, 1)[:, None]
+    tables = tf.where(step[:, None] > 0, tf.minimum(tables, 255), tf.range(256))
+    return tf.reshape(tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), bins), tf.shape(image))
 
 
 def _invert(image, strength, move):
@@ -149,39 +150,43 @@ def _solarize(image, strength, move):
 
 
 def _solarize_add(image, strength, move):
-    brighter = _to_uint8(tf.cast(image, tf.float32) + int(strength * 110))
-    return tf.where(image < 128, brighter, image)
+    pixels = tf.cast(image, tf.float32)
+    return _to_uint8(pixels + tf.cast(pixels < 128, tf.float32) * int(strength * 110))
 
 
 def _color(image, strength, move):
-    return _blend(_grey(image), image, strength * 1.8 + 0.1)
+    grey = tf.broadcast_to(_grey(image)[..., None], tf.shape(image))
+    return _blend(grey, image, strength * 1.8 + 0.1)
 
 
 def _contrast(image, strength, move):
-    mean = tf.round(tf.reduce_mean(tf.cast(_grey(image), tf.float32)))
-    return _blend(tf.fill(tf.shape(image), tf.cast(mean, tf.uint8)), image, strength * 1.8 + 0.1)
+    grey = _grey(image)
+    total = tf.reduce_sum(tf.cast(grey, tf.int32))
+    return _blend(tf.round(tf.cast(total / tf.size(grey), tf.float32)), image, strength * 1.8 + 0.1)
 
 
 def _brightness(image, strength, move):
-    return _blend(tf.zeros_like(image), image, strength * 1.8 + 0.1)
+    return _blend(0.0, image, strength * 1.8 + 0.1)
 
 
 def _sharpness(image, strength, move):
-    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)[:, :, None, None] / 13.0
-    kernel = tf.tile(kernel, (1, 1, 3, 1))  # (3, 3, 3, 1): the same smoothing for each channel
-    pixels = tf.cast(image, tf.float32)[None]
-    smooth = tf.nn.depthwise_conv2d(pixels, kernel, (1, 1, 1, 1), "VALID")[0]
-    inside = tf.pad(tf.ones_like(smooth, tf.bool), ((1, 1), (1, 1), (0, 0)))
-    smooth = tf.where(inside, tf.pad(_to_uint8(smooth + 0.5), ((1, 1), (1, 1), (0, 0))), image)  # the border stays
-    return _blend(smooth, image, strength * 1.8 + 0.1)
+    rows = tf.cast(_rows(image), tf.float32)  # (h, 3w): the neighbour in a row is three places off
+    of_three = rows[:-2] + rows[1:-1] + rows[2:]  # (h - 2, 3w)
+    of_nine = of_three[:, :-6] + of_three[:, 3:-3] + of_three[:, 6:]  # (h - 2, 3w - 6)
+    inside = rows[1:-1, 3:-3]
+    smooth = tf.floor((of_nine + 4.0 * inside) * (1 / 13) + 0.5)  # weights 1, in the middle 5
+    sharp = _to_uint8(smooth + (strength * 1.8 + 0.1) * (inside - smooth))
+    whole = _rows(image)  # its border stays
+    middle = tf.concat([whole[1:-1, :3], sharp, whole[1:-1, -3:]], 1)
+    return tf.reshape(tf.concat([whole[:1], middle, whole[-1:]], 0), tf.shape(image))
 
 
 def _rotate(image, strength, move):
     angle = move.sign * strength * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
     center_y, center_x = ((tf.cast(side, tf.float32) - 1) / 2 for side in (tf.shape(image)[0], tf.shape(image)[1]))
-    shift_x = center_x - cos * center_x + sin * center_y
-    shift_y = center_y - sin * center_x - cos * center_y
+    shift_x = cos * center_x - center_x - sin * center_y
+    shift_y = sin * center_x - center_y + cos * center_y
     return _affine(image, move.fill, [cos, -sin, shift_x, sin, cos, shift_y])
 
 
@@ -195,12 +200,12 @@ def _shear_y(image, strength, move):
 
 def _translate_x(image, strength, move):
     shift = move.sign * strength * 100 * tf.cast(tf.shape(image)[1], tf.float32) / REFERENCE_SIDE
-    return _affine(image, move.fill, [1.0, 0.0, tf.round(shift), 0.0, 1.0, 0.0])
+    return _shifted(image, shift, move.fill, axis=1)
 
 
 def _translate_y(image, strength, move):
     shift = move.sign * strength * 100 * tf.cast(tf.shape(image)[0], tf.float32) / REFERENCE_SIDE
-    return _affine(image, move.fill, [1.0, 0.0, 0.0, 0.0, 1.0, tf.round(shift)])
+    return _shifted(image, shift, move.fill, axis=0)
 
 
 def _cutout(image, strength, move):
@@ -210,10 +215,11 @@ def _cutout(image, strength, move):
     centre = tf.random.stateless_uniform((2,), move.seed)
     centre_y = tf.cast(centre[0] * tf.cast(height, tf.float32), tf.int32)
     centre_x = tf.cast(centre[1] * tf.cast(width, tf.float32), tf.int32)
-    rows, columns = tf.range(height)[:, None, None], tf.range(width)[None, :, None]
-    inside_rows = (rows >= centre_y - half) & (rows < centre_y + half)
-    inside = inside_rows & (columns >= centre_x - half) & (columns < centre_x + half)
-    return tf.where(inside, tf.constant(move.fill, tf.uint8), image)
+    top, bottom = (tf.clip_by_value(centre_y + edge, 0, height) for edge in (-half, half))
+    left, right = (tf.clip_by_value(centre_x + edge, 0, width) for edge in (-half, half))
+    square = tf.fill((bottom - top, right - left, 3), tf.constant(move.fill, tf.uint8))
+    beside = tf.concat([image[top:bottom, :left], square, image[top:bottom, right:]], 1)
+    return tf.ensure_shape(tf.concat([image[:top], beside, image[bottom:]], 0), image.shape)
 
 
 OPERATIONS = {
@@ -236,27 +242,75 @@ OPERATIONS = {
 }
 
 
+# These run for every training image, and an input pipeline is as fast as they are. On CPUs TensorFlow is quick with
+# plain float arithmetic on long rows and with copies; ten times slower with tf.where, products and minima of uint8, a
+# short last axis, or ImageProjectiveTransformV3.
+
+
+def _rows(image):
+    """`(h, w, 3) -> (h, 3w)`."""
+    return tf.reshape(image, (tf.shape(image)[0], -1))
+
+
+def _along_rows(values, image):
+    """`(3,) -> (3w,)`: one value for each channel, over and over."""
+    return tf.tile(values, (tf.shape(image)[1],))
+
+
+def _of_channels(reduce, rows):
+    """`(h, 3w) -> (3,)`."""
+    return reduce(tf.reshape(reduce(rows, axis=0), (-1, 3)), axis=0)
+
+
+def _shifted(image, shift, fill, axis):
+    """Row (axis 0) or column i of the result is row or column i + shift, rounded to whole ones, of the image."""
+    size = tf.shape(image)[axis]
+    shift = tf.clip_by_value(tf.cast(tf.round(shift), tf.int32), -size, size)
+    first, last = tf.maximum(shift, 0), size + tf.minimum(shift, 0)
+    kept, added = (
+        image[first:last] if axis == 0 else image[:, first:last],
+        (tf.maximum(-shift, 0), tf.maximum(shift, 0)),
+    )
+    padding = (added, (0, 0), (0, 0)) if axis == 0 else ((0, 0), added, (0, 0))
+    return tf.ensure_shape(tf.pad(kept, padding, constant_values=fill), image.shape)
+
+
 def _affine(image, fill, matrix):
-    """Moves pixels, nearest neighbour; `matrix` maps output (x, y, 1) to input: [a, b, c, d, e, f]."""
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=tf.stack([*[tf.cast(entry, tf.float32) for entry in matrix], 0.0, 0.0])[None],
-        output_shape=tf.shape(image)[:2],
-        fill_value=float(fill),
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )[0]
+    """Moves pixels, nearest neighbour: out of (a x + b y - c, d x + e y - f) to (x, y); `matrix` is [a, b, c, d, e, f].
+
+    The same arithmetic and rounding as ImageProjectiveTransformV3, which does it for each channel of each pixel anew.
+    Shifts are subtracted because sums of three TensorFlow's graph optimiser would regroup, and round in other places.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    a, b, c, d, e, f = matrix
+    x, y = tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
+    columns, inside_columns = _nearest(a * x + b * y - c, width)  # (h, w)
+    rows, inside_rows = _nearest(d * x + e * y - f, height)
+    inside = tf.cast(inside_columns & inside_rows, tf.int32)
+    outside = height * width  # the place of one more pixel, the grey one
+    places = (rows * width + columns - outside) * inside + outside
+    pixels = tf.concat([tf.reshape(image, (-1, 3)), tf.fill((1, 3), tf.constant(fill, tf.uint8))], 0)
+    return tf.gather(pixels, places)
+
+
+def _nearest(place, size):
+    """`float32 -> int32, bool`: places rounded, halves up, and whether they lie in [0, size)."""
+    whole = tf.floor(place)
+    rounded = tf.cast(whole + tf.cast(place - whole >= 0.5, tf.float32), tf.int32)
+    return rounded, (place > -0.5) & (place < tf.cast(size, tf.float32) - 0.5)
 
 
 def _grey(image):
-    """Pillow's "L": ITU-R 601 luma in 16-bit fixed point, so that it equals Pillow to the last bit."""
-    weighted = tf.reduce_sum(tf.cast(image, tf.int32) * [19595, 38470, 7471], axis=-1, keepdims=True)
-    return tf.tile(tf.cast(tf.bitwise.right_shift(weighted + 0x8000, 16), tf.uint8), (1, 1, 3))
+    """`(h, w, 3) -> (h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, equal to the last bit.
+
+    All products and sums are whole numbers below 2^24 over 2^16, which float32 holds exactly.
+    """
+    red, green, blue = tf.unstack(tf.cast(image, tf.float32), axis=-1)
+    return tf.floor(red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536) + 0.5)
 
 
 def _blend(degenerate, image, factor):
     """`factor` 0 gives `degenerate`, 1 the image, above 1 exaggerates."""
-    degenerate = tf.cast(degenerate, tf.float32)
     return _to_uint8(degenerate + factor * (tf.cast(image, tf.float32) - degenerate))
 
 

@@ -2,41 +2,46 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.preprocessing import check_image, why_unreadable
 from keras_mixer.data.sources import Source, Split, file_split
 
 
-def corrupt_files(split):
-    """Decodes every file of a split and returns the paths of those that fail, in order.
+def corrupt_files(split, crop=None) -> dict[Path, str]:
+    """Decodes every file of a split and returns those that fail, in order, each with a sentence that says why.
+
+    Files of which the evaluation crop cannot be taken count too.
 
     Source: ours. Costs about one epoch of decoding; a broken file otherwise stops a run in its middle.
     """
 
-    def decodes(element):  # a py_function: inside a graph a failing op cannot be caught
+    def problem(element):  # a py_function: inside a graph a failing op cannot be caught
         def attempt(path):
             try:
-                decode_image(tf.io.read_file(path))
-            except (tf.errors.InvalidArgumentError, tf.errors.OpError):
-                return False
-            return True
+                check_image(tf.io.read_file(path), crop)
+            except tf.errors.OpError as error:
+                return why_unreadable(path.numpy().decode(), error)
+            return ""
 
-        return tf.py_function(attempt, [element["path"]], tf.bool)
+        return tf.py_function(attempt, [element["path"]], tf.string)
 
-    results = split.elements.map(decodes, num_parallel_calls=tf.data.AUTOTUNE).prefetch(64)
+    results = split.elements.map(problem, num_parallel_calls=tf.data.AUTOTUNE).prefetch(64)
     progress = tqdm(results, total=split.size, desc="checking images", unit="image", leave=False, file=sys.stderr)
-    return [path for path, good in zip(split.files, progress, strict=True) if not good]
+    found = zip(split.files, progress, strict=True)
+    return {path: said.numpy().decode() for path, said in found if said != b""}
 
 
-def check_source(source: Source, skip_corrupt=False) -> tuple[Source, int]:
+def check_source(source: Source, skip_corrupt=False, crop=None) -> tuple[Source, int]:
     """Makes sure that every image file of a source decodes.
 
     Args:
         source: where the images come from; only files are checked, prepared TensorFlow Datasets are trusted.
         skip_corrupt: leave broken files out instead of raising.
+        crop: the evaluation crop that the images must allow.
 
     Returns:
         The source without broken files, and how many were left out.
@@ -46,15 +51,18 @@ def check_source(source: Source, skip_corrupt=False) -> tuple[Source, int]:
 
     Source: ours.
     """
-    broken = {path for split in (source.train, source.test) if split.files for path in corrupt_files(split)}
+    broken: dict[Path, str] = {}
+    for split in (source.train, source.test):
+        if split.files:
+            broken |= corrupt_files(split, crop)
     if not broken:
         return source, 0
     if not skip_corrupt:
-        named = "\n  ".join(str(path) for path in sorted(broken)[:20])
+        named = "\n  ".join(broken[path] for path in sorted(broken)[:20])
         more = f"\n  and {len(broken) - 20} more" if len(broken) > 20 else ""
         raise ValueError(
-            f"{len(broken)} image file(s) cannot be decoded (truncated, damaged, or no image):\n  {named}{more}\n"
-            "Mend or remove them, or leave them out with --skip-corrupt."
+            f"{len(broken)} image file(s) cannot be decoded (truncated, damaged, too large, or no image):\n  "
+            f"{named}{more}\nMend or remove them, or leave them out with --skip-corrupt."
         )
     train, test = (_without(split, broken) for split in (source.train, source.test))
     for name, split in {"training": train, "test": test}.items():

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from keras_mixer.data.augment import cutmix, mixup, rand_augment
-from keras_mixer.data.preprocessing import evaluation_image, training_image
+from keras_mixer.data.decoded import DecodedImages
+from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.sources import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
@@ -31,6 +32,7 @@ def training_batches(
     shards=1,
     process=0,
     processes=1,
+    cache_bytes=0,
 ) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
@@ -58,21 +60,31 @@ def training_batches(
         shards: parts of the data that are shuffled, and fill their rows of a batch, each by itself.
         process: number of this process; it reads and gives only its own shards.
         processes: how many processes share a batch; a divisor of `shards`.
+        cache_bytes: memory of this process in which decoded images stay after their first use, before anything random
+            happens to them; 0 keeps none. See `training_crop` for how little the batches differ.
     """
     rows = batch_size // shards
+    own = range(process * shards // processes, (process + 1) * shards // processes)
+    cropping = {"image_size": image_size, "area": crop_area, "aspect": crop_aspect, "flip": flip}
 
     def stream(shard):
         part = split.shard(shards, shard)
         buffer = min(part.size, max(shuffle_buffer // shards, 1))
+        numbered = part.elements.enumerate()
+        kept = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
 
         def one_epoch(epoch):
-            return _shuffled(part.elements, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
+            return _shuffled(numbered, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
-        def augmented(drawn, element):
+        def augmented(drawn, numbered_element):
+            number, element = numbered_element
             position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of whole batches
             example = part.read(element)
             crop_seed = _seed(seed, CROP_STREAM, position)
-            image = training_image(example["image"], image_size, crop_seed, crop_area, crop_aspect, flip)
+            if kept:  # `example["image"]` is not used and so not read
+                image = training_crop(kept.get(number, lambda: part.read(element)["image"]), seed=crop_seed, **cropping)
+            else:
+                image = training_image(example["image"], seed=crop_seed, **cropping)
             if randaugment_num_ops:
                 image = rand_augment(
                     image,
@@ -96,7 +108,6 @@ def training_batches(
             return images, labels
         return images, labels, tf.linalg.matvec(labels, tf.constant(class_weights, tf.float32))
 
-    own = range(process * shards // processes, (process + 1) * shards // processes)
     batches = stream(own[0])
     if len(own) > 1:
         together = tf.data.Dataset.zip(*[stream(shard) for shard in own])

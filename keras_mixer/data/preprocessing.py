@@ -8,11 +8,14 @@ small side, resized pixels cast back to uint8, central crop with the offset roun
 
 import tensorflow as tf
 
+from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
+
 EVALUATION_CROPS = {
     "resize": "resize to the input size, aspect ratio given up (vit_jax's evaluation)",
     "resize-crop": "resize to 8/7 of the input size (224 from 256), then central crop (Table 2)",
     "resmall-crop": "resize the short side to 8/7 of the input side (224 from 256), then central crop (Table 3)",
 }
+MOST_ELONGATED = 100  # long side over short side, where the short side is resized and the long one follows
 DECODING_THREADS = 8  # of one batch; a server with fewer cores takes turns
 
 
@@ -23,17 +26,43 @@ def decode_image(encoded):
     rotation is not applied, here and in every export alike: the pixels are taken as they are stored.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image, or end too early.
+        tf.errors.InvalidArgumentError: the bytes are no such image, end too early, or would unpack to more than
+            `LARGEST_IMAGE` pixels; `why_unreadable` puts it into words.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    safe = tf.cond(tf.io.is_jpeg(encoded), lambda: safe_jpeg(encoded)[0], lambda: safe_image(encoded)[0])
+    image = tf.io.decode_image(safe, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
     return image
+
+
+def check_image(encoded, crop):
+    """Decodes an image and sees that a crop can be taken of it; Raises as `evaluation_image`."""
+    sides = tf.shape(decode_image(encoded))[:2]
+    if crop == "resmall-crop":
+        refuse_elongated(sides)
+
+
+def refuse_elongated(sides):
+    """An assertion about `(height, width)` int32: resizing the short side must not blow up the long one."""
+    short_enough = tf.reduce_max(sides) <= MOST_ELONGATED * tf.reduce_min(sides)
+    limit = f"px, too long for the crop resmall-crop: the limit is {MOST_ELONGATED} times the short side"
+    return tf.debugging.Assert(short_enough, [REFUSED, sides, limit])
+
+
+def why_unreadable(path, error) -> str:
+    """A sentence for people about an image that `decode_image` or `evaluation_image` refused."""
+    refused = why_refused(error)
+    if refused:
+        return f"{path} is {refused}."
+    return f"{path} cannot be decoded; it must be a whole JPEG, PNG, GIF, BMP or WebP image."
 
 
 def evaluation_image(encoded, image_size, crop):
     """`() string -> (height, width, 3) uint8`: decoded and brought to size by one of `EVALUATION_CROPS`.
 
     Raises:
+        tf.errors.InvalidArgumentError: as `decode_image`; or the long side is more than `MOST_ELONGATED` times the
+            short one and the crop is "resmall-crop", which would blow such an image up.
         ValueError: `crop` is unknown.
     """
     image = decode_image(encoded)
@@ -43,7 +72,9 @@ def evaluation_image(encoded, image_size, crop):
     if crop == "resize-crop":
         image = resize(image, (round(height * 8 / 7), round(width * 8 / 7)))
     elif crop == "resmall-crop":
-        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        sides = tf.shape(image)[:2]
+        with tf.control_dependencies([refuse_elongated(sides)]):
+            shape = tf.cast(sides, tf.float32)
         scale = tf.reduce_max([round(height * 8 / 7), round(width * 8 / 7)] / shape)
         small = tf.cast(tf.round(shape * scale), tf.int32)
         image = resize(image, small, method="area")
@@ -71,7 +102,10 @@ def evaluation_images(encoded, image_size, crop):
     end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # so that no batch is empty
     indices, images = good.concatenate(end).batch(count + 1).get_single_element()
     bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
-    message = "images cannot be decoded (expected whole JPEG, PNG, GIF, BMP or WebP files); their indices in the batch:"
+    message = (
+        f"images cannot be decoded (expected whole JPEG, PNG, GIF, BMP or WebP files of at most {LARGEST_IMAGE:,} "
+        "pixels); their indices in the batch:"
+    )
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
         return images[:-1]
 
@@ -91,9 +125,29 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
     """
     is_jpeg = tf.io.is_jpeg(encoded)
     image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
-    shape = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(image))
+    shape = tf.cond(is_jpeg, lambda: tf.cast(safe_jpeg(encoded)[1], tf.int32), lambda: tf.shape(image)[:2])
+    window = _crop_window(shape, seed, area, aspect)
+    cropped = tf.cond(
+        is_jpeg,
+        lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
+        lambda: _crop(image, window),
+    )
+    return _resized_and_flipped(cropped, image_size, seed, flip)
+
+
+def training_crop(image, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
+    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: as `training_image`, of an image that is decoded already.
+
+    For a JPEG the last column may differ a little: what is decoded only inside the crop lacks the colours beyond it.
+    """
+    cropped = _crop(image, _crop_window(tf.shape(image)[:2], seed, area, aspect))
+    return _resized_and_flipped(cropped, image_size, seed, flip)
+
+
+def _crop_window(shape, seed, area, aspect):
+    """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.concat([shape[:2], [3]], 0),
+        tf.concat([shape, [3]], 0),
         tf.zeros((1, 0, 4)),
         seed=seed,
         min_object_covered=0.0,
@@ -101,12 +155,14 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
         area_range=area,
         use_image_if_no_bounding_boxes=True,
     )
-    window = tf.concat([begin[:2], size[:2]], 0)  # top, left, height, width
-    cropped = tf.cond(
-        is_jpeg,
-        lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3]),
-    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def _crop(image, window):
+    return tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3])
+
+
+def _resized_and_flipped(cropped, image_size, seed, flip):
     cropped.set_shape((None, None, 3))
     image = resize(cropped, image_size)
     if flip:
@@ -116,4 +172,4 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
 
 def resize(image, size, method="bilinear"):
     """`(H, W, 3) uint8 -> (*size, 3) uint8`; fractions are cut off, as in the official code."""
-    return tf.cast(tf.image.resize(image, size, method), tf.uint8)
+    return tf.cast(tf.image.resize(tf.cast(image, tf.float32), size, method), tf.uint8)  # a third faster than of uint8

@@ -1,7 +1,6 @@
 """Checkpoints of a run: weights, optimizer and random state in one `.npz` a step, written whole or not at all."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def restore_newest(folder: Path, model, report=print) -> int:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile and NumPy raise all sorts, MemoryError for a damaged shape among them
             report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
             continue
         state = _state(model)

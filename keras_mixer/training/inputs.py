@@ -23,7 +23,7 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print) -> Sour
     source = load_source(
         recipe.data, recipe.data_dir, recipe.train_split, recipe.test_split, test_fraction=recipe.test_fraction
     )
-    source, skipped = check_source(source, skip_corrupt)
+    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop)
     if skipped:
         report(f"Left out {skipped} image file(s) that cannot be decoded.")
     return hold_out(source, recipe.holdout) if recipe.holdout else source
@@ -56,6 +56,7 @@ def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Device
         shards=recipe.data_shards,
         process=devices.process if devices else 0,
         processes=devices.processes if devices else 1,
+        cache_bytes=int(recipe.cache_gib * 2**30),
     )
 
 
@@ -67,6 +68,7 @@ def example_images(source: Source, recipe: Recipe):
         shuffle_buffer=16 * EXAMPLES,
         accumulation_steps=1,
         data_shards=1,
+        cache_gib=0.0,
     )
     return next(iter(recipe_batches(source, few)))[0]
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from keras_mixer.training.fields import check_fields
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
@@ -107,6 +108,9 @@ class Recipe:
     """Beta parameter of CutMix (not from the paper); 0 for none. With mixup too, each batch gets one of the two."""
     shuffle_buffer: int = 250_000
     """Encoded images (or paths) held in memory for shuffling."""
+    cache_gib: float = 0.0
+    """Memory, in GiB for each process, in which decoded training images stay after their first use, before they are
+    cropped and augmented (500 x 375 px: 0.5 MiB each); those that no longer fit are decoded every time."""
     evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] = "resmall-crop"
     """How test images are brought to size: plain, 256 x 256 then centre, or short side 256 then centre (for 224)."""
 
@@ -129,6 +133,7 @@ class Recipe:
     """Steps between checkpoints; the newest two are kept."""
 
     def __post_init__(self):
+        check_fields(self)
         if self.variant not in KNOWN_VARIANTS:
             raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(KNOWN_VARIANTS)}.")
         for field in COUNTS:
@@ -139,6 +144,8 @@ class Recipe:
                 raise ValueError(
                     f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
                 )
+        if not 0 <= self.cache_gib < float("inf"):
+            raise ValueError(f"cache_gib must be 0 or more GiB of memory, not {self.cache_gib}.")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"holdout must lie in [0, 1), not {self.holdout}.")
         if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:

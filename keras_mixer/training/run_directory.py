@@ -21,13 +21,18 @@ class RunDirectory:
         writes: whether this process writes to it; where several train together, one does, and the others come later.
 
     Raises:
-        ValueError: the folder holds another configuration; names the fields that differ.
+        ValueError: the folder holds another configuration; names the fields that differ. Or it is an address such as
+            gs://..., not a folder.
         OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
 
     Source: ours.
     """
 
     def __init__(self, path, recipe: Recipe, needed_bytes, writes=True):
+        if "://" in str(path):  # pathlib would make a local folder of it
+            raise ValueError(
+                f"--workdir must be a folder, not the address {path}. Mount the bucket, and name a folder there."
+            )
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
@@ -125,14 +130,36 @@ def read_recipe(path) -> Recipe:
     """The recipe that a run directory was made with.
 
     Raises:
-        ValueError: the folder is no run directory.
+        ValueError: the folder is no run directory, or its `config.json` holds no recipe.
     """
     config = Path(path) / "config.json"
     if not config.is_file():
         raise ValueError(f"{path} is no run directory: it has no config.json.")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return Recipe(**fields)
+    try:
+        return recipe_from(config.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{config} holds no recipe of this version of the package: {error}") from error
+
+
+def recipe_from(text: bytes) -> Recipe:
+    """The recipe in the content of a `config.json`.
+
+    Raises:
+        ValueError: it is no JSON object, or a field is unknown, missing, or holds what it cannot.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a recipe is a JSON object, not {content!r:.200}.")
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    wrong = {"unknown": sorted(content.keys() - fields), "missing": [name for name in needed if name not in content]}
+    if any(wrong.values()):
+        raise ValueError("; ".join(f"{what} fields: {names}" for what, names in wrong.items() if names))
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return Recipe(**values)
 
 
 def read_metrics(path) -> dict[str, list[float]]:

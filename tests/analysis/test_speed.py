@@ -59,13 +59,17 @@ print("noise of a framework")
 def prepare(case):
     if case["kind"] == "train":
         raise ValueError("no training here")
-    return lambda: time.sleep(0.001)
+    held = []
+    return lambda: (time.sleep(0.001), held.append(b"x" * 30_000_000), held.pop())
 serve(prepare)
 """
 
 
 def test_contestants_answer_one_request_a_line_whatever_else_they_print():
     requests = [
+        {"do": "hello"},
+        {"do": "first", "case": {"kind": "forward"}},
+        {"do": "memory", "case": {"kind": "forward"}},
         {"do": "prepare", "case": {"kind": "forward"}},
         {"do": "time", "seconds": 0.01},
         {"do": "prepare", "case": {"kind": "train"}},
@@ -75,6 +79,11 @@ def test_contestants_answer_one_request_a_line_whatever_else_they_print():
     out = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
     mark = "benchmark answer: "
     answers = [json.loads(line.removeprefix(mark)) for line in out.splitlines() if line.startswith(mark)]
-    assert answers[0] == {}
-    assert len(answers[1]["seconds"]) >= 3
-    assert answers[2] == {"error": "ValueError: no training here"}
+    assert answers[0]["versions"]["numpy"] == np.__version__
+    assert answers[1]["prepare"] >= 0
+    assert answers[1]["first"] > 0.001
+    if sys.platform == "linux":
+        assert 29_000_000 < answers[2]["bytes"] < 70_000_000
+    assert len(answers[4]["seconds"]) >= 3
+    assert 0 < answers[4]["cpu_seconds"] < sum(answers[4]["seconds"])
+    assert answers[5] == {"error": "ValueError: no training here"}

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -72,6 +74,39 @@ def test_geometric_operations_equal_pillow(photograph, strength, sign):
         else:  # Pillow samples at pixel centres, half a pixel aside
             theirs = affine(photograph, matrix)
             assert np.abs(ours.astype(int) - theirs).mean() < 6, name
+
+
+def projected(image, matrix):
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack([*[tf.cast(entry, tf.float32) for entry in matrix], 0.0, 0.0])[None],
+        output_shape=tf.shape(image)[:2],
+        fill_value=128.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )[0]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strength):
+    def rotated(image, sign):
+        cos, sin = tf.cos(sign * strength * math.radians(30)), tf.sin(sign * strength * math.radians(30))
+        y, x = ((side - 1) / 2 for side in photograph.shape[:2])
+        return projected(image, [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y])
+
+    theirs = {
+        "Rotate": rotated,
+        "ShearX": lambda image, sign: projected(image, [1, sign * strength * 0.3, 0, 0, 1, 0]),
+        "ShearY": lambda image, sign: projected(image, [1, 0, 0, sign * strength * 0.3, 1, 0]),
+    }
+    for name, their in theirs.items():  # in graphs, whose optimiser must not round elsewhere
+
+        def our(image, sign, name=name):
+            return OPERATIONS[name](image, strength, Move(sign, tf.constant([1, 2]), 128))
+
+        for sign in (tf.constant(1.0), tf.constant(-1.0)):
+            pictures = [tf.function(function)(tf.constant(photograph), sign) for function in (our, their)]
+            np.testing.assert_array_equal(*pictures, name)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)

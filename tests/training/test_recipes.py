@@ -1,9 +1,11 @@
 import dataclasses
+import json
 
 import pytest
 
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.run_directory import read_recipe, recipe_from
 from keras_mixer.variants import VARIANTS
 
 
@@ -77,3 +79,48 @@ def test_fine_tuning_is_section_4_of_the_paper():
         "cosine",
     )
     assert (recipe.weight_decay, recipe.mixup_alpha, recipe.randaugment_num_ops, recipe.loss) == (0, 0, 0, "softmax")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("epochs", "3", "int"),
+        ("epochs", True, "int"),
+        ("epochs", 2.5, "int"),
+        ("learning_rate", None, "float"),
+        ("learning_rate", float("nan"), "float"),
+        pytest.param("weight_decay", 10**400, "float", id="beyond floats"),
+        ("flip", 1, "bool"),
+        ("loss", "hinge", "Literal"),
+        ("image_size", (16, 16, 3), "tuple"),
+        ("crop_area", [0.1, 1.0], "tuple"),
+        ("class_weights", ("a",), "tuple"),
+        ("variant", ["B/16"], "str"),
+    ],
+)
+def test_fields_hold_what_they_say(field, value, wanted):
+    with pytest.raises(ValueError, match=rf"{field} must be .*{wanted}.*, not "):
+        resolve("digits", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "a JSON object, not"),
+        (b"\xff", "decode"),
+        (b'{"name": "a"}', r"missing fields: \['data'\]"),
+        (b'{"name": "a", "data": "b", "batch": 3}', r"unknown fields: \['batch'\]"),
+        (b'{"name": "a", "data": "b", "epochs": {}}', "epochs must be int"),
+    ],
+)
+def test_a_damaged_configuration_says_what_is_wrong(tmp_path, content, message):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"config\.json holds no recipe.*{message}"):
+        read_recipe(tmp_path)
+
+
+def test_every_recipe_survives_its_file():
+    for recipe in RECIPES.values():
+        assert recipe_from(json.dumps(dataclasses.asdict(recipe)).encode()) == recipe

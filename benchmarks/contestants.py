@@ -1,0 +1,112 @@
+"""The processes that `run.py` lets compete, and their calls in turn."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from protocol import MARK
+
+FOLDER = Path(__file__).parent
+ROUNDS = 3
+
+
+class Contestant:
+    """A process that answers the requests of `protocol.py`.
+
+    Args:
+        name: for tables.
+        python: interpreter of its environment.
+        script: beside this file.
+        *arguments: of the script.
+        environment: variables to add.
+    """
+
+    def __init__(self, name, python, script, *arguments, environment=()):
+        self.name = name
+        self.process = subprocess.Popen(
+            [python, str(FOLDER / script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(FOLDER.parent)} | dict(environment),
+        )
+
+    def ask(self, **request):
+        """The answer to a request; an `error` when the process is gone."""
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return {"error": "the process ended"}
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
+        return {"error": "the process ended"}
+
+    def stop(self):
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def peers(options):
+    """`[(name, python, script, arguments...)]` of the Mixers of others that the command line names."""
+    found = []
+    if options.timm:
+        found += [("timm", options.timm, "timm_peer.py"), ("timm compiled", options.timm, "timm_peer.py", "compile")]
+    if options.flax:
+        found += [("flax", options.flax, "flax_peer.py")]
+    if options.kecam:
+        found += [("kecam", options.kecam, "kecam_peer.py")]
+    return found
+
+
+def failed(contestant, answer):
+    """Whether an answer is an error; says so."""
+    if "error" in answer:
+        print(f"  {contestant.name} left out: {answer['error'].splitlines()[0][:150]}", flush=True)
+    return "error" in answer
+
+
+@dataclasses.dataclass
+class Calls:
+    """Seconds of each call, and those that cores spent on all of them."""
+
+    seconds: list[float]
+    cpu_seconds: float = 0.0
+
+
+def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False):
+    """`{name: Calls}` of a case; who fails is named and left out.
+
+    Args:
+        contestants: each is prepared for the case, then they make their calls in rounds, A B A B.
+        case: a dict for all, or a function from a contestant to its own.
+        seconds: of calls for each contestant, over all rounds.
+        rounds: how many.
+        limit: a contestant that gets a third of the time.
+        stale: whether the first calls of a round find results of the time before, and are to be thrown away.
+    """
+    there = {}
+    for contestant in contestants:
+        if not failed(contestant, contestant.ask(do="prepare", case=case(contestant) if callable(case) else case)):
+            there[contestant] = Calls([])
+    for _ in range(rounds):
+        for contestant, calls in there.items():
+            share = seconds / rounds / (3 if contestant is limit else 1)
+            if stale:
+                contestant.ask(do="time", seconds=0)
+            answer = contestant.ask(do="time", seconds=share)
+            calls.seconds += answer.get("seconds", [])
+            calls.cpu_seconds += answer.get("cpu_seconds", 0.0)
+    return {contestant.name: calls for contestant, calls in there.items() if calls.seconds}
+
+
+def middle(values):
+    """`median, spread`: the spread is half the distance of the quartiles, as a share of the median."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(median), float((high - low) / 2 / median) if median else 0.0

@@ -1,0 +1,175 @@
+"""Mixer on one GPU: this package on JAX beside timm compiled, and ViT in both, in bfloat16.
+
+    python benchmarks/gpu.py --output benchmarks/results/gpu.json
+
+Needs jax with CUDA and keras; torch, timm and torchvision here too, or in the environment of `--timm PYTHON`; no
+TensorFlow. Each model is one process at a time, forward and training step, its batch doubled until images a second no
+longer grow or memory runs out; beside it the product of two 8192 x 8192 matrices, the limit that MFU is a share of.
+`--only` takes part of it, `--minutes` ends it in time; what was left out is named. `--tiny` runs everything in a minute
+on any machine, to see that it works. Not run on a GPU yet.
+"""
+
+import os
+
+if __name__ == "__main__":
+    os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+from contestants import Contestant, middle
+from keras_vit import VITS
+
+from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.variants import SMALL_VARIANTS, VARIANTS
+
+KINDS = ("forward", "train")
+CONTESTANTS = {"keras": "gpu_keras.py", "timm": "gpu_timm.py"}
+# Those that the targets name first, should time run out
+MODELS = ("Mixer-B/16", "ViT-B/16", "Mixer-L/16", "ViT-L/16", "Mixer-S/32", "Mixer-S/16", "Mixer-B/32", "Mixer-L/32")
+MODELS = (*MODELS, "Mixer-H/14")
+LIMIT_SIDE = 8192
+LARGEST_BATCH = 16384
+GROWTH = 1.02  # of images a second that is worth a batch twice as large
+OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "outofmemory")
+RATIOS = (("Mixer-B/16", "ViT-B/16", 1384 / 861), ("Mixer-L/16", "ViT-L/16", 419 / 280))  # Table 3, images/s/core
+
+
+def macs(model, side):
+    """Multiply-accumulates of one image."""
+    if model in VITS:
+        return VITS[model].macs(side)
+    return (VARIANTS | SMALL_VARIANTS)[model.removeprefix("Mixer-")].macs((side, side, 3))
+
+
+def first_batch(model, side, kind):
+    """A power of two that keeps a GPU busy for some milliseconds, and surely fits."""
+    wanted = 1.5e12 / macs(model, side) / (2 if kind == "train" else 1)
+    return 2 ** int(min(max(math.log2(wanted), 3), 10))
+
+
+def sweep(contestant, model, kind, options, deadline):
+    """The row of the best batch size, or None when none ran."""
+    operations = 2.0 * macs(model, options.image_size) * (3 if kind == "train" else 1)
+    batch_size = options.batch_size or first_batch(model, options.image_size, kind)
+    best, tried = None, []
+    while batch_size <= LARGEST_BATCH and time.perf_counter() < deadline:
+        case = {"kind": kind, "model": model, "batch_size": batch_size, "image_size": options.image_size}
+        answer = contestant.ask(do="prepare", case=case)
+        if "error" not in answer:
+            answer = contestant.ask(do="time", seconds=options.seconds)
+        if "error" in answer:
+            no_memory = any(word in answer["error"].lower() for word in OUT_OF_MEMORY)
+            reason = "out of memory" if no_memory else answer["error"].splitlines()[0][:200]
+            tried.append({"batch_size": batch_size, "stopped": reason})
+            break
+        median, spread = middle(answer["seconds"])
+        speed = batch_size / median
+        tried.append({"batch_size": batch_size, "images_per_second": speed})
+        grown = best is None or speed > GROWTH * best["images_per_second"]
+        if best is None or speed > best["images_per_second"]:
+            best = case | {
+                "images_per_second": speed,
+                "spread": spread,
+                "tflops": operations * speed / 1e12,
+                "bytes": answer["bytes"],
+                "device": answer["device"],
+            }
+        if not grown:
+            break
+        batch_size *= 2
+    if best is None:
+        print(f"  {kind}: left out: {tried[-1]['stopped'] if tried else 'no time left'}", flush=True)
+        return None
+    return best | {"tried": tried}
+
+
+def run_model(name, model, options, deadline):
+    """The rows of one contestant and model, forward and training step."""
+    print(f"{name} {model}", flush=True)
+    contestant = Contestant(name, options.timm if name == "timm" else sys.executable, CONTESTANTS[name])
+    versions = contestant.ask(do="hello").get("versions")
+    answer = contestant.ask(do="prepare", case={"kind": "limit", "side": options.side})
+    if "error" in answer:
+        print(f"  left out: {answer['error']} ({CONTESTANTS[name]} needs its packages)", flush=True)
+        return []
+    limit = 2.0 * options.side**3 / middle(contestant.ask(do="time", seconds=options.seconds)["seconds"])[0]
+    rows = []
+    for kind in options.kinds:
+        row = sweep(contestant, model, kind, options, deadline)
+        if row:
+            row |= {"contestant": name, "limit_tflops": limit / 1e12, "mfu": row["tflops"] * 1e12 / limit}
+            row |= {"versions": versions}
+            rows.append(row)
+            print(f"  {describe(row)}", flush=True)
+    contestant.stop()
+    return rows
+
+
+def describe(row):
+    """One line of the table."""
+    memory = "" if row["bytes"] is None else f"  {row['bytes'] / 1e9:6.1f} GB"
+    speed = f"{row['images_per_second']:10.1f} images/s +- {row['spread']:.0%}"
+    return f"{row['kind']:8} batch {row['batch_size']:5}  {speed}  MFU {row['mfu']:.2f}{memory}"
+
+
+def ratios(rows):
+    """`[(text, ratio, what it is compared with)]`: against timm, and Mixer against ViT as in the paper (forward)."""
+    speeds = {(row["contestant"], row["model"], row["kind"]): row["images_per_second"] for row in rows}
+    found = []
+    for (contestant, model, kind), speed in speeds.items():
+        if contestant == "keras" and ("timm", model, kind) in speeds:
+            found.append((f"{model} {kind}: keras / timm compiled", speed / speeds["timm", model, kind], 1.0))
+    for mixer, vit, paper in RATIOS:
+        for contestant in CONTESTANTS:
+            pair = [speeds.get((contestant, model, "forward")) for model in (mixer, vit)]
+            if all(pair):
+                found.append((f"{contestant}: {mixer} / {vit} forward", pair[0] / pair[1], paper))
+    return found
+
+
+def main():
+    """Runs all models and prints their rows and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--timm", default=sys.executable, metavar="PYTHON", help="with torch, timm and torchvision")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each batch size")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new is begun")
+    parser.add_argument("--tiny", action="store_true", help="small models on small images, to try it anywhere")
+    parser.add_argument("--output", type=Path, help="JSON file; must not exist")
+    options = parser.parse_args()
+    options.image_size, options.side, options.batch_size = 224, LIMIT_SIDE, None
+    models = MODELS
+    if options.tiny:
+        models, options.image_size, options.side, options.batch_size = ("Mixer-tiny/4", "ViT-tiny/4"), 16, 128, 4
+    models = [model for model in models if options.only is None or model in options.only]
+    if not models:
+        parser.error(f"--only names none of {', '.join(MODELS)}.")
+    if options.output:
+        refuse_existing(options.output)
+    deadline = time.perf_counter() + 60 * options.minutes
+    rows, left_out = [], []
+    for model in models:
+        for name in options.contestants:
+            if time.perf_counter() < deadline:
+                rows += run_model(name, model, options, deadline)
+            else:
+                left_out.append(f"{name} {model}")
+            if options.output:
+                write_json(options.output, {"rows": rows, "left_out": left_out})
+    print()
+    for row in rows:
+        print(f"{row['contestant']:6} {row['model']:12} {describe(row)}")
+    for text, ratio, target in ratios(rows):
+        print(f"{text}: {ratio:.2f} (wanted: {target:.2f})")
+    if left_out:
+        print(f"No time was left for: {', '.join(left_out)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Contestant: the training pipeline of this package, alone or before training steps.
+
+Words on the command line: `cached` keeps decoded images in memory (they all are before anything is timed), `plain`
+leaves RandAugment and mixup out, `memory` takes one batch again and again.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+from protocol import serve
+
+from keras_mixer.analysis.speed import Case, compiled_model
+from keras_mixer.data.pipeline import training_batches
+from keras_mixer.data.sources import file_split
+
+CLASSES = 1000
+CACHED, PLAIN, MEMORY = (word in sys.argv[1:] for word in ("cached", "plain", "memory"))
+
+
+def _batches(case):
+    files = sorted(Path(case["folder"], "train").rglob("*.jpg"))
+    augmentation = {
+        "randaugment_num_ops": 2,
+        "randaugment_level": case["randaugment_level"],
+        "mixup_alpha": case["mixup_alpha"],
+    }
+    batches = training_batches(
+        file_split(files, [int(file.parent.name) for file in files]),
+        classes=CLASSES,
+        image_size=(case["image_size"], case["image_size"]),
+        batch_size=case["batch_size"],
+        seed=0,
+        cache_bytes=2**31 if CACHED else 0,
+        **({} if PLAIN else augmentation),
+    )
+    if MEMORY:
+        return itertools.repeat(next(iter(batches)))
+    batches = iter(batches)
+    for _ in range(2 * len(files) // case["batch_size"] if CACHED else 1):
+        next(batches)
+    return batches
+
+
+def _prepare(case):
+    if case["kind"] not in ("input", "fed"):
+        raise ValueError(f"no case {case['kind']!r} here")
+    batches = _batches(case)
+    if case["kind"] == "input":
+
+        def call():
+            for _ in range(case["batches"]):
+                images, _labels = next(batches)
+            return float(images[0, 0, 0, 0])
+
+        return call
+    model = compiled_model(Case("train", case["variant"], case["batch_size"], case["precision"], case["image_size"]))
+    return lambda: model.train_on_batch(*next(batches))
+
+
+serve(_prepare)

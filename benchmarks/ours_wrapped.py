@@ -1,0 +1,52 @@
+"""Contestant: training steps by `fit` without distribution (none), inside it on one device (one), on two (two).
+
+A call is four steps. Run with KERAS_BACKEND=tensorflow or jax; the two devices are virtual ones on the same cores.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from protocol import serve
+
+from keras_mixer.analysis.speed import CLASSES, Case, compiled_model
+from keras_mixer.training.distribution import Devices, choose_devices
+
+STEPS = 4
+ON_JAX = keras.backend.backend() == "jax"
+
+
+def _devices(word):
+    if word == "two":
+        return choose_devices("2")
+    if word == "none":
+        return Devices("one CPU", 1)
+    if ON_JAX:
+        return Devices("one", 1, distribution=keras.distribution.DataParallel(devices=["cpu:0"]))
+    return Devices("one", 1, strategy=tf.distribute.MirroredStrategy(["/cpu:0"]))
+
+
+def _prepare(case):
+    if case["kind"] != "train":
+        raise ValueError(f"no case {case['kind']!r} here")
+    described = Case(**case)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (case["batch_size"], case["image_size"], case["image_size"], 3))
+    labels = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, case["batch_size"])]
+    batches = tf.data.Dataset.from_tensors((images.astype(np.float32), labels)).repeat()
+    devices = _devices(sys.argv[1])
+    with devices.scope():
+        model = compiled_model(described)
+
+    def call():
+        with devices.scope():
+            model.fit(batches, steps_per_epoch=STEPS, verbose=0)
+
+    return call
+
+
+if not ON_JAX:
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+serve(_prepare)

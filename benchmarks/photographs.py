@@ -1,0 +1,26 @@
+"""A folder of JPEGs of 500 x 375 px, cut from scikit-learn's two sample photographs: ImageNet's size and content."""
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+SIZE = (500, 375)
+QUALITY = 90
+
+
+def write_photographs(folder, count):
+    """Writes `folder/train/CLASS/*.jpg`, two classes, always the same `count` files; gives their mean size in bytes."""
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    sizes = []
+    for i in range(count):
+        whole = photographs[i % 2]
+        width = int(rng.integers(400, 569))
+        height = width * 3 // 4
+        left, top = (int(rng.integers(0, room + 1)) for room in (whole.width - width, whole.height - height))
+        part = whole.crop((left, top, left + width, top + height)).resize(SIZE, Image.Resampling.BICUBIC)
+        path = folder / "train" / str(i % 2) / f"{i:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.save(path, "JPEG", quality=QUALITY)
+        sizes.append(path.stat().st_size)
+    return float(np.mean(sizes))

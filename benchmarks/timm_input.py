@@ -1,0 +1,58 @@
+"""Contestant: timm's loader. Worker processes as cores; mixup while batches are put together (`collate`) or after.
+
+Inception crop, flip, `rand-m15-n2` and mixup as its training script arranges them, timm's own settings otherwise: each
+of the two operations is applied half of the time (`always` applies both, as the paper's code does).
+"""
+
+import itertools
+import os
+import sys
+
+import torch
+import without_torchvision  # noqa: F401 - before timm
+from protocol import serve
+
+import timm.data  # isort: skip
+
+CLASSES = 1000
+COLLATE, ALWAYS = (word in sys.argv[1:] for word in ("collate", "always"))
+
+
+def _batches(case):
+    mixup = {"mixup_alpha": case["mixup_alpha"], "num_classes": CLASSES}
+    side = case["image_size"]
+    loader = timm.data.create_loader(
+        timm.data.ImageDataset(case["folder"] + "/train"),
+        input_size=(3, side, side),
+        batch_size=case["batch_size"],
+        is_training=True,
+        scale=(0.05, 1.0),
+        color_jitter=None,
+        auto_augment="rand-m15-n2" + ("-p1.0" if ALWAYS else ""),
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        num_workers=os.cpu_count(),
+        device=torch.device("cpu"),
+        collate_fn=timm.data.FastCollateMixup(**mixup) if COLLATE else None,
+    )
+    mix = None if COLLATE else timm.data.Mixup(**mixup)
+    for _ in itertools.count():
+        for images, labels in loader:
+            yield (images, labels) if COLLATE else mix(images, labels)
+
+
+def _prepare(case):
+    if case["kind"] != "input":
+        raise ValueError(f"no case {case['kind']!r} here")
+    batches = _batches(case)
+
+    def call():
+        for _ in range(case["batches"]):
+            images, _labels = next(batches)
+        return float(images[0, 0, 0, 0])
+
+    return call
+
+
+serve(_prepare)
