@@ -4,7 +4,7 @@ Models and layers are imported with the package. What needs more than Keras (`fi
 when it is first used, so that `import keras_mixer` costs next to nothing over `import keras`.
 """
 
-import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from keras_mixer.features import feature_extractor as feature_extractor
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from keras_mixer.training.loop import fit as fit
     from keras_mixer.training.recipes import RECIPES as RECIPES
 
+__version__: str  # of the installed package
 _ON_FIRST_USE = {
     "RECIPES": "keras_mixer.training.recipes",
     "evaluate": "keras_mixer.evaluation.top1",
@@ -43,10 +44,12 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name):
+    if name == "__version__":
+        return importlib.metadata.version("keras-mixer")
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
 
 
 def __dir__():
-    return sorted({*globals(), *_ON_FIRST_USE})
+    return sorted({*globals(), *_ON_FIRST_USE, "__version__"})

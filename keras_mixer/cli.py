@@ -1,6 +1,6 @@
 """The command line: finds the subcommand and turns errors into one line."""
 
-import importlib
+import importlib.metadata
 import sys
 
 CANCELLED = 130  # what shells report for a program ended by Ctrl-C
@@ -31,6 +31,9 @@ def main(arguments=None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_overview()
         return 0 if arguments else FAILED
+    if arguments[0] == "--version":
+        print(f"keras-mixer {importlib.metadata.version('keras-mixer')}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         return _fail(f"Unknown command {command!r}; valid ones are {', '.join(COMMANDS)}.")
@@ -47,6 +50,7 @@ def main(arguments=None) -> int:
 def _print_overview():
     print(
         "keras-mixer: MLP-Mixer for Keras 3\n\nusage: keras-mixer COMMAND [OPTIONS]; COMMAND --help lists its options\n"
+        "       keras-mixer --version\n"
     )
     for name, description in COMMANDS.items():
         print(f"  {name:10} {description}")

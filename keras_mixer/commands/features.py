@@ -40,9 +40,9 @@ def features(
         batch_size: images in a step.
     """
     loaded = load_classifier(model)
-    source, _ = check_source(load_source(data, data_dir))
-    split = source.train if part == "train" else source.test
     crop = evaluation_crop_of(loaded)
+    source, _ = check_source(load_source(data, data_dir), crop=crop)
+    split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
     write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)

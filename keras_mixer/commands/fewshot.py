@@ -54,8 +54,8 @@ def fewshot(
         skip_corrupt: leave image files out that cannot be decoded.
     """
     loaded = load_classifier(model)
-    source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt)
     crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
+    source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
     names = len(source.class_names)

@@ -5,13 +5,13 @@ import hashlib
 import io
 import os
 import tarfile
-import urllib.request
 from pathlib import Path
 
+from keras_mixer.downloads import download
 from keras_mixer.files import whole
 
 REGISTRY = "https://registry.npmjs.org"
-TIMEOUT_SECONDS = 60
+LARGEST_ARCHIVE = 100_000_000  # bytes; that of LiteRT.js has 12 million
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,6 @@ def _url(package):
 
 
 def _download(package):
-    try:
-        with urllib.request.urlopen(
-            _url(package), timeout=TIMEOUT_SECONDS
-        ) as response:  # by the proxy of the environment
-            return response.read()
-    except OSError as error:
-        raise OSError(f"Downloading {_url(package)} failed: {error}. Run again to try again.") from error
+    content = io.BytesIO()
+    download(_url(package), content, LARGEST_ARCHIVE)
+    return content.getvalue()

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the owner
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, beside an OpenVINO model
 ONNX_KEY = "keras_mixer"
+LARGEST_DESCRIPTION = 100_000_000  # bytes; names of 21,843 classes take about 600,000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,24 @@ def open_export(path, threads=None) -> Runtime:
     raise ValueError(f"{path} is no SavedModel, no .tflite or .onnx file and no OpenVINO folder.")
 
 
+def read_description(text, path) -> dict[str, Any]:
+    """What `Classifier.description` wrote, from JSON.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    try:
+        content = json.loads(text)
+        height, width, channels = content["input_shape"]
+        sides = all(type(side) is int and side > 0 for side in (height, width, channels))
+        names = all(isinstance(name, str) for name in content["class_names"])
+        if sides and names and isinstance(content["evaluation_crop"], str):
+            return content
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
+    raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,20 +96,25 @@ def _open_saved_model(path):
     file = path / SAVED_MODEL_DESCRIPTION
     if not file.is_file():
         raise ValueError(f"SavedModel {path} was not written by this package: it lacks {SAVED_MODEL_DESCRIPTION}.")
+    description = read_description(file.read_bytes(), path)
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
 
     def classify(images, keep_alive=loaded):
         return signature(image=tf.constant(images, tf.float32))["probabilities"].numpy()
 
-    return Runtime("TensorFlow", json.loads(file.read_text(encoding="utf-8")), classify)
+    return Runtime("TensorFlow", description, classify)
 
 
 def _open_tflite(path, threads):
     try:
         with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(DESCRIPTION))
-    except (zipfile.BadZipFile, KeyError) as error:
+            if archive.getinfo(DESCRIPTION).file_size > LARGEST_DESCRIPTION:
+                raise ValueError(
+                    f"TFLite file {path}: {DESCRIPTION} inside is larger than {LARGEST_DESCRIPTION:,} bytes."
+                )
+            description = read_description(archive.read(DESCRIPTION), path)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(
             f"TFLite file {path} was not written by this package: it has no class names inside."
         ) from error
@@ -129,7 +154,7 @@ def _open_onnx(path, threads):
     def classify(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
 
-    return Runtime("ONNX Runtime", json.loads(described), classify)
+    return Runtime("ONNX Runtime", read_description(described, path), classify)
 
 
 def _open_openvino(path, threads):
@@ -142,7 +167,7 @@ def _open_openvino(path, threads):
     def classify(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
 
-    return Runtime("OpenVINO", json.loads((path / DESCRIPTION).read_text(encoding="utf-8")), classify)
+    return Runtime("OpenVINO", read_description((path / DESCRIPTION).read_bytes(), path), classify)
 
 
 def import_extra(module, extra):

@@ -1,18 +1,22 @@
 """Exports are written by TensorFlow; a model of another Keras backend is handed to a process of its own for that."""
 
+import importlib
+import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mixer.export.classifier import Classifier
 
 PACKAGE_PARENT = Path(__file__).parents[2]
-MODEL, CALL, ERROR = "model.keras", "call.pickle", "error.pickle"
+MODEL, CALL, ARRAYS, ERROR = "model.keras", "call.json", "arrays.npz", "error.json"
+ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
 
 
 def write_on_tensorflow(writer, classifier, target, **options):
@@ -25,7 +29,7 @@ def write_on_tensorflow(writer, classifier, target, **options):
         writer: a function at the top of a module of this package.
         classifier: the float32 `Classifier` to export.
         target: what the function writes.
-        **options: its other arguments; they must be picklable.
+        **options: its other arguments: text, numbers, None and arrays.
 
     Raises:
         ValueError, OSError: what the function raised.
@@ -37,8 +41,16 @@ def write_on_tensorflow(writer, classifier, target, **options):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         classifier.model.save(folder / MODEL)
-        call = (writer, classifier.class_names, classifier.evaluation_crop, Path(target).resolve(), options)
-        (folder / CALL).write_bytes(pickle.dumps(call))
+        arrays: dict[str, Any] = {key: value for key, value in options.items() if isinstance(value, np.ndarray)}
+        np.savez(folder / ARRAYS, **arrays)
+        call = {
+            "writer": [writer.__module__, writer.__name__],
+            "class_names": classifier.class_names,
+            "evaluation_crop": classifier.evaluation_crop,
+            "target": str(Path(target).resolve()),
+            "options": {key: value for key, value in options.items() if key not in arrays},
+        }
+        (folder / CALL).write_text(json.dumps(call), encoding="utf-8")
         paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {
             "KERAS_BACKEND": "tensorflow",
@@ -48,19 +60,25 @@ def write_on_tensorflow(writer, classifier, target, **options):
         command = [sys.executable, "-m", "keras_mixer.export.tensorflow_process", name]
         child = subprocess.run(command, env=environment, capture_output=True, text=True)
         if (folder / ERROR).is_file():
-            raise pickle.loads((folder / ERROR).read_bytes())
+            kind, message = json.loads((folder / ERROR).read_text(encoding="utf-8"))
+            raise ERRORS[kind](message)
         if child.returncode:
             raise RuntimeError(f"The export process ended with status {child.returncode}:\n{child.stderr[-2000:]}")
 
 
 def _run(folder):
     """The child's side."""
-    writer, class_names, evaluation_crop, target, options = pickle.loads((folder / CALL).read_bytes())
+    call = json.loads((folder / CALL).read_text(encoding="utf-8"))
+    module, name = call["writer"]
+    with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+        options = call["options"] | dict(arrays)
     try:
-        model = keras.saving.load_model(folder / MODEL)
-        writer(Classifier.of(model, class_names, evaluation_crop), target, **options)
-    except (ValueError, OSError) as error:
-        (folder / ERROR).write_bytes(pickle.dumps(type(error)(*error.args)))
+        model = keras.saving.load_model(folder / MODEL, safe_mode=True)
+        classifier = Classifier.of(model, call["class_names"], call["evaluation_crop"])
+        getattr(importlib.import_module(module), name)(classifier, Path(call["target"]), **options)
+    except tuple(ERRORS.values()) as error:
+        kind = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
+        (folder / ERROR).write_text(json.dumps([kind, str(error)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,16 +44,19 @@ def add_metadata(content, name, version, input_shape, description):
         description: of the preprocessing, in words.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-    model.buffers = [_aligned(buffer) for buffer in model.buffers]
-    model.buffers.append(_AlignedBuffer(data=_metadata(name, version, input_shape, description)))
-    model.metadata = [*(model.metadata or []), schema.MetadataT(name=KEY, buffer=len(model.buffers) - 1)]
+    model.buffers = [_made(_AlignedBuffer, **vars(buffer)) for buffer in model.buffers]
+    model.buffers.append(_made(_AlignedBuffer, data=_metadata(name, version, input_shape, description)))
+    model.metadata = [*(model.metadata or []), _made(schema.MetadataT, name=KEY, buffer=len(model.buffers) - 1)]
     builder = flatbuffers.Builder(len(content) + 65536)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def _aligned(buffer):
-    return _AlignedBuffer(**{field: getattr(buffer, field) for field in vars(buffer)})
+def _made(table, **fields):
+    """A table of the schema; before TensorFlow 2.20 their constructors take no arguments."""
+    made = table()
+    vars(made).update(fields)
+    return made
 
 
 def operators(content) -> dict[str, int]:

@@ -28,7 +28,7 @@ RUNTIMES = ("litert_wasm_internal", "litert_wasm_compat_internal")  # the second
 IMPORTS = {CORE.name: "./litert/core.js", WASM_UTILS.name: "./litert/wasm-utils.js"}
 LICENSES = """\
 This page contains LiteRT.js (@litertjs/core {version}, https://github.com/google-ai-edge/LiteRT), Copyright Google LLC,
-under the Apache License, Version 2.0 (https://www.apache.org/licenses/LICENSE-2.0), unchanged, in the folder litert/.
+under the Apache License, Version 2.0 (its text is in APACHE-2.0.txt), unchanged, in the folder litert/.
 The other files were written by keras_mixer, under the same licence. The model is its owner's.
 """
 

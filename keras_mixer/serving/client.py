@@ -79,7 +79,9 @@ def _classify_one(client, path, image):
     try:
         return client.classify([image])[0]
     except UnreadableImageError as error:
-        raise ValueError(f"{path} cannot be decoded; it must be a whole JPEG, PNG, GIF, BMP or WebP image.") from error
+        raise ValueError(
+            f"{path} cannot be decoded; the server wants whole JPEG, PNG, GIF, BMP or WebP images, none too large."
+        ) from error
 
 
 def _prediction(path, answer, top_k):

@@ -1,4 +1,4 @@
-"""TensorFlow Serving over gRPC; needs the extra `serving`.
+"""TensorFlow Serving over gRPC; needs the extra `serving`, and tensorflow-serving-api without its dependencies.
 
 Source: prediction_service.proto and model_service.proto of TensorFlow Serving.
 """
@@ -6,10 +6,9 @@ Source: prediction_service.proto and model_service.proto of TensorFlow Serving.
 import json
 from typing import Any
 
-import numpy as np
-
 from keras_mixer.serving.protocol import (
     INPUT,
+    MALFORMED,
     OUTPUTS,
     SIGNATURE,
     Address,
@@ -17,9 +16,11 @@ from keras_mixer.serving.protocol import (
     ServingError,
     VersionStatus,
     busy,
+    checked_answers,
     refused,
     rejected,
     timed_out,
+    unexpected,
     why_not_found,
 )
 
@@ -46,8 +47,8 @@ class GrpcClient:
             from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
         except ImportError as error:
             raise ValueError(
-                "gRPC needs grpcio and tensorflow-serving-api: pip install 'keras-mixer[serving]' (beside "
-                "tensorflow-cpu: pip install --no-deps tensorflow-serving-api)."
+                "gRPC needs grpcio and tensorflow-serving-api: pip install 'keras-mixer[serving]' && pip install "
+                "--no-deps tensorflow-serving-api (its dependencies would bring a second TensorFlow)."
             ) from error
         self.address, self.timeout = address, timeout
         self.attempts = min(retries + 1, MOST_ATTEMPTS)
@@ -117,11 +118,13 @@ class GrpcClient:
             if error.code() is self._grpc.StatusCode.NOT_FOUND:
                 raise ServingError(why_not_found(self.address, self.status())) from error
             raise self._explained(error) from error
-        probabilities, classes, labels = (tf.make_ndarray(response.outputs[name]) for name in OUTPUTS)
-        return [
-            Answer(np.array(row), tuple(map(int, best)), tuple(name.decode() for name in names))
-            for row, best, names in zip(probabilities, classes, labels, strict=True)
-        ]
+        try:
+            probabilities, classes, labels = (tf.make_ndarray(response.outputs[name]) for name in OUTPUTS)
+            names = [[name.decode() for name in row] for row in labels]
+            rows = list(zip(probabilities, classes, names, strict=True))
+        except MALFORMED as error:
+            raise unexpected(error) from error
+        return checked_answers(rows, len(images))
 
     def close(self):
         """Closes the connection."""

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.preprocessing import evaluation_image, why_unreadable
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.models import class_names_of, evaluation_crop_of
 from keras_mixer.serving.prediction import Prediction
+from keras_mixer.weights.hdf5 import check_keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Predictor:
         try:
             image = evaluation_image(tf.io.read_file(str(path)), self.image_size, self.evaluation_crop)
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"{path} cannot be decoded; it must be a whole JPEG, PNG, GIF, BMP or WebP image."
-            ) from error
+            raise ValueError(why_unreadable(path, error)) from error
         return self.classify(np.asarray(image, np.float32)[None])[0]
 
     def predict(self, path, top_k=5) -> Prediction:
@@ -102,7 +101,11 @@ def load_classifier(path) -> keras.Model:
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
-    return keras.saving.load_model(file)
+    check_keras(file)
+    try:
+        return keras.saving.load_model(file, safe_mode=True)  # no code from the file
+    except Exception as error:  # Keras raises whatever its JSON, registry or HDF5 reader does
+        raise ValueError(f"{file} is no readable .keras file: {error}") from error
 
 
 def _from_keras(path):

@@ -1,6 +1,7 @@
 """What both ways of talking to TensorFlow Serving share: where a model is, what a server says, and what errors mean."""
 
 import dataclasses
+import operator
 import re
 
 import numpy as np
@@ -11,6 +12,10 @@ REST_PATH = re.compile(r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d
 GRPC_PATH = re.compile(r"/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+))?/?")
 LOADING = ("UNKNOWN", "START", "LOADING")
 DECODING_FAILED = "cannot be decoded"  # in the message of the exported signature
+
+
+# What taking a malformed answer apart raises.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
 class ServingError(OSError):
@@ -72,6 +77,30 @@ class Answer:
     labels: tuple[str, ...]
 
 
+def checked_answers(rows, count) -> list[Answer]:
+    """Answers from `(probabilities, classes, labels)` of each image, as a server gave them.
+
+    Raises:
+        ServingError: they are not `count` rows of that form.
+    """
+    try:
+        with np.errstate(over="ignore"):  # JSON knows numbers that float32 does not
+            answers = [
+                Answer(np.array(probabilities, np.float32), tuple(map(operator.index, classes)), tuple(labels))
+                for probabilities, classes, labels in rows
+            ]
+    except MALFORMED as error:
+        raise unexpected(error) from error
+    for answer in answers:
+        numbered = all(0 <= best < len(answer.probabilities) for best in answer.classes if answer.probabilities.ndim)
+        named = all(isinstance(label, str) for label in answer.labels) and len(answer.labels) == len(answer.classes)
+        if answer.probabilities.ndim != 1 or not numbered or not named:
+            raise unexpected(f"probabilities {answer.probabilities.shape}, classes {answer.classes!r:.200}")
+    if len(answers) != count:
+        raise unexpected(f"{len(answers)} answers for {count} images")
+    return answers
+
+
 @dataclasses.dataclass(frozen=True)
 class VersionStatus:
     """What a server says of one version of a model.
@@ -104,6 +133,13 @@ def why_not_found(address: Address, statuses: list[VersionStatus]) -> str:
             f"Version {newest.version} of model {address.model!r} at {address.host} is still loading; try again soon."
         )
     return f"Version {newest.version} of model {address.model!r} at {address.host} is not available ({newest.state})."
+
+
+def unexpected(what) -> ServingError:
+    """The error for an answer that this package's exports do not give."""
+    return ServingError(
+        f"The answer is not that of a model exported by this package, or of TensorFlow Serving ({what!r:.300})."
+    )
 
 
 def refused(address: Address) -> ServingError:

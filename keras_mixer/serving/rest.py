@@ -5,21 +5,25 @@ Source: TensorFlow Serving's "RESTful API".
 
 import base64
 import json
+from typing import Any
 
-import numpy as np
 import urllib3
 
 from keras_mixer.serving.protocol import (
     INPUT,
+    MALFORMED,
+    OUTPUTS,
     SIGNATURE,
     Address,
     Answer,
     ServingError,
     VersionStatus,
     busy,
+    checked_answers,
     refused,
     rejected,
     timed_out,
+    unexpected,
     why_not_found,
 )
 
@@ -66,10 +70,7 @@ class RestClient:
             return []
         if code != 200:
             raise ServingError(f"{self.address.host} answered {code}: {content.get('error', content)}")
-        return [
-            VersionStatus(int(entry["version"]), entry["state"], entry.get("status", {}).get("error_message", ""))
-            for entry in content["model_version_status"]
-        ]
+        return statuses_in(content)
 
     def classify(self, images) -> list[Answer]:
         """Classifies encoded images (JPEG, PNG, GIF, BMP or WebP as bytes) in one request.
@@ -92,10 +93,7 @@ class RestClient:
             raise rejected(self.address, message)
         if code != 200:
             raise ServingError(f"{self.address.host} answered {code}: {message or content}")
-        return [
-            Answer(np.array(row["probabilities"], np.float32), tuple(row["classes"]), tuple(row["labels"]))
-            for row in content["predictions"]
-        ]
+        return answers_in(content, len(instances))
 
     def close(self):
         """Closes all connections."""
@@ -109,14 +107,7 @@ class RestClient:
             raise self._explained(error.reason or error) from error
         except urllib3.exceptions.HTTPError as error:
             raise self._explained(error) from error
-        try:
-            content = json.loads(response.data)
-        except ValueError as error:
-            raise ServingError(
-                f"{self.address.host} answered {response.status} with something that is no JSON: is it the REST port "
-                f"of TensorFlow Serving? {response.data[:200]!r}"
-            ) from error
-        return response.status, content if isinstance(content, dict) else {"error": content}
+        return response.status, content_of(response.data, f"{self.address.host} answered {response.status}")
 
     def _explained(self, error):
         if isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(
@@ -126,3 +117,40 @@ class RestClient:
         if isinstance(error, urllib3.exceptions.NewConnectionError) and "refused" in str(error):
             return refused(self.address)
         return ServingError(f"Talking to {self.address.host} failed; is it the REST port, 8501 by default? {error}")
+
+
+def content_of(data: bytes, who) -> dict[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        ServingError: it is no JSON.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ServingError(
+            f"{who} with something that is no JSON: is it the REST port of TensorFlow Serving? {data[:200]!r}"
+        ) from error
+    return content if isinstance(content, dict) else {"error": content}
+
+
+def statuses_in(content) -> list[VersionStatus]:
+    """The versions in the answer to a question for the status; ServingError where it is none."""
+    try:
+        return [
+            VersionStatus(
+                int(entry["version"]), str(entry["state"]), str(entry.get("status", {}).get("error_message", ""))
+            )
+            for entry in content["model_version_status"]
+        ]
+    except MALFORMED as error:
+        raise unexpected(error) from error
+
+
+def answers_in(content, count) -> list[Answer]:
+    """What is said of `count` images in the answer to a prediction; ServingError where it is none."""
+    try:
+        rows = [tuple(row[name] for name in OUTPUTS) for row in content["predictions"]]
+    except MALFORMED as error:
+        raise unexpected(error) from error
+    return checked_answers(rows, count)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import numpy as np
 import safetensors
 
 LARGEST_HEADER = 10_000  # bytes; NumPy's has about 100
+MOST_COMPRESSED = 100  # times that a file may unpack to; trained weights compress to nine tenths, empty ones vanish
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -57,21 +58,38 @@ def open_arrays(path) -> dict[str, Entry]:
             names = [member.filename for member in members]
             if len(set(names)) < len(names):
                 raise ValueError(f"{path} holds two arrays of one name: {max(names, key=names.count)}.")
+            refuse_bomb(path, sum(member.file_size for member in members))
             return {member.filename.removesuffix(".npy"): _npz_entry(path, archive, member) for member in members}
-    except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, UnicodeError, OverflowError, NotImplementedError) as error:
         raise ValueError(f"{path} is no readable .npz file: {error}.") from error
+
+
+def refuse_bomb(path, unpacked):
+    """Raises ValueError where a file says that it unpacks to far more than weights do; nothing was unpacked yet."""
+    size = Path(path).stat().st_size
+    if unpacked > MOST_COMPRESSED * size:
+        raise ValueError(
+            f"{path} has {size:,} bytes but says that it unpacks to {unpacked:,}, more than {MOST_COMPRESSED} times as "
+            "many: no weights are like that. If they really are, save them without compression."
+        )
 
 
 def _npz_entry(path, archive, member) -> Entry:
     name = member.filename.removesuffix(".npy")
+    if member.compress_type not in METHODS:
+        raise ValueError(
+            f"{path}: array {name!r} is compressed by method {member.compress_type}, unlike NumPy's files."
+        )
     try:
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, fortran, dtype = header(file, max_header_size=LARGEST_HEADER)
             start = file.tell()
-    except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # NumPy's parser raises all sorts, from TokenError to MemoryError
         raise ValueError(f"{path}: array {name!r} has no readable header ({error}).") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"{path}: array {name!r} says the impossible shape {shape}.")
     if dtype == np.dtype("V2"):  # how NumPy writes the bfloat16 that it does not know
         dtype = np.dtype(ml_dtypes.bfloat16)
     elif dtype.kind != "f" or dtype.itemsize > 8:
@@ -88,11 +106,12 @@ def _npz_entry(path, archive, member) -> Entry:
                 file.read(start)
                 content = file.read(size)
                 file.read(1)  # the end: here zipfile compares the checksum
-        except (zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+        except Exception as error:  # of zipfile and zlib
             raise ValueError(f"{path}: array {name!r} is damaged ({error}).") from error
         if len(content) != size:
             raise ValueError(f"{path}: array {name!r} ends after {len(content)} of {size} bytes.")
-        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        return array.astype(dtype.newbyteorder("="), copy=False)
 
     return Entry(name, tuple(shape), read)
 

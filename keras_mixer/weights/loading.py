@@ -13,6 +13,7 @@ from keras_mixer.variants import Variant
 from keras_mixer.weights import registry
 from keras_mixer.weights.archives import Entry, open_arrays
 from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
+from keras_mixer.weights.hdf5 import check_hdf5, check_keras
 from keras_mixer.weights.layouts import is_timm, own_names
 from keras_mixer.weights.resolution import METHODS
 
@@ -152,7 +153,8 @@ def load_keras(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
     try:
-        model = keras.saving.load_model(path, compile=False)
+        check_keras(path)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)  # no code from the file
         model.get_layer("stem")
     except Exception as error:  # Keras raises whatever its zip, JSON or HDF5 reader does
         raise ValueError(f"{path} is no readable .keras file of a Mixer: {error}") from error
@@ -171,6 +173,7 @@ def _load_own_h5(model, path):
         raise FileNotFoundError(f"There is no weights file {path}.")
     copy = keras.models.clone_model(model)
     try:
+        check_hdf5(path)
         copy.load_weights(path)
         count = _count_weights(path)
     except Exception as error:  # Keras and h5py raise all sorts

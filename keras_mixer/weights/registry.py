@@ -12,13 +12,13 @@ import os
 import time
 from pathlib import Path
 
-import keras
-
+from keras_mixer.downloads import download as download_file
 from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
 
 BUCKET = "https://storage.googleapis.com/mixer_models"
+LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest of the files below has 918 MB
 STALE_SECONDS = 24 * 3600  # a partial download that old belongs to nobody
 
 
@@ -142,10 +142,8 @@ def download(published: Published) -> Path:
     partial = folder / f"{target.stem}-{os.getpid()}.part"
     try:
         partial.unlink(missing_ok=True)
-        try:
-            keras.utils.get_file(partial.name, published.url, cache_dir=folder.parent, cache_subdir=folder.name)
-        except Exception as error:  # get_file raises a bare Exception
-            raise OSError(f"Downloading {published.url} failed: {error}. Run again to try again.") from error
+        with partial.open("wb") as file:
+            download_file(published.url, file, LARGEST_CHECKPOINT, progress=True)
         try:
             own_names(open_arrays(partial))
         except ValueError as error:

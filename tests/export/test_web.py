@@ -112,6 +112,8 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     page = web.export_web(classifier, tmp_path / "page", quantization="dynamic_int8")
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
     assert names >= {"index.html", "app.js", "pixels.js", "style.css", "model.json", "model.tflite", "LICENSES.txt"}
+    assert "APACHE-2.0.txt" in (page / "LICENSES.txt").read_text()  # the licence of LiteRT.js wants its text beside it
+    assert (page / "APACHE-2.0.txt").read_text().strip().startswith("Apache License")
     assert (page / "litert" / "core.js").read_bytes() == b"dist/index.js"
     assert {path.name for path in (page / "litert" / "wasm").iterdir()} == {
         f"{name}{suffix}" for name in web.RUNTIMES for suffix in (".js", ".wasm")

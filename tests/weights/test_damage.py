@@ -4,12 +4,15 @@ import io
 import struct
 import zipfile
 
+import h5py
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
 from weight_files import linen, timm
 
 import keras_mixer
+from keras_mixer.serving.predictor import load_classifier
 
 NAMES = ["stem/kernel", "MixerBlock_1/token_mixing/Dense_0/kernel", "MixerBlock_0/LayerNorm_1/scale", "head/bias"]
 
@@ -120,6 +123,13 @@ MUTATIONS = {
     "garbage in the header": member("stem/bias", lambda kept: b"\x93NUMPY\x09\x09" + b"\xff" * 40),
     "huge header": member("stem/bias", lambda kept: b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b" " * 64),
     "zip bomb": member("stem/bias", lambda kept: header((32,)) + b"\0" * 50_000_000, zipfile.ZIP_DEFLATED),
+    "bomb in all members": member("head/kernel", lambda kept: header((32, 10)) + bytes(9_000_000), zipfile.ZIP_LZMA),
+    "compressed by LZMA": member("head/kernel", lambda kept: kept, zipfile.ZIP_LZMA),
+    "compressed by bzip2": member("head/kernel", lambda kept: kept, zipfile.ZIP_BZIP2),
+    "two negative sides": member("stem/bias", lambda kept: header((-8, -4)) + b"\0" * 128),
+    "deeply nested header": member("stem/bias", lambda kept: header("(" * 150 + ")" * 150) + b"\0" * 128),
+    "text without end in the header": member("stem/bias", lambda kept: header("'''") + b"\0" * 128),
+    "many signs in the header": member("stem/bias", lambda kept: header("-" * 9000 + "1") + b"\0" * 128),
     "member emptied": member("head/kernel", lambda kept: b""),
     "member cut": member("head/kernel", lambda kept: kept[:-4]),
     "member with more": member("head/kernel", lambda kept: kept + b"\0\0\0\0"),
@@ -182,3 +192,97 @@ def test_damaged_own_files_are_refused(model, tmp_path):
             path.write_bytes(damage)
             assert_refused(model, path)
         assert_refused(other, tmp_path / name)
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused_unread(model, arrays, tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("stem/kernel.npy", "w") as file:
+        file.write(header((500, 500, 1, 400)))
+        for _ in range(40):
+            file.write(bytes(10_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.npz has .* bytes but says that it unpacks to 400,000,\d+"):
+        keras_mixer.load_weights(model, path)
+    np.savez_compressed(tmp_path / "honest.npz", **arrays)
+    keras_mixer.load_weights(model, tmp_path / "honest.npz")
+
+
+def test_numbers_of_the_other_byte_order_are_read(model, arrays, tmp_path):
+    np.savez(tmp_path / "big.npz", **{name: array.astype(">f4") for name, array in arrays.items()})
+    before = model.get_weights()
+    keras_mixer.load_weights(model, tmp_path / "big.npz")
+    for mine, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def link_to_another_file(group, name):
+    del group[name]
+    group[name] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def soft_link(group, name):
+    del group[name]
+    group[name] = h5py.SoftLink("/layers")
+
+
+def values_elsewhere(group, name):
+    shape = group[name].shape
+    del group[name]
+    group.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+
+def values_from_another_file(group, name):
+    shape = group[name].shape
+    del group[name]
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[...] = h5py.VirtualSource("/etc/passwd", "a", shape)
+    group.create_virtual_dataset(name, layout)
+
+
+def claims_to_be_huge(group, name):
+    del group[name]
+    group.create_dataset(name, (10**6, 10**6), "f4", chunks=(1000, 1000))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (link_to_another_file, "is a link to another place or file"),
+        (soft_link, "is a link to another place or file"),
+        (values_elsewhere, "lie in another file"),
+        (values_from_another_file, "lie in another file"),
+        (claims_to_be_huge, "says that it unpacks to 4,000,000,"),
+    ],
+)
+def test_hdf5_that_reaches_out_or_claims_too_much_is_refused(model, tmp_path, change, message):
+    model.save_weights(tmp_path / "bad.weights.h5")
+    with h5py.File(tmp_path / "bad.weights.h5", "a") as file:
+        found = []
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        group, name = found[0].rsplit("/", 1)
+        change(file[group], name)
+        file["itself"] = file["/"]  # a circle, which must not be walked for ever
+    assert_refused(model, tmp_path / "bad.weights.h5", message)
+    model.save(tmp_path / "good.keras")
+    with zipfile.ZipFile(tmp_path / "good.keras") as good, zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad:
+        for item in good.namelist():
+            weights = item == "model.weights.h5"
+            bad.writestr(item, (tmp_path / "bad.weights.h5").read_bytes() if weights else good.read(item))
+    for read in (load_classifier, lambda path: keras_mixer.load_weights(model, path)):
+        with pytest.raises(ValueError, match=rf"bad\.keras.*{message}"):
+            read(tmp_path / "bad.keras")
+
+
+def test_a_keras_file_runs_no_code(model, tmp_path):
+    image = keras.Input((16, 16, 3))
+    lambda_layer = keras.layers.Lambda(lambda x: keras.ops.mean(x, (1, 2)))
+    keras.Model(image, keras.layers.Dense(10)(lambda_layer(image))).save(tmp_path / "code.keras")
+    for read in (load_classifier, lambda path: keras_mixer.load_weights(model, path)):
+        with pytest.raises(ValueError, match=r"code\.keras .*(?s:.)*(unsafe|lambda)"):
+            read(tmp_path / "code.keras")
+
+
+def test_a_keras_file_that_unpacks_to_far_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.keras has .*says that it unpacks to 50,000,000"):
+        load_classifier(tmp_path / "bomb.keras")

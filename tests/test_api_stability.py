@@ -1,0 +1,130 @@
+"""docs/api-stability.md is what the code is. A failing test prints the block to put there, and to think about first."""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import tyro
+from test_repository import PUBLIC
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.commands.plot import PLOTS
+from keras_mixer.data.preprocessing import EVALUATION_CROPS
+from keras_mixer.export.classifier import Classifier
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run_directory import RunDirectory
+
+GLUE = "\N{NO-BREAK SPACE}"
+PAGE = (Path(__file__).parents[1] / "docs" / "api-stability.md").read_text(encoding="utf-8")
+
+
+def block(title):
+    """The fenced block below a heading."""
+    return re.search(rf"^## {title}\n.*?^~~~text\n(.*?)^~~~$", PAGE, re.M | re.S)[1]
+
+
+def wrapped(start, parts, separator=", "):
+    text = start + separator.join(part.replace(" ", GLUE) for part in parts)  # a line ends between the parts
+    filled = textwrap.fill(text, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return filled.replace(GLUE, " ") + "\n"
+
+
+def parameters(thing):
+    """`a, b=1, *, c=None`, without annotations."""
+    signature = inspect.signature(thing)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values() if p.name != "self"]
+    text = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+    return text.replace(repr(print), "print")
+
+
+def test_python_names_signatures_and_defaults():
+    things = {name: getattr(keras_mixer, name) for name in sorted(PUBLIC)}
+    lines = [
+        wrapped(name + parameters(thing), []) if callable(thing) else f"{name}\n" for name, thing in things.items()
+    ]
+    assert block("Python") == "".join(lines)
+
+
+def asked_for(command, monkeypatch):
+    """What a command has parsed: a function or a dataclass."""
+
+    class Seen(Exception):
+        pass
+
+    def parse(what, **options):
+        raise Seen(what)
+
+    monkeypatch.setattr(tyro, "cli", parse)
+    name, *rest = command.split()
+    with pytest.raises(Seen) as caught:
+        importlib.import_module(f"keras_mixer.commands.{name}").run(rest)
+    return caught.value.args[0]
+
+
+def options_of(what):
+    """`MODEL`, `--output (required)`, `--top-k 5`, `--data` where nothing is the default, `--dry-run` for a switch."""
+    for name, parameter in inspect.signature(what).parameters.items():
+        said = {}
+        for hint in getattr(parameter.annotation, "__metadata__", ()):
+            said |= {key: getattr(hint, key) for key in ("metavar", "name") if getattr(hint, key, None)}
+        option = f"--{said.get('name', name).replace('_', '-')}"
+        if "Positional" in str(parameter.annotation):
+            yield said["metavar"]
+        elif parameter.annotation is Recipe:
+            yield "[RECIPE] and its fields as options"
+        elif parameter.default is inspect.Parameter.empty:
+            yield f"{option} (required)"
+        elif dataclasses.is_dataclass(parameter.default):
+            values = dataclasses.asdict(parameter.default)
+            yield from (with_default(f"--{key.replace('_', '-')}", value) for key, value in values.items())
+        else:
+            yield with_default(option, parameter.default)
+
+
+def with_default(option, value):
+    if value is None or value is False or value == ():
+        return option
+    return f"{option} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def test_commands_options_and_defaults(monkeypatch):
+    commands = [name for name in cli.COMMANDS if name != "plot"] + [f"plot {name}" for name in PLOTS]
+    lines = [wrapped(f"{name}  ", list(options_of(asked_for(name, monkeypatch))), "  ") for name in sorted(commands)]
+    assert block("Command line") == "".join(lines)
+
+
+def test_recipes_and_their_fields():
+    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    listed = [name if value is dataclasses.MISSING else f"{name}={value!r}" for name, value in fields.items()]
+    expected = wrapped("recipes: ", list(keras_mixer.RECIPES)) + wrapped("fields: ", listed)
+    assert block("Recipes") == expected + wrapped("evaluation crops: ", list(EVALUATION_CROPS))
+
+
+def shapes_on_page(blocks, sizes):
+    """The weights that the page promises, by name, for a model of certain sizes."""
+    shapes = {}
+    for name, shape in re.findall(r"^(\S+)  +\((.*)\)$", block("Weights"), re.M):
+        sides = tuple(sizes[side] for side in shape.replace(" ", "").rstrip(",").split(","))
+        shapes |= {name.replace("{i}", str(i)): sides for i in (range(blocks) if "{i}" in name else (0,))}
+    return shapes
+
+
+@pytest.mark.parametrize("blocks", sorted({variant.num_blocks for variant in keras_mixer.VARIANTS.values()}))
+def test_weight_names_and_shapes(blocks):
+    """Of each depth of Table 1, with small numbers that are told apart."""
+    model = keras_mixer.Mixer((2, 3), blocks, 7, 5, 11, input_shape=(4, 9, 4), classes=13)
+    sizes = {"P_h": 2, "P_w": 3, "channels": 4, "C": 7, "S": 6, "D_S": 5, "D_C": 11, "classes": 13}
+    assert {weight.path: tuple(weight.shape) for weight in model.weights} == shapes_on_page(blocks, sizes)
+
+
+def test_files(tiny_mixer):
+    text = PAGE.split("## Files")[1]
+    for file in re.findall(r"`(\S+?)/?`", inspect.getdoc(RunDirectory).splitlines()[0]):
+        assert f"`{file}" in text
+    for key in Classifier.of(tiny_mixer()).description():
+        assert f"`{key}`" in text
