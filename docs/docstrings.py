@@ -1,0 +1,38 @@
+"""How docstrings are read for the site: an extension of griffe, which collects them.
+
+The sections that the package writes as a sentence or two (Returns, Source) stay text, and `Example:` is taken for the
+section of examples that griffe knows by its plural.
+"""
+
+import re
+
+import griffe
+
+RETURNS = re.compile(r"^Returns:\n((?:    .*\n?|\n)+)", re.M)
+INDENTED = re.compile(r"^(\S.*:)\n((?:    \S.*\n)+)", re.M)  # `Signatures, ...:` and its lines
+SECTIONS = ("Args:", "Raises:", "Attributes:", "Examples:")
+
+
+class Sections(griffe.Extension):
+    """Rewrites docstrings before they are parsed."""
+
+    def on_object(self, *, obj, **_):
+        """Griffe calls this with everything it has read."""
+        if obj.docstring is not None:
+            obj.docstring.value = rewritten(obj.docstring.value)
+
+
+def rewritten(text) -> str:
+    """A docstring whose sections griffe and Markdown understand."""
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
+    text = re.sub(r"^Source: ", "**Source:** ", text, flags=re.M)
+    text = RETURNS.sub(lambda match: f"**Returns:** {re.sub(r'^    ', '', match[1], flags=re.M)}", text)
+    return INDENTED.sub(_as_list, text)
+
+
+def _as_list(match):
+    """Lines under a heading of no known section become a list, split at their semicolons."""
+    if match[1] in SECTIONS:
+        return match[0]
+    entries = re.split(r";\n", re.sub(r"^    ", "", match[2], flags=re.M))
+    return f"{match[1]}\n\n" + "\n".join("- " + entry.replace("\n", "\n  ").rstrip() for entry in entries) + "\n\n"

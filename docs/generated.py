@@ -1,0 +1,113 @@
+"""Parts of the site that are written while it is built, from the program itself: options and recipes.
+
+A page holds `<!-- options of COMMAND -->` or `<!-- recipes -->`; the tables take the place of these comments.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+from unittest import mock
+
+from keras_mixer import cli
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import RECIPES
+
+WIDE = "1000"  # columns, so that the help of an option stays on one line
+OPTIONS, TABLE_OF_RECIPES = re.compile(r"<!-- options of ([\w -]+) -->"), "<!-- recipes -->"
+NAMED = re.compile(r"--?[a-z]|[A-Z]+(\.\.\.)?( [A-Z]+(\.\.\.)?)*$")  # an option, or the name of a positional argument
+SHOWN = {  # columns of the table of recipes
+    "variant": "model",
+    "data": "data",
+    "image_size": "px",
+    "epochs": "epochs",
+    "steps": "steps",
+    "global_batch_size": "batch",
+    "optimizer": "optimizer",
+    "learning_rate": "peak rate",
+    "schedule": "schedule",
+    "warmup_steps": "warm-up",
+    "weight_decay": "decay",
+    "loss": "loss",
+    "drop_path_rate": "stochastic depth",
+    "randaugment_level": "RandAugment",
+    "mixup_alpha": "mixup p",
+    "precision": "precision",
+}
+
+
+def on_page_markdown(markdown, **_):
+    """MkDocs calls this with the text of every page."""
+    markdown = OPTIONS.sub(lambda match: table_of_options(match[1].split()), markdown)
+    return markdown.replace(TABLE_OF_RECIPES, table_of_recipes())
+
+
+def help_of(command) -> str:
+    """What `keras-mixer COMMAND --help` prints on a very wide terminal."""
+    printed = io.StringIO()
+    wide = mock.patch.dict(os.environ, {"COLUMNS": WIDE})
+    with wide, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        cli.main([*command, "--help"])
+    return printed.getvalue()
+
+
+def options(command) -> list[tuple[str, str, str]]:
+    """`(option with its value, default, meaning)` of a command, as its help says."""
+    found: list[list[str]] = []
+    for line in help_of(command).splitlines():
+        text = line.rstrip()
+        beginning = re.fullmatch(r"  (\S.*?)(?:  +(\S.*))?", text)
+        if beginning and NAMED.match(beginning[1]) and not set(text) <= {" ", "-"}:
+            found.append([beginning[1], beginning[2] or ""])
+        elif found and re.match(r" {4,}\S", text):
+            found[-1][1] += " " + text.strip()
+    rows = []
+    for name, meaning in ((name, meaning.strip()) for name, meaning in found if name != "-h, --help"):
+        default = re.search(r"\s*\((?:default|required)(?:: (.*))?\)$", meaning)
+        value = "required" if "(required)" in meaning else (default[1] or "") if default else ""
+        rows.append((name.replace("{None}|", ""), value.strip(), meaning[: default.start()] if default else meaning))
+    return rows
+
+
+def table_of_options(command) -> str:
+    """The options of a command as a Markdown table."""
+    return _table(
+        ("option", "default", "meaning"),
+        [(_code(name), _code(default), _text(meaning)) for name, default, meaning in options(command)],
+    )
+
+
+def table_of_recipes() -> str:
+    """The fields of all recipes that tell them apart, as a Markdown table."""
+    rows = []
+    for recipe in RECIPES.values():
+        fields = dataclasses.asdict(recipe)
+        if recipe.steps is not None:
+            fields["epochs"] = None  # which steps replace
+        fields["randaugment_level"] = _randaugment(recipe)
+        rows.append((_code(recipe.name), *(_value(fields[name]) for name in SHOWN)))
+    return _table(("recipe", *SHOWN.values()), rows)
+
+
+def _randaugment(recipe: Recipe):
+    return f"{recipe.randaugment_num_ops} x level {recipe.randaugment_level:g}" if recipe.randaugment_num_ops else None
+
+
+def _value(value):
+    if value is None or value == 0:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text):
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+def _text(text):
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

@@ -1,0 +1,196 @@
+"""What README and the guides print runs: commands and Python, page by page, from top to bottom.
+
+Stand-ins take the place of what a test cannot have: two small folders of pictures for `photos`, a tiny model and a few
+steps for every training, the digits model for published weights. A block that cannot run says so in a comment above it;
+its commands must parse and its imports exist all the same.
+"""
+
+import ast
+import contextlib
+import functools
+import re
+import shlex
+import shutil
+
+import keras
+import pytest
+import tyro
+from image_files import write_folder
+from pages import ROOT, blocks, pages
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.training import loop
+from keras_mixer.weights import registry
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the guides are on TensorFlow")
+
+REASONS = {  # why a block may not run
+    "downloads published weights",
+    "downloads LiteRT.js",
+    "needs ImageNet",
+    "needs TensorFlow Serving",
+    "needs a TPU",
+    "needs several devices",
+    "needs several machines",
+    "several trainings",
+    "starts a server",
+}
+MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # minutes to hours: parsed only
+OTHER_PROGRAMS = {
+    "python3",
+    "python3.12",
+    "python",
+    "pip",
+    "source",
+    "export",
+    "docker",
+    "curl",
+    "tensorboard",
+    "mkdocs",
+    "pip-licenses",
+}
+SMALL = {  # the settings of every training here
+    "variant": "tiny/4",
+    "num_blocks": 1,
+    "hidden_dim": 16,
+    "tokens_mlp_dim": 8,
+    "channels_mlp_dim": 16,
+    "steps": 4,
+    "warmup_steps": 1,
+    "global_batch_size": 16,
+    "precision": "float32",
+    "randaugment_num_ops": 0,
+}
+STAND_IN = "runs/digits/model.keras"  # for published weights
+SIDE, LARGE, TIMES = 16, 224, 14  # pixels: large sides are divided
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A folder with everything that the pages take for given."""
+    folder = tmp_path_factory.mktemp("table")
+    for name in ("docs/images", "saved_models"):
+        shutil.copytree(ROOT / name, folder / name)
+    write_folder(folder / "photos", images_per_class=20, classes=("cat", "dog"), parts=())
+    shutil.copy(folder / "photos" / "cat" / "1.jpg", folder / "photo.jpg")
+    with contextlib.chdir(folder):
+        assert cli.main(shrunk(["train", "digits"])) == 0
+    return folder
+
+
+def shrunk(arguments):
+    """A command with what a test can afford in place of what the page asks for; the last option wins.
+
+    Exports of a model that has hardly been trained may change its mind: quantization is not judged here.
+    """
+    command, *rest = arguments
+    if command == "export":
+        return [*arguments, "--images", "32", *(["--min-agreement", "0"] if "--quantization" in rest else [])]
+    if command != "train" or "--dry-run" in rest:
+        return arguments
+    recipe = keras_mixer.RECIPES[rest[0] if rest and not rest[0].startswith("-") else "digits"]
+    fields = dict(SMALL)
+    if "--image-size" in rest:
+        side = int(rest[rest.index("--image-size") + 1])
+        fields["image_size"] = side // TIMES if side >= LARGE else side
+    else:
+        fields["image_size"] = SIDE
+    wanted = rest[rest.index("--weights") + 1] if "--weights" in rest else recipe.weights
+    if wanted in registry.names():
+        fields["weights"] = STAND_IN
+    options = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*arguments, *options, *(["--no-xla-on-cpu"] if recipe.xla_on_cpu else [])]
+
+
+def small_fit(recipe, *, workdir, **overrides):
+    """`keras_mixer.fit` with the same stand-ins."""
+    fields = {"image_size": SIDE} | overrides | SMALL | {"xla_on_cpu": False}
+    return loop.fit(recipe, workdir=workdir, report=lambda line: None, **fields)
+
+
+def commands(code):
+    """`(program, arguments)` of a block of shell, variables in front left out."""
+    for line in code.replace("\\\n", " ").splitlines():
+        for part in re.split(r"\s&&\s", line):
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words = words[1:]
+            if words:
+                yield words[0].removeprefix(".venv/bin/"), words[1:]
+
+
+class Parsed(Exception):
+    """A command line was understood."""
+
+
+def parse(arguments, monkeypatch):
+    """Fails unless a command has all these options with such values; runs nothing."""
+    real = tyro.cli
+
+    def only_parse(function, **options):
+        @functools.wraps(function, updated=())
+        def nothing(*values, **named):
+            return None
+
+        real(function if isinstance(function, type) else nothing, **options)
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tyro, "cli", only_parse)
+        with pytest.raises(Parsed):
+            cli.main(arguments)
+
+
+def run_shell(code, run):
+    for program, arguments in commands(code):
+        if program == "keras-mixer":
+            run(arguments)
+        else:
+            assert program in OTHER_PROGRAMS | {"pytest"}, f"{program} is no program that the pages may call"
+
+
+def run_python(code, names, capsys):
+    capsys.readouterr()
+    exec(compile(code, "<page>", "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    for expected in re.findall(r"^ *print\(.*\)  # (.+)$", code, re.M):
+        assert expected in printed
+
+
+def only_imports(code):
+    tree = ast.parse(code)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, "<page>", "exec"), {})
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypatch, capsys):
+    shutil.copytree(table, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keras_mixer, "fit", small_fit, raising=False)
+    names = {"__name__": "__page__"}
+
+    def run(arguments):
+        assert cli.main(shrunk(arguments)) == 0, capsys.readouterr().err
+        if arguments[0] == "train" and "--workdir" in arguments:  # the next page that types the same finds it done
+            workdir = arguments[arguments.index("--workdir") + 1]
+            shutil.copytree(workdir, table / workdir, dirs_exist_ok=True)
+
+    for block in blocks(page):
+        assert block.not_run is None or block.not_run in REASONS, block
+        measured = str(page.relative_to(ROOT)) in MEASUREMENTS
+        if block.language == "bash":
+            run_shell(
+                block.code, functools.partial(parse, monkeypatch=monkeypatch) if block.not_run or measured else run
+            )
+        elif block.language == "python":
+            only_imports(block.code) if block.not_run else run_python(block.code, names, capsys)
+        else:
+            assert block.language in ("text", "json"), f"{page}: a block in {block.language!r} is checked by nobody"
+
+
+def test_a_command_that_does_not_parse_is_found(monkeypatch):
+    for arguments in (["train", "digits", "--leaning-rate", "1"], ["export", "run", "--format", "onyx"], ["plot", "x"]):
+        with pytest.raises((SystemExit, pytest.fail.Exception)):
+            parse(arguments, monkeypatch)

@@ -1,0 +1,40 @@
+"""Links lead somewhere, and nothing of the site is out of reach."""
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from pages import ROOT, anchors, links, pages, slug
+
+OWN = [*pages(), *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
+
+
+@pytest.mark.parametrize("page", OWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_are_there(page):
+    for link in links(page):
+        parts = urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme == "https", f"{page}: {link}"
+            assert re.fullmatch(r"[\w.-]+\.\w+", parts.netloc), f"{page}: {link}"
+            continue
+        target = (page.parent / parts.path).resolve() if parts.path else page
+        assert target.exists(), f"{page} links to {link}"
+        assert target.is_relative_to(ROOT)
+        if (ROOT / "docs") in page.parents:
+            assert target.is_relative_to(ROOT / "docs"), f"{page}: {link} lies outside of the site"
+        if parts.fragment:
+            assert parts.fragment in anchors(target), f"{page} links to {link}"
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r"^ +- .+: (\S+\.md)$", text, re.M)
+    assert len(named) == len(set(named))
+    assert {ROOT / "docs" / name for name in named} <= set(pages())
+    there = {page for page in pages() if (ROOT / "docs") in page.parents}
+    assert there == {ROOT / "docs" / name for name in named}
+
+
+def test_headings_become_anchors_as_on_the_site():
+    assert slug("Data size (Fig 2, right)") == "data-size-fig-2-right"
+    assert slug("VTAB-1k, ReaL, ImageNet-V2, Avg 5") == "vtab-1k-real-imagenet-v2-avg-5"

@@ -1,0 +1,108 @@
+"""The reference holds every name, command, option and recipe; troubleshooting quotes messages that are raised."""
+
+import ast
+import importlib.util
+import re
+
+import pytest
+from pages import GENERATED, ROOT
+from sklearn.datasets import load_digits
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.commands.plot import PLOTS
+from keras_mixer.training.recipe import Recipe
+
+REFERENCE = ROOT / "docs" / "reference"
+MESSAGES = re.compile(r"^> `(.+)`$", re.M)
+OF_OTHERS = {"No module named 'tensorflow'"}  # messages that Python raises
+
+
+@pytest.fixture(scope="module")
+def generated():
+    """The hook that writes tables while the site is built."""
+    specification = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    documented = {name.removeprefix("keras_mixer.") for name in GENERATED.findall(text)}
+    by_hand = {"VARIANTS", "RECIPES", *(f"Mixer{name}" for name in ("S32", "S16", "B32", "B16", "L32", "L16", "H14"))}
+    for name in by_hand:
+        assert f"`{name}`" in text or f"keras_mixer.{name}" in text, name
+    public = {name for name in dir(keras_mixer) if name[0].isupper() or name in keras_mixer._ON_FIRST_USE}
+    public |= {"feature_extractor", "load_weights", "save_official", "change_resolution"}
+    assert public - {"TYPE_CHECKING"} <= documented | by_hand
+
+
+def test_documented_objects_exist():
+    for page in REFERENCE.glob("*.md"):
+        for name in GENERATED.findall(page.read_text(encoding="utf-8")):
+            *module, last = name.split(".")
+            assert hasattr(importlib.import_module(".".join(module)), last), name
+
+
+def test_the_page_of_commands_has_a_place_for_each(generated):
+    text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
+    places = [place.split() for place in generated.OPTIONS.findall(text)]
+    assert places == [
+        words for name in cli.COMMANDS for words in ([["plot", plot] for plot in PLOTS] if name == "plot" else [[name]])
+    ]
+    assert re.findall(r"^## (.+)$", text, re.M) == list(cli.COMMANDS)
+    for name, description in cli.COMMANDS.items():
+        assert f"## {name}\n\n{description}\n" in text
+    assert "<!--" not in generated.on_page_markdown(text)
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in cli.COMMANDS if name != "plot"), *(f"plot {name}" for name in PLOTS)]
+)
+def test_tables_hold_every_option_that_help_names(generated, name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*name.split(), "--help"])
+    printed = set(re.findall(r"(?:^|[ │])\s*(--[a-z][\w-]*)(?= |$)", capsys.readouterr().out, re.M)) - {"--help"}
+    rows = generated.options(name.split())
+    assert {row[0].split()[0] for row in rows if row[0].startswith("--")} >= printed
+    assert all(meaning for _, _, meaning in rows), rows
+    assert all(shown.startswith("--") or shown.isupper() or " " in shown for shown, _, _ in rows)
+
+
+def test_the_table_of_recipes_has_a_row_for_each(generated):
+    rows = generated.table_of_recipes().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(keras_mixer.RECIPES)
+    assert set(generated.SHOWN) <= set(Recipe.__dataclass_fields__)
+    assert "| tiny/4 | digits | 16 | 70 | - | 64 | adamw | 0.002 |" in rows[0]
+
+
+def texts():
+    """Every string of the package that is no docstring, what is filled in as a zero byte."""
+    for path in (ROOT / "keras_mixer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_in_troubleshooting_are_those_of_the_package():
+    quoted = MESSAGES.findall((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
+    assert len(quoted) == len(set(quoted)) > 60
+    said = set(texts())
+    for message in set(quoted) - OF_OTHERS:
+        parts = [re.escape(part) for part in message.removesuffix("...").split("...")]
+        pattern = re.compile("(?:.*\0.*)".join(parts), re.S)
+        assert any(pattern.match(text) for text in said), f"No error says: {message}"
+
+
+def test_the_card_of_the_digits_model_counts_right():
+    card = (ROOT / "docs" / "model-cards.md").read_text(encoding="utf-8")
+    assert f"The {len(load_digits().target):,} digits" in card
+    parameters = keras_mixer.RECIPES["digits"].architecture().parameters((16, 16, 3), classes=10)
+    assert f"{parameters:,} parameters" in card
+    stated = re.search(
+        r"(\d+ of) the (\d+ test images)", (ROOT / "saved_models" / "README.md").read_text(encoding="utf-8")
+    )
+    assert f"{stated[1]} {stated[2].split()[0]} (" in card

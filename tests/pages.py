@@ -1,0 +1,57 @@
+"""The pages of the documentation as data: their blocks of code and their links."""
+
+import dataclasses
+import re
+import unicodedata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"(```|~~~)(\w*)\n(.*?)^\1$", re.M | re.S)
+MARK = re.compile(r"<!-- not run here: (.+) -->\n$")
+GENERATED = re.compile(r"^::: ([\w.]+)$", re.M)  # the docstring of this object; its name becomes an anchor
+
+
+def pages() -> list[Path]:
+    """README and every page of the site."""
+    return [ROOT / "README.md", ROOT / "saved_models" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of code of a page; `not_run` says why, where a comment above it excuses it from running."""
+
+    language: str
+    code: str
+    not_run: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page in order."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        mark = MARK.search(text[: match.start()])
+        found.append(Block(match[2], match[3], mark[1] if mark else None))
+    return found
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def links(page: Path) -> list[str]:
+    """Targets of all links and pictures of a page."""
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", prose(page)))
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a page may point at: its headings as MkDocs and GitHub name them, and documented objects."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return {slug(heading) for heading in headings} | set(GENERATED.findall(prose(page)))
+
+
+def slug(heading) -> str:
+    """`Your own images (few)` -> `your-own-images-few`."""
+    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
