@@ -179,7 +179,9 @@ class MlpBlock(keras.layers.Layer):
     def call(self, x, training=None):
         y = ops.reshape(x, (-1, x.shape[-1]))  # (rows, D)
         gelu = erf_gelu if self.exact_gelu else tanh_gelu
-        y = (for_training(gelu) if training else gelu)(self.dense_0(y))  # (rows, mlp_dim)
+        y = self.dense_0(y)  # (rows, mlp_dim)
+        with keras.name_scope("gelu"):  # behind "dense_0": TensorFlow sorts inputs by name before it looks what to fuse
+            y = (for_training(gelu) if training else gelu)(y)
         y = self.dropout_0(y, training=training)
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
         return ops.reshape(y, (-1, *x.shape[1:]))  # (B, ..., D)

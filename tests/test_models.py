@@ -267,3 +267,25 @@ def test_the_mlp_is_the_same_in_training_and_after(rng, exact_gelu, policy, tole
     layer = MlpBlock(16, exact_gelu=exact_gelu, dtype=policy)
     trained, used = (keras.ops.cast(layer(x, training=training), "float32") for training in (True, False))
     np.testing.assert_allclose(trained, used, atol=tolerance)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's graph optimizer")
+@pytest.mark.parametrize("rows", [4, 1568])
+def test_gelu_is_fused_with_the_product_where_tensorflow_can(rows):
+    """Reads the executed graph: a block has a GELU of its own only where Keras's `Dense(activation=...)` has, too."""
+    import tensorflow as tf
+    from tensorflow.python.eager import context  # the optimized graph is public nowhere else
+
+    def tangents(layer):
+        x = tf.zeros((rows, 16))
+        layer(x)  # builds it
+        context.context().enable_run_metadata()
+        tf.function(layer, jit_compile=False)(x)
+        executed = context.context().export_run_metadata().function_graphs
+        context.context().disable_run_metadata()
+        operations = [node.op for graph in executed for node in graph.post_optimization_graph.node]
+        assert any("MatMul" in operation for operation in operations)
+        return operations.count("Tanh")
+
+    dense = keras.layers.Dense(32, activation=lambda x: keras.activations.gelu(x, approximate=True))
+    assert tangents(MlpBlock(32)) == tangents(dense)
