@@ -80,7 +80,7 @@ class Calls:
     cpu_seconds: float = 0.0
 
 
-def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False):
+def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, fewest=3):
     """`{name: Calls}` of a case; who fails is named and left out.
 
     Args:
@@ -90,6 +90,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False):
         rounds: how many.
         limit: a contestant that gets a third of the time.
         stale: whether the first calls of a round find results of the time before, and are to be thrown away.
+        fewest: calls of each in a round, however long they take.
     """
     there = {}
     for contestant in contestants:
@@ -100,7 +101,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False):
             share = seconds / rounds / (3 if contestant is limit else 1)
             if stale:
                 contestant.ask(do="time", seconds=0)
-            answer = contestant.ask(do="time", seconds=share)
+            answer = contestant.ask(do="time", seconds=share, fewest=fewest)
             calls.seconds += answer.get("seconds", [])
             calls.cpu_seconds += answer.get("cpu_seconds", 0.0)
     return {contestant.name: calls for contestant, calls in there.items() if calls.seconds}

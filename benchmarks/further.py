@@ -24,6 +24,7 @@ print(json.dumps(times))
 """
 PHOTOGRAPHS = 512
 STEPS_OF_A_CALL = 4  # of `ours_wrapped.py`
+ROUNDS_OF_WRAPPERS = 10
 
 
 def _case(kind, variant, batch_size, image_size=224, **more):
@@ -141,10 +142,14 @@ def memory(options):
 
 
 def wrapper(options):
-    """What distribution costs: a step as it is, inside it on one device, on two virtual devices half a batch each."""
+    """What distribution costs: a step as it is, inside it on one device, on two virtual devices half a batch each.
+
+    One call of each in turn; `of_none` is the median of the ratios of neighbouring calls, which a machine whose speed
+    changes for seconds cannot spoil.
+    """
     rows = []
     for backend in ("tensorflow", "jax"):
-        case = _case("train", "S/32", 32, options.image_size)
+        case = _case("train", "S/32", 16, options.image_size)
         environment = {"KERAS_BACKEND": backend}
         if backend == "jax":
             environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -152,28 +157,36 @@ def wrapper(options):
             (f"{backend}: {word}", sys.executable, "ours_wrapped.py", word, environment)
             for word in ("none", "one", "two")
         ]
-        times = _competed(specifications, case, 3 * options.seconds, rounds=6)
-        rows += _rows(case | {"kind": "wrapper", "backend": backend}, times, scale=1 / STEPS_OF_A_CALL, images=32)
+        times = _competed(specifications, case, 0, rounds=ROUNDS_OF_WRAPPERS, fewest=1)
+        none, *_ = times.values()
+        for row, calls in zip(
+            _rows(case | {"kind": "wrapper", "backend": backend}, times, scale=1 / STEPS_OF_A_CALL, images=16),
+            times.values(),
+            strict=True,
+        ):
+            ratios = [own / plain for own, plain in zip(calls.seconds, none.seconds, strict=True)]
+            rows.append(row | {"of_none": middle(ratios)[0]})
     return rows
 
 
 def growth(options):
     """How the time of a forward pass grows with image side, batch and depth; the rest is 224 px, 8 images, 8 blocks."""
     plain = {"kind": "growth", "image_size": 224, "batch_size": 8, "blocks": 8}
-    changes = [{"image_size": side} for side in (112, 224, 448, 672)]
-    changes += [{"batch_size": size} for size in (1, 2, 4, 16, 32, 64)]
-    changes += [{"blocks": count} for count in (2, 4, 16, 32)]
+    changes = [{"image_size": side} for side in (96, 224, 448, 672)]
+    changes += [{"batch_size": size} for size in (1, 2, 4, 16, 32)]
+    changes += [{"blocks": count} for count in (4, 16)]
     cases = [plain | change for change in changes]
     found = [Calls([]) for _ in cases]
     contestant = Contestant("keras_mixer", sys.executable, "ours_growth.py")
     for _ in range(ROUNDS):
         for case, calls in zip(cases, found, strict=True):  # one process, each case built anew
-            contestant.ask(do="prepare", case=case)
+            if failed(contestant, contestant.ask(do="prepare", case=case)):
+                continue
             answer = contestant.ask(do="time", seconds=options.seconds / ROUNDS)
             calls.seconds += answer["seconds"]
             calls.cpu_seconds += answer["cpu_seconds"]
     contestant.stop()
-    each = zip(cases, found, strict=True)
+    each = [(case, calls) for case, calls in zip(cases, found, strict=True) if calls.seconds]
     return [row for case, calls in each for row in _rows(case, {"keras_mixer": calls}, images=case["batch_size"])]
 
 

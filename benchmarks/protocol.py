@@ -15,16 +15,16 @@ from pathlib import Path
 
 MARK = "benchmark answer: "
 FEWEST_CALLS = 3
-PACKAGES = ("numpy", "keras", "tensorflow", "tf-keras", "keras-cv-attention-models", "jax", "flax", "torch", "timm")
-PACKAGES = (*PACKAGES, "pillow", "ai-edge-litert")
+PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow-cpu", "tf-keras", "keras-cv-attention-models", "jax", "flax")
+PACKAGES = (*PACKAGES, "torch", "timm", "pillow", "ai-edge-litert")
 
 
 def serve(prepare, device=None):
     """Answers requests until standard input ends.
 
-    Requests: `hello` (gives versions), `prepare` a case and call it twice, `time` its calls (their
-    seconds, and those of all cores together), `first` (prepare a case,
-    call it once: seconds of both), `memory` (prepare a case, call it twice: peak above what was there before).
+    Requests: `hello` (gives versions), `prepare` a case and call it twice, `time` its calls for some seconds, `fewest`
+    at least (their seconds, and those of all cores together), `first` (prepare a case, call it once: seconds of both),
+    `memory` (prepare a case, call it twice: peak above what was there before).
 
     Args:
         prepare: takes a case (a dict with kind, variant, batch_size, precision, image_size; kind "limit" is a product
@@ -40,7 +40,8 @@ def serve(prepare, device=None):
                 answer = {"versions": _versions()}
             elif request["do"] == "time":
                 before = _cpu_seconds()
-                answer = {"seconds": timed(call, request["seconds"]), "cpu_seconds": _cpu_seconds() - before}
+                seconds = timed(call, request["seconds"], request.get("fewest", FEWEST_CALLS))
+                answer = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - before}
                 answer |= device() if device else {}
             else:
                 call = None  # frees the memory of the case before
@@ -59,11 +60,11 @@ def serve(prepare, device=None):
         print(MARK + json.dumps(answer), flush=True)
 
 
-def timed(call, seconds):
-    """Seconds of each call, for about so long and at least three times."""
+def timed(call, seconds, fewest=FEWEST_CALLS):
+    """Seconds of each call, for about so long and so often at least."""
     times = []
     end = time.perf_counter() + seconds
-    while len(times) < FEWEST_CALLS or time.perf_counter() < end:
+    while len(times) < fewest or time.perf_counter() < end:
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)

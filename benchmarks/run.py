@@ -74,6 +74,7 @@ def show(rows):
         parts += [f"{row['seconds']:8.3f} s"] if row.get("seconds") else []
         parts += [f"+- {row['spread']:.0%}"] if "spread" in row else []
         parts += [f"{row['of_limit']:.2f} of the product"] if row.get("of_limit") else []
+        parts += [f"{row['of_none']:.3f} of the time without"] if "of_none" in row else []
         parts += [f"{row['bytes'] / 1e6:,.0f} MB"] if "bytes" in row else []
         print(f"  {row['contestant']:45} {'  '.join(parts)}", flush=True)
 

@@ -126,6 +126,16 @@ def test_the_overview_lists_every_notebook_with_its_link():
         assert f"({name}.ipynb)" in text
 
 
+def test_no_run_time_is_left_out():
+    for name in NAMES:
+        stated = re.search(r"^\*\*Run time\.\*\* (.+)$", read(name).cells[0].source, re.M)[1]
+        assert re.search(r"\d (?:s|min|minutes|hours)\b", stated), f"{name}: {stated}"
+    overview = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[4].strip() for row in overview.splitlines() if row.startswith("| [0")]
+    assert len(rows) == len(NAMES)
+    assert all(re.search(r"\d (?:s|min|hours)\b", row) for row in rows)
+
+
 def test_no_other_repository_is_named():
     text = "\n".join(path.read_text(encoding="utf-8") for path in FOLDER.iterdir())
     assert set(re.findall(r"(?:github\.com|colab\.research\.google\.com/github)/([\w-]+/keras.mixer)", text)) == {

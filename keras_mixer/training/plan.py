@@ -17,7 +17,7 @@ KNOWN_DATA = {
 }
 # Numbers that a block keeps for its gradient, fitted to peak memory of training steps of S/32, S/16 and B/16 (float32,
 # TensorFlow on a CPU), which it meets within 15 %: for each hidden unit of both MLPs, and for each number of x.
-KEPT_OF_HIDDEN, KEPT_OF_TOKENS = 5.5, 8
+KEPT_OF_HIDDEN, KEPT_OF_TOKENS = 3, 9.5
 SLOTS = {"adamw": 2, "sgd": 1}
 
 
