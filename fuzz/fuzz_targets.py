@@ -62,7 +62,8 @@ def damaged(seeds):
                 del content[where:]
         return bytes(content)
 
-    return st.builds(apply, st.sampled_from(seeds), st.lists(edit, max_size=6)) | st.binary(max_size=64)
+    whole = st.sampled_from(seeds)  # now and then as it is, so that a reader's good end is reached for sure
+    return st.builds(apply, whole, st.lists(edit, max_size=6)) | st.binary(max_size=64) | whole
 
 
 def _weights():

@@ -4,7 +4,7 @@ import pytest
 from fuzz_run import fuzz
 from fuzz_targets import TARGETS
 
-EXAMPLES = 60
+EXAMPLES = 150
 
 
 @pytest.mark.parametrize("name", TARGETS)
