@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from protocol import MARK
+from protocol import FEWEST_CALLS, MARK
 
 FOLDER = Path(__file__).parent
 ROUNDS = 3
@@ -80,7 +80,7 @@ class Calls:
     cpu_seconds: float = 0.0
 
 
-def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, fewest=3):
+def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, fewest=FEWEST_CALLS):
     """`{name: Calls}` of a case; who fails is named and left out.
 
     Args:

@@ -158,13 +158,10 @@ def wrapper(options):
             for word in ("none", "one", "two")
         ]
         times = _competed(specifications, case, 0, rounds=ROUNDS_OF_WRAPPERS, fewest=1)
-        none, *_ = times.values()
-        for row, calls in zip(
-            _rows(case | {"kind": "wrapper", "backend": backend}, times, scale=1 / STEPS_OF_A_CALL, images=16),
-            times.values(),
-            strict=True,
-        ):
-            ratios = [own / plain for own, plain in zip(calls.seconds, none.seconds, strict=True)]
+        none = times[f"{backend}: none"].seconds
+        case |= {"kind": "wrapper", "backend": backend}
+        for row in _rows(case, times, scale=1 / STEPS_OF_A_CALL, images=case["batch_size"]):
+            ratios = [own / plain for own, plain in zip(times[row["contestant"]].seconds, none, strict=True)]
             rows.append(row | {"of_none": middle(ratios)[0]})
     return rows
 

@@ -35,7 +35,9 @@ def _prepare(case):
     model = _model(case)
     shape = (case["batch_size"], case["image_size"], case["image_size"], 3)
     images = jax.random.randint(jax.random.key(0), shape, 0, 256, jnp.uint8)
-    trainable, fixed = ([variable.value for variable in group] for group in _variables(model))
+    trainable, fixed = (
+        [variable.value for variable in group] for group in (model.trainable_variables, model.non_trainable_variables)
+    )
     if case["kind"] == "forward":
         forward = jax.jit(lambda trainable, fixed, images: model.stateless_call(trainable, fixed, images)[0])
         return lambda: forward(trainable, fixed, images).block_until_ready()
@@ -60,10 +62,6 @@ def _prepare(case):
         value.block_until_ready()
 
     return call
-
-
-def _variables(model):
-    return model.trainable_variables, model.non_trainable_variables
 
 
 def _device():

@@ -66,6 +66,16 @@ def passes_and_steps(options):
         contestant.stop()
 
 
+def measured(options):
+    """Yields the rows of each case of the kinds that are asked for."""
+    if {"forward", "train"} & set(options.kinds):
+        yield from passes_and_steps(options)
+    for kind, further in FURTHER.items():
+        if kind in options.kinds:
+            print(kind, flush=True)
+            yield further(options)
+
+
 def show(rows):
     """Prints a line for each row."""
     for row in rows:
@@ -117,20 +127,11 @@ def main():
     content = {"processor": processor(), "cores": os.cpu_count(), "rows": []}
     if options.output:
         content["environments"] = environments(options)
-    if {"forward", "train"} & set(options.kinds):
-        for found in passes_and_steps(options):
-            show(found)
-            content["rows"] += found
-            if options.output:  # after each case, because a whole run takes most of an hour
-                write_json(options.output, content)
-    for kind, further in FURTHER.items():
-        if kind in options.kinds:
-            print(kind, flush=True)
-            found = further(options)
-            show(found)
-            content["rows"] += found
-            if options.output:  # after each case, because a whole run takes most of an hour
-                write_json(options.output, content)
+    for found in measured(options):
+        show(found)
+        content["rows"] += found
+        if options.output:  # after each case, because a whole run takes most of an hour
+            write_json(options.output, content)
 
 
 if __name__ == "__main__":

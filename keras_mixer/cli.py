@@ -1,7 +1,9 @@
 """The command line: finds the subcommand and turns errors into one line."""
 
-import importlib.metadata
+import importlib
 import sys
+
+import keras_mixer
 
 CANCELLED = 130  # what shells report for a program ended by Ctrl-C
 FAILED = 2
@@ -32,7 +34,7 @@ def main(arguments=None) -> int:
         _print_overview()
         return 0 if arguments else FAILED
     if arguments[0] == "--version":
-        print(f"keras-mixer {importlib.metadata.version('keras-mixer')}")
+        print(f"keras-mixer {keras_mixer.__version__}")
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
