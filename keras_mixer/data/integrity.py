@@ -7,6 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from keras_mixer.data.parallel import PARALLEL_CALLS, read_ahead
 from keras_mixer.data.preprocessing import check_image, why_unreadable
 from keras_mixer.data.sources import Source, Split, file_split
 
@@ -29,7 +30,7 @@ def corrupt_files(split, crop=None) -> dict[Path, str]:
 
         return tf.py_function(attempt, [element["path"]], tf.string)
 
-    results = split.elements.map(problem, num_parallel_calls=tf.data.AUTOTUNE).prefetch(64)
+    results = read_ahead(split.elements.map(problem, num_parallel_calls=PARALLEL_CALLS), elements=64)
     progress = tqdm(results, total=split.size, desc="checking images", unit="image", leave=False, file=sys.stderr)
     found = zip(split.files, progress, strict=True)
     return {path: said.numpy().decode() for path, said in found if said != b""}

@@ -1,13 +1,17 @@
 """From a split to batches: shuffle, crop, augment, batch, mix. Every random choice follows from (seed, position)."""
 
+import math
+
 import tensorflow as tf
 
 from keras_mixer.data.augment import cutmix, mixup, rand_augment
 from keras_mixer.data.decoded import DecodedImages
+from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, read_ahead
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.sources import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
+KEPT_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
 
 
 def training_batches(
@@ -99,8 +103,8 @@ def training_batches(
         start = start_step * rows
         epoch, seen = divmod(start, part.size)
         examples = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).enumerate(start)
-        batches = examples.map(augmented, num_parallel_calls=tf.data.AUTOTUNE).batch(rows, drop_remainder=True)
-        return batches.enumerate(start_step).map(mixed, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = examples.map(augmented, num_parallel_calls=PARALLEL_CALLS).batch(rows, drop_remainder=True)
+        return batches.enumerate(start_step).map(mixed, num_parallel_calls=BATCHES_AHEAD)
 
     def mixed(step, batch):
         images, labels = _mixed(batch, seed, step, mixup_alpha, cutmix_alpha)
@@ -112,7 +116,7 @@ def training_batches(
     if len(own) > 1:
         together = tf.data.Dataset.zip(*[stream(shard) for shard in own])
         batches = together.map(lambda *parts: tuple(tf.concat(tensors, 0) for tensors in zip(*parts, strict=True)))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return read_ahead(batches)
 
 
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
@@ -129,17 +133,18 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         example = split.read(element)
         return evaluation_image(example["image"], image_size, crop), example["label"]
 
-    batches = split.elements.map(prepared, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
     # A file reader does not know its length, and Keras then takes a step that is not there.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
-    return batches.apply(known).prefetch(tf.data.AUTOTUNE)
+    return read_ahead(batches.apply(known))
 
 
 def padded_batches(split: Split, *, image_size, batch_size, crop, classes, process=0, processes=1) -> tf.data.Dataset:
     """Each example once, in batches of one size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
     The last batch is filled up with black images of weight 0, for engines that cannot share a smaller one. Weights are
-    such that a mean over all rows, filling included, is the mean over the examples.
+    such that a mean over all rows, filling included, is the mean over the examples. Up to `KEPT_BYTES` of pixels are
+    prepared once and kept, because Keras reads these batches after every epoch.
 
     Args:
         split: where the examples come from.
@@ -164,11 +169,13 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     if processes > 1:
         examples = examples.filter(lambda position, element: position % batch_size // rows == process)
     filling = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(classes), tf.constant(0.0))
-    filled = examples.map(prepared, num_parallel_calls=tf.data.AUTOTUNE).concatenate(
+    filled = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(
         tf.data.Dataset.from_tensors(filling).repeat(count * rows - own)
     )
     batches = filled.batch(rows, drop_remainder=True)
-    return batches.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    if count * rows * math.prod(image_size) * 3 <= KEPT_BYTES:
+        batches = batches.cache()
+    return read_ahead(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
 
 def _mixed(batch, seed, step, mixup_alpha, cutmix_alpha):

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.parallel import read_ahead
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads
 
 
@@ -51,7 +53,7 @@ class Split:
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading the images of files."""
-        labels = self.elements.map(lambda element: element["label"])
+        labels = read_ahead(self.elements.map(lambda element: element["label"]))
         return np.fromiter(labels.as_numpy_iterator(), np.int64, self.size)
 
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.parallel import PARALLEL_CALLS, read_ahead
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.preprocessing import decode_image, resize
 from keras_mixer.evaluation.journal import Journal
@@ -209,5 +210,5 @@ def _training_batches(split, side, batch_size, crop_and_flip, seed):
         return tf.image.stateless_random_flip_left_right(image, place + tf.constant([0, 2**20])), example["label"]
 
     examples = split.elements.shuffle(split.size, seed=seed).repeat().enumerate()
-    batches = examples.map(prepared, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size, drop_remainder=True)
+    return read_ahead(batches)

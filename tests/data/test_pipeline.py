@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mixer.data import pipeline
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
 
@@ -166,3 +167,30 @@ def test_padded_batches_have_one_size_and_count_every_example_once(digits, size,
     expected = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
     np.testing.assert_array_equal(images[real], np.concatenate([images for images, _ in expected]))
     np.testing.assert_array_equal(labels[real].argmax(1), np.concatenate([labels for _, labels in expected]))
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(pipeline.KEPT_BYTES, 1), (0, 3)])
+def test_a_small_test_part_is_read_once_however_often_it_is_looked_at(digits, limit, reads, monkeypatch):
+    monkeypatch.setattr(pipeline, "KEPT_BYTES", limit)
+    counter = tf.Variable(0)
+
+    def counted(element):
+        with tf.control_dependencies([counter.assign_add(1)]):
+            return digits.test.read(element)
+
+    part = dataclasses.replace(digits.test, read=counted)
+    batches = padded_batches(part, image_size=(16, 16), batch_size=100, crop="resize", classes=10)
+    first, *others = (list(batches.as_numpy_iterator()) for _ in range(3))
+    for other in others:
+        assert_equal(first, other)
+    assert counter.numpy() == reads * digits.test.size
+
+
+def test_no_thread_that_tunes_holds_up_the_end_of_an_iterator(digits):
+    evaluated = {"image_size": (16, 16), "batch_size": 32, "crop": "resize"}
+    for batches in (
+        training_batches(digits.train, **OPTIONS),
+        evaluation_batches(digits.test, **evaluated),
+        padded_batches(digits.test, classes=10, **evaluated),
+    ):
+        assert batches.options().autotune.enabled is False
