@@ -56,7 +56,34 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 
 
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
-    """Keras's AdamW with clipping in the right place."""
+    """Keras's AdamW with clipping in the right place, and on TensorFlow a step of one pass over memory.
+
+    Keras writes the same arithmetic as a dozen operations, each of which TensorFlow runs by itself: on a CPU AdamW then
+    takes 1.6 times as long, a twentieth of a training step of S/32.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Moves one variable and its two moments."""
+        if keras.backend.backend() != "tensorflow" or self.amsgrad:
+            return super().update_step(gradient, variable, learning_rate)
+        import tensorflow as tf
+
+        def scalar(value):
+            return tf.cast(value, variable.dtype)
+
+        index, step = self._get_variable_index(variable), scalar(self.iterations.value + 1)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=scalar(self.beta_1) ** step,
+            beta2_power=scalar(self.beta_2) ** step,
+            lr=scalar(learning_rate),
+            beta1=scalar(self.beta_1),
+            beta2=scalar(self.beta_2),
+            epsilon=scalar(self.epsilon),
+            grad=tf.cast(gradient, variable.dtype),
+        )
 
 
 class SGD(_ClipAfterReduction, keras.optimizers.SGD):
