@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mixer.data.parallel import read_ahead
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads; WebP from 2.20
 
 
 @dataclasses.dataclass(frozen=True)

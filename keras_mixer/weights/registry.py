@@ -143,7 +143,10 @@ def download(published: Published) -> Path:
     try:
         partial.unlink(missing_ok=True)
         with partial.open("wb") as file:
-            download_file(published.url, file, LARGEST_CHECKPOINT, progress=True)
+            try:
+                download_file(published.url, file, LARGEST_CHECKPOINT, progress=True)
+            except OSError as error:
+                raise OSError(f"{error} Without internet, put the file there by hand: {target}") from error
         try:
             own_names(open_arrays(partial))
         except ValueError as error:

@@ -16,8 +16,11 @@ from keras_mixer.data.preprocessing import evaluation_image, evaluation_images, 
 from keras_mixer.data.sources import load_source
 from keras_mixer.serving.predictor import Predictor
 
-FORMATS = [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})]
-FORMATS += [("WEBP", {"exif": b"Exif\0\0"}), ("WEBP", {"exif": b"Exif\0\0", "lossless": True})]
+FORMATS = [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("BMP", {})]
+if tuple(map(int, tf.__version__.split(".")[:2])) >= (2, 20):  # older ones read no WebP
+    FORMATS += [
+        ("WEBP", {**exif, "lossless": lossless}) for exif in ({}, {"exif": b"Exif\0\0"}) for lossless in (False, True)
+    ]
 
 
 def png(width, height):

@@ -15,7 +15,13 @@ from keras_mixer.training.recipe import Recipe
 
 REFERENCE = ROOT / "docs" / "reference"
 MESSAGES = re.compile(r"^> `(.+)`$", re.M)
-OF_OTHERS = {"No module named 'tensorflow'"}  # messages that Python raises
+OF_OTHERS = {  # what Python and TensorFlow say
+    "No module named 'tensorflow'",
+    "Detected incompatible Protobuf Gencode/Runtime versions when loading tensorflow_metadata/...",
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "oneDNN custom operations are on. You may see slightly different numerical results...",
+    "This TensorFlow binary is optimized to use available CPU instructions...",
+}
 
 
 @pytest.fixture(scope="module")
