@@ -3,7 +3,9 @@
 import ast
 import doctest
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -194,6 +196,23 @@ def commands():
 def test_ci_runs_the_test_command_that_readme_prints():
     (command,) = [line for line in commands() if "pytest" in line]
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_ci_ends_at_the_first_failing_test(tmp_path):
+    def script(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    script(tmp_path / "bin" / "python3", "exit 0")
+    for tool in ("pip", "ruff", "mypy", "mkdocs"):
+        script(tmp_path / ".venv" / "bin" / tool, "exit 0")
+    script(tmp_path / ".venv" / "bin" / "pytest", "echo tested >> tested; exit 1")
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    assert subprocess.run([tmp_path / ".ci" / "run"], env=environment, check=False).returncode != 0
+    assert (tmp_path / "tested").read_text() == "tested\n"
 
 
 def test_readme_table_is_table_1():
