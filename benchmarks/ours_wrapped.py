@@ -50,7 +50,7 @@ def _prepare(case):
     strategy = devices.strategy or tf.distribute.get_strategy()
     iterator = iter(strategy.experimental_distribute_dataset(batches))
 
-    def steps():  # what fit does, without its end, which waits for threads of tf.data
+    def steps():  # what fit does, without opening the data anew
         for _ in range(STEPS):
             logs = model.train_function(iterator)
         float(logs["loss"])

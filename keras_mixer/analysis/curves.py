@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.analysis.figures import COLOURS
-from keras_mixer.data.parallel import read_ahead
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.training.inputs import recipe_batches
 from keras_mixer.training.optimizers import build_loss, build_optimizer
@@ -62,7 +61,7 @@ def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
         jit_compile="auto" if tf.config.list_physical_devices("GPU") else recipe.xla_on_cpu,
     )
     history = model.fit(
-        read_ahead(train),
+        train.prefetch(1),
         validation_data=test,
         steps_per_epoch=steps // points,
         epochs=points,

@@ -85,5 +85,5 @@ def test_contestants_answer_one_request_a_line_whatever_else_they_print():
     if sys.platform == "linux":
         assert 29_000_000 < answers[2]["bytes"] < 70_000_000
     assert len(answers[4]["seconds"]) >= 3
-    assert answers[4]["cpu_seconds"] > 0
+    assert 0 < answers[4]["cpu_seconds"] < sum(answers[4]["seconds"])
     assert answers[5] == {"error": "ValueError: no training here"}
