@@ -4,7 +4,9 @@ The layers of a model, by name: `image`, `preprocessing`, `stem`, `tokens`, `mix
 `pool`, `head` (logits), `probabilities`.
 """
 
+import contextlib
 import dataclasses
+import math
 
 import keras
 
@@ -16,7 +18,7 @@ from keras_mixer.weights.resolution import widened_dim
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that also carries what a client of it must know; both travel in the `.keras` file.
+    """A functional `keras.Model` that carries what a client of it must know; the `.keras` file keeps it.
 
     Attributes:
         class_names: one name for each output in order, or None when unknown.
@@ -26,19 +28,47 @@ class MixerModel(keras.Model):
 
     class_names: tuple[str, ...] | None = None
     evaluation_crop: str | None = None
+    _stem_range: tuple[float, float] = (-1.0, 1.0)
+
+    @property
+    def pixel_range(self):
+        """Values of a black and of a white pixel at the stem: `(-1.0, 1.0)`, as in the official code, unless set.
+
+        With preprocessing the model maps [0, 255] to this range itself; without, the caller does. Set it before the
+        model is first called, for weights trained with another range: `(0.0, 1.0)` for timm's `miil` weights.
+
+        Raises:
+            ValueError: when set to anything but two finite numbers in ascending order.
+        """
+        return self._stem_range
+
+    @pixel_range.setter
+    def pixel_range(self, values):
+        black, white = map(float, values)
+        if not -math.inf < black < white < math.inf:
+            raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {values!r}.")
+        self._stem_range = (black, white)
+        for layer in self.layers:
+            if layer.name == "preprocessing":
+                layer.scale, layer.offset = (white - black) / 255, black
 
     def get_config(self):
         names = None if self.class_names is None else list(self.class_names)
-        return {**super().get_config(), "class_names": names, "evaluation_crop": self.evaluation_crop}
+        carried = {"class_names": names, "evaluation_crop": self.evaluation_crop, "pixel_range": self.pixel_range}
+        return {**super().get_config(), **carried}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        graph = {key: value for key, value in config.items() if key not in ("class_names", "evaluation_crop")}
+        graph = {key: value for key, value in config.items() if key not in CARRIED}
         model = super().from_config(graph, custom_objects)
         names = config.get("class_names")
         model.class_names = None if names is None else tuple(names)
         model.evaluation_crop = config.get("evaluation_crop")
+        model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
         return model
+
+
+CARRIED = ("class_names", "evaluation_crop", "pixel_range")
 
 
 def Mixer(
@@ -137,7 +167,7 @@ def arguments_of(model):
     """The arguments with which `Mixer` builds a model of the same shape.
 
     Raises:
-        ValueError: `model` is no Mixer of this package.
+        ValueError: `model` is not a Mixer of this package.
     """
     layers = {layer.name: layer for layer in model.layers}
     blocks = blocks_of(model)
@@ -162,19 +192,37 @@ def arguments_of(model):
     }
 
 
-def rebuild(model, **changes):
-    """A new Mixer with random weights, like `model` but for some arguments of `Mixer`.
+def rebuild(model, *, precision=None, **changes):
+    """A new Mixer with random weights, like `model` except for some arguments of `Mixer`.
+
+    Args:
+        model: a Mixer of this package.
+        precision: dtype policy of the new model; None for the global one.
+        **changes: arguments of `Mixer`.
 
     Raises:
-        ValueError: `model` is no Mixer of this package, or a change does not fit.
+        ValueError: `model` is not a Mixer of this package, or a change does not fit.
     """
-    new = Mixer(**(arguments_of(model) | changes))
+    with dtype_policy(precision or keras.config.dtype_policy()):
+        new = Mixer(**(arguments_of(model) | changes))
     for old_layer, new_layer in zip(blocks_of(model), blocks_of(new), strict=True):
         if old_layer.exact_gelu:
             new_layer.use_exact_gelu()
-    new.class_names = getattr(model, "class_names", None)
-    new.evaluation_crop = getattr(model, "evaluation_crop", None)
+    for name in CARRIED:
+        if hasattr(model, name):
+            setattr(new, name, getattr(model, name))
     return new
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    """Builds layers under another dtype policy, without leaving it behind for the caller's own models."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def class_names_of(model) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The oracle: MLP-Mixer's forward pass in float64 NumPy, written from the paper; imports nothing of keras_mixer."""
+"""The oracle in float64 NumPy: MLP-Mixer's forward pass and the evaluation crops; imports nothing of keras_mixer."""
 
 import numpy as np
 
@@ -36,3 +36,48 @@ def mixer(pixels, weights):
         block += 1
     x = layer_norm(x, weights["pre_head_layer_norm/gamma"], weights["pre_head_layer_norm/beta"])
     return x.mean(1) @ weights["head/kernel"] + weights["head/bias"]
+
+
+def bilinear(image, height, width):
+    """(H, W, channels) uint8 -> (height, width, channels) float64: between the four nearest pixel centres."""
+
+    def along(size, target):
+        place = (np.arange(target) + 0.5) * size / target - 0.5
+        low = np.floor(place).astype(int)
+        share = place - low
+        return np.clip(low, 0, size - 1), np.clip(low + 1, 0, size - 1), share
+
+    top, bottom, y = along(image.shape[0], height)
+    left, right, x = along(image.shape[1], width)
+    image, y, x = image.astype(np.float64), y[:, None, None], x[None, :, None]
+    upper = image[top][:, left] * (1 - x) + image[top][:, right] * x
+    lower = image[bottom][:, left] * (1 - x) + image[bottom][:, right] * x
+    return upper * (1 - y) + lower * y
+
+
+def area(image, height, width):
+    """(H, W, channels) uint8 -> (height, width, channels) float64: means over the rectangles of a coarser grid."""
+
+    def shares(size, target):
+        edges = np.arange(target + 1) * size / target
+        pixels = np.arange(size)
+        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+        overlap = np.maximum(overlap, 0)
+        return overlap / overlap.sum(1, keepdims=True)
+
+    return np.einsum("yh,hwc,xw->yxc", shares(image.shape[0], height), image, shares(image.shape[1], width))
+
+
+def evaluation_crop(image, size, crop):
+    """(H, W, 3) uint8 -> (height, width, 3) float64: the three crops, before fractions are cut off."""
+    height, width = size
+    tall, wide = round(height * 8 / 7), round(width * 8 / 7)
+    if crop == "resize":
+        return bilinear(image, height, width)
+    if crop == "resize-crop":
+        resized = bilinear(image, tall, wide)
+    else:
+        scale = max(tall / image.shape[0], wide / image.shape[1])
+        resized = area(image, round(image.shape[0] * scale), round(image.shape[1] * scale))
+    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
+    return resized[top : top + height, left : left + width]

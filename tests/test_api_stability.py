@@ -15,7 +15,7 @@ import keras_mixer
 from keras_mixer import cli
 from keras_mixer.commands.plot import PLOTS
 from keras_mixer.data.preprocessing import EVALUATION_CROPS
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.description import describe
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import RunDirectory
 
@@ -126,5 +126,5 @@ def test_files(tiny_mixer):
     text = PAGE.split("## Files")[1]
     for file in re.findall(r"`(\S+?)/?`", inspect.getdoc(RunDirectory).splitlines()[0]):
         assert f"`{file}" in text
-    for key in Classifier.of(tiny_mixer()).description():
+    for key in describe(tiny_mixer()).as_json():
         assert f"`{key}`" in text

@@ -9,7 +9,7 @@ import pytest
 
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
-from keras_mixer.serving.predictor import load_predictor
+from keras_mixer.export.loading import load_predictor
 
 ROOT = Path(__file__).parents[1]
 SAVED = ROOT / "saved_models"
@@ -21,13 +21,14 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 def test_shipped_models_have_the_accuracy_that_is_stated(name):
     predictor = load_predictor(SAVED / name)
     test = load_source("digits").test
-    batches = evaluation_batches(test, image_size=predictor.image_size, batch_size=1, crop=predictor.evaluation_crop)
+    size, crop = predictor.description.input_shape[:2], predictor.description.evaluation_crop
+    batches = evaluation_batches(test, image_size=size, batch_size=1, crop=crop)
     right = [
         predictor.classify(images.numpy().astype(np.float32))[0].argmax() == labels[0] for images, labels in batches
     ]
     stated = re.search(r"(\d+) of the (\d+) test images", (SAVED / "README.md").read_text(encoding="utf-8"))
     assert (sum(map(int, right)), len(right)) == tuple(map(int, stated.groups()))
-    assert predictor.class_names == tuple("0123456789")
+    assert predictor.description.class_names == tuple("0123456789")
 
 
 def test_shipped_models_are_small():

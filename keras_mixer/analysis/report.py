@@ -11,9 +11,9 @@ from keras_mixer.analysis.confusion import confusion_figure, mistakes
 from keras_mixer.analysis.cost import exact_cost
 from keras_mixer.analysis.figures import COLOURS, DOTS_PER_INCH, canvas
 from keras_mixer.analysis.token_weights import stem_figure, weights_figure
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import refuse_existing, whole
 from keras_mixer.models import blocks_of
-from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.run_directory import read_metrics
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -94,7 +94,7 @@ def read_run(folder) -> Run:
     folder = Path(folder)
     if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no finished run: it needs config.json and results.json.")
-    model = load_classifier(folder)
+    model = load_mixer(folder)
     parameters, macs = exact_cost(model)
     blocks = range(min(MOST_BLOCKS, len(blocks_of(model))))
     return Run(

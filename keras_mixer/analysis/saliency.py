@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import evaluation_image, why_unreadable
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import refuse_existing, whole
-from keras_mixer.models import class_names_of, evaluation_crop_of
 
 SMALLEST_PICTURE = 96  # pixels; below that a person sees nothing
 
@@ -72,22 +71,19 @@ def write_picture(model, image_path, output, class_name=None) -> str:
         The name of the class that the picture explains.
 
     Raises:
-        ValueError: an unknown class, an image that cannot be decoded, or a file that exists already.
+        FileNotFoundError: there is no such image file.
+        ValueError: an unknown class, an image that cannot be decoded, a model without head, or a file that exists
+            already.
     """
     output = Path(output)
     refuse_existing(output)
-    names = class_names_of(model)
+    predictor = Predictor.of(model).for_classes("to explain")
+    names = predictor.description.class_names
     if class_name is not None and class_name not in names:
         raise ValueError(f"Unknown class {class_name!r}; the model knows {', '.join(names[:20])}.")
-    try:
-        encoded = tf.io.read_file(str(image_path))
-        image = evaluation_image(encoded, model.input_shape[1:3], evaluation_crop_of(model)).numpy()
-    except tf.errors.NotFoundError as error:
-        raise ValueError(f"There is no image file {image_path}.") from error
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(why_unreadable(image_path, error)) from error
-    index = int(model.predict_on_batch(image[None])[0].argmax()) if class_name is None else names.index(class_name)
-    picture = overlay(image, saliency(model, image, index))
+    image = predictor.pixels(image_path)
+    index = int(predictor.classify(image[None])[0].argmax()) if class_name is None else names.index(class_name)
+    picture = overlay(image, saliency(predictor.model, image, index))
     if min(picture.shape[:2]) < SMALLEST_PICTURE:
         picture = picture.repeat(8, axis=0).repeat(8, axis=1)
     with whole(output) as temporary:

@@ -7,7 +7,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import Mixer, blocks_of
+from keras_mixer.models import Mixer, blocks_of, dtype_policy
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 
@@ -57,15 +57,11 @@ CALLS: tuple[tuple[Literal["forward", "train"], int], ...] = (
 
 def model_of(case: Case):
     """The model of a case: probabilities for a forward pass, logits for training."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if case.precision == "bfloat16" else "float32")
-    try:
-        sizes = dataclasses.asdict(VARIANTS[case.variant])
-        activation = None if case.kind == "train" else "softmax"
-        shape = (case.image_size, case.image_size, 3)
+    sizes = dataclasses.asdict(VARIANTS[case.variant])
+    activation = None if case.kind == "train" else "softmax"
+    shape = (case.image_size, case.image_size, 3)
+    with dtype_policy("mixed_bfloat16" if case.precision == "bfloat16" else "float32"):
         return Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def compiled_model(case: Case, rematerialize=False):

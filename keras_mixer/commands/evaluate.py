@@ -8,8 +8,8 @@ import tyro
 from keras_mixer.analysis.confusion import confusion_figure, mistakes
 from keras_mixer.analysis.figures import write_figure
 from keras_mixer.commands.terminal import parse, print_table
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
-from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import read_recipe
@@ -41,7 +41,7 @@ def evaluate(
         skip_corrupt: leave image files out that cannot be decoded.
     """
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
-    model = load_classifier(run)
+    model = load_mixer(run)
     recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
     source = load_recipe_source(recipe, skip_corrupt)
     result = evaluate_source(model, source, recipe, progress=True)

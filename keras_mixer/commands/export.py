@@ -1,7 +1,7 @@
 """Write a run for other runtimes, each file compared with the run first: export RUN --format FORMAT."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -9,13 +9,13 @@ import tyro
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.description import describe
 from keras_mixer.export.interchange import export_onnx, export_openvino
-from keras_mixer.export.parity import THRESHOLDS, Threshold, compare, place_when_proved, size_of, thinned
+from keras_mixer.export.loading import load_model
+from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, size_of, thinned
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
-from keras_mixer.models import class_names_of, evaluation_crop_of
-from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.run_directory import read_recipe
 
 CALLS_OF = 32  # images in a call when the export takes any number
@@ -34,6 +34,7 @@ def export(
     version: int | None = None,
     top_k: int = 5,
     batch_size: int = 1,
+    classifier_activation: Literal["softmax", "sigmoid"] | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     images: int = 1000,
@@ -57,43 +58,48 @@ def export(
         version: of saved_model; the next free one by default.
         top_k: of saved_model: how many classes and labels to answer with.
         batch_size: of tflite: images in a call.
+        classifier_activation: of a model of logits: what makes probabilities of them; what its loss implies by default.
         data: image folder or TensorFlow Datasets name to compare and calibrate on; the run's own by default.
         data_dir: folder with prepared TensorFlow Datasets.
         images: at most so many test images are compared.
         calibration_images: at most so many training images calibrate int8.
         max_difference: largest allowed difference of a probability; 1e-5, for float16 1e-3, for int8 none by default.
-        min_agreement: smallest allowed share of images with the same top-1; for int8 0.99, else none by default.
+        min_agreement: smallest allowed share of images with the same top-1; for int8 0.99, else none by default. Each
+            of the two limits keeps its default while only the other is given.
         threads: of the export's runtime in the comparison; all cores by default.
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
-    model = load_classifier(run)
-    source = _source(run, data, data_dir, model)
-    crop, kind = evaluation_crop_of(model), None if quantization == "none" else quantization
+    model = load_model(run)
+    description = describe(model, classifier_activation=classifier_activation)
+    source = _source(run, data, data_dir, description.class_names)
+    kind = None if quantization == "none" else quantization
     folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
     target = version_folder(folder, version) if format == "saved_model" else folder
 
     def write(staging):
         # SavedModel: the folder's name, which is the model's on a server, is written inside.
         name = staging / target.resolve().parent.name if format == "saved_model" else staging / target.name
+        options: dict[str, Any] = {"classifier_activation": classifier_activation}
         if format == "saved_model":
-            return export_saved_model(model, name, version=int(target.name), top_k=top_k)
+            return export_saved_model(model, name, version=int(target.name), top_k=top_k, **options)
         if format == "onnx":
-            return export_onnx(model, name)
+            return export_onnx(model, name, **options)
         if format == "openvino":
-            return export_openvino(model, name)
+            return export_openvino(model, name, **options)
         if format == "web":
-            return export_web(model, name, quantization=kind)
-        calibration = None if kind != "int8" else _images(source.train, calibration_images, model, crop)
-        return export_tflite(model, name, quantization=kind, representative_images=calibration, batch_size=batch_size)
+            return export_web(model, name, quantization=kind, **options)
+        options |= {"quantization": kind, "batch_size": batch_size}
+        if kind == "int8":
+            options["representative_images"] = _images(source.train, calibration_images, description)
+        return export_tflite(model, name, **options)
 
     def prove(written):
         split = thinned(source.test, images)
         size = {"tflite": batch_size, "web": 1}.get(format, CALLS_OF)
-        batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=size, crop=crop)
-        given = Threshold(max_difference, min_agreement)
+        threshold = THRESHOLDS[kind].changed(max_difference=max_difference, min_agreement=min_agreement)
         file = written / MODEL if format == "web" else written
-        return compare(model, file, batches, THRESHOLDS[kind] if given == Threshold() else given, threads)
+        return compare(model, file, _batches(split, size, description), threshold, threads, classifier_activation)
 
     place, parity = place_when_proved(write, target, prove)
     _report(parity)
@@ -108,11 +114,15 @@ def export(
     print(f"Next:\n  {following}")
 
 
+def _share(value):
+    return "no head" if value is None else f"{value:.2%}"
+
+
 def _default_name(format):
     return {"tflite": "model.tflite", "onnx": "model.onnx"}.get(format, format)
 
 
-def _source(run, data, data_dir, model):
+def _source(run, data, data_dir, class_names):
     """The data to compare on: what was asked for, or the run's own."""
     if (run / "config.json").is_file():
         recipe = read_recipe(run)
@@ -127,20 +137,25 @@ def _source(run, data, data_dir, model):
         )
     else:
         source = load_source(data, data_dir)
-    if source.class_names != class_names_of(model):
+    if class_names and source.class_names != class_names:  # a model without head has none
         raise ValueError(
             f"Data {source.name!r} has other classes than the model: {len(source.class_names)} "
-            f"({', '.join(source.class_names[:3])}, ...) and {len(class_names_of(model))} "
-            f"({', '.join(class_names_of(model)[:3])}, ...). Name data of the same classes with --data."
+            f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} ({', '.join(class_names[:3])}, ...). "
+            "Name data of the same classes with --data."
         )
     return source
 
 
-def _images(split, count, model, crop):
-    batches = evaluation_batches(
-        thinned(split, count), image_size=model.input_shape[1:3], batch_size=CALLS_OF, crop=crop
-    )
-    return np.concatenate([images.numpy() for images, _ in batches])
+def _batches(split, size, description):
+    """`(images uint8, labels, encoded)`: each image as the model is to see it, and as it was stored."""
+    options = {"image_size": description.input_shape[:2], "batch_size": size, "crop": description.evaluation_crop}
+    encoded = split.elements.map(lambda element: split.read(element)["image"]).batch(size)
+    for (images, labels), stored in zip(evaluation_batches(split, **options), encoded, strict=True):
+        yield images.numpy(), labels.numpy(), stored.numpy()
+
+
+def _images(split, count, description):
+    return np.concatenate([images for images, *_ in _batches(thinned(split, count), CALLS_OF, description)])
 
 
 def _report(parity):
@@ -148,9 +163,14 @@ def _report(parity):
     print_table(
         (f"{parity.images:,} images", f"model ({parity.backend})", f"export ({parity.runtime})", "allowed"),
         [
-            ("right", f"{parity.model_accuracy:.2%}", f"{parity.export_accuracy:.2%}", ""),
+            ("top-1 accuracy", _share(parity.model_accuracy), _share(parity.export_accuracy), ""),
             ("same top-1", "", f"{parity.agreement:.2%}", "" if needed is None else f"at least {needed:.2%}"),
-            ("largest difference", "", f"{parity.max_difference:.1e}", "" if allowed is None else f"{allowed:.0e}"),
+            (
+                f"largest difference ({', '.join(parity.inputs)})",
+                "",
+                f"{parity.max_difference:.1e}",
+                "" if allowed is None else f"{allowed:.0e}",
+            ),
             ("mean difference", "", f"{parity.mean_difference:.1e}", ""),
             (
                 f"images/s, {parity.batch_size} at a time",

@@ -10,8 +10,8 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.features import write_features
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.models import evaluation_crop_of
-from keras_mixer.serving.predictor import load_classifier
 
 
 def run(arguments):
@@ -39,7 +39,7 @@ def features(
         data_dir: folder with prepared TensorFlow Datasets.
         batch_size: images in a step.
     """
-    loaded = load_classifier(model)
+    loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
     source, _ = check_source(load_source(data, data_dir), crop=crop)
     split = source.train if part == "train" else source.test

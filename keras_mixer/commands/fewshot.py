@@ -12,8 +12,8 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
-from keras_mixer.serving.predictor import load_classifier
 
 
 def run(arguments):
@@ -53,7 +53,7 @@ def fewshot(
         output: JSON file to write; RUN/fewshot.json by default, fewshot.json beside a .keras file.
         skip_corrupt: leave image files out that cannot be decoded.
     """
-    loaded = load_classifier(model)
+    loaded = load_mixer(model)
     crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
     source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}

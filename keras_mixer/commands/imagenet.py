@@ -18,9 +18,9 @@ from keras_mixer.evaluation.imagenet import (
 )
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
 from keras_mixer.models import evaluation_crop_of
-from keras_mixer.serving.predictor import load_classifier
 
 
 def run(arguments):
@@ -50,7 +50,7 @@ def imagenet(
         batch_size: images in a step.
         output: JSON file to write.
     """
-    loaded = load_classifier(model)
+    loaded = load_mixer(model)
     check_classes(loaded)
     crop = evaluation_crop or evaluation_crop_of(loaded)
     size = loaded.input_shape[1:3]

@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from keras_mixer.commands.terminal import parse, print_table
+from keras_mixer.export.loading import load_predictor
 from keras_mixer.serving.client import connect, predict_files
-from keras_mixer.serving.predictor import load_predictor
 
 
 def run(arguments):

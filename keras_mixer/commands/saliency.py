@@ -7,7 +7,7 @@ import tyro
 
 from keras_mixer.analysis.saliency import write_picture
 from keras_mixer.commands.terminal import parse
-from keras_mixer.serving.predictor import load_classifier
+from keras_mixer.export.loading import load_mixer
 
 
 def run(arguments):
@@ -29,4 +29,4 @@ def saliency(
         output: the PNG file to write.
         class_name: the class; the most probable one by default.
     """
-    print(f"Written: {output} (class {write_picture(load_classifier(model), image, output, class_name)})")
+    print(f"Written: {output} (class {write_picture(load_mixer(model), image, output, class_name)})")

@@ -8,7 +8,7 @@ import tyro
 
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.evaluation.vtab import VtabSettings, vtab_1k
-from keras_mixer.serving.predictor import load_classifier
+from keras_mixer.export.loading import load_mixer
 
 
 def run(arguments):
@@ -35,7 +35,7 @@ def vtab(
         download: fetch and prepare what is missing and needs nothing by hand.
     """
     options = {"tasks": tasks, "data_dir": data_dir, "settings": settings, "download": download, "name": str(model)}
-    report = vtab_1k(load_classifier(model), workdir, **options)
+    report = vtab_1k(load_mixer(model), workdir, **options)
     if report.tasks:
         rate = "median of seeds" if len(dataclasses.asdict(settings)["seeds"]) > 1 else "accuracy"
         print_table(("task", rate, "test images", "input", "rate"), report.table())

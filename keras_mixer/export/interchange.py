@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import DESCRIPTION, ONNX_KEY, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.files import refuse_existing, whole
@@ -14,7 +14,7 @@ from keras_mixer.files import refuse_existing, whole
 OPENVINO_FILE = "model.xml"  # its weights lie beside it in model.bin
 
 
-def export_onnx(model, path, *, class_names=None, evaluation_crop=None):
+def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
     """Writes a classifier as `.onnx` with input `image` (B, H, W, channels) float32 and output `probabilities`.
 
     Args:
@@ -22,12 +22,14 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None):
         path: the file to write; it must not exist.
         class_names: one name for each class; None for the model's own, or the class numbers.
         evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
+            compiled with implies, else "softmax".
 
     Returns:
         The `Path` written. It appears whole or not at all.
 
     Raises:
-        ValueError: extra `onnx` is not installed, or an argument does not fit.
+        ValueError: extra `onnx` is not installed, the model has no head, or an argument does not fit.
 
     Source: ours, around `keras.Model.export`.
     """
@@ -36,23 +38,23 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None):
         raise ValueError(f"An ONNX file ends in .onnx, unlike {path}.")
     for module in ("onnx", "tf2onnx"):
         import_extra(module, "onnx")
-    return _export(_write_onnx, model, path, class_names, evaluation_crop)
+    return _export(_write_onnx, path, Predictor.of(model, class_names, evaluation_crop, classifier_activation))
 
 
-def export_openvino(model, path, *, class_names=None, evaluation_crop=None):
+def export_openvino(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
     """Writes a classifier as a folder for OpenVINO: `model.xml`, `model.bin` and a description.
 
     Args, Returns and Raises are those of `export_onnx`, with extra `openvino`.
     """
     import_extra("openvino", "openvino")
-    return _export(_write_openvino, model, Path(path), class_names, evaluation_crop)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
+    return _export(_write_openvino, Path(path), predictor)
 
 
-def _export(writer, model, path, class_names, evaluation_crop):
+def _export(writer, path, predictor):
     refuse_existing(path)
-    classifier = Classifier.of(model, class_names, evaluation_crop)
     with whole(path) as temporary:
-        write_on_tensorflow(writer, classifier, temporary)
+        write_on_tensorflow(writer, predictor.for_classes(f"for {path.name}"), temporary)
     return path
 
 
@@ -63,18 +65,18 @@ def _named(model):
     return named
 
 
-def _write_onnx(classifier, path):
+def _write_onnx(predictor, path):
     import onnx
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for a name that tf2onnx once needed
-        _named(classifier.model).export(str(path), format="onnx", verbose=False)
+        _named(predictor.model).export(str(path), format="onnx", verbose=False)
     written = onnx.load(str(path))
-    onnx.helper.set_model_props(written, {ONNX_KEY: json.dumps(classifier.description())})
+    onnx.helper.set_model_props(written, {ONNX_KEY: json.dumps(predictor.description.as_json())})
     onnx.save(written, str(path))
 
 
-def _write_openvino(classifier, folder):
+def _write_openvino(predictor, folder):
     folder.mkdir()
-    _named(classifier.model).export(str(folder / OPENVINO_FILE), format="openvino", verbose=False)
-    (folder / DESCRIPTION).write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
+    _named(predictor.model).export(str(folder / OPENVINO_FILE), format="openvino", verbose=False)
+    (folder / DESCRIPTION).write_text(json.dumps(predictor.description.as_json(), indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_mixer.data.sources import Split
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.description import describe, probabilities_of, with_arguments
 from keras_mixer.export.runtimes import available_cores, open_export
 from keras_mixer.files import refuse_existing, write_json
 
@@ -33,6 +33,10 @@ class Threshold:
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{field} must lie in [0, 1], not {value!r}.")
 
+    def changed(self, **given) -> "Threshold":
+        """The same, except for what was given."""
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
+
 
 THRESHOLDS = {
     None: Threshold(max_difference=1e-5),
@@ -50,11 +54,13 @@ class Parity:
         runtime: the software that ran the export.
         backend: the Keras backend that ran the model.
         images: how many were compared.
-        max_difference: largest difference of a probability.
-        mean_difference: mean difference of a probability.
-        agreement: share of images with the same most probable class.
-        model_accuracy: share of images that the model gets right.
-        export_accuracy: share of images that the export gets right.
+        max_difference: largest difference of a probability (of a feature, for a model without head), over all inputs
+            that the export has: for a SavedModel float pixels, uint8 pixels and encoded images.
+        mean_difference: mean difference for float pixels.
+        agreement: share of images with the same most probable class (largest feature).
+        model_accuracy: top-1 accuracy of the model; None without a head.
+        export_accuracy: top-1 accuracy of the export; None without a head.
+        inputs: what was fed: "image", and for a SavedModel "image_uint8", "image_bytes".
         bytes: size of the export.
         model_images_per_second: calls only, without reading and cropping.
         export_images_per_second: likewise.
@@ -69,8 +75,9 @@ class Parity:
     max_difference: float
     mean_difference: float
     agreement: float
-    model_accuracy: float
-    export_accuracy: float
+    model_accuracy: float | None
+    export_accuracy: float | None
+    inputs: tuple[str, ...]
     bytes: int
     model_images_per_second: float
     export_images_per_second: float
@@ -90,51 +97,68 @@ class Parity:
         return dataclasses.asdict(self) | {"passed": self.passed}
 
 
-def compare(model, path, batches, threshold, threads=None) -> Parity:
+def compare(model, path, batches, threshold, threads=None, classifier_activation=None) -> Parity:
     """Runs an export and its model on the same images.
 
+    The model is called as it is, on pixels that NumPy brings into its range, and NumPy makes probabilities of its
+    logits: what the exporters put inside a model has no part in the answer that is expected of it.
+
     Args:
-        model: what was exported; in mixed precision its float32 rebuild is the reference.
+        model: what was exported; in mixed precision its float32 copy is the reference.
         path: the export, as `open_export` takes it.
-        batches: `(images (B, H, W, channels) in [0, 255], labels (B,))`, all but the last of one size.
+        batches: `(images (B, H, W, channels) in [0, 255], labels (B,))`, all but the last of one size; a third part
+            `(B,)` of encoded images, which become these images by the evaluation crop, is compared as well where the
+            export takes them.
         threshold: what counts as equal.
         threads: of the export's runtime; None for all cores.
+        classifier_activation: as given to the export.
 
     Raises:
-        ValueError: there is no image, or the path is no export of this package.
+        ValueError: there is no image, or the path is not an export of this package.
 
     Source: ours. Both sides are called once beforehand, so that no compilation is timed.
     """
-    reference = Classifier.of(model).model
-    runtime = open_export(path, threads)
+    reference = _Reference(model, classifier_activation)
+    predictor = open_export(path, threads)
     expected: list[np.ndarray] = []
     found: list[np.ndarray] = []
     truth: list[np.ndarray] = []
+    other_inputs: dict[str, float] = {}
     seconds = np.zeros(2)
-    for images, labels in batches:
+    for images, labels, *encoded in batches:
         pixels = np.asarray(images, np.float32)
         if not expected or len(pixels) != len(expected[-1]):
-            reference.predict_on_batch(pixels)
-            runtime.classify(pixels)
+            reference(pixels)
+            predictor.run(pixels)
         start = time.perf_counter()
-        expected.append(np.asarray(reference.predict_on_batch(pixels)))
+        expected.append(reference(pixels))
         middle = time.perf_counter()
-        found.append(np.asarray(runtime.classify(pixels)))
+        found.append(predictor.run(pixels))
         seconds += middle - start, time.perf_counter() - middle
         truth.append(np.asarray(labels))
+        given: dict[str, Any] = {
+            "image_uint8": images if images.dtype == np.uint8 else None,
+            "image_bytes": encoded[0] if encoded else None,
+        }
+        for name, run in predictor.other_inputs.items():
+            if given[name] is not None:
+                difference = np.abs(run(given[name]).astype(np.float64) - expected[-1]).max()
+                other_inputs[name] = np.maximum(other_inputs.get(name, 0.0), difference)  # which keeps NaN
     if not expected:
         raise ValueError("There is no image to compare on.")
     ours, theirs, labels = np.concatenate(expected), np.concatenate(found), np.concatenate(truth)
     differences = np.abs(theirs.astype(np.float64) - ours)
+    has_classes = predictor.description.output != "features"
     return Parity(
-        runtime=runtime.name,
+        runtime=predictor.runtime,
         backend=keras.backend.backend(),
         images=len(labels),
-        max_difference=float(differences.max()),
+        max_difference=float(np.max([differences.max(), *other_inputs.values()])),
         mean_difference=float(differences.mean()),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        model_accuracy=float((ours.argmax(1) == labels).mean()),
-        export_accuracy=float((theirs.argmax(1) == labels).mean()),
+        model_accuracy=float((ours.argmax(1) == labels).mean()) if has_classes else None,
+        export_accuracy=float((theirs.argmax(1) == labels).mean()) if has_classes else None,
+        inputs=("image", *other_inputs),
         bytes=size_of(path),
         model_images_per_second=float(len(labels) / seconds[0]),
         export_images_per_second=float(len(labels) / seconds[1]),
@@ -142,6 +166,24 @@ def compare(model, path, batches, threshold, threads=None) -> Parity:
         threads=threads or available_cores(),
         threshold=threshold,
     )
+
+
+class _Reference:
+    """What a model answers to pixels in [0, 255], with everything around it in NumPy: probabilities, or features."""
+
+    def __init__(self, model, classifier_activation):
+        self.model = with_arguments(model, precision="float32")
+        self.description = describe(model, classifier_activation=classifier_activation)
+
+    def __call__(self, pixels):
+        black, white = self.description.pixel_range
+        scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
+        output = np.asarray(self.model.predict_on_batch(scaled))
+        if self.description.output == "logits":
+            return probabilities_of(output, self.description.activation)
+        if self.description.output == "features" and output.ndim == 4:
+            return output.mean((1, 2))  # (B, g_h, g_w, C): exports give the mean over tokens
+        return output
 
 
 def place_when_proved(write, target, prove) -> tuple[Path, Parity]:

@@ -1,39 +1,23 @@
-"""Opens exported files with the runtimes they are meant for; each becomes one function from pixels to probabilities."""
+"""Opens exported files with the runtimes they are meant for; each becomes a `Predictor`."""
 
-import dataclasses
 import importlib
-import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from keras_mixer.description import Description
+from keras_mixer.export.predictor import Predictor
+
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the owner
-DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, beside an OpenVINO model
+DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, next to an OpenVINO model
 ONNX_KEY = "keras_mixer"
 LARGEST_DESCRIPTION = 100_000_000  # bytes; names of 21,843 classes take about 600,000
 
 
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-    """A loaded export.
-
-    Attributes:
-        name: the software that runs it.
-        description: what `Classifier.description` wrote.
-        classify: `(B, H, W, channels) in [0, 255] -> (B, classes) float32`; any B.
-    """
-
-    name: str
-    description: dict[str, Any]
-    classify: Callable[[np.ndarray], np.ndarray]
-
-
-def open_export(path, threads=None) -> Runtime:
+def open_export(path, threads=None) -> Predictor:
     """Loads one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder.
 
     Args:
@@ -53,25 +37,7 @@ def open_export(path, threads=None) -> Runtime:
         return _open_openvino(path, threads)
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
-    raise ValueError(f"{path} is no SavedModel, no .tflite or .onnx file and no OpenVINO folder.")
-
-
-def read_description(text, path) -> dict[str, Any]:
-    """What `Classifier.description` wrote, from JSON.
-
-    Raises:
-        ValueError: the text is none.
-    """
-    try:
-        content = json.loads(text)
-        height, width, channels = content["input_shape"]
-        sides = all(type(side) is int and side > 0 for side in (height, width, channels))
-        names = all(isinstance(name, str) for name in content["class_names"])
-        if sides and names and isinstance(content["evaluation_crop"], str):
-            return content
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
-    raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
+    raise ValueError(f"{path} is not a SavedModel, a .tflite or .onnx file, or an OpenVINO folder.")
 
 
 def available_cores() -> int:
@@ -80,14 +46,15 @@ def available_cores() -> int:
 
 
 def open_interpreter(path, threads=None):
-    """A TFLite interpreter: LiteRT where it is installed, else the one inside TensorFlow."""
+    """A TFLite interpreter and its name: LiteRT where it is installed, else the one inside TensorFlow."""
+    name = "LiteRT"
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         import tensorflow as tf
 
-        Interpreter = tf.lite.Interpreter
-    return Interpreter(model_path=str(path), num_threads=threads)
+        Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
+    return Interpreter(model_path=str(path), num_threads=threads), name
 
 
 def _open_saved_model(path):
@@ -96,14 +63,18 @@ def _open_saved_model(path):
     file = path / SAVED_MODEL_DESCRIPTION
     if not file.is_file():
         raise ValueError(f"SavedModel {path} was not written by this package: it lacks {SAVED_MODEL_DESCRIPTION}.")
-    description = read_description(file.read_bytes(), path)
+    description = Description.from_json(file.read_bytes(), path)
     loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
 
-    def classify(images, keep_alive=loaded):
-        return signature(image=tf.constant(images, tf.float32))["probabilities"].numpy()
+    def call(name, argument, dtype, output, keep_alive=loaded):
+        signature = loaded.signatures[name]
+        return lambda images: signature(**{argument: tf.constant(images, dtype)})[output].numpy()
 
-    return Runtime("TensorFlow", description, classify)
+    if description.output == "features":
+        return Predictor("TensorFlow", description, call("features", "image", tf.float32, "pre_logits"))
+    inputs = {"image_uint8": ("image", tf.uint8), "image_bytes": ("image_bytes", tf.string)}
+    others = {name: call(name, *how, "probabilities") for name, how in inputs.items() if name in loaded.signatures}
+    return Predictor("TensorFlow", description, call("serving_default", "image", tf.float32, "probabilities"), others)
 
 
 def _open_tflite(path, threads):
@@ -113,22 +84,23 @@ def _open_tflite(path, threads):
                 raise ValueError(
                     f"TFLite file {path}: {DESCRIPTION} inside is larger than {LARGEST_DESCRIPTION:,} bytes."
                 )
-            description = read_description(archive.read(DESCRIPTION), path)
+            description = Description.from_json(archive.read(DESCRIPTION), path)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(
             f"TFLite file {path} was not written by this package: it has no class names inside."
         ) from error
-    runner = open_interpreter(path, threads).get_signature_runner("serving_default")
+    interpreter, name = open_interpreter(path, threads)
+    runner = interpreter.get_signature_runner("serving_default")
     batch_size = int(runner.get_input_details()["image"]["shape"][0])
 
-    def classify(images):
+    def run(images):
         count = len(images)
         padding = -count % batch_size  # the file takes whole batches only
         whole = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]) if padding else images
         parts = [run_tflite(runner, whole[i : i + batch_size]) for i in range(0, len(whole), batch_size)]
         return np.concatenate(parts)[:count]
 
-    return Runtime("LiteRT", description, classify)
+    return Predictor(name, description, run)
 
 
 def run_tflite(runner, images):
@@ -151,10 +123,10 @@ def _open_onnx(path, threads):
     if described is None:
         raise ValueError(f"ONNX file {path} was not written by this package: its metadata lacks {ONNX_KEY!r}.")
 
-    def classify(images):
+    def run(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
 
-    return Runtime("ONNX Runtime", read_description(described, path), classify)
+    return Predictor("ONNX Runtime", Description.from_json(described, path), run)
 
 
 def _open_openvino(path, threads):
@@ -164,10 +136,10 @@ def _open_openvino(path, threads):
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where the CPU has it
     compiled = openvino.Core().compile_model(str(path / "model.xml"), "CPU", exact)
 
-    def classify(images):
+    def run(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
 
-    return Runtime("OpenVINO", read_description((path / DESCRIPTION).read_bytes(), path), classify)
+    return Predictor("OpenVINO", Description.from_json((path / DESCRIPTION).read_bytes(), path), run)
 
 
 def import_extra(module, extra):

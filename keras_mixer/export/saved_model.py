@@ -8,17 +8,18 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_images
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import whole
-from keras_mixer.models import blocks_of
 
 
-def export_saved_model(model, path, *, version=None, class_names=None, evaluation_crop=None, top_k=5):
-    """Writes a classifier as `path/VERSION/`, the layout of TensorFlow Serving.
+def export_saved_model(
+    model, path, *, version=None, class_names=None, evaluation_crop=None, classifier_activation=None, top_k=5
+):
+    """Writes a Mixer as `path/VERSION/`, the layout of TensorFlow Serving.
 
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];
@@ -28,35 +29,40 @@ def export_saved_model(model, path, *, version=None, class_names=None, evaluatio
         are named by their indices in the batch. Only for models of RGB images;
         `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
     The first three return `probabilities` (B, n) float32 in class order, and best first `classes` (B, k) int32 and
-    `labels` (B, k) string.
+    `labels` (B, k) string. A model without head has `features` alone.
 
-    A model on another backend than TensorFlow, or in mixed precision, is rebuilt in float32 on TensorFlow, where
-    needed in a child process. Warm-up requests for TensorFlow Serving lie in `assets.extra`.
+    All take pixels in [0, 255] and give probabilities, whatever the model does: the mapping to [-1, 1] is added to one
+    without preprocessing, the activation to one of logits. A model on another backend than TensorFlow, or in mixed
+    precision, is rebuilt in float32 on TensorFlow, in a child process if needed. Warm-up requests for TensorFlow
+    Serving are in `assets.extra`.
 
     Args:
-        model: a classifier of this package, on any backend.
+        model: a Mixer of this package, on any backend.
         path: folder of all versions of the model.
         version: a positive integer; None for the next free one.
         class_names: one name for each class; None for the model's own, or the class numbers where it has none.
         evaluation_crop: how encoded images are brought to size, one of
             `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
+            compiled with implies, else "softmax".
         top_k: how many classes and labels to return; at most n.
 
     Returns:
         The `Path` of the version that was written. It appears whole or not at all.
 
     Raises:
-        ValueError: the version exists already (nothing is overwritten), or an argument does not fit the model.
+        ValueError: the version exists already (nothing is overwritten), the model is not a Mixer, its output is neither
+            probabilities, logits nor features, or an argument does not fit it.
 
     Source: ours; layout and names as TensorFlow Serving documents them.
     """
-    classifier = Classifier.of(model, class_names, evaluation_crop)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     target = version_folder(path, version)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
     with whole(target) as temporary:
-        name, k = target.parent.resolve().name, min(top_k, len(classifier.class_names))
-        write_on_tensorflow(_write, classifier, temporary, model_name=name, top_k=k)
+        name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
+        write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k)
     return target
 
 
@@ -78,25 +84,35 @@ def version_folder(path, version=None) -> Path:
     return folder / str(version)
 
 
-def _write(classifier, folder, model_name, top_k):
-    signatures = _signatures(classifier, top_k)
+def _write(predictor, folder, model_name, top_k):
+    signatures = _signatures(predictor, top_k)
     archive = keras.export.ExportArchive()  # without its track(model), which stores every weight a second time
     for name, signature in signatures.items():
         archive.add_endpoint(name, signature)
     archive.write_out(str(folder), verbose=False)
     description = folder / SAVED_MODEL_DESCRIPTION
     description.parent.mkdir()
-    description.write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
-    write_warmup_requests(folder / REQUESTS, model_name, _examples(classifier, signatures))
+    description.write_text(json.dumps(predictor.description.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 
 
-def _signatures(classifier, top_k):
-    model = classifier.model
-    shape = model.input_shape[1:]
-    names = tf.constant(classifier.class_names)
+def _signatures(predictor, top_k):
+    model, description = predictor.model, predictor.description
+    shape = description.input_shape
 
     def image(dtype):
         return [tf.TensorSpec((None, *shape), dtype, name="image")]
+
+    body = feature_extractor(model, ["pre_logits"])
+
+    @tf.function(input_signature=image(tf.float32))
+    def features(image):
+        return body(image, training=False)
+
+    if description.output == "features":
+        return {"features": features}
+
+    names = tf.constant(description.class_names)
 
     @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
     def answer(image):
@@ -114,23 +130,18 @@ def _signatures(classifier, top_k):
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def from_bytes(image_bytes):
-        pixels = evaluation_images(image_bytes, shape[:2], classifier.evaluation_crop)
+        pixels = evaluation_images(image_bytes, shape[:2], description.evaluation_crop)
         return answer(tf.cast(pixels, tf.float32))
 
     signatures = {"serving_default": from_pixels, "image_uint8": from_uint8}
     if shape[-1] == 3:  # encoded images are decoded to RGB
         signatures["image_bytes"] = from_bytes
-    if blocks_of(model) and "pool" in {layer.name for layer in model.layers}:
-        body = feature_extractor(model, ["pre_logits"])
-        signatures["features"] = tf.function(
-            lambda image: body(image, training=False), input_signature=image(tf.float32)
-        )
-    return signatures
+    return signatures | {"features": features}
 
 
-def _examples(classifier, signatures):
+def _examples(predictor, signatures):
     """`{signature: inputs}`: one grey image for each signature."""
-    grey = np.full(classifier.model.input_shape[1:], 128, np.uint8)
+    grey = np.full(predictor.description.input_shape, 128, np.uint8)
     inputs = {
         "serving_default": {"image": grey[None].astype(np.float32)},
         "image_uint8": {"image": grey[None]},

@@ -12,22 +12,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.predictor import Predictor
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 MODEL, CALL, ARRAYS, ERROR = "model.keras", "call.json", "arrays.npz", "error.json"
 ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
 
 
-def write_on_tensorflow(writer, classifier, target, **options):
-    """Calls `writer(classifier, target, **options)` on the TensorFlow backend.
+def write_on_tensorflow(writer, predictor, target, **options):
+    """Calls `writer(predictor, target, **options)` on the TensorFlow backend.
 
     Where this process runs on TensorFlow it is called here; else the model travels as a `.keras` file to a child
     process with `KERAS_BACKEND=tensorflow`, which uses no accelerator (this process may have taken its memory).
 
     Args:
         writer: a function at the top of a module of this package.
-        classifier: the float32 `Classifier` to export.
+        predictor: the `Predictor` of a Keras model to export.
         target: what the function writes.
         **options: its other arguments: text, numbers, None and arrays.
 
@@ -36,17 +36,17 @@ def write_on_tensorflow(writer, classifier, target, **options):
         RuntimeError: the child process died; carries the end of what it printed.
     """
     if keras.backend.backend() == "tensorflow":
-        writer(classifier, target, **options)
+        writer(predictor, target, **options)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        classifier.model.save(folder / MODEL)
+        predictor.model.save(folder / MODEL)
         arrays: dict[str, Any] = {key: value for key, value in options.items() if isinstance(value, np.ndarray)}
         np.savez(folder / ARRAYS, **arrays)
         call = {
             "writer": [writer.__module__, writer.__name__],
-            "class_names": classifier.class_names,
-            "evaluation_crop": classifier.evaluation_crop,
+            "class_names": predictor.description.class_names,
+            "evaluation_crop": predictor.description.evaluation_crop,
             "target": str(Path(target).resolve()),
             "options": {key: value for key, value in options.items() if key not in arrays},
         }
@@ -74,8 +74,8 @@ def _run(folder):
         options = call["options"] | dict(arrays)
     try:
         model = keras.saving.load_model(folder / MODEL, safe_mode=True)
-        classifier = Classifier.of(model, call["class_names"], call["evaluation_crop"])
-        getattr(importlib.import_module(module), name)(classifier, Path(call["target"]), **options)
+        predictor = Predictor.of(model, call["class_names"], call["evaluation_crop"])
+        getattr(importlib.import_module(module), name)(predictor, Path(call["target"]), **options)
     except tuple(ERRORS.values()) as error:
         kind = next(name for name, kind in ERRORS.items() if isinstance(error, kind))
         (folder / ERROR).write_text(json.dumps([kind, str(error)]), encoding="utf-8")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.export.classifier import Classifier
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
@@ -29,6 +29,7 @@ def export_tflite(
     batch_size=1,
     class_names=None,
     evaluation_crop=None,
+    classifier_activation=None,
 ):
     """Writes a classifier as a `.tflite` file with input `image` and output `probabilities`.
 
@@ -46,13 +47,15 @@ def export_tflite(
         batch_size: images in a call; fixed in the file.
         class_names: one name for each class; None for the model's own, or the class numbers.
         evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
+            compiled with implies, else "softmax".
 
     Returns:
         The `Path` written. It appears whole or not at all.
 
     Raises:
-        ValueError: an unknown quantization, unfit images, an operator that TFLite lacks, or a file that exists already
-            (nothing is overwritten).
+        ValueError: a model without head, an unknown quantization, unfit images, an operator that TFLite lacks, or a
+            file that exists already (nothing is overwritten).
 
     Source: ours.
     """
@@ -67,14 +70,14 @@ def export_tflite(
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}.")
     refuse_existing(path)
-    classifier = Classifier.of(model, class_names, evaluation_crop)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("for TFLite")
     if representative_images is not None:
         representative_images = _checked(
-            np.asarray(representative_images), classifier.model.input_shape[1:], batch_size
+            np.asarray(representative_images), predictor.description.input_shape, batch_size
         )
     options = {"quantization": quantization, "images": representative_images, "batch_size": batch_size}
     with whole(path) as temporary:
-        write_on_tensorflow(_write, classifier, temporary, **options)
+        write_on_tensorflow(_write, predictor, temporary, **options)
     return path
 
 
@@ -87,18 +90,19 @@ def _checked(images, shape, batch_size):
     return images
 
 
-def _write(classifier, path, quantization, images, batch_size):
-    content = _convert(classifier.model, quantization, images, batch_size)
+def _write(predictor, path, quantization, images, batch_size):
+    model, description = predictor.model, predictor.description
+    content = _convert(model, quantization, images, batch_size)
     foreign = [name for name in operators(content) if name.startswith("custom ")]
     if foreign:
         raise ValueError(f"The model needs operators that TFLite does not have: {', '.join(foreign)}.")
-    shape = classifier.model.input_shape[1:]
-    words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {classifier.evaluation_crop}"
+    shape = description.input_shape
+    words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {description.evaluation_crop}"
     version = importlib.metadata.version("keras_mixer")
-    path.write_bytes(add_metadata(content, classifier.model.name, version, shape, words))
+    path.write_bytes(add_metadata(content, model.name, version, shape, words))
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(LABELS, "\n".join(classifier.class_names) + "\n")
-        archive.writestr(DESCRIPTION, json.dumps(classifier.description(), indent=2) + "\n")
+        archive.writestr(LABELS, "\n".join(description.class_names) + "\n")
+        archive.writestr(DESCRIPTION, json.dumps(description.as_json(), indent=2) + "\n")
 
 
 def _convert(model, quantization, representative_images, batch_size):

@@ -6,8 +6,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from keras_mixer.export.classifier import Classifier
 from keras_mixer.export.npm import Package, package_files
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.files import refuse_existing, whole
 
@@ -33,7 +33,7 @@ The other files were written by keras_mixer, under the same licence. The model i
 """
 
 
-def export_web(model, path, *, quantization=None, class_names=None, evaluation_crop=None):
+def export_web(model, path, *, quantization=None, class_names=None, evaluation_crop=None, classifier_activation=None):
     """Writes a folder for any static file server: drop a picture or use the camera, see the classes.
 
     The model runs in the browser as a TFLite file under LiteRT.js, which is downloaded once from the npm registry,
@@ -49,34 +49,37 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
         quantization: as for `export_tflite`, without "int8".
         class_names: one name for each class; None for the model's own, or the class numbers.
         evaluation_crop: how pictures are brought to size; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
+            compiled with implies, else "softmax".
 
     Returns:
         The `Path` written. It appears whole or not at all.
 
     Raises:
-        ValueError: the folder exists, or an argument does not fit.
+        ValueError: the folder exists, the model has no head, or an argument does not fit.
         OSError: LiteRT.js could not be downloaded.
 
     Source: ours.
     """
     path = Path(path)
     refuse_existing(path)
-    classifier = Classifier.of(model, class_names, evaluation_crop)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("to show")
+    description = predictor.description
     if quantization == "int8":
         raise ValueError("The page feeds float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
-    if classifier.model.input_shape[-1] != 3:
-        raise ValueError(f"The page shows RGB pictures; this model takes {classifier.model.input_shape[-1]} channels.")
+    if description.input_shape[-1] != 3:
+        raise ValueError(f"The page shows RGB pictures; this model takes {description.input_shape[-1]} channels.")
     runtime = _runtime_files()
     with whole(path) as folder:
         folder.mkdir()
         export_tflite(
-            classifier.model,
+            predictor.model,
             folder / MODEL,
             quantization=quantization,
-            class_names=classifier.class_names,
-            evaluation_crop=classifier.evaluation_crop,
+            class_names=description.class_names,
+            evaluation_crop=description.evaluation_crop,
         )
-        (folder / "model.json").write_text(json.dumps(classifier.description(), indent=2) + "\n", encoding="utf-8")
+        (folder / "model.json").write_text(json.dumps(description.as_json(), indent=2) + "\n", encoding="utf-8")
         for name, content in (_page_files() | runtime).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

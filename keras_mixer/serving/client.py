@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from keras_mixer.serving.prediction import Prediction
+from keras_mixer.export.prediction import Prediction
 from keras_mixer.serving.protocol import Address, Answer, UnreadableImageError, VersionStatus
 
 IMAGES_PER_REQUEST = 32

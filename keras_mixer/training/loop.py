@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.models import rebuild
-from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import restore_newest
 from keras_mixer.training.distribution import check_recipe, choose_devices
@@ -86,7 +86,7 @@ def fit(
     run = _open_run(workdir, recipe, parameters, devices)
     if run.finished:
         report(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
-        return FitResult(load_classifier(run.model), run.read_metrics(), run.read_results())
+        return FitResult(load_mixer(run.model), run.read_metrics(), run.read_results())
 
     source = load_recipe_source(recipe, skip_corrupt, report)
     if recipe.global_batch_size > source.train.size:

@@ -1,6 +1,5 @@
 """The model that a run trains: where it starts, and how it is built and compiled for the devices."""
 
-import contextlib
 import dataclasses
 
 import keras
@@ -45,8 +44,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         A compiled `keras.Model` from pixels to logits, its weights in the order of those of `start`.
     """
     keras.utils.set_random_seed(recipe.seed)
-    with _policy(recipe.precision):
-        model = rebuild(start)
+    model = rebuild(start, precision=recipe.precision)
     for block in blocks_of(model):
         block.rematerialize = recipe.rematerialize
     if recipe.accumulation_steps > 1:
@@ -69,14 +67,3 @@ def compile_trainee(model, optimizer, recipe: Recipe, devices: Devices, steps_pe
         jit_compile=devices.jit_compile,
         steps_per_execution=steps_per_execution,
     )
-
-
-@contextlib.contextmanager
-def _policy(precision):
-    """Builds layers in another number format without leaving it behind for the caller's own models."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -48,7 +48,7 @@ def test_a_picture_is_written_for_the_class_that_is_asked_for(tiny_mixer, tmp_pa
         write_picture(model, tmp_path / "photograph.jpg", tmp_path / "s.png")
     with pytest.raises(ValueError, match="Unknown class 'z'; the model knows a, b"):
         write_picture(model, tmp_path / "photograph.jpg", tmp_path / "t.png", "z")
-    with pytest.raises(ValueError, match="There is no image file"):
+    with pytest.raises(FileNotFoundError, match="There is no image file"):
         write_picture(model, tmp_path / "nothing.jpg", tmp_path / "t.png")
 
 

@@ -14,7 +14,8 @@ from keras_mixer.data.headers import LARGEST_IMAGE, safe_image, safe_jpeg
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.preprocessing import evaluation_image, evaluation_images, training_image
 from keras_mixer.data.sources import load_source
-from keras_mixer.serving.predictor import Predictor
+from keras_mixer.description import Description
+from keras_mixer.export.predictor import Predictor
 
 FORMATS = [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("BMP", {})]
 if tuple(map(int, tf.__version__.split(".")[:2])) >= (2, 20):  # older ones read no WebP
@@ -122,7 +123,8 @@ def test_every_way_to_read_an_image_has_the_limit():
 
 
 def test_the_message_names_file_size_and_limit(tmp_path):
-    predictor = Predictor((16, 16), ("a",), "resmall-crop", lambda images: images)
+    description = Description((16, 16, 3), (0, 255), "probabilities", "softmax", ("a",), "resmall-crop")
+    predictor = Predictor("nothing", description, lambda images: images)
     (tmp_path / "bomb.png").write_bytes(BOMB)
     with pytest.raises(ValueError, match=r"bomb\.png is an image of 50000 x 50000 px, too large.*128,000,000 pixels"):
         predictor.predict(tmp_path / "bomb.png")

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 from image_files import encode, photographs
 from PIL import Image
@@ -44,6 +45,18 @@ def test_broken_files_raise(photograph, format):
     for broken in (encoded[: len(encoded) // 2], b"", b"no image at all", encoded[:3] + b"\0" * 100):
         with pytest.raises(tf.errors.InvalidArgumentError):
             decode_image(broken)
+
+
+@pytest.mark.parametrize("crop", EVALUATION_CROPS)
+@pytest.mark.parametrize("image_size", [(224, 224), (16, 24)])
+@pytest.mark.parametrize("source_size", [(427, 640), (300, 110)])
+def test_evaluation_crops_are_those_of_the_oracle(photograph, crop, image_size, source_size):
+    image = photograph[: source_size[0], : source_size[1]]
+    exact = reference.evaluation_crop(image, image_size, crop)
+    found = np.asarray(evaluation_image(encode(image, "PNG"), image_size, crop)).astype(int)
+    close_to_whole = np.abs(exact - np.round(exact)) < 1e-3  # there float32 may cut off the other way
+    np.testing.assert_array_equal(found[~close_to_whole], np.floor(exact)[~close_to_whole])
+    assert np.abs(found - exact).max() < 1.001
 
 
 @pytest.mark.parametrize("crop", EVALUATION_CROPS)

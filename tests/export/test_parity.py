@@ -14,7 +14,7 @@ from keras_mixer.export.parity import Parity, Threshold, compare, place_when_pro
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 EXACT = Threshold(max_difference=1e-5)
-NOTHING = Parity("LiteRT", "tensorflow", 5, 0.0, 0.0, 1.0, 1.0, 1.0, 1, 1.0, 1.0, 1, 1, EXACT)
+NOTHING = Parity("LiteRT", "tensorflow", 5, 0.0, 0.0, 1.0, 1.0, 1.0, ("image",), 1, 1.0, 1.0, 1, 1, EXACT)
 
 
 def batches(pixels, labels, size=2):

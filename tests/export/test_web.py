@@ -1,16 +1,10 @@
 """The page for browsers; the one test that drops a picture on it needs Chromium and LiteRT.js."""
 
-import functools
-import hashlib
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tarfile
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import keras
@@ -21,7 +15,7 @@ from PIL import Image
 
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export import npm, web
-from keras_mixer.export.npm import Package, package_files
+from keras_mixer.export.npm import package_files
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 
@@ -45,67 +39,6 @@ for (const name of NAMES) {
 const shown = [...document.querySelectorAll("#bars li")].map((item) => item.innerText);
 await fetch("result", { method: "POST", body: JSON.stringify({ seen, shown, loading: text("error") }) });
 """
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Starts a static server on a folder; returns its address and the list of what was posted to it."""
-    started = []
-
-    def start(folder):
-        posted, arrived = [], threading.Event()
-
-        class Handler(SimpleHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_POST(self):
-                posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(204)
-                self.end_headers()
-                arrived.set()
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        started.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}", posted, arrived
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def archive(files):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def registry(serve, tmp_path, monkeypatch):
-    """A registry of its own with stand-ins for LiteRT.js; returns the folder of its archives."""
-    runtime = [f"wasm/{name}{suffix}" for name in web.RUNTIMES for suffix in (".js", ".wasm")]
-    contents = {
-        "CORE": archive({name: name.encode() for name in ["dist/index.js", "wasm/large.wasm", *runtime]}),
-        "WASM_UTILS": archive({"dist/index.js": b"utils"}),
-    }
-    for variable, content in contents.items():
-        pinned = getattr(web, variable)
-        package = Package(pinned.name, pinned.version, hashlib.sha512(content).hexdigest())
-        monkeypatch.setattr(web, variable, package)
-        file = tmp_path / "registry" / package.name / "-" / package.file
-        file.parent.mkdir(parents=True)
-        file.write_bytes(content)
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", serve(tmp_path / "registry")[0] + "/")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    return tmp_path / "registry"
 
 
 def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path):

@@ -5,7 +5,7 @@ from image_files import encode, photographs
 
 import keras_mixer
 from keras_mixer.data.preprocessing import evaluation_image
-from keras_mixer.serving.predictor import load_predictor
+from keras_mixer.export.loading import load_predictor
 
 pytestmark = pytest.mark.backends
 

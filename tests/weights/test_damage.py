@@ -12,7 +12,7 @@ import safetensors.numpy
 from weight_files import linen, timm
 
 import keras_mixer
-from keras_mixer.serving.predictor import load_classifier
+from keras_mixer.export.loading import load_mixer
 
 NAMES = ["stem/kernel", "MixerBlock_1/token_mixing/Dense_0/kernel", "MixerBlock_0/LayerNorm_1/scale", "head/bias"]
 
@@ -267,7 +267,7 @@ def test_hdf5_that_reaches_out_or_claims_too_much_is_refused(model, tmp_path, ch
         for item in good.namelist():
             weights = item == "model.weights.h5"
             bad.writestr(item, (tmp_path / "bad.weights.h5").read_bytes() if weights else good.read(item))
-    for read in (load_classifier, lambda path: keras_mixer.load_weights(model, path)):
+    for read in (load_mixer, lambda path: keras_mixer.load_weights(model, path)):
         with pytest.raises(ValueError, match=rf"bad\.keras.*{message}"):
             read(tmp_path / "bad.keras")
 
@@ -276,7 +276,7 @@ def test_a_keras_file_runs_no_code(model, tmp_path):
     image = keras.Input((16, 16, 3))
     lambda_layer = keras.layers.Lambda(lambda x: keras.ops.mean(x, (1, 2)))
     keras.Model(image, keras.layers.Dense(10)(lambda_layer(image))).save(tmp_path / "code.keras")
-    for read in (load_classifier, lambda path: keras_mixer.load_weights(model, path)):
+    for read in (load_mixer, lambda path: keras_mixer.load_weights(model, path)):
         with pytest.raises(ValueError, match=r"code\.keras .*(?s:.)*(unsafe|lambda)"):
             read(tmp_path / "code.keras")
 
@@ -285,4 +285,4 @@ def test_a_keras_file_that_unpacks_to_far_more_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(50_000_000))
     with pytest.raises(ValueError, match=r"bomb\.keras has .*says that it unpacks to 50,000,000"):
-        load_classifier(tmp_path / "bomb.keras")
+        load_mixer(tmp_path / "bomb.keras")

@@ -12,9 +12,9 @@ from keras_mixer.analysis.figures import check_picture_path, write_figure
 from keras_mixer.analysis.linear_cost import SIDES, linear_cost as measure_linear_cost, linear_cost_figure
 from keras_mixer.analysis.pareto import OwnPoint, pareto_figure, throughput_figure
 from keras_mixer.commands.terminal import print_table
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
 from keras_mixer.models import Mixer
-from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.recipe import KNOWN_VARIANTS
 
 
@@ -99,7 +99,7 @@ def linear_cost(
 def _load(name, image_size):
     if name in KNOWN_VARIANTS:
         return Mixer(**dataclasses.asdict(KNOWN_VARIANTS[name]), input_shape=(image_size, image_size, 3))
-    return load_classifier(Path(name))
+    return load_mixer(Path(name))
 
 
 def _own(text):

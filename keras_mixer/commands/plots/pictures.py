@@ -7,8 +7,8 @@ import tyro
 
 from keras_mixer.analysis.figures import check_picture_path, write_figure
 from keras_mixer.analysis.token_weights import stem_figure, weights_figure
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.models import blocks_of
-from keras_mixer.serving.predictor import load_classifier
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
@@ -23,7 +23,7 @@ def weights(model: Model, output: Path, blocks: tuple[int, ...] = (0, 1, 2), til
         tile_grid: rows and columns of tokens before a model was widened; each unit is then shown on its own tile.
     """
     check_picture_path(output)
-    loaded = load_classifier(model)
+    loaded = load_mixer(model)
     last = len(blocks_of(loaded))
     chosen = blocks if blocks != (0, 1, 2) else tuple(range(min(3, last)))
     print(f"Written: {write_figure(weights_figure(loaded, chosen, tile_grid), output)}")
@@ -37,4 +37,4 @@ def stem(model: Model, output: Path):
         output: the .png or .svg file to write; must not exist.
     """
     check_picture_path(output)
-    print(f"Written: {write_figure(stem_figure(load_classifier(model)), output)}")
+    print(f"Written: {write_figure(stem_figure(load_mixer(model)), output)}")

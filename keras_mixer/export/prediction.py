@@ -1,4 +1,4 @@
-"""What is said of one image, whoever says it."""
+"""The best classes of an image, from a local model or from a server."""
 
 import dataclasses
 

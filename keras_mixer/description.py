@@ -1,0 +1,161 @@
+"""What a model takes and what its output means: the one place that knows, for prediction, evaluation and export."""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_mixer.models import arguments_of, blocks_of, class_names_of, evaluation_crop_of, rebuild
+
+PIXELS = (0, 255)
+ACTIVATIONS = ("softmax", "sigmoid")  # what makes probabilities of logits
+BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
+HEADLESS = ("pool", "grid")  # the last layer of a model without head
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a client of a model must know.
+
+    Attributes:
+        input_shape: `(height, width, channels)` of its images.
+        pixel_range: values of a black and of a white pixel at its input.
+        output: "probabilities" or "logits" of the classes, or "features" where the model has no head.
+        activation: "softmax" or "sigmoid": which one makes the probabilities; None for features.
+        class_names: one for each class; none for features.
+        evaluation_crop: how an image of any size is brought to the input size.
+    """
+
+    input_shape: tuple[int, int, int]
+    pixel_range: tuple[float, float]
+    output: Literal["probabilities", "logits", "features"]
+    activation: str | None
+    class_names: tuple[str, ...]
+    evaluation_crop: str
+
+    def as_json(self) -> dict[str, Any]:
+        """What is written next to every export."""
+        return {
+            "class_names": list(self.class_names),
+            "evaluation_crop": self.evaluation_crop,
+            "input_shape": list(self.input_shape),
+            "pixel_range": list(self.pixel_range),
+            "output": self.output,
+            "activation": self.activation,
+        }
+
+    @classmethod
+    def from_json(cls, text, path) -> "Description":
+        """The description in an export at `path`.
+
+        Raises:
+            ValueError: the text is not one.
+        """
+        try:
+            content = json.loads(text)
+            height, width, channels = content["input_shape"]
+            output = content.get("output", "probabilities")  # version 0.1.0 did not write it
+            known = output in ("probabilities", "features") and content.get("pixel_range") == list(PIXELS)
+            sides = all(type(side) is int and side > 0 for side in (height, width, channels))
+            names = all(isinstance(name, str) for name in content["class_names"])
+            if known and sides and names and isinstance(content["evaluation_crop"], str):
+                shape, labels = (height, width, channels), tuple(content["class_names"])
+                return cls(shape, PIXELS, output, content.get("activation"), labels, content["evaluation_crop"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
+        raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
+
+
+def describe(model, class_names=None, evaluation_crop=None, classifier_activation=None) -> Description:
+    """The description of a Mixer.
+
+    Args:
+        model: a Mixer of this package, with or without preprocessing, head and final activation.
+        class_names: one for each class; None for the model's own, or the class numbers.
+        evaluation_crop: None for the model's own, or "resmall-crop".
+        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
+            compiled with implies, else "softmax".
+
+    Raises:
+        ValueError: the model is not a Mixer, its output is none of the three kinds, or an argument does not fit it.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    arguments = arguments_of(model)
+    output = _output_of(model, layers, arguments)
+    if classifier_activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"classifier_activation must be None, softmax or sigmoid, got {classifier_activation!r}.")
+    activation = {"probabilities": arguments["classifier_activation"], "features": None}.get(
+        output, classifier_activation or _implied_activation(model)
+    )
+    if classifier_activation not in (None, activation):
+        what = f"ends in {activation}" if activation else "has no head"
+        raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {what}.")
+    names: tuple[str, ...] = ()
+    if output != "features":
+        names, classes = tuple(class_names or class_names_of(model)), model.output_shape[-1]
+        if len(names) != classes:
+            raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
+    elif class_names:
+        raise ValueError(f"{len(class_names)} class names were given for a model without head, which has no classes.")
+    return Description(
+        input_shape=tuple(model.input_shape[1:]),
+        pixel_range=PIXELS if "preprocessing" in layers else getattr(model, "pixel_range", (-1.0, 1.0)),
+        output=output,
+        activation=activation,
+        class_names=names,
+        evaluation_crop=evaluation_crop or evaluation_crop_of(model),
+    )
+
+
+def _output_of(model, layers, arguments):
+    """Which kind of output a Mixer has; what was built on top of one is not known."""
+    last = next((name for name, layer in layers.items() if layer.output is model.outputs[0]), None)
+    activation = arguments["classifier_activation"]
+    if len(model.outputs) == 1:
+        if last in HEADLESS:
+            return "features"
+        if last == "head" or (last == "probabilities" and activation == "linear"):
+            return "logits"
+        if last == "probabilities" and activation in ACTIVATIONS:
+            return "probabilities"
+    end = f"ends in {activation!r}" if last == "probabilities" else "has other outputs than a Mixer's"
+    raise ValueError(
+        f"Model {model.name!r} {end}, so the meaning of its outputs is unknown. Expected a Mixer that ends in softmax, "
+        "sigmoid, logits (classifier_activation=None) or features (include_top=False)."
+    )
+
+
+def _implied_activation(model):
+    """The activation under which the loss of a compiled model of logits measures probabilities."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
+    return "sigmoid" if names & set(BINARY_LOSSES) else "softmax"
+
+
+def with_arguments(model, *, precision=None, **changes):
+    """The same Mixer, weights included, with some arguments of `Mixer` changed; `model` itself where it has them.
+
+    Args:
+        model: a Mixer of this package.
+        precision: dtype policy; None keeps the model's own.
+        **changes: arguments of `Mixer` that leave the weights as they are, such as `include_preprocessing`.
+    """
+    have = arguments_of(model)
+    kept = blocks_of(model)[0].dtype_policy
+    same_precision = precision is None or {layer.dtype_policy.name for layer in model.layers} == {precision}
+    if same_precision and all(have[name] == value for name, value in changes.items()):
+        return model
+    new = rebuild(model, precision=precision or kept, **changes)
+    new.set_weights(model.get_weights())
+    return new
+
+
+def probabilities_of(logits, activation) -> np.ndarray:
+    """`(B, classes) -> (B, classes) float64`: the activation in NumPy, apart from any model."""
+    logits = np.asarray(logits, np.float64)
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -logits))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -1,0 +1,93 @@
+"""A model in memory that is ready for use: pixels in [0, 255] in, probabilities or features out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
+from keras_mixer.description import PIXELS, Description, describe, with_arguments
+from keras_mixer.export.prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A Keras model or an export, with everything that is needed to use it.
+
+    Attributes:
+        runtime: the software that runs it.
+        description: of its input and output; pixels are in [0, 255], and the output is probabilities or features.
+        run: `(B, H, W, channels) in [0, 255] -> (B, n) float32`, any B: the output.
+        other_inputs: other ways in, by name: `image_uint8` takes the same images as uint8, `image_bytes` encoded ones.
+        model: where it is a Keras model: float32, with what `description` says inside.
+    """
+
+    runtime: str
+    description: Description
+    run: Callable[[np.ndarray], np.ndarray]
+    other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
+    model: keras.Model | None = None
+
+    @classmethod
+    def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None) -> "Predictor":
+        """Makes a Mixer ready for use; arguments and errors are those of `describe`.
+
+        What the model lacks is put inside a copy of it: the mapping of pixels, the activation after the logits. Mixed
+        precision becomes float32.
+        """
+        described = describe(model, class_names, evaluation_crop, classifier_activation)
+        if described.evaluation_crop not in EVALUATION_CROPS:
+            valid = ", ".join(EVALUATION_CROPS)
+            raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}; valid ones are {valid}.")
+        ready = with_arguments(
+            model, precision="float32", include_preprocessing=True, classifier_activation=described.activation
+        )
+        output = described.output if described.output == "features" else "probabilities"
+        described = dataclasses.replace(described, pixel_range=PIXELS, output=output)
+        return cls(f"Keras on {keras.backend.backend()}", described, ready.predict_on_batch, model=ready)
+
+    def for_classes(self, purpose) -> "Predictor":
+        """The same predictor.
+
+        Raises:
+            ValueError: the model has no head, so that it cannot serve the purpose.
+        """
+        if self.description.output == "features":
+            raise ValueError(
+                f"A model without head has no classes {purpose}. Build it with include_top=True and train its head; "
+                "its features are written by export_saved_model and `keras-mixer features`."
+            )
+        return self
+
+    def classify(self, images) -> np.ndarray:
+        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities; ValueError without a head."""
+        return np.asarray(self.for_classes("to predict").run(np.asarray(images, np.float32)))
+
+    def probabilities(self, path) -> np.ndarray:
+        """`(classes,) float32` for one image file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it cannot be decoded, or the model has no head.
+        """
+        return self.classify(self.pixels(path)[None])[0]
+
+    def pixels(self, path) -> np.ndarray:
+        """`(H, W, 3) uint8`: an image file, decoded and cropped for this model; Raises as `probabilities`."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no image file {path}.")
+        size, crop = self.description.input_shape[:2], self.description.evaluation_crop
+        try:
+            return np.asarray(evaluation_image(tf.io.read_file(str(path)), size, crop))
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(why_unreadable(path, error)) from error
+
+    def predict(self, path, top_k=5) -> Prediction:
+        """The `top_k` most probable classes of one image file; Raises as `probabilities`."""
+        probabilities = self.probabilities(path)
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        names = self.description.class_names
+        return Prediction(str(path), tuple(names[i] for i in best), tuple(float(probabilities[i]) for i in best))

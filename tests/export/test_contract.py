@@ -1,0 +1,245 @@
+"""Whatever a model takes and gives, its exports take pixels in [0, 255] and give the probabilities of the oracle."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import reference
+from image_files import encode, photographs
+
+import keras_mixer
+from keras_mixer.commands.export import export as export_command
+from keras_mixer.description import describe
+from keras_mixer.export import interchange, web
+from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.export.parity import Threshold, compare
+from keras_mixer.export.runtimes import open_export
+
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow"
+)
+SIZE = (16, 24)
+KINDS = {
+    "pixels in [-1, 1]": {"include_preprocessing": False},
+    "pixels in [0, 1]": {"include_preprocessing": False, "pixel_range": (0, 1)},
+    "pixels in [0, 255], [0, 1] at the stem": {"pixel_range": (0, 1)},
+    "logits": {"classifier_activation": None},
+    "logits of a sigmoid loss": {"classifier_activation": None, "loss": "sigmoid"},
+    "logits of pixels in [-1, 1]": {"classifier_activation": None, "include_preprocessing": False},
+    "sigmoid": {"classifier_activation": "sigmoid", "include_preprocessing": False},
+}
+FORMATS = ["saved_model", "tflite", "onnx", "web"]
+
+
+@pytest.fixture
+def build(tiny_mixer):
+    """Builds a model of a kind."""
+
+    def built(kind):
+        options = dict(KINDS[kind])
+        pixel_range, loss = options.pop("pixel_range", None), options.pop("loss", None)
+        model = tiny_mixer(input_shape=(*SIZE, 3), num_blocks=1, **options)
+        model.class_names, model.evaluation_crop = tuple("abcdefghij"), "resize-crop"
+        if pixel_range:
+            model.pixel_range = pixel_range
+        if loss:
+            model.compile(optimizer="sgd", loss=keras.losses.BinaryCrossentropy(from_logits=True))
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    return built
+
+
+def oracle(model, pixels, kind):
+    """Probabilities `(B, classes)` of pixels in [0, 255], from the weights and the kind alone."""
+    if "pixel_range" in KINDS[kind]:
+        pixels = pixels / 255 * 127.5 + 127.5  # the oracle maps to [-1, 1]; this makes [0, 1] of it
+    logits = reference.mixer(pixels, {w.path: np.asarray(w.numpy(), np.float64) for w in model.weights})
+    if "sigmoid" in kind:
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def write(model, format, folder):
+    if format == "saved_model":
+        return keras_mixer.export_saved_model(model, folder / "served")
+    if format == "tflite":
+        return keras_mixer.export_tflite(model, folder / "model.tflite")
+    if format == "web":
+        return web.export_web(model, folder / "page") / web.MODEL
+    for module in ("tf2onnx", "onnxruntime"):
+        pytest.importorskip(module, reason="needs extra [onnx]")
+    return interchange.export_onnx(model, folder / "model.onnx")
+
+
+def stored_images():
+    """Encoded images of other sizes, whose crops have no fraction that float32 could cut off in another way."""
+    photograph = photographs()[0]
+    images = [np.repeat(np.repeat(photograph[i : i + 9, i : i + 14], 4, 0), 4, 1) for i in (0, 100, 300)]
+    return images, [encode(image, "PNG") for image in images]
+
+
+@tensorflow_only
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_export_of_every_kind_is_the_oracle(build, registry, rng, tmp_path, kind, format):
+    model = build(kind)
+    path = write(model, format, tmp_path)
+    predictor = open_export(path)
+    pixels = rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
+    expected = oracle(model, pixels, kind)
+    np.testing.assert_allclose(predictor.classify(pixels), expected, atol=1e-5)
+    assert predictor.description.pixel_range == (0, 255)
+    assert predictor.description.output == "probabilities"
+    if format == "web":
+        assert json.loads((path.parent / "model.json").read_text()) == predictor.description.as_json()
+    assert set(predictor.other_inputs) == ({"image_uint8", "image_bytes"} if format == "saved_model" else set())
+    if format == "saved_model":
+        np.testing.assert_allclose(predictor.other_inputs["image_uint8"](pixels), expected, atol=1e-5)
+        images, encoded = stored_images()
+        cropped = np.stack([np.floor(reference.evaluation_crop(image, SIZE, "resize-crop") + 1e-6) for image in images])
+        answer = predictor.other_inputs["image_bytes"](encoded)
+        np.testing.assert_allclose(answer, oracle(model, cropped, kind), atol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_keras_file_of_every_kind_predicts_the_oracle(build, tmp_path, kind):
+    model = build(kind)
+    model.save(tmp_path / "model.keras")
+    (image, *_), (encoded, *_) = stored_images()
+    (tmp_path / "image.png").write_bytes(encoded)
+    cropped = np.floor(reference.evaluation_crop(image, SIZE, "resize-crop") + 1e-6)
+    expected = oracle(model, cropped[None], kind)[0]
+    found = load_predictor(tmp_path / "model.keras").probabilities(tmp_path / "image.png")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    mixer = load_mixer(tmp_path / "model.keras")  # for commands that look inside a model
+    logits = keras_mixer.feature_extractor(mixer, ["logits"])
+    raw = keras.ops.convert_to_numpy(logits(cropped[None])["logits"])[0].astype(np.float64)
+    probabilities = 1 / (1 + np.exp(-raw)) if "sigmoid" in kind else np.exp(raw) / np.exp(raw).sum()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+@tensorflow_only
+def test_the_option_decides_what_logits_mean(build, rng, tmp_path):
+    model = build("logits")
+    pixels = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    path = keras_mixer.export_tflite(model, tmp_path / "a.tflite", classifier_activation="sigmoid")
+    np.testing.assert_allclose(open_export(path).classify(pixels), oracle(model, pixels, "sigmoid"), atol=1e-5)
+    with pytest.raises(ValueError, match="classifier_activation='softmax' does not fit a model that ends in sigmoid"):
+        keras_mixer.export_tflite(build("sigmoid"), tmp_path / "b.tflite", classifier_activation="softmax")
+    with pytest.raises(ValueError, match="must be None, softmax or sigmoid, got 'relu'"):
+        keras_mixer.export_saved_model(model, tmp_path / "c", classifier_activation="relu")
+
+
+@tensorflow_only
+@pytest.mark.parametrize("pooling", [None, "avg"])
+def test_a_model_without_head_exports_its_features_alone(tiny_mixer, registry, rng, tmp_path, pooling):
+    model = tiny_mixer(include_top=False, pooling=pooling, include_preprocessing=False)
+    path = keras_mixer.export_saved_model(model, tmp_path / "features")
+    predictor = open_export(path)
+    pixels = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    features = np.asarray(model(pixels / 127.5 - 1))
+    expected = features.mean((1, 2)) if pooling is None else features
+    np.testing.assert_allclose(predictor.run(pixels), expected, atol=1e-5)
+    assert predictor.other_inputs == {}
+    assert predictor.description.class_names == ()
+    assert compare(model, path, [(pixels, np.zeros(3))], Threshold(max_difference=1e-5)).passed
+    for format in ("tflite", "onnx", "web"):
+        with pytest.raises(ValueError, match="A model without head has no classes"):
+            write(model, format, tmp_path)
+    model.save(tmp_path / "model.keras")
+    for holder in (path, tmp_path / "model.keras"):
+        with pytest.raises(ValueError, match=r"without head has no classes to predict.*include_top=True"):
+            load_predictor(holder)
+    assert {item.name for item in tmp_path.iterdir()} <= {"features", "model.keras", "home", "registry"}
+
+
+@tensorflow_only
+def test_what_is_built_on_top_of_a_mixer_is_not_guessed(tiny_mixer, tmp_path):
+    body = tiny_mixer(include_top=False, pooling="avg")
+    model = keras.Model(body.input, keras.layers.Dense(3, activation="softmax")(body.output))
+    with pytest.raises(ValueError, match="outputs is unknown"):
+        keras_mixer.export_saved_model(model, tmp_path / "a")
+    with pytest.raises(ValueError, match="ends in 'relu', so the meaning of its outputs is unknown"):
+        keras_mixer.export_saved_model(tiny_mixer(classifier_activation="relu"), tmp_path / "a")
+    with pytest.raises(ValueError, match="no Mixer"):
+        keras_mixer.export_saved_model(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@tensorflow_only
+@pytest.mark.parametrize("fault", ["range", "activation", "bytes", "uint8"])
+def test_an_export_that_feeds_its_model_wrongly_is_not_proved(build, rng, tmp_path, monkeypatch, fault):
+    """The very faults that a comparison with the exporter's own idea of a model could not see."""
+    from keras_mixer.export import predictor, saved_model
+
+    kind = "logits of pixels in [-1, 1]"
+    model = build(kind)
+
+    def as_it_is(given, **changes):
+        kept = {"range": "include_preprocessing", "activation": "classifier_activation"}.get(fault)
+        return original(given, **{name: value for name, value in changes.items() if name != kept})
+
+    original = predictor.with_arguments
+    monkeypatch.setattr(predictor, "with_arguments", as_it_is)
+    signatures = saved_model._signatures
+
+    def exchanged(*arguments):
+        given = signatures(*arguments)
+        if fault in ("bytes", "uint8"):
+            import tensorflow as tf
+
+            name = f"image_{fault}"
+            argument = "image_bytes" if fault == "bytes" else "image"
+            right = given[name]
+            given[name] = tf.function(
+                lambda x: {key: value[:, ::-1] for key, value in right(x).items()},
+                input_signature=[
+                    tf.TensorSpec(right.input_signature[0].shape, right.input_signature[0].dtype, argument)
+                ],
+            )
+        return given
+
+    monkeypatch.setattr(saved_model, "_signatures", exchanged)
+    path = keras_mixer.export_saved_model(model, tmp_path / "wrong")
+    images, encoded = stored_images()
+    cropped = np.stack([np.floor(reference.evaluation_crop(image, SIZE, "resize-crop") + 1e-6) for image in images])
+    batches = [(cropped.astype(np.uint8), np.zeros(len(images)), np.array(encoded, object))]
+    parity = compare(model, path, batches, Threshold(max_difference=1e-5))
+    assert parity.inputs == ("image", "image_uint8", "image_bytes")
+    assert not parity.passed
+
+
+@pytest.mark.backends
+def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
+    model = tiny_mixer(include_preprocessing=False)
+    assert describe(model).pixel_range == (-1, 1)
+    model.pixel_range = (0, 1)
+    model.save(tmp_path / "model.keras")
+    assert describe(keras.saving.load_model(tmp_path / "model.keras")).pixel_range == (0, 1)
+    larger = keras_mixer.change_resolution(model, (32, 32, 3))
+    assert describe(larger).pixel_range == (0, 1)
+    assert describe(tiny_mixer()).pixel_range == (0, 255)
+    for wrong in [(1, 0), (0, float("nan")), (0, float("inf"))]:
+        with pytest.raises(ValueError, match="two finite numbers in ascending order"):
+            model.pixel_range = wrong
+
+
+@tensorflow_only
+def test_the_command_exports_models_of_logits_and_features(build, tiny_mixer, tmp_path, capsys):
+    from image_files import write_folder
+
+    data = str(write_folder(tmp_path / "images"))
+    model = tiny_mixer(classes=2, classifier_activation=None, include_preprocessing=False)
+    model.class_names, model.evaluation_crop = ("circle", "stripe"), "resize"
+    model.save(tmp_path / "logits.keras")
+    tiny_mixer(include_top=False, pooling="avg").save(tmp_path / "features.keras")
+    options = {"data": data, "images": 4}
+    export_command(tmp_path / "logits.keras", **options, output=tmp_path / "a", classifier_activation="sigmoid")
+    assert "largest difference (image, image_uint8, image_bytes)" in capsys.readouterr().out
+    export_command(tmp_path / "features.keras", **options, output=tmp_path / "b")
+    assert "no head" in capsys.readouterr().out
+    assert json.loads((tmp_path / "b" / "1.parity.json").read_text())["model_accuracy"] is None
