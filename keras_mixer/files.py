@@ -3,9 +3,16 @@
 import contextlib
 import json
 import os
+import re
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+OWNED = re.compile(r"\.writing-(?P<host>.+)-(?P<process>\d+)-\w+")  # the folder in which a process writes
+ABANDONED_SECONDS = 24 * 3600  # without a change, where the process cannot be asked
 
 
 def refuse_existing(path):
@@ -22,7 +29,8 @@ def whole(path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+    prefix = f".writing-{socket.gethostname()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
         temporary = Path(folder, path.name)
         yield temporary
         if temporary.is_file():
@@ -35,6 +43,32 @@ def whole(path) -> Iterator[Path]:
             os.fsync(entry)
         finally:
             os.close(entry)
+
+
+def remove_abandoned(folder):
+    """Removes what processes that were killed while writing left below a folder; files in the making stay.
+
+    A process of this machine is asked whether it is alive. What one of another machine writes stays for a day.
+    """
+    for unfinished in Path(folder).rglob(".writing-*"):
+        owner = OWNED.fullmatch(unfinished.name)
+        with contextlib.suppress(OSError):  # its owner may have finished meanwhile
+            if owner and owner["host"] == socket.gethostname() and os.name == "posix":
+                abandoned = not _is_alive(int(owner["process"]))
+            else:
+                abandoned = time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS
+            if abandoned:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_alive(process):
+    try:
+        os.kill(process, 0)  # sends nothing; on Windows it would end the process
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_json(path, content):

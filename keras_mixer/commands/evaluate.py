@@ -12,7 +12,7 @@ from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run_directory import read_recipe
+from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
 
 LARGEST_TABLE = 20  # classes up to which the confusion is printed as a table
 
@@ -43,7 +43,8 @@ def evaluate(
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
     recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
-    source = load_recipe_source(recipe, skip_corrupt)
+    memory = run / CHECKED_IMAGES if data is None else None
+    source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
     result = evaluate_source(model, source, recipe, progress=True)
     height, width, _ = recipe.input_shape()
     print_table(

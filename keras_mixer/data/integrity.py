@@ -1,6 +1,9 @@
 """Finds image files that cannot be decoded before a training run stumbles over them."""
 
 import dataclasses
+import hashlib
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from tqdm.auto import tqdm
 from keras_mixer.data.parallel import PARALLEL_CALLS, read_ahead
 from keras_mixer.data.preprocessing import check_image, why_unreadable
 from keras_mixer.data.sources import Source, Split, file_split
+from keras_mixer.files import write_json
 
 
 def corrupt_files(split, crop=None) -> dict[Path, str]:
@@ -36,13 +40,19 @@ def corrupt_files(split, crop=None) -> dict[Path, str]:
     return {path: said.numpy().decode() for path, said in found if said != b""}
 
 
-def check_source(source: Source, skip_corrupt=False, crop=None) -> tuple[Source, int]:
+def check_source(
+    source: Source, skip_corrupt=False, crop=None, memory=None, remember=True, report=print
+) -> tuple[Source, int]:
     """Makes sure that every image file of a source decodes.
 
     Args:
         source: where the images come from; only files are checked, prepared TensorFlow Datasets are trusted.
         skip_corrupt: leave broken files out instead of raising.
         crop: the evaluation crop that the images must allow.
+        memory: JSON file that remembers the result: nothing is decoded as long as paths, sizes and modification times
+            of all files are the same. None checks every time.
+        remember: write a new result to `memory`; False only reads it.
+        report: called with a line of text when a remembered folder has changed.
 
     Returns:
         The source without broken files, and how many were left out.
@@ -52,10 +62,7 @@ def check_source(source: Source, skip_corrupt=False, crop=None) -> tuple[Source,
 
     Source: ours.
     """
-    broken: dict[Path, str] = {}
-    for split in (source.train, source.test):
-        if split.files:
-            broken |= corrupt_files(split, crop)
+    broken = _broken_files(source, crop, memory, remember, report)
     if not broken:
         return source, 0
     if not skip_corrupt:
@@ -70,6 +77,40 @@ def check_source(source: Source, skip_corrupt=False, crop=None) -> tuple[Source,
         if not split.size:
             raise ValueError(f"No {name} image of {source.name!r} can be decoded.")
     return dataclasses.replace(source, train=train, test=test), len(broken)
+
+
+def _broken_files(source, crop, memory, remember, report) -> dict[Path, str]:
+    splits = [split for split in (source.train, source.test) if split.files]
+    if not splits:
+        return {}
+    wanted = _fingerprint([path for split in splits for path in split.files], crop)
+    known = _read(memory)
+    if known.get("fingerprint") == wanted:
+        return {Path(path): why for path, why in known["broken"].items()}
+    if known:
+        report(f"Images of {source.name} have changed since they were checked; checking them again.")
+    broken = {path: why for split in splits for path, why in corrupt_files(split, crop).items()}
+    if memory is not None and remember:
+        write_json(memory, {"fingerprint": wanted, "broken": {str(path): why for path, why in broken.items()}})
+    return broken
+
+
+def _fingerprint(files, crop):
+    """SHA-256 over path, size and modification time of every file, and over all else that the result depends on."""
+    digest = hashlib.sha256(f"{crop} {tf.__version__}".encode())
+    for path in files:
+        status = os.stat(path)
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _read(memory):
+    """What a memory holds; nothing where there is none, or where it is damaged."""
+    try:
+        content = json.loads(Path(memory).read_text(encoding="utf-8")) if memory is not None else {}
+        return content if isinstance(content["broken"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _without(split: Split, broken) -> Split:

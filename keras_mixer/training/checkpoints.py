@@ -1,5 +1,6 @@
 """Checkpoints of a run: weights, optimizer and random state in one `.npz` a step, written whole or not at all."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,33 @@ from keras_mixer.files import whole
 
 KEPT = 2
 PATTERN = re.compile(r"checkpoint-(\d+)\.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: of its file.
+        step: optimizer steps that were made.
+        arrays: its variables by name.
+    """
+
+    path: Path
+    step: int
+    arrays: dict[str, np.ndarray]
+
+    def restore(self, model):
+        """Loads it into a built, compiled model.
+
+        Raises:
+            ValueError: it belongs to another model.
+        """
+        state = _state(model)
+        if state.keys() != self.arrays.keys() or any(state[name].shape != self.arrays[name].shape for name in state):
+            raise ValueError(f"Checkpoint {self.path} belongs to another model; use another --workdir.")
+        for name, variable in state.items():
+            variable.assign(self.arrays[name])
 
 
 def save_checkpoint(folder: Path, model, step) -> Path:
@@ -32,28 +60,15 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def restore_newest(folder: Path, model, report=print) -> int:
-    """Loads the newest readable checkpoint into a built, compiled model; returns its step, 0 where there is none.
-
-    A damaged one is reported and the one before is taken.
-
-    Raises:
-        ValueError: a checkpoint belongs to another model.
-    """
+def read_newest(folder: Path, report=print) -> Checkpoint | None:
+    """The newest readable checkpoint; None where there is none. A damaged one is reported and the one before taken."""
     for step, path in sorted(list_checkpoints(folder).items(), reverse=True):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+                return Checkpoint(path, step, {name: archive[name] for name in archive.files})
         except Exception as error:  # zipfile and NumPy raise all sorts, MemoryError for a damaged shape among them
             report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
-            continue
-        state = _state(model)
-        if state.keys() != arrays.keys() or any(state[name].shape != arrays[name].shape for name in state):
-            raise ValueError(f"Checkpoint {path} belongs to another model; use another --workdir.")
-        for name, variable in state.items():
-            variable.assign(arrays[name])
-        return step
-    return 0
+    return None
 
 
 def _state(model):

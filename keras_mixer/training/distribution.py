@@ -7,7 +7,9 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
+LONGEST_MESSAGE = 4096  # bytes of an error that other processes are told
 JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # Keras's own; the two beside it give number and id of processes
 
 
@@ -55,12 +57,34 @@ class Devices:
         else:
             yield
 
-    def wait_for_all(self, where):
-        """Returns when every process has come to the point that `where` names."""
-        if self.processes > 1:
-            from jax.experimental import multihost_utils
+    @contextlib.contextmanager
+    def all_or_none(self):
+        """A block that every process leaves together; where it fails in one, all end with that message.
 
-            multihost_utils.sync_global_devices(where)
+        Without it the others would wait for ever at the next step that they share.
+
+        Raises:
+            ValueError: the block failed in another process; in the one where it failed, what it raised.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.processes == 1:
+                raise
+            failure = error
+        if self.processes == 1:
+            return
+        from jax.experimental import multihost_utils
+
+        said = f"{type(failure).__name__}: {failure}".encode()[:LONGEST_MESSAGE] if failure else b""
+        own = np.frombuffer(said.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
+        messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+        if failure:
+            raise failure
+        for process, message in enumerate(messages):
+            if message:
+                raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
     def separate_noise(self, model):
         """Lets dropout and stochastic depth draw differently on each replica of a strategy.

@@ -14,8 +14,8 @@ from keras_mixer.training.recipe import Recipe
 EXAMPLES = 64
 
 
-def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print) -> Source:
-    """The data of a recipe, every image file of which decodes.
+def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print, memory=None, remember=True) -> Source:
+    """The data of a recipe, every image file of which decodes; the other arguments are those of `check_source`.
 
     Raises:
         ValueError: as `load_source`, `check_source` and `hold_out`.
@@ -23,7 +23,7 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print) -> Sour
     source = load_source(
         recipe.data, recipe.data_dir, recipe.train_split, recipe.test_split, test_fraction=recipe.test_fraction
     )
-    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop)
+    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, report)
     if skipped:
         report(f"Left out {skipped} image file(s) that cannot be decoded.")
     return hold_out(source, recipe.holdout) if recipe.holdout else source

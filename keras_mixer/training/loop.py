@@ -10,9 +10,10 @@ from typing import Any
 import keras
 
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.files import write_json
 from keras_mixer.models import rebuild
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
-from keras_mixer.training.checkpoints import restore_newest
+from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.distribution import check_recipe, choose_devices
 from keras_mixer.training.inputs import (
     evaluate_source,
@@ -25,7 +26,7 @@ from keras_mixer.training.pictures import Pictures
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import RunDirectory
-from keras_mixer.training.trainee import build_trainee, compile_trainee, start_model
+from keras_mixer.training.trainee import Start, build_trainee, compile_trainee, start_model
 
 BYTES_OF_A_PARAMETER = 4
 COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
@@ -82,53 +83,69 @@ def fit(
     devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_recipe(recipe, devices)
     report = report if devices.writes else _silent
-    parameters = recipe.architecture().parameters(recipe.input_shape())  # before the data: sizes that do not fit
-    run = _open_run(workdir, recipe, parameters, devices)
-    if run.finished:
-        report(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
-        return FitResult(load_mixer(run.model), run.read_metrics(), run.read_results())
+    needed = recipe.architecture().parameters(recipe.input_shape()) * BYTES_OF_A_PARAMETER * COPIES_ON_DISK
+    with contextlib.ExitStack() as until_the_end:
+        with devices.all_or_none():
+            if devices.writes:
+                run = RunDirectory(workdir, recipe)
+                if not run.finished:
+                    until_the_end.enter_context(run.prepared(needed, report))
+        with devices.all_or_none():
+            if not devices.writes:  # only now: it would take a folder in the making for somebody else's
+                run = RunDirectory(workdir, recipe)
+        if run.finished:
+            report(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
+            return FitResult(load_mixer(run.model), run.read_metrics(), run.read_results())
+        return _fit(recipe, run, devices, skip_corrupt, profile_steps, report)
 
-    source = load_recipe_source(recipe, skip_corrupt, report)
-    if recipe.global_batch_size > source.train.size:
-        raise ValueError(
-            f"global_batch_size={recipe.global_batch_size} is more than the {source.train.size} training images of "
-            f"{source.name!r}; lower --global-batch-size."
-        )
-    report(
-        f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} test images of {source.name}, "
-        f"{len(source.class_names)} classes; {devices.description}, "
-        f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
-    )
+
+def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
     started = time.perf_counter()
-    keras.utils.set_random_seed(recipe.seed)
-    start = start_model(recipe, source, report)
-    start_accuracy = _accuracy_at_start(start, recipe, source, report)
-    trainee = _train(start, recipe, run, source, devices, profile_steps, report)
-    model = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
-    model.class_names, model.evaluation_crop = start.class_names, start.evaluation_crop
-    model.set_weights([weight.numpy() for weight in trainee.weights])
-    evaluation = evaluate_source(model, source, recipe)
+    with devices.all_or_none():
+        source = load_recipe_source(recipe, skip_corrupt, report, run.checked_images, remember=devices.writes)
+        if recipe.global_batch_size > source.train.size:
+            raise ValueError(
+                f"global_batch_size={recipe.global_batch_size} is more than the {source.train.size} training images of "
+                f"{source.name!r}; lower --global-batch-size."
+            )
+        report(
+            f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} test images of {source.name}, "
+            f"{len(source.class_names)} classes; {devices.description}, "
+            f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
+        )
+        keras.utils.set_random_seed(recipe.seed)
+        checkpoint = read_newest(run.checkpoints, report)
+        start = Start.read(run.start) if checkpoint else None
+        if start is None:
+            model = start_model(recipe, source, report)
+            start = Start.of(model, _accuracy_at_start(model, recipe, source, report))
+            if devices.writes:
+                write_json(run.start, start.as_json())
+        else:
+            model = start.model(recipe, source)
+        total_steps = recipe.steps or source.train.size // recipe.global_batch_size * recipe.epochs
+        with devices.scope():
+            trainee = build_trainee(model, recipe, total_steps, devices)
+            if checkpoint:
+                checkpoint.restore(trainee)
+                report(f"Resuming after step {checkpoint.step} of {total_steps}.")
+        start_step = checkpoint.step if checkpoint else 0
+        del checkpoint  # as large as the trainee
+    _train(trainee, recipe, run, source, devices, start_step, total_steps, profile_steps)
+    trained = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
+    trained.class_names, trained.evaluation_crop = model.class_names, model.evaluation_crop
+    trained.set_weights([weight.numpy() for weight in trainee.weights])
+    evaluation = evaluate_source(trained, source, recipe)
     seconds = time.perf_counter() - started
-    results = _results(recipe, evaluation, start_accuracy, model.count_params(), seconds)
+    results = _results(recipe, evaluation, start.accuracy, trained.count_params(), seconds)
     if devices.writes:
-        model.save(run.model)
+        trained.save(run.model)
         run.write_results(results)
-    return FitResult(model, run.read_metrics(), results)
+    return FitResult(trained, run.read_metrics(), results)
 
 
 def _silent(line):
     """Takes the reports of the processes that do not write."""
-
-
-def _open_run(workdir, recipe, parameters, devices):
-    """The run directory; the process that writes makes and checks it before the others look."""
-    needed = parameters * BYTES_OF_A_PARAMETER * COPIES_ON_DISK
-    if not devices.writes:
-        devices.wait_for_all("run directory")
-    run = RunDirectory(workdir, recipe, needed, devices.writes)
-    if devices.writes:
-        devices.wait_for_all("run directory")
-    return run
 
 
 def _accuracy_at_start(model, recipe, source, report):
@@ -140,16 +157,10 @@ def _accuracy_at_start(model, recipe, source, report):
     return accuracy
 
 
-def _train(start, recipe, run, source, devices, profile_steps, report):
-    """Trains to the last step, from wherever the run stands; returns a model of logits."""
+def _train(model, recipe, run, source, devices, start_step, total_steps, profile_steps):
+    """Trains a compiled model of logits to the last step, from wherever the run stands."""
     steps_per_epoch = source.train.size // recipe.global_batch_size
-    total_steps = recipe.steps or steps_per_epoch * recipe.epochs
     with devices.scope():
-        model = build_trainee(start, recipe, total_steps, devices)
-        start_step = restore_newest(run.checkpoints, model, report)
-        if start_step:
-            report(f"Resuming after step {start_step} of {total_steps}.")
-        devices.wait_for_all("checkpoint read")
         checkpoints = Checkpoints(run.checkpoints, recipe.checkpoint_every_steps, start_step)
         bar = ProgressBar(total_steps, start_step, shown=devices.writes)
         callbacks: list[keras.callbacks.Callback] = [StopWhenDiverged(start_step), bar]
@@ -184,7 +195,6 @@ def _train(start, recipe, run, source, devices, profile_steps, report):
             checkpoints.release_signals()
             bar.close()
         model.optimizer.take_average(model.trainable_variables)
-    return model
 
 
 @dataclasses.dataclass(frozen=True)

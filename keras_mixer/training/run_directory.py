@@ -1,54 +1,81 @@
 """The folder of one training run and the rules that protect what is in it."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.files import whole, write_json
+from keras_mixer.files import remove_abandoned, whole, write_json
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run_lock import locked
+
+CHECKED_IMAGES = "checked_images.json"
 
 
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
+    Besides, `start.json` remembers what a resumed run need not work out again, and `checked_images.json` that the image
+    files were checked. Nothing is written before `prepare`.
+
     Args:
-        path: the folder; made when missing.
+        path: the folder; need not exist.
         recipe: what the run does.
-        needed_bytes: space that the run will need.
-        writes: whether this process writes to it; where several train together, one does, and the others come later.
 
     Raises:
         ValueError: the folder holds another configuration; names the fields that differ. Or it is an address such as
             gs://..., not a folder.
-        OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
 
     Source: ours.
     """
 
-    def __init__(self, path, recipe: Recipe, needed_bytes, writes=True):
+    def __init__(self, path, recipe: Recipe):
         if "://" in str(path):  # pathlib would make a local folder of it
             raise ValueError(
                 f"--workdir must be a folder, not the address {path}. Mount the bucket, and name a folder there."
             )
         self.path = Path(path)
+        self.recipe = recipe
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.csv"
         self.model = self.path / "model.keras"
         self.results = self.path / "results.json"
-        if writes:
-            self._check_writable(needed_bytes)
-            self._check_configuration(recipe)
-            self._remove_unfinished()
+        self.start = self.path / "start.json"
+        self.checked_images = self.path / CHECKED_IMAGES
+        self.lock = self.path / "run.lock"
+        self._check_configuration()
 
     @property
     def finished(self):
         """Whether the run came to its end."""
         return self.results.is_file() and self.model.is_file()
+
+    @contextlib.contextmanager
+    def prepared(self, needed_bytes, report=print):
+        """Makes the folder ready for training, and keeps other processes out of it while the block runs.
+
+        Args:
+            needed_bytes: space that the run will need.
+            report: called with each line of text for the user.
+
+        Raises:
+            OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
+            RunInUse: (an OSError) another process trains in it.
+        """
+        self._check_writable(needed_bytes)
+        with locked(self.lock, report):
+            self._check_configuration()  # another process may have been faster
+            if not self.config.is_file():
+                write_json(self.config, _as_data(self.recipe))
+            remove_abandoned(self.path)
+            yield
 
     def write_results(self, results):
         """Writes `results.json` whole or not at all."""
@@ -72,20 +99,23 @@ class RunDirectory:
             writer.writerow(row)
 
     def drop_metrics_after(self, step):
-        """Takes out the rows of epochs that a resumed run is going to repeat."""
+        """Takes out the rows of epochs that a resumed run is going to repeat, and a last line that is cut off."""
+        if not self.metrics.is_file():
+            return
         rows = _rows(self.metrics)
         kept = [row for row in rows if float(row["step"]) <= step]
-        if len(kept) == len(rows):
+        if not kept:
+            self.metrics.unlink()
             return
         with whole(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer = csv.DictWriter(file, fieldnames=list(kept[0]))
             writer.writeheader()
             writer.writerows(kept)
 
     def _check_writable(self, needed_bytes):
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe"
+            probe = self.path / f".probe-{os.getpid()}"
             probe.write_bytes(b"x" * 4096)
             probe.unlink()
         except OSError as error:
@@ -100,23 +130,18 @@ class RunDirectory:
                 f"but its disk has {free / 1e6:,.0f} MB free. Free some, or choose another place with --workdir."
             )
 
-    def _remove_unfinished(self):
-        """Takes away what a run that was killed while writing had not finished."""
-        for folder in self.path.rglob(".writing-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _check_configuration(self, recipe):
-        wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, as in the file
+    def _check_configuration(self):
         if not self.config.is_file():
-            strangers = sorted(item.name for item in self.path.iterdir() if item.name != self.checkpoints.name)
+            own = (self.checkpoints.name, self.lock.name, ".writing-", ".probe-")  # of a start that was killed
+            found = self.path.iterdir() if self.path.is_dir() else ()
+            strangers = sorted(item.name for item in found if not item.name.startswith(own))
             if strangers:
                 raise ValueError(
                     f"The run directory {self.path} holds something else already ({', '.join(strangers[:5])}); choose "
                     "an empty or new folder with --workdir."
                 )
-            write_json(self.config, wanted)
             return
-        found = json.loads(self.config.read_text(encoding="utf-8"))
+        wanted, found = _as_data(self.recipe), json.loads(self.config.read_text(encoding="utf-8"))
         changed = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
         if changed:
             listed = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in changed)
@@ -124,6 +149,11 @@ class RunDirectory:
                 f"The run directory {self.path} belongs to another configuration ({listed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
+
+
+def _as_data(recipe) -> dict[str, Any]:
+    """A recipe as in its file: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def read_recipe(path) -> Recipe:
@@ -163,13 +193,35 @@ def recipe_from(text: bytes) -> Recipe:
 
 
 def read_metrics(path) -> dict[str, list[float]]:
-    """The columns of a `metrics.csv` by name, one value an epoch; empty where there is none."""
+    """The columns of a `metrics.csv` by name, one value an epoch; empty where there is none.
+
+    A last line that was cut off, by a full disk or a power failure, is left out with a warning.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
     rows = _rows(Path(path))
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 
-def _rows(path):
+def _rows(path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        lines = file.read().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        warnings.warn(f"The last line of {path} is cut off and left out; the curves lack its epoch.", stacklevel=2)
+        lines.pop()
+    reader = csv.DictReader(lines)
+    rows = []
+    for row in reader:
+        try:
+            for value in row.values():
+                float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Line {reader.line_num} of {path} is damaged: {lines[reader.line_num - 1].strip()!r:.200}. Restore "
+                "the file, or remove that line."
+            ) from error
+        rows.append(row)
+    return rows

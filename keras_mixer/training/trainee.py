@@ -1,6 +1,7 @@
 """The model that a run trains: where it starts, and how it is built and compiled for the devices."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -14,24 +15,89 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.loading import load_weights
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a resumed run must know of its start, since its weights come from a checkpoint.
+
+    Attributes:
+        tokens_mlp_dim: of the model; weights for a smaller image widen it.
+        exact_gelu: whether the weights want the erf form of GELU.
+        class_names: of the data, in label order.
+        accuracy: test accuracy before training; None where the head starts at zero.
+    """
+
+    tokens_mlp_dim: int
+    exact_gelu: bool
+    class_names: tuple[str, ...]
+    accuracy: float | None
+
+    @classmethod
+    def of(cls, model, accuracy) -> "Start":
+        """The start from a model."""
+        block = blocks_of(model)[0]
+        return cls(block.tokens_mlp_dim, block.exact_gelu, model.class_names, accuracy)
+
+    @classmethod
+    def read(cls, path) -> "Start | None":
+        """What `as_json` wrote; None where there is no file, as in runs of version 0.1.0.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**content | {"class_names": tuple(content["class_names"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, and the run starts from its weights.") from error
+
+    def as_json(self):
+        """Plain data for `start.json`."""
+        return dataclasses.asdict(self)
+
+    def model(self, recipe: Recipe, source: Source) -> MixerModel:
+        """The model that the run started from, with random weights.
+
+        Raises:
+            ValueError: the data have other classes now.
+        """
+        if source.class_names != self.class_names:
+            raise ValueError(
+                f"The classes of {source.name!r} have changed since this run started: {len(self.class_names)} then "
+                f"({', '.join(self.class_names[:5])} ...), {len(source.class_names)} now "
+                f"({', '.join(source.class_names[:5])} ...). Restore them, or choose another --workdir."
+            )
+        sizes = dataclasses.replace(recipe.architecture(), tokens_mlp_dim=self.tokens_mlp_dim)
+        model = _new_model(recipe, source, sizes)
+        for block in blocks_of(model) if self.exact_gelu else ():
+            block.use_exact_gelu()
+        return model
+
+
 def start_model(recipe: Recipe, source: Source, report) -> MixerModel:
     """The recipe's model of logits with the weights that training starts from."""
     stretch = recipe.resolution_method == "bilinear"
-    model = Mixer(
-        **dataclasses.asdict(recipe.architecture()),
-        input_shape=recipe.input_shape(),
-        classes=len(source.class_names),
-        classifier_activation=None,
-        weights=None if stretch else recipe.weights,
-        dropout_rate=recipe.dropout_rate,
-        drop_path_rate=recipe.drop_path_rate,
-        name=f"mixer_{recipe.name}",
-    )
+    model = _new_model(recipe, source, recipe.architecture(), None if stretch else recipe.weights)
     if stretch and recipe.weights:
         load_weights(model, recipe.weights, method="bilinear", report=report)
     head = model.get_layer("head")
     if not head.kernel.numpy().any():
         head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
+    return model
+
+
+def _new_model(recipe, source, sizes, weights=None):
+    model = Mixer(
+        **dataclasses.asdict(sizes),
+        input_shape=recipe.input_shape(),
+        classes=len(source.class_names),
+        classifier_activation=None,
+        weights=weights,
+        dropout_rate=recipe.dropout_rate,
+        drop_path_rate=recipe.drop_path_rate,
+        name=f"mixer_{recipe.name}",
+    )
     model.class_names = source.class_names
     model.evaluation_crop = recipe.evaluation_crop
     return model

@@ -128,7 +128,7 @@ def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_pat
         return Split(split.size, elements, split.read)
 
     unknown = dataclasses.replace(source, train=of_unknown_length(source.train), test=of_unknown_length(source.test))
-    monkeypatch.setattr(loop, "load_recipe_source", lambda *arguments: unknown)
+    monkeypatch.setattr(loop, "load_recipe_source", lambda *arguments, **options: unknown)
     result = fit(tmp_path, "2", global_batch_size=100, epochs=1, test_fraction=0.2)
     assert result.history["step"] == [14]
     assert result.history["val_accuracy"][-1] == pytest.approx(result.metrics["accuracy"], abs=1e-6)

@@ -42,7 +42,9 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
     assert result.history["loss"][-1] < result.history["loss"][0]
     assert len(result.history["val_accuracy"]) == 12
     names = {item.name for item in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "checkpoints", "tensorboard", "metrics.csv", "model.keras", "results.json"}
+    assert names == {
+        *("config.json", "checkpoints", "tensorboard", "metrics.csv", "model.keras", "results.json", "start.json")
+    }
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.metrics
     assert {"python", "keras", "keras-mixer"} <= set(result.metrics["versions"])
     assert result.model.class_names == tuple("0123456789")
@@ -267,8 +269,11 @@ def test_a_place_that_cannot_be_written_or_is_too_small_is_found_before_training
     with pytest.raises(OSError, match="cannot be written"):
         run(tmp_path / "file" / "run")
     recipe = loop.resolve("digits")
-    with pytest.raises(OSError, match=r"needs about .* MB .* has .* MB free"):
-        RunDirectory(tmp_path / "huge", recipe, needed_bytes=sys.maxsize)
+    with (
+        pytest.raises(OSError, match=r"needs about .* MB .* has .* MB free"),
+        RunDirectory(tmp_path / "huge", recipe).prepared(needed_bytes=sys.maxsize),
+    ):
+        pass
 
 
 def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
@@ -321,5 +326,5 @@ def test_fine_tuning_at_twice_the_size_starts_at_the_accuracy_of_the_small_model
 
 def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
     recipe = dataclasses.replace(loop.resolve("digits"), image_size=(16, 24))
-    RunDirectory(tmp_path, recipe, 0)
-    assert read_recipe(tmp_path) == recipe
+    with RunDirectory(tmp_path, recipe).prepared(0):
+        assert read_recipe(tmp_path) == recipe

@@ -1,0 +1,276 @@
+"""What a run remembers, what it survives, and who may write to its folder."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from image_files import write_folder
+
+import keras_mixer
+from keras_mixer.data import integrity
+from keras_mixer.files import remove_abandoned, whole
+from keras_mixer.training import run_lock
+from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.run_directory import read_metrics
+from keras_mixer.training.run_lock import RunInUse
+
+SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Presses Ctrl-C in the run that follows, at a step."""
+
+    def at(step):
+        def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+            if self.step == step - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            original(self, batch, logs)
+
+        monkeypatch.setattr(Checkpoints, "on_train_batch_end", press)
+
+    return at
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_folder(tmp_path / "photos", images_per_class=12)  # 24 for training: 3 steps an epoch
+
+
+def fit(workdir, data, said=None, **options):
+    return keras_mixer.fit(
+        "digits", workdir=workdir, report=([] if said is None else said).append, data=str(data), **(QUICK | options)
+    )
+
+
+@pytest.mark.backends
+def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixer, photos, tmp_path, stop, monkeypatch):
+    sizes = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
+    start = tiny_mixer(classes=2, classifier_activation=None, **sizes)
+    for block in start.layers:
+        if hasattr(block, "use_exact_gelu"):
+            block.use_exact_gelu()
+    start.save(tmp_path / "start.keras")
+    # Weights for 16 px widen the token-mixing MLPs of a model for 32 px.
+    options = {"weights": str(tmp_path / "start.keras"), "image_size": 32}
+    whole_run = fit(tmp_path / "whole", photos, **options)
+    stop(5)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "stopped", photos, **options)
+    monkeypatch.undo()
+    (tmp_path / "start.keras").unlink()
+    monkeypatch.setattr(integrity, "corrupt_files", lambda *arguments: pytest.fail("the images are decoded again"))
+    said = []
+    resumed = fit(tmp_path / "stopped", photos, said, **options)
+    assert "Resuming after step 5 of 9." in said
+    assert not any("Before training" in line for line in said)
+    assert resumed.metrics["start_accuracy"] == whole_run.metrics["start_accuracy"] is not None
+    for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_changed_folder_is_checked_again_and_that_is_said(photos, tmp_path, stop, monkeypatch):
+    stop(2)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "run", photos)
+    monkeypatch.undo()
+    file = next((photos / "train" / "circle").iterdir())
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    said = []
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(ValueError, match=f"1 image file(?s:.)*{file.name}"):
+            fit(tmp_path / "run", photos, said)
+    assert said.count("Images of photos have changed since they were checked; checking them again.") == 1
+    file.write_bytes(content)
+    assert fit(tmp_path / "run", photos, said).metrics["test_images"] == 24
+
+
+def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkeypatch):
+    stop(2)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "run", photos)
+    monkeypatch.undo()
+    for part in ("train", "test"):
+        (photos / part / "circle").rename(photos / part / "zebra")
+    with pytest.raises(ValueError, match=r"classes of 'photos' have changed .* \(circle, stripe .* \(stripe, zebra"):
+        fit(tmp_path / "run", photos)
+
+
+LOAD = """
+import shutil, sys, types
+shutil.disk_usage = lambda path: types.SimpleNamespace(free=0)
+import keras_mixer
+try:
+    open(sys.argv[1] + "/new", "w")
+except PermissionError:
+    print("read-only")
+print(keras_mixer.fit("digits", workdir=sys.argv[1], **{options!r}).metrics["accuracy"])
+"""
+
+
+def test_a_finished_run_loads_on_a_full_and_read_only_disk(photos, tmp_path):
+    result = fit(tmp_path / "run", photos, epochs=1)
+    folders = [tmp_path / "run", *(path for path in (tmp_path / "run").rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    command = [sys.executable, "-c", LOAD.format(options=QUICK | {"epochs": 1, "data": str(photos)}), tmp_path / "run"]
+    if os.getuid() == 0:  # for whom modes of files count only without this capability
+        command = [shutil.which("setpriv"), "--bounding-set=-dac_override", *command]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    lines = out.splitlines()
+    assert lines[0] == "read-only"
+    assert lines[-1] == str(result.metrics["accuracy"])
+
+
+def test_a_last_line_of_the_metrics_that_is_cut_off_is_repaired(photos, tmp_path, stop, monkeypatch):
+    stop(7)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "run", photos)
+    monkeypatch.undo()
+    file = tmp_path / "run" / "metrics.csv"
+    assert len(read_metrics(file)["loss"]) == 2
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"The last line of .*metrics\.csv is cut off"):
+        result = fit(tmp_path / "run", photos)
+    assert result.history["epoch"] == [0, 2]
+    with file.open(newline="") as opened:
+        assert [row["epoch"] for row in csv.DictReader(opened)] == ["0", "2"]
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + "0,nonsense\n" + lines[2])
+    with pytest.raises(ValueError, match=r"Line 2 of .*metrics\.csv is damaged: '0,nonsense'"):
+        fit(tmp_path / "run", photos)
+
+
+HOLD = """
+import importlib.util, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("run_lock", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+with module.locked(pathlib.Path(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_refused_and_a_dead_one_makes_way(photos, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    command = [sys.executable, "-c", HOLD, run_lock.__file__, str(folder / "run.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunInUse, match=rf"in use by process {holder.pid} on {socket.gethostname()} since 20\d\d-"):
+            fit(folder, photos)
+        assert not (folder / "config.json").exists()
+        assert holder.poll() is None
+    finally:
+        holder.kill()
+        holder.communicate()
+    said = []
+    fit(folder, photos, said, epochs=1)
+    assert any(line.startswith(f"The run was left by process {holder.pid} on") for line in said)
+    assert not (folder / "run.lock").exists()
+
+
+def test_one_process_holds_a_lock_once(tmp_path):
+    with run_lock.locked(tmp_path / "run.lock"):
+        with pytest.raises(RunInUse), run_lock.locked(tmp_path / "run.lock"):
+            pass
+        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+    with run_lock.locked(tmp_path / "run.lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_files_of_dead_processes_are_cleaned_up(tmp_path):
+    host, dead = socket.gethostname(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {
+        "of a dead process": f".writing-{host}-{dead.pid}-abc",
+        "of this process": f".writing-{host}-{os.getpid()}-abc",
+        "of another machine": ".writing-else-where-1-abc",
+        "of another machine, long ago": ".writing-else-where-1-old",
+        "of an older version, long ago": ".writing-old",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("precious")
+        if name.endswith("old"):
+            long_ago = time.time() - 2 * 24 * 3600
+            os.utime(tmp_path / name, (long_ago, long_ago))
+    remove_abandoned(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {names["of this process"], names["of another machine"]}
+    with whole(tmp_path / "checkpoints" / "file") as temporary:
+        temporary.write_text("new")
+        remove_abandoned(tmp_path)  # of a run that starts meanwhile
+    assert (tmp_path / "checkpoints" / "file").read_text() == "new"
+
+
+def test_a_start_that_was_killed_early_does_not_block_its_folder(photos, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in (f".writing-{socket.gethostname()}-999999999-abc", ".probe-17"):
+        (folder / name).mkdir()
+    (folder / "run.lock").write_text("")
+    assert fit(folder, photos, epochs=1).metrics["test_images"] == 24
+
+
+@pytest.mark.backends
+def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("several processes train on JAX")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("do not lose me")
+    for number, folders, failing in ((0, ("full", "new"), 0), (1, ("run", "full"), 1)):
+        port = 20_000 + (os.getpid() + number) % 20_000
+        train = [sys.executable, "-m", "keras_mixer", "train", "smoke", "--data-shards", "2"]
+        train += ["--job-addresses", f"127.0.0.1:{port}", "--num-processes", "2"]
+        started = [
+            subprocess.Popen(
+                [*train, "--process-id", str(process), "--workdir", str(tmp_path / folder)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for process, folder in enumerate(folders)
+        ]
+        outputs = [process.communicate(timeout=240)[0] for process in started]
+        assert [process.returncode for process in started] == [2, 2], "\n".join(outputs)
+        assert "error: The run directory" in outputs[failing]
+        assert f"error: Process {failing} of 2 failed: ValueError: The run directory" in outputs[1 - failing]
+        assert "holds something else already (thesis.txt)" in outputs[1 - failing]
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_runs_of_version_0_1_0_still_resume(photos, tmp_path, stop, monkeypatch):
+    whole_run = fit(tmp_path / "whole", photos)
+    stop(5)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "stopped", photos)
+    monkeypatch.undo()
+    for name in ("start.json", "checked_images.json"):
+        (tmp_path / "stopped" / name).unlink()
+    resumed = fit(tmp_path / "stopped", photos)
+    for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    (tmp_path / "stopped" / "results.json").unlink()
+    (tmp_path / "stopped" / "start.json").write_text("{")
+    with pytest.raises(ValueError, match=r"start\.json is damaged .* remove it"):
+        fit(tmp_path / "stopped", photos)
