@@ -108,6 +108,8 @@ def fit(
     model.class_names, model.evaluation_crop = start.class_names, start.evaluation_crop
     model.set_weights([weight.numpy() for weight in trainee.weights])
     evaluation = evaluate_source(model, source, recipe)
+    for remark in evaluation.remarks():
+        report(remark)
     seconds = time.perf_counter() - started
     results = _results(recipe, evaluation, start_accuracy, model.count_params(), seconds)
     if devices.writes:
