@@ -96,9 +96,10 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         >>> keras_mixer.few_shot(model, train_batches, test_batches).mean(5)  # doctest: +SKIP
         0.87
     """
-    check("l2", l2, Positive)
-    check("shots", tuple(shots), Annotated[tuple[Count, ...], SOME])
-    check("seeds", tuple(seeds), Annotated[tuple[CountFrom0, ...], SOME])
+    check("l2", float(l2), Positive)
+    shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # NumPy's integers too
+    check("shots", shots, Annotated[tuple[Count, ...], SOME])
+    check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
     support, support_labels = _features(model, train, layer, "training features", progress)
     learnable = np.isfinite(support).all(1)
     if not learnable.all():

@@ -50,7 +50,7 @@ def data(rng):
 def test_every_shot_and_seed_draws_as_the_official_code_does(tiny_mixer, data):
     model = tiny_mixer(num_blocks=1)
     train, test = data
-    result = keras_mixer.few_shot(model, train, test, shots=(1, 2, 25), seeds=(0, 5))
+    result = keras_mixer.few_shot(model, train, test, shots=np.array([1, 2, 25]), seeds=(0, 5))
     extractor = keras_mixer.feature_extractor(model, ["pre_logits"])
 
     def collect(batches):
