@@ -218,18 +218,28 @@ def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
         assert "Traceback" not in err
 
 
-def test_an_unknown_variant_lists_the_valid_ones(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--variant", "B/17"])
-    assert "Unknown variant 'B/17'; valid ones are S/32, S/16" in " ".join(capsys.readouterr().err.split())
-
-
-def test_an_unknown_format_lists_the_valid_ones(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["export", "run", "--format", "onyx"])
-    err = capsys.readouterr().err
-    assert "saved_model" in err
-    assert "tflite" in err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--variant", "B/17"], r"variant must be one of S/32, S/16, .*, got 'B/17'\."),
+        (["train", "--label-smoothing", "1.5"], r"label_smoothing must be in \[0, 1\), got 1\.5\."),
+        (["train", "--epochs", "many"], r"Error parsing --epochs: invalid literal for int.* 'many'"),
+        (["train", "--leaning-rate", "1"], r"Unrecognized options: --leaning-rate, 1\. Perhaps .*--learning-rate .*"),
+        (["train", "--profile-steps", "5", "2"], r"profile_steps must be ascending or None, got \(5, 2\)\."),
+        (["sweep", "--learning-rates", "0.1", "0"], r"learning_rates must be .* greater than 0, got \(0\.1, 0\.0\)\."),
+        (["vtab", "model", "--workdir", "work", "--steps", "0"], r"steps must be at least 1, got 0\."),
+        (["export", "run", "--format", "onyx"], r"invalid choice 'onyx' for argument '--format'\..*'saved_model'.*"),
+        (["evaluate"], r"Missing .* RUN .*"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["50", "200"])
+def test_options_and_values_that_are_wrong_end_with_one_line_and_status_2(
+    arguments, message, columns, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert cli.main(arguments) == 2
+    assert re.fullmatch(f"error: {message}\n", capsys.readouterr().err)
 
 
 def test_help_explains_every_option_with_its_default(capsys):

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "keras_mixer"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "files", "downloads"],
+    ["variants", "fields", "files", "downloads"],
     ["layers"],
     ["weights", "data"],
     ["models"],

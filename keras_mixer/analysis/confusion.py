@@ -40,13 +40,13 @@ def confusion_figure(confusion, class_names):
     """
     confusion = np.asarray(confusion)
     classes = len(confusion)
-    totals = np.maximum(confusion.sum(1, keepdims=True), 1)
-    shares = confusion / totals
+    images = confusion.sum()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = float(np.clip(1.6 + 0.42 * classes, 4.0, 12.0))
     figure, ax = canvas(side + 0.6, side)
     picture = ax.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)  # the root lifts rare mistakes into sight
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="guess", ylabel="label", title=f"{np.trace(confusion) / confusion.sum():.2%} of {confusion.sum():,}")
+    ax.set(xlabel="guess", ylabel="label", title=f"{np.trace(confusion) / max(images, 1):.2%} of {images:,}")
     if classes <= MOST_NAMES:
         turn = 90 if max(map(len, class_names)) > 3 else 0
         ax.set_xticks(range(classes), class_names, rotation=turn)

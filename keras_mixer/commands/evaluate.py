@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from keras_mixer.analysis.confusion import confusion_figure, mistakes
@@ -60,14 +61,18 @@ def evaluate(
             )
         ],
     )
+    for remark in result.remarks():
+        print(remark)
     per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
     print_table(("class", "accuracy"), [(name, f"{share:.2%}") for name, share in per_class.items()])
     _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
         "top5": result.top5,
-        "loss": result.loss,
+        "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
         "test_images": result.examples,
+        "non_finite": result.non_finite,
+        "constant": result.constant,
         "data": source.name,
         "evaluation_crop": recipe.evaluation_crop,
         "image_size": [height, width],

@@ -76,6 +76,10 @@ def fewshot(
         f"\n{result.test_images:,} test images of {source.name}, {names} classes, {result.features} features of "
         f"{layer}, {crop} to {height} x {width} px, l2 {l2:g}, {time.perf_counter() - began:.1f} s"
     )
+    if result.non_finite:
+        print(
+            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as wrong."
+        )
     file = output or (model if model.is_dir() else model.parent) / "fewshot.json"
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
     content |= {"seeds": seeds} | dataclasses.asdict(result)

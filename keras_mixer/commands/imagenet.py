@@ -63,7 +63,7 @@ def imagenet(
     else:
         for variant in V2_VARIANTS:
             sets[f"V2 {variant}"] = (evaluate, lambda variant=variant: v2_split(variant, data_dir))
-    rows, absent = [], []
+    rows, absent, remarks = [], [], []
     content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
     for name, (measure, open_split) in sets.items():
         try:
@@ -75,8 +75,10 @@ def imagenet(
         result = measure(loaded, batches, progress=True)
         rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
         content[name] = {"accuracy": result.top1, "images": result.examples}
+        remarks += [f"{name}: {remark}" for remark in result.remarks()]
     if rows:
         print_table(("data set", "top-1", "images", "crop", "input"), rows)
+    print(*remarks, sep="\n", end="\n" if remarks else "")
     if absent:
         print("\nNot measured:", *absent, sep="\n  ")
     if output:

@@ -1,5 +1,10 @@
 """What the commands share: how options are parsed and how tables are printed."""
 
+import contextlib
+import functools
+import io
+import re
+
 import tyro
 
 from keras_mixer.training.recipes import resolve
@@ -9,7 +14,38 @@ CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 def parse(function, command, arguments):
     """Calls a function with options parsed by its signature and docstring."""
-    return tyro.cli(function, prog=f"keras-mixer {command}", args=arguments, config=CONFIG)
+
+    @functools.wraps(function, updated=())
+    def call_later(*values, **options):  # outside of read_options, which captures what is printed
+        return functools.partial(function, *values, **options)
+
+    return read_options(call_later, command, arguments)()
+
+
+def read_options(what, command, arguments, **options):
+    """What a function returns for the options on the command line, or a dataclass of them.
+
+    Raises:
+        ValueError: an option or its value is wrong; tyro's message, which it would print in a box, as one line.
+        SystemExit: help was asked for and printed.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(what, prog=f"keras-mixer {command}", args=arguments, config=CONFIG, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_without_box(printed.getvalue())) from None
+
+
+def _without_box(text):
+    """The message in a box drawn by tyro, without its title, its borders and its hints about help."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[1:-1]  # colours
+    inside = "\n".join(line.strip("│| ") for line in lines)
+    parts = (" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", inside, flags=re.M))
+    kept = [part for part in parts if part and not part.startswith(("For full help", "Argument help"))]
+    return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # another tyro may draw another box
 
 
 def take_recipe(arguments, default):

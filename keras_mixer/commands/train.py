@@ -4,10 +4,10 @@ import dataclasses
 import os
 import time
 from pathlib import Path
+from typing import Annotated
 
-import tyro
-
-from keras_mixer.commands.terminal import CONFIG, print_table, take_recipe
+from keras_mixer.commands.terminal import print_table, read_options, take_recipe
+from keras_mixer.fields import ASCENDING, Count, CountFrom0, check_fields
 from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
@@ -26,26 +26,28 @@ class Training:
     """Leave image files out that cannot be decoded, instead of stopping."""
     dry_run: bool = False
     """Print what would be done and what it costs, without touching data."""
-    profile_steps: tuple[int, int] | None = None
-    """First and last step, counted from now, to profile for TensorBoard."""
+    profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
+    """First and last step, counted from now, to profile for TensorBoard; at least 0 and ascending."""
     job_addresses: str | None = None
     """host:port of the first of several processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
-    num_processes: int | None = None
-    """How many processes train together."""
-    process_id: int | None = None
-    """Number of this process, from 0."""
+    num_processes: Count | None = None
+    """How many processes train together, at least 1."""
+    process_id: CountFrom0 | None = None
+    """Number of this process, at least 0."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def run(arguments):
     """Train a recipe, or resume it: train [RECIPE]."""
     recipe, arguments = take_recipe(arguments, "digits")
-    options = tyro.cli(
+    options = read_options(
         Training,
-        prog=f"keras-mixer train {recipe.name}",
+        f"train {recipe.name}",
+        arguments,
         description=f"Train recipe {recipe.name!r}; all recipes: {', '.join(RECIPES)}. Defaults are the recipe's.",
         default=Training(recipe),
-        args=arguments,
-        config=CONFIG,
     )
     if options.job_addresses == "auto":
         join_processes()

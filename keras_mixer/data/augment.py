@@ -15,6 +15,8 @@ import math
 import keras_cv
 import tensorflow as tf
 
+from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
+
 MAX_LEVEL = 10.0  # levels count in tenths of each operation's nominal range; the paper goes to 20
 REFERENCE_SIDE = 224  # translations and cut-outs are given in pixels of an image of this side
 
@@ -27,7 +29,7 @@ def rand_augment(image, seed, num_ops=2, level=15.0, operations=None, fill=128):
         seed: `(2,)` int; the same seed gives the same picture.
         num_ops: how many operations.
         level: strength in tenths of the nominal range, 0 to 20; the paper uses 10, 15 and 20.
-        operations: names out of `OPERATIONS`, or None for all sixteen.
+        operations: names out of `RANDAUGMENT_OPERATIONS`, or None for all sixteen.
         fill: grey value that appears where a picture was moved away or cut out; the paper's is 128.
 
     Raises:
@@ -222,24 +224,16 @@ def _cutout(image, strength, move):
     return tf.ensure_shape(tf.concat([image[:top], beside, image[bottom:]], 0), image.shape)
 
 
-OPERATIONS = {
-    "AutoContrast": _auto_contrast,
-    "Equalize": _equalize,
-    "Invert": _invert,
-    "Rotate": _rotate,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
-    "Color": _color,
-    "Contrast": _contrast,
-    "Brightness": _brightness,
-    "Sharpness": _sharpness,
-    "ShearX": _shear_x,
-    "ShearY": _shear_y,
-    "TranslateX": _translate_x,
-    "TranslateY": _translate_y,
-    "Cutout": _cutout,
-    "SolarizeAdd": _solarize_add,
-}
+OPERATIONS = dict(
+    zip(
+        RANDAUGMENT_OPERATIONS,
+        (
+            *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast),
+            *(_brightness, _sharpness, _shear_x, _shear_y, _translate_x, _translate_y, _cutout, _solarize_add),
+        ),
+        strict=True,
+    )
+)
 
 
 # These run for every training image, and an input pipeline is as fast as they are. On CPUs TensorFlow is quick with

@@ -5,12 +5,15 @@ Shapes: N support images, D features, K classes.
 
 import dataclasses
 import sys
+from typing import Annotated
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from keras_mixer.evaluation.prediction import predict_batch
+from keras_mixer.evaluation.ranking import guesses
 from keras_mixer.features import feature_extractor
+from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
@@ -43,11 +46,12 @@ class FewShot:
     """The result of `few_shot`.
 
     Attributes:
-        accuracy: for each number of shots, one share of test images right for each seed.
+        accuracy: for each number of shots, the accuracy on the test images for each seed.
         support: for each number of shots, the number of images learnt from.
         test_images: number of test images.
         features: number D of features.
         classes: number K of classes.
+        non_finite: number of test images with a feature that is NaN or infinite.
     """
 
     accuracy: dict[int, tuple[float, ...]]
@@ -55,6 +59,7 @@ class FewShot:
     test_images: int
     features: int
     classes: int
+    non_finite: int
 
     def mean(self, shots) -> float:
         """Mean accuracy over the seeds."""
@@ -73,8 +78,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         test: batches `(images, labels)` to measure on.
         classes: number of classes; None for the largest label of `train` plus one.
         shots: images of each class to learn from, each at least 1.
-        seeds: one draw of images for each.
-        l2: strength of the regularisation, above 0.
+        seeds: one draw of images for each, at least 0.
+        l2: strength of the regularisation, greater than 0.
         layer: a name of `keras_mixer.feature_extractor`; grids are averaged over their tokens.
         progress: show progress bars on standard error.
 
@@ -82,7 +87,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         A `FewShot`.
 
     Raises:
-        ValueError: a set is empty, a label is out of range, or an option is.
+        ValueError: a set is empty, a label or an option is out of range, or a training image has features that are not
+            finite (such test images count as wrong).
 
     Source: section 3 of arXiv 2105.01601 ("few-shot"); constants and draws of big_vision's evaluators/fewshot_lsr.py.
 
@@ -90,16 +96,23 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         >>> keras_mixer.few_shot(model, train_batches, test_batches).mean(5)  # doctest: +SKIP
         0.87
     """
-    if l2 <= 0:
-        raise ValueError(f"l2 must be above 0, not {l2!r}.")
-    if not shots or min(shots) < 1 or not seeds:
-        raise ValueError(f"Name at least one number of shots, each 1 or more, and one seed; not {shots!r}, {seeds!r}.")
+    check("l2", float(l2), Positive)
+    shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # NumPy's integers too
+    check("shots", shots, Annotated[tuple[Count, ...], SOME])
+    check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
     support, support_labels = _features(model, train, layer, "training features", progress)
+    learnable = np.isfinite(support).all(1)
+    if not learnable.all():
+        raise ValueError(
+            f"{(~learnable).sum():,} of {len(support):,} training images have features that are not finite (NaN or "
+            "infinity), so no classifier can be fitted. Check the weights of the model."
+        )
     queries, labels = _features(model, test, layer, "test features", progress)
     classes = int(support_labels.max()) + 1 if classes is None else classes
     for name, found in (("Training", support_labels), ("Test", labels)):
         if found.min() < 0 or found.max() >= classes:
             raise ValueError(f"{name} labels run from {found.min()} to {found.max()}, but there are {classes} classes.")
+    finite = np.isfinite(queries).all(1)
     accuracy: dict[int, list[float]] = {count: [] for count in shots}
     sizes = {}
     for seed in seeds:
@@ -108,9 +121,17 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         for count in shots:
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             classifier = least_squares(support[chosen], support_labels[chosen], classes, l2)
-            accuracy[count].append(float((classifier.scores(queries).argmax(1) == labels).mean()))
+            right = guesses(classifier.scores(queries[finite])) == labels[finite]
+            accuracy[count].append(float(right.sum() / len(labels)))
             sizes[count] = len(chosen)
-    return FewShot({k: tuple(v) for k, v in accuracy.items()}, sizes, len(labels), queries.shape[1], classes)
+    return FewShot(
+        accuracy={count: tuple(of_seeds) for count, of_seeds in accuracy.items()},
+        support=sizes,
+        test_images=len(labels),
+        features=queries.shape[1],
+        classes=classes,
+        non_finite=int((~finite).sum()),
+    )
 
 
 def least_squares(features, labels, classes, l2=L2) -> LinearClassifier:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from keras_mixer.data.sources import Split, file_split
 from keras_mixer.evaluation.prediction import predict_batch
 from keras_mixer.evaluation.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+from keras_mixer.evaluation.ranking import NO_GUESS, OutputCheck, describe_outputs, guesses
 
 CLASSES = 1000
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "topimages")
@@ -28,12 +29,20 @@ class RealEvaluation:
     Attributes:
         examples: images with at least one label; the others do not count.
         left_out: images whose set of labels is empty.
-        top1: share of the former whose most probable class is one of their labels.
+        top1: fraction of the former whose most probable class is one of their labels; ties and NaN as in `Evaluation`.
+        non_finite: number of images, of both kinds, with an output that is NaN or infinite.
+        constant: whether all images, of more than one, have the same output, as those of an untrained model.
     """
 
     examples: int
     left_out: int
     top1: float
+    non_finite: int
+    constant: bool
+
+    def remarks(self) -> list[str]:
+        """Sentences for the user about outputs that are not finite or constant; empty for a sound model."""
+        return describe_outputs(self.examples + self.left_out, self.non_finite, self.constant)
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
@@ -52,17 +61,19 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
 
     Source: section 4 of arXiv 2006.07159.
     """
-    right, examples, left_out = 0, 0, 0
+    right, examples = 0, 0
+    check = OutputCheck()
     for images, allowed in tqdm(dataset, desc="evaluating", unit="batch", disable=not progress, file=sys.stderr):
         allowed = np.asarray(allowed, bool)
         labelled = allowed.any(1)
-        guesses = predict_batch(model, images).argmax(1)
-        right += int(allowed[np.arange(len(guesses)), guesses].sum())  # an empty set allows no guess
+        scores = np.asarray(predict_batch(model, images), np.float64)
+        guessed = guesses(scores)
+        right += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())  # none where none is
         examples += int(labelled.sum())
-        left_out += int((~labelled).sum())
+        check.add(scores)
     if not examples:
         raise ValueError("No image to evaluate on has a label.")
-    return RealEvaluation(examples, left_out, right / examples)
+    return RealEvaluation(examples, check.images - examples, right / examples, check.non_finite, check.constant)
 
 
 def validation_split(data_dir=None) -> Split:

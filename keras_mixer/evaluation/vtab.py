@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_mixer.evaluation.journal import Journal
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
 from keras_mixer.evaluation.vtab_tasks import GROUPS, VTAB_TASKS, load_task
+from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
 from keras_mixer.models import rebuild
 from keras_mixer.resolution import change_resolution
 
@@ -33,16 +35,19 @@ EVALUATION_CROP = "resize"
 class VtabSettings:
     """What decides the numbers of a report."""
 
-    learning_rates: tuple[float, ...] = (0.003,)
-    """Peak rates; of several, each task takes the best of its 200 validation images."""
-    steps: int = 500
-    """Optimizer steps of each fine-tuning."""
-    batch_size: int = 512
-    """Images in a step."""
-    seeds: tuple[int, ...] = (0,)
-    """One fine-tuning for each; a task counts with the median."""
-    image_size: int | None = None
-    """Side of the input in pixels for all tasks; None for 224 (small images) and 448."""
+    learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003,)
+    """Peak rates, greater than 0; of several, each task takes the best of its 200 validation images."""
+    steps: Count = 500
+    """Optimizer steps of each fine-tuning, at least 1."""
+    batch_size: Count = 512
+    """Images in a step, at least 1."""
+    seeds: Annotated[tuple[Seed, ...], SOME] = (0,)
+    """One fine-tuning for each, in [0, 2147483647]; a task counts with the median."""
+    image_size: Count | None = None
+    """Side of the input in pixels for all tasks, at least 1; None for 224 (small images) and 448."""
+
+    def __post_init__(self):
+        check_fields(self)
 
     def side(self, task):
         """Pixels of the input for one task."""

@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mixer.fields import check
+from keras_mixer.training.recipe import DeviceChoice
+
 LONGEST_MESSAGE = 4096  # bytes of an error that other processes are told
 JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # Keras's own; the two beside it give number and id of processes
 
@@ -154,8 +157,7 @@ def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
 
     Source: ours. Not run on a TPU.
     """
-    if devices not in ("auto", "cpu", "gpu", "tpu") and not str(devices).isdigit():
-        raise ValueError(f"devices must be auto, cpu, gpu, tpu or a number, not {devices!r}.")
+    check("devices", str(devices), DeviceChoice)
     if keras.backend.backend() == "jax":
         return _jax_devices(str(devices))
     if keras.backend.backend() == "tensorflow":
@@ -193,10 +195,10 @@ def _pick(devices, available):
     if devices.isdigit():
         wanted = int(devices)
         for found in available.values():
-            if 0 < wanted <= len(found):
+            if wanted <= len(found):
                 return found[:wanted]
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in available.items())
-        raise ValueError(f"devices={devices} asks for more (or fewer than 1) devices than there are: {counts}.")
+        raise ValueError(f"devices={devices} asks for more devices than there are: {counts}.")
     if not available[devices]:
         there = ", ".join(kind for kind, found in available.items() if found)
         raise ValueError(f"devices={devices!r}, but this machine has only: {there}.")

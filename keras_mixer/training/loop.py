@@ -136,6 +136,8 @@ def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
     trained.class_names, trained.evaluation_crop = model.class_names, model.evaluation_crop
     trained.set_weights([weight.numpy() for weight in trainee.weights])
     evaluation = evaluate_source(trained, source, recipe)
+    for remark in evaluation.remarks():
+        report(remark)
     seconds = time.perf_counter() - started
     results = _results(recipe, evaluation, start.accuracy, trained.count_params(), seconds)
     if devices.writes:

@@ -1,157 +1,173 @@
 """A training run as plain data: everything that decides what it does."""
 
 import dataclasses
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from keras_mixer.training.fields import check_fields
+from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
+from keras_mixer.fields import (
+    ANY,
+    ASCENDING,
+    SOME,
+    Count,
+    CountFrom0,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    Rate,
+    Seed,
+    Text,
+    Where,
+    check_fields,
+    one_of,
+)
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
-COUNTS = (
-    *("epochs", "steps", "global_batch_size", "checkpoint_every_steps"),
-    *("accumulation_steps", "steps_per_execution", "data_shards"),
-)
+
+FileName = Annotated[str, Where("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
+DeviceChoice = Annotated[
+    str, Where("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch)
+]
+VariantName = Annotated[str, one_of(KNOWN_VARIANTS)]
+Area = Annotated[float, Range("(0, 1]")]
+Operations = Annotated[tuple[Annotated[str, one_of(RANDAUGMENT_OPERATIONS)], ...], SOME]
+ClassWeights = Annotated[tuple[NonNegative, ...], Where("numbers of which one or more are above 0", any)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run as data. Every field is an option of `keras-mixer train`."""
 
-    name: str
-    """Name of the recipe; the default run directory is runs/NAME."""
+    name: FileName
+    """Name of the recipe, a file name; the default run directory is runs/NAME."""
 
-    data: str
+    data: Text
     """"digits", the path of an image folder, or a TensorFlow Datasets name such as cifar10."""
-    data_dir: str | None = None
+    data_dir: Text | None = None
     """Folder with prepared TensorFlow Datasets, local or gs://; by default that of tensorflow_datasets."""
-    train_split: str = "train"
+    train_split: Text = "train"
     """Training split: a TFDS split such as 'train[:99%]', or the sub-folder of an image folder."""
-    test_split: str = "test"
+    test_split: Text = "test"
     """Test split, likewise."""
-    holdout: float = 0.0
-    """Share of the training images that takes the place of the test part, in [0, 1): to choose settings honestly."""
-    data_shards: int = 1
-    """Parts that the training data are shuffled and read in; a multiple of the number of processes."""
-    test_fraction: float = 0.2
-    """Share of each class used for testing, in (0, 1), where an image folder has no split of its own."""
+    holdout: Rate = 0.0
+    """Fraction of the training images that replaces the test part, in [0, 1): to choose settings honestly."""
+    data_shards: Count = 1
+    """Parts that the training data are shuffled and read in, at least 1; a multiple of the number of processes that
+    divides global_batch_size."""
+    test_fraction: Fraction = 0.2
+    """Fraction of each class used for testing, in (0, 1), where an image folder has no split of its own."""
 
-    variant: str = "B/16"
+    variant: VariantName = "B/16"
     """Row of Table 1, such as B/16, or tiny/4 for pictures of 16 px; the five numbers below replace its own."""
-    patch_size: int | None = None
-    """Side of a patch in pixels."""
-    num_blocks: int | None = None
-    """Number of Mixer blocks."""
-    hidden_dim: int | None = None
-    """Channels of a token."""
-    tokens_mlp_dim: int | None = None
-    """Hidden units of the token-mixing MLPs."""
-    channels_mlp_dim: int | None = None
-    """Hidden units of the channel-mixing MLPs."""
-    weights: str | None = None
+    patch_size: Count | None = None
+    """Side of a patch in pixels, at least 1."""
+    num_blocks: Count | None = None
+    """Number of Mixer blocks, at least 1."""
+    hidden_dim: Count | None = None
+    """Channels of a token, at least 1."""
+    tokens_mlp_dim: Count | None = None
+    """Hidden units of the token-mixing MLPs, at least 1."""
+    channels_mlp_dim: Count | None = None
+    """Hidden units of the channel-mixing MLPs, at least 1."""
+    weights: Text | None = None
     """Weights to start from: imagenet1k, imagenet21k, sam, or a .npz, .safetensors, .keras or .weights.h5 file."""
     resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
     """How weights made for another image size are fitted: the paper's rule, or stretched (not from the paper)."""
-    image_size: int | tuple[int, int] = 224
-    """Side of the model's input in pixels, or height and width."""
-    dropout_rate: float = 0.0
+    image_size: Count | tuple[Count, Count] = 224
+    """Side of the model's input in pixels, or height and width; at least 1 and a multiple of the patch."""
+    dropout_rate: Rate = 0.0
     """Dropout in the MLPs, in [0, 1)."""
-    drop_path_rate: float = 0.0
+    drop_path_rate: Rate = 0.0
     """Stochastic depth of the last MLP, in [0, 1), rising linearly from 0 at the first."""
 
-    epochs: int = 300
-    """Passes over the training data; steps, where given, replaces it."""
-    steps: int | None = None
-    """Optimizer steps of the whole run."""
-    global_batch_size: int = 4096
-    """Images in a step, over all devices."""
+    epochs: Count = 300
+    """Passes over the training data, at least 1; steps, where given, replaces it."""
+    steps: Count | None = None
+    """Optimizer steps of the whole run, at least 1."""
+    global_batch_size: Count = 4096
+    """Images in a step, over all devices, at least 1."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Cross-entropy over the classes (softmax), or of each class alone, summed (sigmoid)."""
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """What an example of each class counts in loss and training accuracy; balanced: inverse to its frequency."""
-    label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes, in [0, 1); softmax only."""
-    head_bias: float = 0.0
-    """Start value of the head's biases; -6.9 and -10 (about -log of the classes) go with sigmoid."""
+    class_weights: Literal["balanced"] | ClassWeights | None = None
+    """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse to its frequency."""
+    label_smoothing: Rate = 0.0
+    """Fraction of the target spread evenly over all classes, in [0, 1); softmax only."""
+    head_bias: Annotated[float, ANY] = 0.0
+    """Start value of the head's biases, any number; -6.9 and -10 (about -log of the classes) go with sigmoid."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (beta 0.9, 0.999, epsilon 1e-8), or SGD with momentum 0.9."""
-    learning_rate: float = 1e-3
-    """Peak learning rate, reached after the warm-up."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate, greater than 0, reached after the warm-up."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """How the learning rate falls after the warm-up: to 0 along a cosine, or straight to 1e-5 of the peak."""
-    warmup_steps: int = 10_000
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.0
-    """Decoupled decay of kernels only, multiplied by the learning rate (Keras's and the paper's convention)."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of the gradient; None does not clip."""
-    ema_momentum: float | None = None
-    """Share of the running average of the weights that stays at each step, in (0, 1), such as 0.999; the averaged
+    warmup_steps: CountFrom0 = 10_000
+    """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the run has."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled decay of kernels only, at least 0, times the learning rate (Keras's and the paper's convention)."""
+    clip_norm: Positive | None = 1.0
+    """Largest global norm of the gradient, greater than 0; None does not clip."""
+    ema_momentum: Fraction | None = None
+    """Fraction of the running average of the weights that stays at each step, in (0, 1), such as 0.999; the averaged
     weights are validated and kept. None keeps the last ones, as the paper does."""
 
-    crop_area: tuple[float, float] = (0.05, 1.0)
-    """Smallest and largest share of a training image that the random crop covers."""
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of the random crop."""
+    crop_area: Annotated[tuple[Area, Area], ASCENDING] = (0.05, 1.0)
+    """Smallest and largest fraction of a training image that the random crop covers, in (0, 1] and ascending."""
+    crop_aspect: Annotated[tuple[Positive, Positive], ASCENDING] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of the random crop, greater than 0 and ascending."""
     flip: bool = True
     """Mirror half of the training images left-right."""
-    randaugment_num_ops: int = 0
-    """RandAugment operations on each training image; 0 for none."""
-    randaugment_level: float = 0.0
-    """Strength of the operations, 0 to 20; the paper uses 10, 15 and 20."""
-    randaugment_operations: tuple[str, ...] | None = None
-    """Operations to draw from; None for the paper's sixteen."""
-    randaugment_fill: int = 128
-    """Grey value, 0 to 255, that appears where an operation moved the image away; the paper's is 128."""
-    mixup_alpha: float = 0.0
-    """Beta parameter of mixup (the paper's p, no probability); 0 for none."""
-    cutmix_alpha: float = 0.0
-    """Beta parameter of CutMix (not from the paper); 0 for none. With mixup too, each batch gets one of the two."""
-    shuffle_buffer: int = 250_000
-    """Encoded images (or paths) held in memory for shuffling."""
-    cache_gib: float = 0.0
-    """Memory, in GiB for each process, in which decoded training images stay after their first use, before they are
-    cropped and augmented (500 x 375 px: 0.5 MiB each); those that no longer fit are decoded every time."""
+    randaugment_num_ops: CountFrom0 = 0
+    """RandAugment operations on each training image, at least 0; 0 for none."""
+    randaugment_level: Annotated[float, Range("[0, 20]")] = 0.0
+    """Strength of the operations, in [0, 20]; the paper uses 10, 15 and 20."""
+    randaugment_operations: Operations | None = None
+    """Names of the operations to draw from, one or more; None for the paper's sixteen."""
+    randaugment_fill: Annotated[int, Range("[0, 255]")] = 128
+    """Grey value, in [0, 255], that appears where an operation moved the image away; the paper's is 128."""
+    mixup_alpha: NonNegative = 0.0
+    """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0 for none."""
+    cutmix_alpha: NonNegative = 0.0
+    """Beta parameter of CutMix, at least 0 (not from the paper); 0 for none. With mixup too, each batch gets one of
+    the two."""
+    shuffle_buffer: Count = 250_000
+    """Encoded images (or paths) held in memory for shuffling, at least 1."""
+    cache_gib: Annotated[float, Range("[0, 1048576]")] = 0.0
+    """Memory, in [0, 1048576] GiB for each process, in which decoded training images stay after their first use, before
+    they are cropped and augmented (500 x 375 px: 0.5 MiB each); those that no longer fit are decoded every time."""
     evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] = "resmall-crop"
     """How test images are brought to size: plain, 256 x 256 then centre, or short side 256 then centre (for 224)."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Number format of the arithmetic; weights and logits stay float32."""
-    accumulation_steps: int = 1
-    """Pieces in which the gradient of a batch is computed, one after the other, for less memory; one update for all."""
+    accumulation_steps: Count = 1
+    """Pieces in which the gradient of a batch is computed, one after the other, for less memory; at least 1, and a
+    divisor of global_batch_size. One update for all."""
     rematerialize: bool = False
     """Compute each block's insides again for the gradient instead of keeping them: less memory, more time. No gain with
     JAX on CPUs, where XLA keeps them all the same."""
-    steps_per_execution: int = 1
-    """Optimizer steps between two visits of Python: more is faster where a step is short, as on TPUs."""
+    steps_per_execution: Count = 1
+    """Optimizer steps between two visits of Python, at least 1: more is faster where a step is short, as on TPUs."""
     xla_on_cpu: bool = False
     """Compile for one CPU with XLA too: about twice as fast for tiny models, slower for those of Table 1."""
-    devices: str = "auto"
-    """Where to train: auto, cpu, gpu, tpu, or how many devices of the best kind."""
-    seed: int = 0
-    """Seed of the initial weights, the order of the data and all augmentation."""
-    checkpoint_every_steps: int = 1000
-    """Steps between checkpoints; the newest two are kept."""
+    devices: DeviceChoice = "auto"
+    """Where to train: auto, cpu, gpu, tpu, or how many devices of the best kind, from 1."""
+    seed: Seed = 0
+    """Seed of the initial weights, the order of the data and all augmentation, in [0, 2147483647]."""
+    checkpoint_every_steps: Count = 1000
+    """Steps between checkpoints, at least 1; the newest two are kept."""
 
     def __post_init__(self):
+        number: object = self.devices
+        if isinstance(number, int) and not isinstance(number, bool):  # as config.json has always held it
+            object.__setattr__(self, "devices", str(number))
         check_fields(self)
-        if self.variant not in KNOWN_VARIANTS:
-            raise ValueError(f"Unknown variant {self.variant!r}; valid ones are {', '.join(KNOWN_VARIANTS)}.")
-        for field in COUNTS:
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}.")
         for field in ("accumulation_steps", "data_shards"):
             if self.global_batch_size % getattr(self, field):
                 raise ValueError(
                     f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
                 )
-        if not 0 <= self.cache_gib < float("inf"):
-            raise ValueError(f"cache_gib must be 0 or more GiB of memory, not {self.cache_gib}.")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must lie in [0, 1), not {self.holdout}.")
-        if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
-            raise ValueError(f"ema_momentum must lie between 0 and 1, not {self.ema_momentum}.")
-        if not 0 < self.test_fraction < 1:
-            raise ValueError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}.")
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works with loss 'softmax' only; set one of the two to its default.")
         if self.rematerialize and self.dropout_rate:

@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
+from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.files import write_json
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.loop import FitResult, fit
@@ -35,7 +37,7 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         recipe: a `Recipe`, or the name of one in `RECIPES`.
         learning_rates: peak rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
         workdir: folder of all runs.
-        holdout: share of the training images that the rates are compared on, in (0, 1); the paper takes 10 % of Pets
+        holdout: fraction of the training images that the rates are compared on, in (0, 1); the paper takes 10 % of Pets
             and Flowers, 2 % of CIFAR, 1 % of ImageNet.
         final: train on everything at the end.
         report: called with each line of text for the user.
@@ -45,16 +47,15 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         A `SweepResult`.
 
     Raises:
-        ValueError: no rate was given, or no rate trained to the end; else as `fit`.
+        ValueError: no rate was given, a rate or the fraction is out of range, or no rate trained to the end; else as
+            `fit`.
 
     Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
     """
     recipe = resolve(recipe, **overrides)
+    check("learning_rates", tuple(learning_rates), Annotated[tuple[Positive, ...], SOME])
+    check("holdout", holdout, Fraction)
     rates = sorted(set(learning_rates))
-    if not rates or rates[0] <= 0:
-        raise ValueError(f"learning_rates must be one or more positive numbers, not {list(learning_rates)}.")
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must lie between 0 and 1, not {holdout}.")
     workdir = Path(workdir)
     accuracies: dict[float, float | None] = {}
     for rate in rates:

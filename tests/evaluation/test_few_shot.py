@@ -50,7 +50,7 @@ def data(rng):
 def test_every_shot_and_seed_draws_as_the_official_code_does(tiny_mixer, data):
     model = tiny_mixer(num_blocks=1)
     train, test = data
-    result = keras_mixer.few_shot(model, train, test, shots=(1, 2, 25), seeds=(0, 5))
+    result = keras_mixer.few_shot(model, train, test, shots=np.array([1, 2, 25]), seeds=(0, 5))
     extractor = keras_mixer.feature_extractor(model, ["pre_logits"])
 
     def collect(batches):
@@ -68,6 +68,22 @@ def test_every_shot_and_seed_draws_as_the_official_code_does(tiny_mixer, data):
     assert result.support == {1: 3, 2: 6, 25: 24}
     assert result.mean(25) == 1.0
     assert (result.features, result.test_images, result.classes) == (32, 11, 3)
+
+
+def test_test_images_without_finite_features_count_as_wrong(tiny_mixer, data):
+    train, test = data
+    model = tiny_mixer(num_blocks=1, include_preprocessing=False)
+    test = [(images.astype(np.float32), labels) for images, labels in test]
+    right = keras_mixer.few_shot(model, train, test, shots=(8,), seeds=(0,))
+    test[0][0][:2] = np.nan
+    test[0][0][2, 0, 0, 0] = np.inf
+    result = keras_mixer.few_shot(model, train, test, shots=(8,), seeds=(0,))
+    assert (right.mean(8), right.non_finite) == (1.0, 0)
+    assert result.mean(8) == pytest.approx(8 / 11)
+    assert (result.test_images, result.non_finite) == (11, 3)
+    train = [(np.full(images.shape, np.nan, np.float32), labels) for images, labels in train]
+    with pytest.raises(ValueError, match="24 of 24 training images have features that are not finite"):
+        keras_mixer.few_shot(model, train, test)
 
 
 def test_features_are_computed_once_for_all_shots_and_seeds(tiny_mixer, data):
@@ -88,9 +104,10 @@ def test_mistakes_are_refused(tiny_mixer, data):
     model = tiny_mixer()
     train, test = data
     for options, message in [
-        ({"l2": 0}, "l2 must be above 0"),
-        ({"shots": (0,)}, "each 1 or more"),
-        ({"seeds": ()}, "one seed"),
+        ({"l2": 0}, "l2 must be greater than 0, got 0"),
+        ({"l2": float("nan")}, "l2 must be a finite number"),
+        ({"shots": (0,)}, "shots must be a tuple with every value at least 1"),
+        ({"seeds": ()}, "seeds must be one value or more"),
         ({"classes": 2}, "Training labels run from 0 to 2, but there are 2 classes"),
         ({"layer": "block_7"}, "Unknown features"),
     ]:

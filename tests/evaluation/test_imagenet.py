@@ -33,6 +33,29 @@ def check(split):
     assert (result.examples, result.left_out, result.top1) == (4, 1, 0.75)
 
 
+def test_real_counts_nan_as_wrong_and_ties_for_the_lower_class():
+    outputs = np.zeros((5, 1000))
+    outputs[1] = np.nan
+    outputs[2, 0], outputs[2, 999] = np.nan, 1
+    outputs[3, [4, 200]] = 1
+    allowed = np.zeros((5, 1000), bool)
+    for image, labels in enumerate([[0], [0, 999], [0, 999], [200], []]):
+        allowed[image, labels] = True
+
+    class Given:
+        def predict_on_batch(self, images):
+            return outputs[np.asarray(images)[:, 0]]
+
+    for size in (1, 2, 5):
+        images = np.arange(5)[:, None]
+        result = imagenet.evaluate_real(
+            Given(), [(images[i : i + size], allowed[i : i + size]) for i in range(0, 5, size)]
+        )
+        assert (result.examples, result.left_out, result.top1) == (4, 1, 0.5)
+        assert (result.non_finite, result.constant) == (2, False)
+        assert len(result.remarks()) == 1
+
+
 def test_real_from_tfds(tmp_path):
     examples = [
         {"image": picture(guess), "original_label": 0, "real_label": labels, "file_name": f"{i}"}

@@ -107,7 +107,7 @@ def colours(tmp_path):
 def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, colours, tmp_path):
     model = tiny_mixer(classes=5, num_blocks=1)
     before = model.get_weights()
-    settings = VtabSettings(learning_rates=(0.0, 0.3), steps=12, batch_size=32, image_size=16)
+    settings = VtabSettings(learning_rates=(1e-9, 0.3), steps=12, batch_size=32, image_size=16)
     lines = []
     options = {"data_dir": colours, "settings": settings, "report": lines.append}
     result = vtab_1k(model, tmp_path / "report", tasks=["svhn", "resisc45"], **options)
@@ -131,3 +131,16 @@ def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, co
 def test_what_needs_no_hand_says_the_command(tmp_path):
     with pytest.raises(NotPrepared, match="svhn_cropped is not prepared: tfds build svhn_cropped --data_dir="):
         load_task(VTAB_TASKS["svhn"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("learning_rates", value) for value in ((), (0.0,), (-1.0,), (float("nan"),), [0.1])),
+        *(("seeds", value) for value in ((), (-1,), (2**31,))),
+        *((field, value) for field in ("steps", "batch_size", "image_size") for value in (0, 1.5)),
+    ],
+)
+def test_settings_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be .*, got "):
+        VtabSettings(**{field: value})

@@ -14,6 +14,7 @@ from image_files import encode, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_mixer
+from keras_mixer import cli
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.training import loop
@@ -54,6 +55,19 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
     recipe = read_recipe(tmp_path / "run")
     again = evaluate_source(loaded, load_recipe_source(recipe), recipe)
     assert (again.top1, again.loss) == (result.metrics["accuracy"], result.metrics["loss"])
+
+
+def test_a_model_that_was_not_trained_is_said_to_be_so(tmp_path, capsys):
+    lines = []
+    options = QUICK | SMALL | {"epochs": 1, "learning_rate": 1e-30}
+    result = keras_mixer.fit("digits", workdir=tmp_path / "run", report=lines.append, **options)
+    untrained = "All 360 images have the same output: the model is untrained."
+    assert lines[-1] == untrained
+    assert result.metrics["accuracy"] == pytest.approx(0.1, abs=0.01)  # that of class 0
+    assert result.metrics["top5"] == pytest.approx(0.5, abs=0.01)
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert untrained in capsys.readouterr().out.splitlines()
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["constant"] is True
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):

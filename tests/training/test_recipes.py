@@ -1,8 +1,20 @@
+import ast
 import dataclasses
+import inspect
 import json
+import math
+import os
+import re
+import subprocess
+import sys
+import types
+import typing
+from typing import Annotated, Literal
 
 import pytest
 
+from keras_mixer import cli
+from keras_mixer.fields import ANY, Range
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.run_directory import read_recipe, recipe_from
@@ -18,7 +30,7 @@ def test_unknown_names_list_the_valid_ones():
         resolve("no_such_recipe")
     with pytest.raises(ValueError, match=r"learningrate.*learning_rate"):
         resolve("digits", learningrate=1)
-    with pytest.raises(ValueError, match=r"B/17.*S/32, S/16"):
+    with pytest.raises(ValueError, match=r"S/32, S/16.*B/17"):
         resolve("digits", variant="B/17")
 
 
@@ -26,12 +38,6 @@ def test_architecture_is_a_variant_with_replacements():
     assert resolve("digits", variant="B/16").architecture() == VARIANTS["B/16"]
     assert Recipe("x", "digits", patch_size=8).architecture() == dataclasses.replace(VARIANTS["B/16"], patch_size=8)
     assert resolve("digits").architecture().parameters((16, 16, 3), 10) == 115_114
-
-
-@pytest.mark.parametrize("field", ["epochs", "global_batch_size", "checkpoint_every_steps"])
-def test_counts_are_positive(field):
-    with pytest.raises(ValueError, match=field):
-        resolve("digits", **{field: 0})
 
 
 # variant, epochs, learning rate, weight decay, RandAugment magnitude, mixup p, stochastic depth: Table 4 of the paper
@@ -84,23 +90,152 @@ def test_fine_tuning_is_section_4_of_the_paper():
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [
-        ("epochs", "3", "int"),
-        ("epochs", True, "int"),
-        ("epochs", 2.5, "int"),
-        ("learning_rate", None, "float"),
-        ("learning_rate", float("nan"), "float"),
-        pytest.param("weight_decay", 10**400, "float", id="beyond floats"),
-        ("flip", 1, "bool"),
-        ("loss", "hinge", "Literal"),
-        ("image_size", (16, 16, 3), "tuple"),
-        ("crop_area", [0.1, 1.0], "tuple"),
-        ("class_weights", ("a",), "tuple"),
-        ("variant", ["B/16"], "str"),
+        ("epochs", "3", "an integer"),
+        ("epochs", True, "an integer"),
+        ("epochs", 2.5, "an integer"),
+        ("steps", "3", "an integer or None"),
+        ("learning_rate", None, "a finite number"),
+        ("learning_rate", float("nan"), "a finite number"),
+        ("learning_rate", 1e39, "a finite number"),  # infinite in float32
+        pytest.param("weight_decay", 10**400, "a finite number", id="beyond floats"),
+        ("flip", 1, "True or False"),
+        ("loss", "hinge", "'softmax' or 'sigmoid'"),
+        ("image_size", (16, 16, 3), "an integer or a tuple of 2 values"),
+        ("crop_area", [0.1, 1.0], "a tuple of 2 values"),
+        ("class_weights", ("a",), "'balanced', a tuple with every value a finite number or None"),
+        ("variant", ["B/16"], "a string"),
     ],
 )
 def test_fields_hold_what_they_say(field, value, wanted):
-    with pytest.raises(ValueError, match=rf"{field} must be .*{wanted}.*, not "):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{field} must be {wanted}, got {value!r:.200}.')}$"):
         resolve("digits", **{field: value})
+
+
+# Values that the type of a field allows and its condition does not, where the condition is not a Range.
+REFUSED = {
+    "name": ["", ".", "..", "a/b", "a\\b", "a\n"],
+    "data": ["", " ", "a\0b"],
+    "data_dir": ["", "\0"],
+    "train_split": ["", " "],
+    "test_split": [""],
+    "variant": ["B/17", "b/16"],
+    "weights": [""],
+    "class_weights": [(), (0.0, 0.0)],
+    "crop_area": [(1.0, 0.1)],
+    "crop_aspect": [(1.5, 0.5)],
+    "randaugment_operations": [(), ("Nope",), ("Rotate", "rotate")],
+    "devices": ["", "0", "-1", "1.5", "gpus", "\N{SUPERSCRIPT TWO}", 0, True],
+}
+HINTS = typing.get_type_hints(Recipe, include_extras=True)
+
+
+def parts(hint):
+    """`(type or Literal, its conditions, values in a tuple or None)` of everything that a hint is made of."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for one in typing.get_args(hint):
+            yield from parts(one)
+        return
+    inside, stated = (hint.__origin__, hint.__metadata__) if typing.get_origin(hint) is Annotated else (hint, ())
+    if typing.get_origin(inside) is not tuple:
+        yield inside, stated, None
+        return
+    yield tuple, stated, None
+    values = typing.get_args(inside)
+    length = 1 if values[-1] is Ellipsis else len(values)
+    for kind, of_value, _ in parts(values[0]):
+        yield kind, of_value, length
+
+
+def just_outside(limits, kind):
+    """The numbers next to an interval that it leaves out, one at each finite end."""
+    for end, included, away in ((limits.low, limits.includes_low, -1), (limits.high, limits.includes_high, 1)):
+        if math.isfinite(end):
+            beyond = int(end) + away if kind is int else math.nextafter(end, away * math.inf)
+            yield beyond if included else end
+
+
+def refused_values(field):
+    for kind, stated, length in parts(HINTS[field]):
+        for limits in stated:
+            if isinstance(limits, Range):
+                yield from ((value,) * length if length else value for value in just_outside(limits, kind))
+        if typing.get_origin(kind) is Literal:
+            yield "no such choice"
+    yield from REFUSED.get(field, ())
+
+
+def unstated(hint):
+    """Parts of a hint that leave the values open: neither a choice nor with a condition."""
+    closed = (bool, types.NoneType, tuple)
+    return [k for k, stated, _ in parts(hint) if not stated and k not in closed and typing.get_origin(k) is not Literal]
+
+
+@pytest.mark.parametrize("field", HINTS)
+def test_every_field_states_and_enforces_its_values(field):
+    assert not unstated(HINTS[field]), "give it a Range, another condition, a Literal, or ANY"
+    conditions = [condition for _, stated, _ in parts(HINTS[field]) for condition in stated]
+    if any(not isinstance(condition, Range) and condition is not ANY for condition in conditions):
+        assert field in REFUSED, "name values that the condition refuses"
+    refused = list(refused_values(field))
+    assert refused or HINTS[field] is bool or ANY in conditions
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^{field} must be .*, got "):
+            resolve("digits", **{field: value})
+
+
+@pytest.mark.parametrize("field", [field for field in HINTS if HINTS[field] is not bool and field != "head_bias"])
+def test_the_command_line_refuses_what_python_refuses(field, capsys):
+    value = next(refused_values(field))
+    words = map(str, value) if isinstance(value, tuple) else [str(value)]
+    assert cli.main(["train", "digits", f"--{field.replace('_', '-')}", *words, "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(rf"error: .*({field}|--{field.replace('_', '-')})\b.*\n", printed.err)
+
+
+def test_a_field_without_a_range_is_found():
+    for hint in (int, float | None, tuple[float, float], Annotated[tuple[str, ...], Range("[0, 1]")] | None, str):
+        assert unstated(hint)
+    for hint in (bool, Literal["a"] | None, Annotated[int, Range("[0, 1]")]):
+        assert not unstated(hint)
+
+
+def test_the_text_of_a_field_names_its_range():
+    (tree,) = ast.parse(inspect.getsource(Recipe)).body
+    pairs = zip(tree.body, tree.body[1:], strict=False)
+    texts = {one.target.id: text.value.value for one, text in pairs if isinstance(one, ast.AnnAssign)}
+    assert texts.keys() == HINTS.keys()
+    for field, hint in HINTS.items():
+        ranges = [limits for _, stated, _ in parts(hint) for limits in stated if isinstance(limits, Range)]
+        assert all(limits.words in " ".join(texts[field].split()) for limits in ranges), field
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[0, 1)", [0, 0.5], [-1e-9, 1, 2]),
+        ("(0, 1]", [1e-9, 1], [0, 1.1]),
+        ("(0, inf)", [1e-9, 10**400], [0, -1]),
+        ("[2, 3]", [2, 3], [1, 4]),
+    ],
+)
+def test_ranges_are_those_of_mathematics(interval, inside, outside):
+    limits = Range(interval)
+    assert all(map(limits.holds, inside))
+    assert not any(map(limits.holds, outside))
+
+
+def test_a_number_of_devices_may_be_an_integer():
+    recipe = resolve("digits", devices=4)
+    assert recipe == resolve("digits", devices="4")
+    assert dataclasses.asdict(recipe)["devices"] == "4"  # as in the config.json of earlier runs
+
+
+def test_recipes_are_checked_without_tensorflow():
+    code = "import sys, keras_mixer.training.recipe; print([m for m in ('tensorflow', 'keras_cv') if m in sys.modules])"
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert out.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +247,7 @@ def test_fields_hold_what_they_say(field, value, wanted):
         (b"\xff", "decode"),
         (b'{"name": "a"}', r"missing fields: \['data'\]"),
         (b'{"name": "a", "data": "b", "batch": 3}', r"unknown fields: \['batch'\]"),
-        (b'{"name": "a", "data": "b", "epochs": {}}', "epochs must be int"),
+        (b'{"name": "a", "data": "b", "epochs": {}}', "epochs must be an integer"),
     ],
 )
 def test_a_damaged_configuration_says_what_is_wrong(tmp_path, content, message):

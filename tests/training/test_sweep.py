@@ -31,9 +31,11 @@ def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(tmp
 
 
 def test_a_sweep_needs_rates_and_images_to_hold_out(tmp_path):
-    with pytest.raises(ValueError, match="learning_rates must be"):
-        sweep("digits", [], workdir=tmp_path)
-    with pytest.raises(ValueError, match="holdout must lie between"):
-        sweep("digits", [0.1], workdir=tmp_path, holdout=1.0)
+    for rates in ([], [0.1, 0.0], [-1], [float("nan")], ["a", 0.1]):
+        with pytest.raises(ValueError, match="learning_rates must be"):
+            sweep("digits", rates, workdir=tmp_path)
+    for holdout in (0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"holdout must be .*, got "):
+            sweep("digits", [0.1], workdir=tmp_path, holdout=holdout)
     assert not list(tmp_path.iterdir())
     assert "sweep" not in dir(keras_mixer)  # the command is the public way
