@@ -57,8 +57,8 @@ def warn_of_newer_operations(path):
     newer = newer_operations(path)
     if newer:
         warnings.warn(
-            f"TensorFlow Serving {' or '.join(SERVERS)} cannot load {path}: it uses operations that TensorFlow of that "
-            f"version does not have: {', '.join(newer)}. Serve it with a newer version, or export with TensorFlow "
+            f"TensorFlow Serving {' or '.join(SERVERS)} cannot load {path}: it uses operations that this version does "
+            f"not have on CPUs: {', '.join(newer)}. Serve it with a newer version, or export with TensorFlow "
             f"{SERVERS[-1]}.",
             stacklevel=3,
         )

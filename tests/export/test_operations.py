@@ -35,7 +35,7 @@ def test_operations_and_attributes_that_older_versions_lack_are_named(tmp_path):
     path = saved(tmp_path / "1", edit)
     assert newer_operations(path) == ["DecodeJxl", "SoftmaxV9", "Tanh (attribute fast)"]
     with pytest.warns(
-        UserWarning, match=r"Serving 2.19 or 2.20 cannot load .*1: .* DecodeJxl, SoftmaxV9, Tanh"
+        UserWarning, match=r"Serving 2.19 or 2.20 cannot load .*1: it uses .* CPUs: DecodeJxl, SoftmaxV9, Tanh"
     ) as caught:
         warn_of_newer_operations(path)
     assert len(caught) == 1
