@@ -65,7 +65,8 @@ def area(image, height, width):
         overlap = np.maximum(overlap, 0)
         return overlap / overlap.sum(1, keepdims=True)
 
-    return np.einsum("yh,hwc,xw->yxc", shares(image.shape[0], height), image, shares(image.shape[1], width))
+    rows, columns = shares(image.shape[0], height), shares(image.shape[1], width)
+    return np.einsum("yh,hwc,xw->yxc", rows, image, columns, optimize=True)
 
 
 def evaluation_crop(image, size, crop):

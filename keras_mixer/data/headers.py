@@ -20,11 +20,11 @@ def safe_image(encoded):
     """`() string -> () string, (2,) int64`: bytes that are safe to decode, and `(height, width)` by their header.
 
     A GIF is cut off after its first frame, the only one used: decoders unpack all frames, whose number and sizes
-    its header does not tell. Unknown formats have the size (0, 0), and the decoder refuses them.
+    its header does not tell. Other formats, such as TensorFlow 2.21's JPEG XL, are refused: their size is unknown.
 
     Raises:
         tf.errors.InvalidArgumentError: the image has more than `LARGEST_IMAGE` pixels (`why_refused` reads the
-            message), or its header is damaged.
+            message), is of another format, or its header is damaged.
     """
     head = tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=_FIRST_BYTES), tf.int64)
     kind = _kind(encoded)
@@ -39,7 +39,8 @@ def safe_image(encoded):
             _UNKNOWN: lambda: (encoded, tf.zeros(2, tf.int64)),
         },
     )
-    with tf.control_dependencies([refuse_large(size)]):
+    known = tf.debugging.Assert(tf.not_equal(kind, _UNKNOWN), ["the format is not JPEG, PNG, GIF, BMP or WebP"])
+    with tf.control_dependencies([refuse_large(size), known]):
         return tf.identity(encoded), size
 
 

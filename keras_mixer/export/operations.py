@@ -56,10 +56,11 @@ def warn_of_newer_operations(path):
     """
     newer = newer_operations(path)
     if newer:
+        name = "/".join(Path(path).parts[-2:])
         warnings.warn(
-            f"TensorFlow Serving {' or '.join(SERVERS)} cannot load {path}: it uses operations that this version does "
-            f"not have on CPUs: {', '.join(newer)}. Serve it with a newer version, or export with TensorFlow "
-            f"{SERVERS[-1]}.",
+            f"TensorFlow Serving {' or '.join(SERVERS)} cannot load SavedModel {name}: it uses operations that this "
+            f"version does not have on CPUs: {', '.join(newer)}. Serve it with a newer version, or export with "
+            f"TensorFlow {SERVERS[-1]}.",
             stacklevel=3,
         )
 

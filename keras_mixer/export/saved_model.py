@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_images
+from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
@@ -63,6 +64,7 @@ def export_saved_model(
     with whole(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
         write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k)
+    warn_of_newer_operations(target)
     return target
 
 

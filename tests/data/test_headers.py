@@ -1,5 +1,6 @@
 """Small files that unpack to gigabytes, and what is said about them."""
 
+import base64
 import io
 import struct
 import zlib
@@ -120,6 +121,14 @@ def test_every_way_to_read_an_image_has_the_limit():
             list(tf.data.Dataset.from_tensors(BOMB).map(read))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 128,000,000 pixels(?s:.)*1"):
         evaluation_images([encode(photographs()[0], "JPEG"), BOMB], (16, 16), "resize")
+
+
+def test_formats_whose_size_is_not_looked_up_are_refused(tmp_path):
+    jpeg_xl = base64.b64decode("/woIQBBQXAgIAgEAOABLGIsVwklC5QHECADzAQ==")  # 3 x 2; TensorFlow 2.21 decodes it
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not JPEG, PNG, GIF, BMP or WebP"):
+        evaluation_image(jpeg_xl, (16, 16), "resize")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"their indices in the batch:(?s:.)*0"):
+        evaluation_images([jpeg_xl], (16, 16), "resize")
 
 
 def test_the_message_names_file_size_and_limit(tmp_path):

@@ -54,9 +54,9 @@ def test_evaluation_crops_are_those_of_the_oracle(photograph, crop, image_size, 
     image = photograph[: source_size[0], : source_size[1]]
     exact = reference.evaluation_crop(image, image_size, crop)
     found = np.asarray(evaluation_image(encode(image, "PNG"), image_size, crop)).astype(int)
-    close_to_whole = np.abs(exact - np.round(exact)) < 1e-3  # there float32 may cut off the other way
+    close_to_whole = np.abs(exact - np.round(exact)) < 0.02  # there float32 may cut off the other way
     np.testing.assert_array_equal(found[~close_to_whole], np.floor(exact)[~close_to_whole])
-    assert np.abs(found - exact).max() < 1.001
+    assert np.abs(found - exact).max() < 1.02
 
 
 @pytest.mark.parametrize("crop", EVALUATION_CROPS)
