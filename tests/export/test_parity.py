@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -124,6 +125,30 @@ def test_the_command_proves_and_reports(tiny_mixer, tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+def test_each_limit_keeps_its_default_while_only_the_other_is_given(tiny_mixer, tmp_path):
+    data = str(write_folder(tmp_path / "images"))
+    model = tiny_mixer(classes=2, num_blocks=1)
+    model.class_names, model.evaluation_crop = ("circle", "stripe"), "resize"
+    model.save(tmp_path / "model.keras")
+    options = {"run": tmp_path / "model.keras", "data": data, "images": 2, "format": "tflite"}
+    for given, quantization, expected in (
+        ({"min_agreement": 0.5}, "none", (1e-5, 0.5)),
+        ({"max_difference": 0.5}, "none", (0.5, None)),
+        ({"max_difference": 0.5}, "dynamic_int8", (0.5, 0.99)),
+    ):
+        target = tmp_path / f"{quantization}-{'-'.join(given)}.tflite"
+        export_command(**options, **given, quantization=quantization, output=target)
+        threshold = json.loads(target.with_name(f"{target.name}.parity.json").read_text())["threshold"]
+        assert (threshold["max_difference"], threshold["min_agreement"]) == expected
+
+
+def test_the_interpreter_that_ran_is_the_one_that_is_named(classifier, pixels, tmp_path, monkeypatch):
+    path = keras_mixer.export_tflite(classifier, tmp_path / "a.tflite")
+    assert compare(classifier, path, batches(pixels, np.zeros(5, int)), EXACT).runtime == "LiteRT"
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    assert compare(classifier, path, batches(pixels, np.zeros(5, int)), EXACT).runtime == "TensorFlow Lite"
+
+
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_other_formats_through_keras(classifier, pixels, tmp_path, format):
     from keras_mixer.export import interchange
@@ -136,8 +161,6 @@ def test_other_formats_through_keras(classifier, pixels, tmp_path, format):
 
 
 def test_a_missing_extra_is_named(classifier, tmp_path, monkeypatch):
-    import sys
-
     from keras_mixer.export.interchange import export_onnx, export_openvino
 
     monkeypatch.setitem(sys.modules, "openvino", None)
