@@ -57,7 +57,8 @@ def others(folder):
         **sizes, input_shape=(16, 24, 3), classes=10, include_preprocessing=False, classifier_activation="sigmoid"
     )
     logits = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), classes=10, classifier_activation=None)
-    models = {"grey": grey, "sigmoid": sigmoid, "logits": logits}
+    headless = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), include_top=False, include_preprocessing=False)
+    models = {"grey": grey, "sigmoid": sigmoid, "logits": logits, "headless": headless}
     return {name: export(model, folder / "others" / name, "resmall-crop") for name, model in models.items()}
 
 

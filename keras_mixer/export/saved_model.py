@@ -30,7 +30,8 @@ def export_saved_model(
         are named by their indices in the batch. Only for models of RGB images;
         `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
     The first three return `probabilities` (B, n) float32 in class order, and best first `classes` (B, k) int32 and
-    `labels` (B, k) string. A model without head has `features` alone.
+    `labels` (B, k) string. A model without head has `features` alone, which is its
+    `serving_default` too.
 
     All take pixels in [0, 255] and give probabilities, whatever the model does: the mapping to [-1, 1] is added to one
     without preprocessing, the activation to one of logits. A model on another backend than TensorFlow, or in mixed
@@ -112,7 +113,7 @@ def _signatures(predictor, top_k):
         return body(image, training=False)
 
     if description.output == "features":
-        return {"features": features}
+        return {"serving_default": features, "features": features}
 
     names = tf.constant(description.class_names)
 
