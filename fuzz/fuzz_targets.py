@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, training_image
-from keras_mixer.export.runtimes import read_description
+from keras_mixer.description import Description
 from keras_mixer.serving.protocol import Address, ServingError, rejected
 from keras_mixer.serving.rest import answers_in, content_of, statuses_in
 from keras_mixer.training.recipe import Recipe
@@ -215,6 +215,7 @@ def _read_answer(given):
 
 def _descriptions():
     good = {"class_names": ["a", "b"], "evaluation_crop": "resize", "input_shape": [2, 2, 3], "pixel_range": [0, 255]}
+    good |= {"output": "probabilities", "activation": "softmax"}
     changed = st.dictionaries(st.sampled_from(list(good)), JSON, max_size=3)
     written = changed.map(lambda changes: json.dumps(good | changes).encode())
     return written | damaged([json.dumps(good).encode()]) | JSON.map(lambda some: json.dumps(some).encode())
@@ -226,5 +227,5 @@ TARGETS = {
     "image": Target(_images(), _look, (tf.errors.InvalidArgumentError,)),
     "recipe": Target(_recipes(), recipe_from, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
-    "description": Target(_descriptions(), lambda text: read_description(text, "it"), (ValueError,)),
+    "description": Target(_descriptions(), lambda text: Description.from_json(text, "it"), (ValueError,)),
 }

@@ -56,13 +56,15 @@ class Description:
         try:
             content = json.loads(text)
             height, width, channels = content["input_shape"]
-            output = content.get("output", "probabilities")  # version 0.1.0 did not write it
-            known = output in ("probabilities", "features") and content.get("pixel_range") == list(PIXELS)
+            # Version 0.1.0 wrote neither of the two.
+            output, activation = content.get("output", "probabilities"), content.get("activation")
+            known = output in ("probabilities", "features") and activation in (None, *ACTIVATIONS)
+            known = known and content.get("pixel_range") == list(PIXELS)
             sides = all(type(side) is int and side > 0 for side in (height, width, channels))
             names = all(isinstance(name, str) for name in content["class_names"])
             if known and sides and names and isinstance(content["evaluation_crop"], str):
                 shape, labels = (height, width, channels), tuple(content["class_names"])
-                return cls(shape, PIXELS, output, content.get("activation"), labels, content["evaluation_crop"])
+                return cls(shape, PIXELS, output, activation, labels, content["evaluation_crop"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
         raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")

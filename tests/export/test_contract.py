@@ -10,7 +10,7 @@ from image_files import encode, photographs
 
 import keras_mixer
 from keras_mixer.commands.export import export as export_command
-from keras_mixer.description import describe
+from keras_mixer.description import Description, describe
 from keras_mixer.export import interchange, web
 from keras_mixer.export.loading import load_mixer, load_predictor
 from keras_mixer.export.parity import Threshold, compare
@@ -226,6 +226,17 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
     for wrong in [(1, 0), (0, float("nan")), (0, float("inf"))]:
         with pytest.raises(ValueError, match="two finite numbers in ascending order"):
             model.pixel_range = wrong
+
+
+def test_descriptions_of_older_exports_are_read_and_damaged_ones_are_not(tiny_mixer):
+    content = describe(tiny_mixer()).as_json()
+    description = Description.from_json(json.dumps(content), "here")
+    assert description == describe(tiny_mixer())
+    old = {key: value for key, value in content.items() if key not in ("output", "activation")}
+    assert Description.from_json(json.dumps(old), "here").output == "probabilities"
+    for wrong in ({"pixel_range": [-1, 1]}, {"output": "logits"}, {"activation": "relu"}, {"class_names": [1]}):
+        with pytest.raises(ValueError, match="here: the description of the model is damaged"):
+            Description.from_json(json.dumps(content | wrong), "here")
 
 
 @tensorflow_only
