@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def refuse_existing(path):
-    """Raises ValueError when something is at `path` already: nothing is overwritten."""
+    """Raises ValueError when something is at `path`: call it before any work that ends there."""
     if Path(path).exists():
         raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 

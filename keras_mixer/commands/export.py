@@ -14,6 +14,7 @@ from keras_mixer.export.parity import THRESHOLDS, Threshold, compare, place_when
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
+from keras_mixer.files import refuse_existing
 from keras_mixer.models import class_names_of, evaluation_crop_of
 from keras_mixer.serving.predictor import load_classifier
 from keras_mixer.training.run_directory import read_recipe
@@ -67,11 +68,12 @@ def export(
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
+    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
+    target = version_folder(folder, version) if format == "saved_model" else folder
+    refuse_existing(target)
     model = load_classifier(run)
     source = _source(run, data, data_dir, model)
     crop, kind = evaluation_crop_of(model), None if quantization == "none" else quantization
-    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
-    target = version_folder(folder, version) if format == "saved_model" else folder
 
     def write(staging):
         # SavedModel: the folder's name, which is the model's on a server, is written inside.

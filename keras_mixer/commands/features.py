@@ -10,6 +10,7 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.features import write_features
+from keras_mixer.files import refuse_existing
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.predictor import load_classifier
 
@@ -39,6 +40,7 @@ def features(
         data_dir: folder with prepared TensorFlow Datasets.
         batch_size: images in a step.
     """
+    refuse_existing(output)
     loaded = load_classifier(model)
     crop = evaluation_crop_of(loaded)
     source, _ = check_source(load_source(data, data_dir), crop=crop)

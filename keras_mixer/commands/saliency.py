@@ -7,6 +7,7 @@ import tyro
 
 from keras_mixer.analysis.saliency import write_picture
 from keras_mixer.commands.terminal import parse
+from keras_mixer.files import refuse_existing
 from keras_mixer.serving.predictor import load_classifier
 
 
@@ -26,7 +27,8 @@ def saliency(
     Args:
         model: a finished run directory or .keras file.
         image: a JPEG, PNG, GIF, BMP or WebP file.
-        output: the PNG file to write.
+        output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """
+    refuse_existing(output)
     print(f"Written: {output} (class {write_picture(load_classifier(model), image, output, class_name)})")

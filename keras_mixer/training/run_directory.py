@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ class RunDirectory:
     def _check_writable(self, needed_bytes):
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".probe"
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"x" * 4096)
+                probe.flush()
         except OSError as error:
             raise OSError(
                 f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another place "
