@@ -22,7 +22,7 @@ PACKAGE = ROOT / "keras_mixer"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "files", "downloads", "compiled", "activations"],
+    ["variants", "files", "downloads", "compiled", "activations", "cores"],
     ["layers"],
     ["weights", "data"],
     ["models"],

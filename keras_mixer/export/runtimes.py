@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_mixer.cores import available_cores
 
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the owner
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, beside an OpenVINO model
@@ -72,11 +73,6 @@ def read_description(text, path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
     raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_interpreter(path, threads=None):
