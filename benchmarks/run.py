@@ -10,7 +10,6 @@ all rounds. `--kinds` also takes start, litert, input, memory, wrapper and growt
 
 import argparse
 import dataclasses
-import os
 import platform
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from contestants import Contestant, in_turn, middle, peers
 from further import FURTHER
 
 from keras_mixer.analysis.speed import CALLS, Case, limit_operations
+from keras_mixer.cores import available_cores
 from keras_mixer.files import write_json
 
 
@@ -124,7 +124,7 @@ def main():
     options = parser.parse_args()
     if options.output and options.output.exists():
         parser.error(f"{options.output} exists already.")
-    content = {"processor": processor(), "cores": os.cpu_count(), "rows": []}
+    content = {"processor": processor(), "cores": available_cores(), "rows": []}
     if options.output:
         content["environments"] = environments(options)
     for found in measured(options):

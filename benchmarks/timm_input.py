@@ -15,6 +15,7 @@ from protocol import serve
 import timm.data  # isort: skip
 
 CLASSES = 1000
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 COLLATE, ALWAYS = (word in sys.argv[1:] for word in ("collate", "always"))
 
 
@@ -32,7 +33,7 @@ def _batches(case):
         interpolation="bilinear",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        num_workers=os.cpu_count(),
+        num_workers=CORES,
         device=torch.device("cpu"),
         collate_fn=timm.data.FastCollateMixup(**mixup) if COLLATE else None,
     )

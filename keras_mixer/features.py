@@ -6,19 +6,41 @@ from keras import ops
 from keras_mixer.models import arguments_of, blocks_of
 
 
-class _Branches(keras.layers.Layer):
-    """What the two MLPs of a block add to the tokens: `(B, S, C) -> (B, S, C), (B, S, C)`, on the block's weights."""
+@keras.saving.register_keras_serializable("keras_mixer")
+class BlockBranches(keras.layers.Layer):
+    """A Mixer block that also gives what its two MLPs add: `(B, S, C) -> (B, S, C), (B, S, C), (B, S, C)`.
+
+    Args:
+        block: the `MixerBlock`; its weights are shared.
+        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
+
+    Returns:
+        Called on tokens: the output of the block, what token mixing adds, what channel mixing adds.
+    """
 
     def __init__(self, block, **kwargs):
-        super().__init__(dtype=block.dtype_policy, **kwargs)
+        super().__init__(**{"dtype": block.dtype_policy} | kwargs)
         self.block = block
 
-    def call(self, x):
-        mixed_tokens = self.block.mix_tokens(x)
-        return mixed_tokens, self.block.mix_channels(ops.add(x, mixed_tokens))
+    def build(self, input_shape):
+        if not self.block.built:  # after loading; otherwise it is a block of a model
+            self.block.build(input_shape)
+
+    def call(self, x, training=None):
+        mixed_tokens = self.block.mix_tokens(x, training=training)
+        y = ops.add(x, self.block.drop_path_0(mixed_tokens, training=training))
+        mixed_channels = self.block.mix_channels(y, training=training)
+        return ops.add(y, self.block.drop_path_1(mixed_channels, training=training)), mixed_tokens, mixed_channels
 
     def compute_output_shape(self, input_shape):
-        return input_shape, input_shape
+        return input_shape, input_shape, input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "block": keras.saving.serialize_keras_object(self.block)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"block": keras.saving.deserialize_keras_object(config["block"])})
 
 
 def feature_extractor(model, names=None):
@@ -33,7 +55,8 @@ def feature_extractor(model, names=None):
         names: the features wanted; None for all but `normed` and those of the single MLPs.
 
     Returns:
-        A `keras.Model` with a dict output. It shares the layers of `model`; nothing is copied.
+        A `keras.Model` with a dict output. It shares the layers of `model`; nothing is copied. It can be saved, and
+        a loaded one stands alone.
 
     Raises:
         ValueError: a name is unknown (lists the valid ones), or `model` is not a Mixer.
@@ -53,21 +76,18 @@ def feature_extractor(model, names=None):
     def as_grid(tokens):
         return ops.reshape(tokens, (-1, *grid))
 
-    blocks = blocks_of(model)
-    features = {"stem": layers["stem"].output}
-    inner = {}
-    for i, block in enumerate(blocks):
-        features[f"block_{i}"] = as_grid(block.output)
-        mixed_tokens, mixed_channels = _Branches(block, name=f"{block.name}_branches")(block.input)
+    features, inner = {"stem": layers["stem"].output}, {}
+    x = layers["tokens"].output  # (B, S, C)
+    for i, block in enumerate(blocks_of(model)):
+        x, mixed_tokens, mixed_channels = BlockBranches(block, name=f"{block.name}_branches")(x)
+        features[f"block_{i}"] = as_grid(x)
         inner[f"block_{i}/token_mixing"] = as_grid(mixed_tokens)
         inner[f"block_{i}/channel_mixing"] = as_grid(mixed_channels)
-    inner["normed"] = as_grid(layers["pre_head_layer_norm"].output)
-    if "pool" in layers:
-        features["pre_logits"] = layers["pool"].output
-    else:
-        features["pre_logits"] = ops.mean(layers["pre_head_layer_norm"].output, axis=1)
+    x = layers["pre_head_layer_norm"](x)
+    inner["normed"] = as_grid(x)
+    features["pre_logits"] = x = layers["pool"](x) if "pool" in layers else ops.mean(x, axis=1)
     if "head" in layers:
-        features["logits"] = layers["head"].output
+        features["logits"] = layers["head"](x)
     valid = features | inner
     wanted = list(features) if names is None else list(names)
     unknown = [name for name in wanted if name not in valid]

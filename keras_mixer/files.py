@@ -16,7 +16,7 @@ ABANDONED_SECONDS = 24 * 3600  # without a change, where the process cannot be a
 
 
 def refuse_existing(path):
-    """Raises ValueError when something is at `path` already: nothing is overwritten."""
+    """Raises ValueError when something is at `path`: call it before any work that ends there."""
     if Path(path).exists():
         raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 

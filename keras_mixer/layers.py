@@ -6,65 +6,15 @@ kernels. Weight names follow the official checkpoints and are part of the contra
 Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_jax/models_mixer.py.
 """
 
-import functools
-
 import keras
 from keras import ops
 
+from keras_mixer.activations import erf_gelu, for_training, tanh_gelu
+from keras_mixer.compiled import retrace_models_with
 from keras_mixer.variants import as_pair, token_grid
 
 LAYER_NORM_EPSILON = 1e-6  # flax's default; Keras's is 1e-3 and changes the logits
 KERNEL_INITIALIZER = "lecun_normal"  # flax's default for Dense and Conv; Keras's is glorot_uniform
-
-
-def tanh_gelu(x):
-    """`(...) -> (...)`: GELU in its tanh form, `jax.nn.gelu`'s default; the erf form differs by up to 5e-4."""
-    return keras.activations.gelu(x, approximate=True)
-
-
-def erf_gelu(x):
-    """`(...) -> (...)`: GELU in its exact form, which timm's models are trained with."""
-    return keras.activations.gelu(x, approximate=False)
-
-
-@functools.cache
-def for_training(activation):
-    """An elementwise function of which each direction is one pass over memory, for training on TensorFlow's CPUs.
-
-    There every operation is a pass of its own, ten forward and as many backward for a GELU, and most results are kept
-    for the gradient. Compiled by XLA it is one pass each way, and only `x` is kept: B/16 trains 8 % (float32) to 10 %
-    (bfloat16) faster. Inference keeps the plain form, which oneDNN fuses with the product before it and which TFLite
-    knows; JAX compiles everything anyway; on GPUs XLA needs libraries that not every installation has.
-
-    Args:
-        activation: maps a tensor to one of the same shape, element by element.
-
-    Returns:
-        The same function, its result and gradient computed in float32 or better.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return activation
-    import tensorflow as tf  # the one place of the model code that knows a backend
-
-    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
-        return activation
-
-    @tf.function(jit_compile=True)
-    def forward(x):
-        return tf.cast(activation(tf.cast(x, keras.backend.result_type(x.dtype, "float32"))), x.dtype)
-
-    @tf.function(jit_compile=True)
-    def backward(x, gradient):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = forward(x)
-        return tape.gradient(y, x, output_gradients=gradient)
-
-    @tf.custom_gradient
-    def compiled(x):
-        return forward(x), lambda gradient: backward(x, gradient)
-
-    return compiled
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -162,6 +112,7 @@ class MlpBlock(keras.layers.Layer):
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         self.exact_gelu = exact_gelu
+        self.called = False  # once called, compiled functions may hold what it computed
         self.dense_0 = keras.layers.Dense(
             mlp_dim, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name="dense_0"
         )
@@ -177,6 +128,7 @@ class MlpBlock(keras.layers.Layer):
         self.dense_1.build((None, self.mlp_dim))
 
     def call(self, x, training=None):
+        self.called = True
         y = ops.reshape(x, (-1, x.shape[-1]))  # (rows, D)
         gelu = erf_gelu if self.exact_gelu else tanh_gelu
         y = self.dense_0(y)  # (rows, mlp_dim)
@@ -187,19 +139,17 @@ class MlpBlock(keras.layers.Layer):
         return ops.reshape(y, (-1, *x.shape[1:]))  # (B, ..., D)
 
     def use_exact_gelu(self):
-        """Changes to the erf form of GELU; before the model is first called in a graph."""
-        self.exact_gelu = True
+        """Changes to the erf form of GELU; `predict`, `evaluate` and `fit` of models with this layer follow."""
+        changed, self.exact_gelu = not self.exact_gelu, True
+        if changed and self.called:
+            retrace_models_with(self)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "mlp_dim": self.mlp_dim,
-            "dropout_rate": self.dropout_rate,
-            "exact_gelu": self.exact_gelu,
-        }
+        sizes = {"mlp_dim": self.mlp_dim, "dropout_rate": self.dropout_rate}
+        return {**super().get_config(), **sizes, "exact_gelu": self.exact_gelu}
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -219,8 +169,8 @@ class MixerBlock(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Attributes:
-        rematerialize: set to True before training to compute the insides of both MLPs again for the gradient instead
-            of keeping them: less memory, more time. Not with `dropout_rate`, whose masks would differ.
+        rematerialize: set to True to compute the insides of both MLPs again for the gradient instead of keeping them:
+            less memory, more time. Not with `dropout_rate`, whose masks would differ.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
@@ -243,7 +193,7 @@ class MixerBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.exact_gelu = exact_gelu
-        self.rematerialize = False
+        self._rematerialize = False
         self.tokens_mlp_dim = tokens_mlp_dim
         self.channels_mlp_dim = channels_mlp_dim
         self.dropout_rate = dropout_rate
@@ -275,10 +225,20 @@ class MixerBlock(keras.layers.Layer):
         self.channel_mixing.build(input_shape)
 
     def use_exact_gelu(self):
-        """Changes both MLPs to the erf form of GELU; before the model is first called in a graph."""
+        """Changes both MLPs to the erf form of GELU; see `MlpBlock.use_exact_gelu`."""
         self.exact_gelu = True
         self.token_mixing.use_exact_gelu()
         self.channel_mixing.use_exact_gelu()
+
+    @property
+    def rematerialize(self):
+        return self._rematerialize
+
+    @rematerialize.setter
+    def rematerialize(self, value):
+        changed, self._rematerialize = value != self._rematerialize, value
+        if changed and self.token_mixing.called:
+            retrace_models_with(self)
 
     def mix_tokens(self, x, training=None):
         """`(B, S, C) -> (B, S, C)`: what the token-mixing MLP adds to `x`, before stochastic depth."""

@@ -56,6 +56,8 @@ def test_mistakes_are_refused_and_nothing_is_overwritten(source, tmp_path):
         convert(tmp_path / "a.weights.h5", tmp_path / "b.npz")
     with pytest.raises(FileNotFoundError):
         convert(tmp_path / "missing.npz", tmp_path / "b.keras")
+    with pytest.raises(ValueError, match=r"'sam' is published for B/16, B/32: .*MixerB16\(weights='sam'\)"):
+        convert("sam", tmp_path / "b.keras")
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match=r"bad\.npz"):
         convert(tmp_path / "bad.npz", tmp_path / "b.keras")

@@ -210,42 +210,6 @@ def test_arguments_out_of_range_are_refused(options, message):
         keras_mixer.Mixer(**arguments)
 
 
-def test_features_are_the_numbers_the_model_computes(tiny_mixer, rng):
-    model = tiny_mixer(input_shape=(16, 24, 3))
-    pixels = rng.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
-    every = ["stem", "block_0", "block_1", "block_1/token_mixing", "block_1/channel_mixing", "pre_logits", "logits"]
-    features = keras_mixer.feature_extractor(model, every)(pixels)
-    features = {name: keras.ops.convert_to_numpy(feature) for name, feature in features.items()}
-    assert list(features) == every
-    assert features["stem"].shape == features["block_1"].shape == (2, 4, 6, 32)
-    added = features["block_1/token_mixing"] + features["block_1/channel_mixing"]
-    np.testing.assert_allclose(features["block_0"] + added, features["block_1"], atol=1e-5)
-    logits = (
-        features["pre_logits"] @ model.get_layer("head").get_weights()[0] + model.get_layer("head").get_weights()[1]
-    )
-    np.testing.assert_allclose(features["logits"], logits, atol=1e-5)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(keras.ops.softmax(logits)), predict(model, pixels), atol=1e-5)
-
-
-def test_features_follow_the_weights_of_the_model(tiny_mixer, rng):
-    model = tiny_mixer()
-    extractor = keras_mixer.feature_extractor(model)
-    assert list(extractor.output) == ["stem", "block_0", "block_1", "pre_logits", "logits"]
-    pixels = rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
-    model.get_layer("head").bias.assign(np.arange(10.0))
-    before = keras.ops.convert_to_numpy(extractor(pixels)["logits"])
-    model.get_layer("head").bias.assign(np.zeros(10))
-    after = keras.ops.convert_to_numpy(extractor(pixels)["logits"])
-    np.testing.assert_allclose(before - after, np.arange(10.0)[None], atol=1e-5)
-
-
-def test_unknown_features_are_refused(tiny_mixer):
-    with pytest.raises(ValueError, match=r"block_7.*stem, block_0"):
-        keras_mixer.feature_extractor(tiny_mixer(), ["block_7"])
-    with pytest.raises(ValueError, match="no Mixer"):
-        keras_mixer.feature_extractor(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-
-
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 3e-2)])
 def test_layer_norm_is_the_plain_formula_far_from_zero_too(rng, policy, tolerance):
     layer = LayerNorm(epsilon=1e-6, dtype=policy)

@@ -33,6 +33,8 @@ def evaluate(
 ):
     """Measure a finished run on its test data, or on other data with the same classes.
 
+    RUN/evaluation.json and RUN/confusion.png are written, in place of those of an earlier call.
+
     Args:
         run: folder of a finished run.
         data: image folder or TensorFlow Datasets name; the run's own by default.

@@ -16,6 +16,7 @@ from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, si
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
+from keras_mixer.files import refuse_existing
 from keras_mixer.training.run_directory import read_recipe
 
 CALLS_OF = 32  # images in a call when the export takes any number
@@ -70,12 +71,13 @@ def export(
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
+    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
+    target = version_folder(folder, version) if format == "saved_model" else folder
+    refuse_existing(target)
     model = load_model(run)
     description = describe(model, classifier_activation=classifier_activation)
     source = _source(run, data, data_dir, description.class_names)
     kind = None if quantization == "none" else quantization
-    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
-    target = version_folder(folder, version) if format == "saved_model" else folder
 
     def write(staging):
         # SavedModel: the folder's name, which is the model's on a server, is written inside.

@@ -11,6 +11,7 @@ from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.features import write_features
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.files import refuse_existing
 from keras_mixer.models import evaluation_crop_of
 
 
@@ -39,6 +40,7 @@ def features(
         data_dir: folder with prepared TensorFlow Datasets.
         batch_size: images in a step.
     """
+    refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
     source, _ = check_source(load_source(data, data_dir), crop=crop)

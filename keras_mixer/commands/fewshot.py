@@ -13,7 +13,7 @@ from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.files import write_json
+from keras_mixer.files import refuse_existing, write_json
 
 
 def run(arguments):
@@ -50,9 +50,12 @@ def fewshot(
         layer: features to use, a name as in keras-mixer features.
         evaluation_crop: how images are brought to size; the model's own, or else resize-crop, the paper's.
         batch_size: images in a step.
-        output: JSON file to write; RUN/fewshot.json by default, fewshot.json beside a .keras file.
+        output: JSON file to write; must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras file,
+            which each call renews.
         skip_corrupt: leave image files out that cannot be decoded.
     """
+    if output is not None:
+        refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
     source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)

@@ -19,7 +19,7 @@ from keras_mixer.evaluation.imagenet import (
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.files import write_json
+from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.models import evaluation_crop_of
 
 
@@ -48,8 +48,10 @@ def imagenet(
         v2_folder: a folder of ImageNet-V2 as its authors publish it (0 to 999), in place of imagenet_v2.
         evaluation_crop: how images are brought to size; the model's own, or else resmall-crop.
         batch_size: images in a step.
-        output: JSON file to write.
+        output: JSON file to write; must not exist.
     """
+    if output is not None:
+        refuse_existing(output)
     loaded = load_mixer(model)
     check_classes(loaded)
     crop = evaluation_crop or evaluation_crop_of(loaded)
@@ -81,6 +83,6 @@ def imagenet(
     print(*remarks, sep="\n", end="\n" if remarks else "")
     if absent:
         print("\nNot measured:", *absent, sep="\n  ")
-    if output:
+    if output is not None:
         write_json(output, content)
         print(f"Written to {output}.")

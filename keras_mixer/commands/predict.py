@@ -10,6 +10,7 @@ import tyro
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.export.loading import load_predictor
 from keras_mixer.serving.client import connect, predict_files
+from keras_mixer.serving.protocol import RETRIES
 
 
 def run(arguments):
@@ -22,7 +23,7 @@ def predict(
     server: str | None = None,
     top_k: int = 5,
     timeout: float = 30.0,
-    retries: int = 4,
+    retries: int = RETRIES,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ):
     """Classify image files.

@@ -8,6 +8,7 @@ import tyro
 from keras_mixer.analysis.saliency import write_picture
 from keras_mixer.commands.terminal import parse
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.files import refuse_existing
 
 
 def run(arguments):
@@ -26,7 +27,8 @@ def saliency(
     Args:
         model: a finished run directory or .keras file.
         image: a JPEG, PNG, GIF, BMP or WebP file.
-        output: the PNG file to write.
+        output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """
+    refuse_existing(output)
     print(f"Written: {output} (class {write_picture(load_mixer(model), image, output, class_name)})")

@@ -9,7 +9,7 @@ import tyro
 
 from keras_mixer.training.recipes import resolve
 
-CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+CONFIG = (tyro.conf.OmitArgPrefixes,)  # a switch is both --name and --no-name
 
 
 def parse(function, command, arguments):

@@ -1,10 +1,10 @@
 """How many threads prepare images, and how far ahead: fixed numbers in place of tf.data's tuning."""
 
-import os
-
 import tensorflow as tf
 
-PARALLEL_CALLS = os.cpu_count() or 1  # images prepared at once
+from keras_mixer.cores import available_cores
+
+PARALLEL_CALLS = available_cores()  # images prepared at once
 BATCHES_AHEAD = 2  # whole batches being prepared or waiting
 
 

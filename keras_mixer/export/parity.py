@@ -10,9 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mixer.cores import available_cores
 from keras_mixer.data.sources import Split
 from keras_mixer.description import describe, probabilities_of, with_arguments
-from keras_mixer.export.runtimes import available_cores, open_export
+from keras_mixer.export.runtimes import open_export
 from keras_mixer.files import refuse_existing, write_json
 
 

@@ -1,13 +1,13 @@
 """Opens exported files with the runtimes they are meant for; each becomes a `Predictor`."""
 
 import importlib
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from keras_mixer.cores import available_cores
 from keras_mixer.description import Description
 from keras_mixer.export.predictor import Predictor
 
@@ -38,11 +38,6 @@ def open_export(path, threads=None) -> Predictor:
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
     raise ValueError(f"{path} is not a SavedModel, a .tflite or .onnx file, or an OpenVINO folder.")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_interpreter(path, threads=None):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keras_mixer.export.prediction import Prediction
-from keras_mixer.serving.protocol import Address, Answer, UnreadableImageError, VersionStatus
+from keras_mixer.serving.protocol import RETRIES, Address, Answer, UnreadableImageError, VersionStatus
 
 IMAGES_PER_REQUEST = 32
 
@@ -22,7 +22,7 @@ class Client(Protocol):
         """Closes the connections."""
 
 
-def connect(url, timeout=30.0, retries=4) -> Client:
+def connect(url, timeout=30.0, retries=RETRIES) -> Client:
     """A client for one model of a server; nothing is sent yet.
 
     Args:

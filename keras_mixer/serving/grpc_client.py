@@ -10,6 +10,7 @@ from keras_mixer.serving.protocol import (
     INPUT,
     MALFORMED,
     OUTPUTS,
+    RETRIES,
     SIGNATURE,
     Address,
     Answer,
@@ -24,7 +25,7 @@ from keras_mixer.serving.protocol import (
     why_not_found,
 )
 
-MOST_ATTEMPTS = 5  # gRPC allows no more
+MOST_ATTEMPTS = RETRIES + 1
 LONGEST_BACKOFF = 10.0  # seconds
 
 
@@ -34,14 +35,14 @@ class GrpcClient:
     Args:
         address: where it is.
         timeout: seconds until an answer must be there, repetitions included.
-        retries: how often to ask again when the server is unavailable; gRPC allows 4.
+        retries: how often to ask again when the server is unavailable; gRPC allows 4, the default.
         backoff: seconds before the first repetition, doubled each time, and varied at random.
 
     Raises:
         ValueError: the extra is not installed.
     """
 
-    def __init__(self, address: Address, timeout=30.0, retries=4, backoff=0.2):
+    def __init__(self, address: Address, timeout=30.0, retries=RETRIES, backoff=0.2):
         try:
             import grpc
             from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc

@@ -11,6 +11,7 @@ OUTPUTS = ("probabilities", "classes", "labels")
 REST_PATH = re.compile(r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+))?/?")
 GRPC_PATH = re.compile(r"/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+))?/?")
 LOADING = ("UNKNOWN", "START", "LOADING")
+RETRIES = 4  # while a server is unavailable; gRPC allows no more
 DECODING_FAILED = "cannot be decoded"  # in the message of the exported signature
 
 

@@ -13,6 +13,7 @@ from keras_mixer.serving.protocol import (
     INPUT,
     MALFORMED,
     OUTPUTS,
+    RETRIES,
     SIGNATURE,
     Address,
     Answer,
@@ -40,7 +41,7 @@ class RestClient:
         backoff: seconds before the second repetition; about as long again is drawn at random on top.
     """
 
-    def __init__(self, address: Address, timeout=30.0, retries=5, backoff=0.2):
+    def __init__(self, address: Address, timeout=30.0, retries=RETRIES, backoff=0.2):
         self.address, self.timeout, self.retries = address, timeout, retries
         again = urllib3.Retry(
             total=None,

@@ -4,8 +4,8 @@ import contextlib
 import csv
 import dataclasses
 import json
-import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ class RunDirectory:
     def _check_writable(self, needed_bytes):
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"x" * 4096)
+                probe.flush()
         except OSError as error:
             raise OSError(
                 f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another place "
@@ -132,7 +132,7 @@ class RunDirectory:
 
     def _check_configuration(self):
         if not self.config.is_file():
-            own = (self.checkpoints.name, self.lock.name, ".writing-", ".probe-")  # of a start that was killed
+            own = (self.checkpoints.name, self.lock.name, ".writing-")  # of a start that was killed
             found = self.path.iterdir() if self.path.is_dir() else ()
             strangers = sorted(item.name for item in found if not item.name.startswith(own))
             if strangers:

@@ -12,7 +12,7 @@ from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.distribution import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.weights.loading import load_weights
+from keras_mixer.weights.loading import WeightFile, load_weights, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,23 +77,26 @@ class Start:
 
 def start_model(recipe: Recipe, source: Source, report) -> MixerModel:
     """The recipe's model of logits with the weights that training starts from."""
-    stretch = recipe.resolution_method == "bilinear"
-    model = _new_model(recipe, source, recipe.architecture(), None if stretch else recipe.weights)
-    if stretch and recipe.weights:
-        load_weights(model, recipe.weights, method="bilinear", report=report)
+    variant, method = recipe.architecture(), recipe.resolution_method
+    weights: str | WeightFile | None = recipe.weights
+    if recipe.weights and method == "block_diagonal" and not recipe.weights.endswith(".weights.h5"):
+        weights = file = open_weights(recipe.weights, variant)
+        variant = file.widened(variant, variant.grid(recipe.input_shape()))
+    model = _new_model(recipe, source, variant)
+    if weights:
+        load_weights(model, weights, method=method, report=report)
     head = model.get_layer("head")
     if not head.kernel.numpy().any():
         head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
     return model
 
 
-def _new_model(recipe, source, sizes, weights=None):
+def _new_model(recipe, source, sizes):
     model = Mixer(
         **dataclasses.asdict(sizes),
         input_shape=recipe.input_shape(),
         classes=len(source.class_names),
         classifier_activation=None,
-        weights=weights,
         dropout_rate=recipe.dropout_rate,
         drop_path_rate=recipe.drop_path_rate,
         name=f"mixer_{recipe.name}",

@@ -1,6 +1,7 @@
 """One door for all weight files: `load_weights(model, source)`; a model changes only when the whole file fits."""
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from keras_mixer.weights.archives import Entry, open_arrays
 from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
 from keras_mixer.weights.hdf5 import check_hdf5, check_keras
 from keras_mixer.weights.layouts import is_timm, own_names
-from keras_mixer.weights.resolution import METHODS
+from keras_mixer.weights.resolution import METHODS, widened_dim
+
+LOG = logging.getLogger("keras_mixer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,11 @@ class WeightFile:
             raise ValueError(f"{tokens} tokens are mixed, which is no square grid; pass source_grid=(rows, columns).")
         return side, side
 
+    def widened(self, variant: Variant, target_grid) -> Variant:
+        """The sizes of a model for `target_grid` that the paper's rule can fill from this file."""
+        tokens_mlp_dim = widened_dim(variant.tokens_mlp_dim, self.grid_for(target_grid), target_grid)
+        return dataclasses.replace(variant, tokens_mlp_dim=tokens_mlp_dim)
+
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
     """Opens a published checkpoint or a file that is no `.weights.h5`. Data of arrays are not read yet.
@@ -82,7 +90,7 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_weights(model, source, *, head="auto", method=None, source_grid=None, report=print):
+def load_weights(model, source, *, head="auto", method=None, source_grid=None, report=None):
     """Loads weights into a model, all or nothing.
 
     Args:
@@ -96,7 +104,8 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
             which needs whole tiles and a model with D_S times their number; "bilinear" stretches the token weights
             over any grid, D_S kept (not from the paper).
         source_grid: rows and columns of tokens of the file, where it does not say and they are no square.
-        report: called with each line about what was adapted.
+        report: called with each line about what was adapted, such as a head that starts at zero. None makes each line a
+            warning of the logger "keras_mixer", which Python prints unless told otherwise.
 
     Returns:
         The same model.
@@ -115,6 +124,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
         raise ValueError(f'head must be "auto" or "load", not {head!r}.')
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, not {method!r}.")
+    report = report or LOG.warning
     if str(source).endswith(".weights.h5"):
         return _load_own_h5(model, Path(source))
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}

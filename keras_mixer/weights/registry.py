@@ -97,12 +97,18 @@ def find(name, variant: Variant | None) -> Published:
     """The published file of a name for a model of certain sizes; D_S may be that of a widened model.
 
     Raises:
-        ValueError: there is none; says which variants have one.
+        ValueError: there is none, or no sizes were given; says which variants have one.
     """
     having = [published for published in PUBLISHED if published.name == name]
+    if variant is None:
+        variants = [published.variant for published in having]
+        raise ValueError(
+            f"{name!r} is published for {', '.join(variants)}: the name alone does not say which. Build the model with "
+            f"it, such as keras_mixer.Mixer{variants[0].replace('/', '')}(weights={name!r}), and save that."
+        )
     for published in having:
         sizes = VARIANTS[published.variant]
-        if variant is not None and variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
+        if variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
             narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)
             if narrow == sizes:
                 return published

@@ -188,6 +188,8 @@ def test_a_busy_server_is_asked_again(server, faulty_url, images):
     with pytest.raises(ServingError, match="stayed unavailable in 3 attempts: The batch scheduling queue"):
         quick(faulty_url, retries=2).classify(images)
     assert server.busy == 97
+    with pytest.raises(ServingError, match="stayed unavailable in 5 attempts"):
+        quick(faulty_url).classify(images)
 
 
 def test_a_slow_server_is_not_waited_for(server, faulty_url, images):

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipes import RECIPES, resolve
 
@@ -25,6 +26,13 @@ def test_what_depends_on_unread_data_is_left_open():
 
 def test_held_out_images_are_not_counted():
     assert plan(resolve("digits", holdout=0.1)).examples == 1437 - 143
+
+
+@pytest.mark.parametrize("test_fraction", [0.01, 0.1, 0.15, 0.2, 1 / 3, 0.5, 0.7, 0.99])
+@pytest.mark.parametrize("holdout", [0.0, 0.1, 0.3])
+def test_a_plan_counts_the_digits_that_training_sees(test_fraction, holdout):
+    recipe = resolve("digits", test_fraction=test_fraction, holdout=holdout, train_split="train[:50%]")
+    assert plan(recipe).examples == load_recipe_source(recipe).train.size
 
 
 def test_memory_follows_what_saves_it():

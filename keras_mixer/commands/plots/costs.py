@@ -13,7 +13,7 @@ from keras_mixer.analysis.linear_cost import SIDES, linear_cost as measure_linea
 from keras_mixer.analysis.pareto import OwnPoint, pareto_figure, throughput_figure
 from keras_mixer.commands.terminal import print_table
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.files import write_json
+from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.models import Mixer
 from keras_mixer.training.recipe import KNOWN_VARIANTS
 
@@ -29,14 +29,14 @@ def throughput(
 
     Args:
         models: finished run directories, .keras files, or variants such as B/16 with random weights.
-        output: the .png or .svg file to write; the numbers go into a .json file beside it.
+        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
         batch_sizes: images in a call.
         image_size: side in pixels, for variants.
         seconds: how long to measure each batch size.
     """
     if not models:
         raise ValueError("Name at least one model.")
-    check_picture_path(output)
+    _check(output)
     rows, results = [], {}
     content: dict[str, dict[str, Any]] = {}
     for name in models:
@@ -74,13 +74,13 @@ def linear_cost(
     """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
 
     Args:
-        output: the .png or .svg file to write; the numbers go into a .json file beside it.
+        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
         sides: of the images in pixels; patches have 16.
         hidden_dim: channels of both blocks, a multiple of 64.
         tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every size.
         seconds: how long to measure each.
     """
-    check_picture_path(output)
+    _check(output)
     sizes = {"hidden_dim": hidden_dim, "channels_mlp_dim": 4 * hidden_dim, "heads": max(1, hidden_dim // 64)}
     result = measure_linear_cost(sides, tokens_mlp_dim=tokens_mlp_dim, seconds=seconds, **sizes)
     rows = [
@@ -109,6 +109,12 @@ def _own(text):
         return OwnPoint(name, float(accuracy), float(speed) if speed else None, float(days) if days else None)
     except ValueError as error:
         raise ValueError(f"An own point is NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, unlike {text!r}.") from error
+
+
+def _check(output):
+    """Neither the figure nor the numbers beside it may be there."""
+    check_picture_path(output)
+    refuse_existing(output.with_suffix(".json"))
 
 
 def _write(content, figure, output):
