@@ -15,7 +15,7 @@ def retrace_models_with(layer):
     its weights. Functions that the user compiled (`tf.function`, `jax.jit`) cannot be found.
 
     Args:
-        layer: a built layer with weights.
+        layer: a built layer or model with weights.
     """
     own = {id(weight) for weight in layer.weights}
     for model in [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model)]:

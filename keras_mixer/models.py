@@ -6,69 +6,14 @@ The layers of a model, by name: `image`, `preprocessing`, `stem`, `tokens`, `mix
 
 import contextlib
 import dataclasses
-import math
 
 import keras
 
 from keras_mixer.layers import LAYER_NORM_EPSILON, LayerNorm, MixerBlock, PatchEmbed
+from keras_mixer.mixer_model import CARRIED, MixerModel
 from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import widened_dim
-
-
-@keras.saving.register_keras_serializable("keras_mixer")
-class MixerModel(keras.Model):
-    """A functional `keras.Model` that carries what a client of it must know; the `.keras` file keeps it.
-
-    Attributes:
-        class_names: one name for each output in order, or None when unknown.
-        evaluation_crop: how an image of any size is brought to the input size, one of
-            `keras_mixer.data.preprocessing.EVALUATION_CROPS`, or None when unknown.
-    """
-
-    class_names: tuple[str, ...] | None = None
-    evaluation_crop: str | None = None
-    _stem_range: tuple[float, float] = (-1.0, 1.0)
-
-    @property
-    def pixel_range(self):
-        """Values of a black and of a white pixel at the stem: `(-1.0, 1.0)`, as in the official code, unless set.
-
-        With preprocessing the model maps [0, 255] to this range itself; without, the caller does. Set it before the
-        model is first called, for weights trained with another range: `(0.0, 1.0)` for timm's `miil` weights.
-
-        Raises:
-            ValueError: when set to anything but two finite numbers in ascending order.
-        """
-        return self._stem_range
-
-    @pixel_range.setter
-    def pixel_range(self, values):
-        black, white = map(float, values)
-        if not -math.inf < black < white < math.inf:
-            raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {values!r}.")
-        self._stem_range = (black, white)
-        for layer in self.layers:
-            if layer.name == "preprocessing":
-                layer.scale, layer.offset = (white - black) / 255, black
-
-    def get_config(self):
-        names = None if self.class_names is None else list(self.class_names)
-        carried = {"class_names": names, "evaluation_crop": self.evaluation_crop, "pixel_range": self.pixel_range}
-        return {**super().get_config(), **carried}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        graph = {key: value for key, value in config.items() if key not in CARRIED}
-        model = super().from_config(graph, custom_objects)
-        names = config.get("class_names")
-        model.class_names = None if names is None else tuple(names)
-        model.evaluation_crop = config.get("evaluation_crop")
-        model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
-        return model
-
-
-CARRIED = ("class_names", "evaluation_crop", "pixel_range")
 
 
 def Mixer(

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from keras_mixer.description import describe, probabilities_of
 from keras_mixer.evaluation.prediction import predict_batch
 from keras_mixer.evaluation.ranking import NO_GUESS, OutputCheck, among_best, describe_outputs, guesses
-from keras_mixer.models import MixerModel
+from keras_mixer.mixer_model import MixerModel
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite where float32 rounds a probability to 0
 

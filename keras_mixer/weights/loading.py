@@ -214,6 +214,6 @@ def _compute_like_timm(model, report):
             layer.use_exact_gelu()
     report(
         "timm's layout: the exact (erf) GELU is set, as timm computes. Pixels are scaled to [-1, 1], which is timm's "
-        "mean 0.5 and std 0.5; for a model trained with another mean and std (miil: 0 and 1) build with "
-        "include_preprocessing=False and scale the pixels yourself."
+        "mean 0.5 and std 0.5; for a model trained with another mean and std set model.pixel_range = "
+        "(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
     )

@@ -223,6 +223,14 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
     larger = keras_mixer.change_resolution(model, (32, 32, 3))
     assert describe(larger).pixel_range == (0, 1)
     assert describe(tiny_mixer()).pixel_range == (0, 255)
+    inside = tiny_mixer(include_preprocessing=True)
+    pixels = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
+    before = inside.predict(pixels, verbose=0)
+    inside.pixel_range = (0, 1)
+    model.set_weights(inside.get_weights())
+    expected = keras.ops.convert_to_numpy(model(pixels / 255))
+    np.testing.assert_allclose(inside.predict(pixels, verbose=0), expected, atol=1e-5)  # although compiled before
+    assert np.abs(before - expected).max() > 1e-3
     for wrong in [(1, 0), (0, float("nan")), (0, float("inf"))]:
         with pytest.raises(ValueError, match="two finite numbers in ascending order"):
             model.pixel_range = wrong
