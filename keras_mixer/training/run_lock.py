@@ -28,7 +28,7 @@ def locked(path, report=print):
     Raises:
         RunInUse: another process holds it; says which, where, and since when.
 
-    Source: ours, around `flock`, which also works between machines on NFS.
+    Source: ours, around `flock`; Linux extends it between machines on NFS (not tested here).
     """
     if fcntl is None:
         yield
