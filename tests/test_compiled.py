@@ -41,6 +41,16 @@ def test_timm_weights_loaded_after_the_first_predict_are_computed_like_timm(tiny
     np.testing.assert_allclose(inside.predict(pixels, verbose=0)["block_1/token_mixing"], *features.values(), atol=1e-6)
 
 
+def test_a_keras_file_of_timms_weights_is_computed_like_timm(tiny_mixer, timm_file, pixels, tmp_path):
+    source = load_timm(tiny_mixer(), timm_file)
+    source.save(tmp_path / "model.keras")
+    model, said = tiny_mixer(), []
+    keras_mixer.load_weights(model, tmp_path / "model.keras", report=said.append)
+    np.testing.assert_allclose(model.predict(pixels, verbose=0), source.predict(pixels, verbose=0), atol=1e-6)
+    keras_mixer.load_weights(model, tmp_path / "model.keras", report=said.append)  # the second time nothing changes
+    assert said == ["The exact (erf) GELU is set, as in the model of the file."]
+
+
 def test_evaluate_and_fit_follow_too(tiny_mixer, timm_file, pixels):
     labels = np.arange(4)
 

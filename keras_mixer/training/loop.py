@@ -11,6 +11,7 @@ import keras
 
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
+from keras_mixer.mixer_model import CARRIED
 from keras_mixer.models import rebuild
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import read_newest
@@ -133,7 +134,8 @@ def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
         del checkpoint  # as large as the trainee
     _train(trainee, recipe, run, source, devices, start_step, total_steps, profile_steps)
     trained = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
-    trained.class_names, trained.evaluation_crop = model.class_names, model.evaluation_crop
+    for name in CARRIED:
+        setattr(trained, name, getattr(model, name))
     trained.set_weights([weight.numpy() for weight in trainee.weights])
     evaluation = evaluate_source(trained, source, recipe)
     for remark in evaluation.remarks():

@@ -22,12 +22,14 @@ class Start:
     Attributes:
         tokens_mlp_dim: of the model; weights for a smaller image widen it.
         exact_gelu: whether the weights want the erf form of GELU.
+        pixel_range: values of a black and a white pixel that they want at the stem.
         class_names: of the data, in label order.
         accuracy: test accuracy before training; None where the head starts at zero.
     """
 
     tokens_mlp_dim: int
     exact_gelu: bool
+    pixel_range: tuple[float, float]
     class_names: tuple[str, ...]
     accuracy: float | None
 
@@ -35,7 +37,7 @@ class Start:
     def of(cls, model, accuracy) -> "Start":
         """The start from a model."""
         block = blocks_of(model)[0]
-        return cls(block.tokens_mlp_dim, block.exact_gelu, model.class_names, accuracy)
+        return cls(block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, model.class_names, accuracy)
 
     @classmethod
     def read(cls, path) -> "Start | None":
@@ -48,7 +50,8 @@ class Start:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**content | {"class_names": tuple(content["class_names"])})
+            tuples = {name: tuple(content[name]) for name in ("pixel_range", "class_names")}
+            return cls(**content | tuples)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, and the run starts from its weights.") from error
 
@@ -70,6 +73,7 @@ class Start:
             )
         sizes = dataclasses.replace(recipe.architecture(), tokens_mlp_dim=self.tokens_mlp_dim)
         model = _new_model(recipe, source, sizes)
+        model.pixel_range = self.pixel_range
         for block in blocks_of(model) if self.exact_gelu else ():
             block.use_exact_gelu()
         return model

@@ -19,6 +19,11 @@ from keras_mixer.weights.layouts import is_timm, own_names
 from keras_mixer.weights.resolution import METHODS, widened_dim
 
 LOG = logging.getLogger("keras_mixer")
+TIMM = (  # its normalisation is in no weight file
+    "timm's layout: the exact (erf) GELU is set, as timm computes. Pixels are scaled to [-1, 1], which is timm's "
+    "mean 0.5 and std 0.5; for a model trained with another mean and std set model.pixel_range = "
+    "(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +35,16 @@ class WeightFile:
         entries: its arrays under our names.
         grid: `(g_h, g_w)` rows and columns of tokens that it was made for, or None where it does not say.
         timm: whether it has timm's layout.
+        exact_gelu: whether its model computes the erf form of GELU.
+        pixel_range: values of a black and a white pixel at the stem of its model, or None where it does not say.
     """
 
     path: Path
     entries: dict[str, Entry]
     grid: tuple[int, int] | None = None
     timm: bool = False
+    exact_gelu: bool = False
+    pixel_range: tuple[float, float] | None = None
 
     def variant(self) -> Variant:
         """The sizes of the model in the file; ValueError if it holds no Mixer."""
@@ -85,7 +94,8 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         return _open_keras(path)
     entries = open_arrays(path)
     try:
-        return WeightFile(path, own_names(entries), source_grid, is_timm(entries))
+        timm = is_timm(entries)
+        return WeightFile(path, own_names(entries), source_grid, timm, exact_gelu=timm)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -141,8 +151,16 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
     adapt(arrays, shapes, grid, target_grid, method, report)
     for weight in model.weights:
         weight.assign(arrays.pop(weight.path) if weight.path in arrays else np.zeros(weight.shape))
+    blocks = [layer for layer in model.layers if isinstance(layer, MixerBlock)]
     if file.timm:
-        _compute_like_timm(model, report)
+        report(TIMM)
+    elif file.exact_gelu and not all(block.exact_gelu for block in blocks):
+        report("The exact (erf) GELU is set, as in the model of the file.")
+    for block in blocks if file.exact_gelu else ():
+        block.use_exact_gelu()
+    if file.pixel_range not in (None, getattr(model, "pixel_range", None)):
+        model.pixel_range = file.pixel_range
+        report(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
     return model
 
 
@@ -174,7 +192,14 @@ def load_keras(path):
 def _open_keras(path) -> WeightFile:
     model = load_keras(path)
     entries = {w.path: Entry(w.path, tuple(w.shape), w.numpy) for w in model.weights}
-    return WeightFile(path, entries, tuple(model.get_layer("stem").output.shape[1:3]))
+    exact_gelu = any(block.exact_gelu for block in model.layers if isinstance(block, MixerBlock))
+    return WeightFile(
+        path,
+        entries,
+        tuple(model.get_layer("stem").output.shape[1:3]),
+        exact_gelu=exact_gelu,
+        pixel_range=getattr(model, "pixel_range", None),
+    )
 
 
 def _load_own_h5(model, path):
@@ -205,15 +230,3 @@ def _count_weights(path):
     with h5py.File(path) as file:
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     return sum("seed_generator" not in name for name in names)
-
-
-def _compute_like_timm(model, report):
-    """Sets the GELU that timm uses; its normalisation is in no weight file, so it can only be pointed out."""
-    for layer in model.layers:
-        if isinstance(layer, MixerBlock):
-            layer.use_exact_gelu()
-    report(
-        "timm's layout: the exact (erf) GELU is set, as timm computes. Pixels are scaled to [-1, 1], which is timm's "
-        "mean 0.5 and std 0.5; for a model trained with another mean and std set model.pixel_range = "
-        "(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
-    )

@@ -220,6 +220,8 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
     model.pixel_range = (0, 1)
     model.save(tmp_path / "model.keras")
     assert describe(keras.saving.load_model(tmp_path / "model.keras")).pixel_range == (0, 1)
+    other = keras_mixer.load_weights(tiny_mixer(), tmp_path / "model.keras", report=[].append)
+    assert other.pixel_range == (0, 1)
     larger = keras_mixer.change_resolution(model, (32, 32, 3))
     assert describe(larger).pixel_range == (0, 1)
     assert describe(tiny_mixer()).pixel_range == (0, 255)

@@ -61,9 +61,10 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
     for block in start.layers:
         if hasattr(block, "use_exact_gelu"):
             block.use_exact_gelu()
+    start.pixel_range = (0, 1)
     start.save(tmp_path / "start.keras")
     # Weights for 16 px widen the token-mixing MLPs of a model for 32 px.
-    options = {"weights": str(tmp_path / "start.keras"), "image_size": 32}
+    options = {"weights": str(tmp_path / "start.keras"), "image_size": 32, "accumulation_steps": 2}
     whole_run = fit(tmp_path / "whole", photos, **options)
     stop(5)
     with pytest.raises(RunStopped):
@@ -75,6 +76,8 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
     resumed = fit(tmp_path / "stopped", photos, said, **options)
     assert "Resuming after step 5 of 9." in said
     assert not any("Before training" in line for line in said)
+    assert resumed.model.pixel_range == whole_run.model.pixel_range == (0, 1)
+    assert resumed.model.get_layer("mixer_block_0").exact_gelu
     assert resumed.metrics["start_accuracy"] == whole_run.metrics["start_accuracy"] is not None
     for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
