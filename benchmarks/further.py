@@ -10,7 +10,7 @@ from pathlib import Path
 from contestants import ROUNDS, Calls, Contestant, failed, in_turn, middle, peers
 from photographs import write_photographs
 
-from keras_mixer.analysis.speed import Case
+from keras_mixer.inspect.speed import Case
 
 OURS = ("keras_mixer", sys.executable, "ours.py")
 IMPORTS = """

@@ -4,7 +4,7 @@ import sys
 
 from protocol import serve
 
-from keras_mixer.analysis.speed import Case, prepare, prepare_limit
+from keras_mixer.inspect.speed import Case, prepare, prepare_limit
 
 REMATERIALIZE = "rematerialize" in sys.argv[1:]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from protocol import serve
 
-from keras_mixer.analysis.speed import Case, compiled_model
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.sources import file_split
+from keras_mixer.inspect.speed import Case, compiled_model
 
 CLASSES = 1000
 CACHED, PLAIN, MEMORY = (word in sys.argv[1:] for word in ("cached", "plain", "memory"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from protocol import serve
 
-from keras_mixer.analysis.speed import Case, model_of
 from keras_mixer.export.runtimes import open_interpreter
 from keras_mixer.export.tflite import export_tflite
+from keras_mixer.inspect.speed import Case, model_of
 
 THREADS = 2
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from protocol import serve
 
-from keras_mixer.analysis.speed import CLASSES, Case, compiled_model
 from keras_mixer.data.parallel import read_ahead
+from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
 from keras_mixer.training.distribution import Devices, choose_devices
 
 STEPS = 4

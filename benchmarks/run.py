@@ -17,9 +17,9 @@ from pathlib import Path
 from contestants import Contestant, in_turn, middle, peers
 from further import FURTHER
 
-from keras_mixer.analysis.speed import CALLS, Case, limit_operations
 from keras_mixer.cores import available_cores
 from keras_mixer.files import write_json
+from keras_mixer.inspect.speed import CALLS, Case, limit_operations
 
 
 def summary(case, times, operations):

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from keras_mixer.commands.terminal import parse, print_table
-from keras_mixer.evaluation.average_of_five import FIVE, average_of_five, paper_name
+from keras_mixer.paper.average_of_five import FIVE, average_of_five, paper_name
 from keras_mixer.training.run_directory import read_recipe
 
 

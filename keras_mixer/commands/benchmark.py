@@ -8,9 +8,9 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.analysis.speed import CALLS, Case, limit_operations, prepare, prepare_limit, rounds
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.inspect.speed import CALLS, Case, limit_operations, prepare, prepare_limit, rounds
 
 Variants = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
 

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from keras_mixer.analysis.confusion import confusion_figure, mistakes
-from keras_mixer.analysis.figures import write_figure
 from keras_mixer.commands.terminal import parse, print_table
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import write_json
+from keras_mixer.inspect.confusion import confusion_figure, mistakes
+from keras_mixer.inspect.figures import write_figure
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe

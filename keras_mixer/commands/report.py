@@ -5,8 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from keras_mixer.analysis.report import write_report
 from keras_mixer.commands.terminal import parse
+from keras_mixer.inspect.report import write_report
 
 
 def run(arguments):

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import tyro
 
-from keras_mixer.analysis.saliency import write_picture
 from keras_mixer.commands.terminal import parse
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import refuse_existing
+from keras_mixer.inspect.saliency import write_picture
 
 
 def run(arguments):

@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from keras_mixer.commands.terminal import parse, print_table
-from keras_mixer.evaluation.vtab import VtabSettings, vtab_1k
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 
 
 def run(arguments):

@@ -12,7 +12,7 @@ import safetensors
 
 LARGEST_HEADER = 10_000  # bytes; NumPy's has about 100
 MOST_COMPRESSED = 100  # times that a file may unpack to; trained weights compress to nine tenths, empty ones vanish
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -76,7 +76,7 @@ def refuse_bomb(path, unpacked):
 
 def _npz_entry(path, archive, member) -> Entry:
     name = member.filename.removesuffix(".npy")
-    if member.compress_type not in METHODS:
+    if member.compress_type not in COMPRESSIONS:
         raise ValueError(
             f"{path}: array {name!r} is compressed by method {member.compress_type}, unlike NumPy's files."
         )

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import keras
 import tyro
 
-from keras_mixer.analysis.cost import exact_cost, throughput as measure, traced_macs
-from keras_mixer.analysis.figures import check_picture_path, write_figure
-from keras_mixer.analysis.linear_cost import SIDES, linear_cost as measure_linear_cost, linear_cost_figure
-from keras_mixer.analysis.pareto import OwnPoint, pareto_figure, throughput_figure
 from keras_mixer.commands.terminal import print_table
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.inspect.cost import exact_cost, throughput as measure, traced_macs
+from keras_mixer.inspect.figures import check_picture_path, write_figure
 from keras_mixer.models import Mixer
+from keras_mixer.paper.linear_cost import SIDES, linear_cost as measure_linear_cost, linear_cost_figure
+from keras_mixer.paper.pareto import OwnPoint, pareto_figure, throughput_figure
 from keras_mixer.training.recipe import KNOWN_VARIANTS
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from keras_mixer.analysis.data_size import data_size_experiment, data_size_figure
-from keras_mixer.analysis.figures import check_picture_path, write_figure
-from keras_mixer.analysis.permutation import permutation_experiment, permutation_figure
-from keras_mixer.analysis.subsets import with_training_images
-from keras_mixer.analysis.untied import untied_experiment, untied_figure, untied_parameters
 from keras_mixer.commands.terminal import print_table
+from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
+from keras_mixer.paper.permutation import permutation_experiment, permutation_figure
+from keras_mixer.paper.subsets import with_training_images
+from keras_mixer.paper.untied import untied_experiment, untied_figure, untied_parameters
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.variants import VARIANTS

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from keras_mixer.analysis.figures import check_picture_path, write_figure
-from keras_mixer.analysis.token_weights import stem_figure, weights_figure
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.token_weights import stem_figure, weights_figure
 from keras_mixer.models import blocks_of
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tfds_files import write_tfds
 
 from keras_mixer.evaluation.prepared import NotPrepared
-from keras_mixer.evaluation.vtab import VtabSettings, vtab_1k
-from keras_mixer.evaluation.vtab_tasks import GROUPS, VTAB_TASKS, load_task
+from keras_mixer.paper.vtab import VtabSettings, vtab_1k
+from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 
 GREY = np.full((16, 16, 1), 7, np.uint8)
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_mixer.analysis.figures import COLOURS, canvas
-from keras_mixer.analysis.published import TABLE_2, TABLE_3
+from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.paper.published import TABLE_2, TABLE_3
 
 MARKERS = {"Mixer": "o", "ViT": "s", "BiT": "^"}
 
@@ -94,7 +94,7 @@ def throughput_figure(results):
     """Images a second over the batch size, one line a model.
 
     Args:
-        results: {name: list of `keras_mixer.analysis.cost.Throughput`}.
+        results: {name: list of `keras_mixer.inspect.cost.Throughput`}.
     """
     figure, ax = canvas(6.0, 4.2)
     for colour, (name, measured) in zip(COLOURS * 4, results.items(), strict=False):

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
-from keras_mixer.analysis.saliency import overlay, saliency, write_picture
+from keras_mixer.inspect.saliency import overlay, saliency, write_picture
 
 pytestmark = pytest.mark.backends
 

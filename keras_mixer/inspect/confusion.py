@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_mixer.analysis.figures import canvas
+from keras_mixer.inspect.figures import canvas
 
 MOST_NUMBERS = 20  # classes up to which every field carries its number
 MOST_NAMES = 60  # classes up to which the axes carry names

@@ -21,9 +21,9 @@ from keras_mixer.data.preprocessing import decode_image, resize
 from keras_mixer.evaluation.journal import Journal
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
-from keras_mixer.evaluation.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
 from keras_mixer.models import rebuild
+from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 from keras_mixer.resolution import change_resolution
 
 SMALL_SIDE, LARGE_SIDE = 224, 448  # pixels

@@ -9,8 +9,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.analysis.figures import COLOURS
 from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.inspect.figures import COLOURS
 from keras_mixer.training.inputs import recipe_batches
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from image_files import write_folder
 
-from keras_mixer.analysis.data_size import data_size_experiment, data_size_figure, part_of
+from keras_mixer.paper.data_size import data_size_experiment, data_size_figure, part_of
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.recipes import resolve
 
@@ -61,7 +61,7 @@ def test_all_parts_train_the_same_number_of_steps(tmp_path, monkeypatch):
         calls.append((load_recipe_source(recipe).train.size, recipe.steps, recipe.seed, workdir))
         return SimpleNamespace(metrics={"accuracy": 0.25 * len(calls)})
 
-    monkeypatch.setattr("keras_mixer.analysis.data_size.fit", fit)
+    monkeypatch.setattr("keras_mixer.paper.data_size.fit", fit)
     recipe = dataclasses.replace(TINY, steps=None, epochs=2)
     options = {"fractions": (0.05, 1.0), "seeds": (0, 4), "report": lambda line: None}
     results, sizes = data_size_experiment(recipe, tmp_path, **options)

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.analysis.confusion import confusion_figure, mistakes
-from keras_mixer.analysis.cost import exact_cost
-from keras_mixer.analysis.figures import COLOURS, DOTS_PER_INCH, canvas
-from keras_mixer.analysis.token_weights import stem_figure, weights_figure
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import refuse_existing, whole
+from keras_mixer.inspect.confusion import confusion_figure, mistakes
+from keras_mixer.inspect.cost import exact_cost
+from keras_mixer.inspect.figures import COLOURS, DOTS_PER_INCH, canvas
+from keras_mixer.inspect.token_weights import stem_figure, weights_figure
 from keras_mixer.models import blocks_of
 from keras_mixer.training.run_directory import read_metrics
 

@@ -8,10 +8,10 @@ import keras
 from keras import ops
 
 from keras_mixer.activations import tanh_gelu
-from keras_mixer.analysis.curves import train_curve
-from keras_mixer.analysis.figures import COLOURS, canvas
 from keras_mixer.evaluation.journal import Journal
+from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.layers import KERNEL_INITIALIZER, LAYER_NORM_EPSILON, MlpBlock, PatchEmbed
+from keras_mixer.paper.curves import train_curve
 from keras_mixer.variants import Variant
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_mixer.evaluation.average_of_five import FIVE, average_of_five
+from keras_mixer.paper.average_of_five import FIVE, average_of_five
 
 
 def test_avg_5_is_the_mean_over_data_sets_not_over_runs():

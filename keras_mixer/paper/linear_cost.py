@@ -8,8 +8,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.analysis.cost import throughput, traced_macs
-from keras_mixer.analysis.figures import COLOURS, canvas
+from keras_mixer.inspect.cost import throughput, traced_macs
+from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.layers import MixerBlock, MlpBlock
 
 SIDES = (112, 224, 448, 896)  # pixels

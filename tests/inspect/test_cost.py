@@ -2,7 +2,7 @@ import keras
 import pytest
 
 import keras_mixer
-from keras_mixer.analysis.cost import exact_cost, throughput, traced_macs
+from keras_mixer.inspect.cost import exact_cost, throughput, traced_macs
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((16, 16, 3), 4), ((16, 24, 1), (8, 4)), ((32, 16, 4), 16)], ids=str)

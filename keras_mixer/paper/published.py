@@ -8,7 +8,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """One row.
 
     Attributes:
@@ -46,7 +46,7 @@ class Published:
 _I1K, _I21K, _JFT = "ImageNet", "ImageNet-21k", "JFT"
 
 TABLE_2 = tuple(
-    Published(2, *row)
+    PublishedResult(2, *row)
     for row in (
         ("HaloNet", _I21K, 85.8, None, None, None, 120, 100),
         ("Mixer-L/16", _I21K, 84.15, 87.86, 93.91, 74.95, 105, 410),
@@ -61,7 +61,7 @@ TABLE_2 = tuple(
     )
 )
 TABLE_3 = tuple(
-    Published(3, model, data, imagenet, real, average, None, speed, days, side, epochs)
+    PublishedResult(3, model, data, imagenet, real, average, None, speed, days, side, epochs)
     for model, side, data, epochs, imagenet, real, average, speed, days in (
         ("Mixer-B/16", 224, _I1K, 300, 76.44, 82.36, 88.33, 1384, 10),
         ("ViT-B/16", 224, _I1K, 300, 79.67, 84.97, 90.79, 861, 20),

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mixer.analysis.figures import canvas
+from keras_mixer.inspect.figures import canvas
 from keras_mixer.models import blocks_of
 from keras_mixer.weights.resolution import tiles
 

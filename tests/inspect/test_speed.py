@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mixer import cli
-from keras_mixer.analysis.speed import Case, limit_operations, prepare, prepare_limit, rounds
+from keras_mixer.inspect.speed import Case, limit_operations, prepare, prepare_limit, rounds
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

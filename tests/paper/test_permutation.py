@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.analysis.permutation import (
+from keras_mixer.data.sources import load_source
+from keras_mixer.paper.permutation import (
     INPUTS,
     permutation_experiment,
     permutation_figure,
@@ -13,7 +14,6 @@ from keras_mixer.analysis.permutation import (
     shuffle_pixels,
     small_resnet,
 )
-from keras_mixer.data.sources import load_source
 from keras_mixer.training.recipes import resolve
 
 
@@ -81,7 +81,7 @@ def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path, monkeypatc
         cases.append((model.name, seed, None if transform is None else numpy(transform(images))))
         return [0.1 * len(cases), 0.2 * len(cases)]
 
-    monkeypatch.setattr("keras_mixer.analysis.permutation.train_curve", train_curve)
+    monkeypatch.setattr("keras_mixer.paper.permutation.train_curve", train_curve)
     recipe = resolve("digits", image_size=32, patch_size=16, num_blocks=1)
     options = {"steps": 4, "points": 2, "seeds": (0, 1), "report": lambda line: None}
     source = load_source("digits")

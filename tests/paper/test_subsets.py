@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from image_files import write_folder
 
-from keras_mixer.analysis.subsets import draw, with_training_images
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.paper.subsets import draw, with_training_images
 
 
 def test_every_class_gives_as_many_as_any_other_and_more_images_keep_the_fewer(rng):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.analysis.figures import write_figure
-from keras_mixer.analysis.token_weights import (
+from keras_mixer.inspect.figures import write_figure
+from keras_mixer.inspect.token_weights import (
     arrange,
     mean_radial_frequency,
     mosaic,

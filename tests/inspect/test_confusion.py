@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_mixer.analysis.confusion import confusion_figure, mistakes
-from keras_mixer.analysis.figures import check_picture_path, write_figure
+from keras_mixer.inspect.confusion import confusion_figure, mistakes
+from keras_mixer.inspect.figures import check_picture_path, write_figure
 
 CONFUSION = np.array([[5, 0, 3], [1, 0, 0], [0, 2, 8]])
 

@@ -8,10 +8,10 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.analysis.curves import draw_curves, steps_of, train_curve
-from keras_mixer.analysis.figures import canvas
 from keras_mixer.evaluation.journal import Journal
+from keras_mixer.inspect.figures import canvas
 from keras_mixer.models import Mixer, blocks_of, rebuild
+from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
 from keras_mixer.variants import as_pair, token_grid
 
 INPUTS = ("original", "patches and pixels inside", "all pixels")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from keras_mixer.analysis.cost import Throughput
-from keras_mixer.analysis.figures import write_figure
-from keras_mixer.analysis.pareto import OwnPoint, pareto_figure, pareto_front, throughput_figure
-from keras_mixer.analysis.published import TABLE_2, TABLE_3
+from keras_mixer.inspect.cost import Throughput
+from keras_mixer.inspect.figures import write_figure
+from keras_mixer.paper.pareto import OwnPoint, pareto_figure, pareto_front, throughput_figure
+from keras_mixer.paper.published import TABLE_2, TABLE_3
 
 
 def test_the_front_holds_what_nothing_beats(rng):
@@ -45,7 +45,7 @@ def test_throughput_is_drawn(tmp_path):
 
 
 def test_a_mixer_block_costs_what_the_tokens_are_and_attention_more():
-    from keras_mixer.analysis.linear_cost import LinearCost, linear_cost, linear_cost_figure
+    from keras_mixer.paper.linear_cost import LinearCost, linear_cost, linear_cost_figure
 
     sizes = {"hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "heads": 2}
     result = linear_cost((32, 64, 128), seconds=0.02, **sizes)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.analysis.figures import COLOURS, canvas
-from keras_mixer.analysis.subsets import draw
 from keras_mixer.data.sources import Source
 from keras_mixer.evaluation.journal import Journal
 from keras_mixer.files import whole
+from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.paper.subsets import draw
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.loop import fit
 from keras_mixer.training.recipe import Recipe

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from keras_mixer.analysis.report import write_report
+from keras_mixer.inspect.report import write_report
 
 CONFUSION = [[3, 1], [0, 4]]
 

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.analysis.untied import (
+from keras_mixer.data.sources import load_source
+from keras_mixer.paper.untied import (
     GroupedTokenMlp,
     untied_experiment,
     untied_figure,
     untied_mixer,
     untied_parameters,
 )
-from keras_mixer.data.sources import load_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.variants import Variant
 
@@ -62,7 +62,7 @@ def test_tied_and_untied_are_trained_side_by_side(tmp_path, monkeypatch):
         trained.append((model.name, model.count_params(), options["seed"]))
         return [0.5, 0.6]
 
-    monkeypatch.setattr("keras_mixer.analysis.untied.train_curve", train_curve)
+    monkeypatch.setattr("keras_mixer.paper.untied.train_curve", train_curve)
     recipe = resolve("digits", image_size=16, patch_size=8, num_blocks=1, hidden_dim=8)
     options = {"groups": (1, 8), "steps": 4, "points": 2, "seeds": (0, 3), "report": lambda line: None}
     result = untied_experiment(recipe, load_source("digits"), tmp_path / "u.json", **options)

@@ -1,0 +1,1 @@
+"""Looking into models: weights, saliency, mistakes, cost, speed."""
