@@ -10,6 +10,7 @@ from pathlib import Path
 
 from protocol import serve
 
+from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.sources import file_split
 from keras_mixer.inspect.speed import Case, compiled_model
@@ -20,11 +21,9 @@ CACHED, PLAIN, MEMORY = (word in sys.argv[1:] for word in ("cached", "plain", "m
 
 def _batches(case):
     files = sorted(Path(case["folder"], "train").rglob("*.jpg"))
-    augmentation = {
-        "randaugment_num_ops": 2,
-        "randaugment_level": case["randaugment_level"],
-        "mixup_alpha": case["mixup_alpha"],
-    }
+    augmentation = Augmentation(
+        randaugment_num_ops=2, randaugment_level=case["randaugment_level"], mixup_alpha=case["mixup_alpha"]
+    )
     batches = training_batches(
         file_split(files, [int(file.parent.name) for file in files]),
         classes=CLASSES,
@@ -32,7 +31,7 @@ def _batches(case):
         batch_size=case["batch_size"],
         seed=0,
         cache_bytes=2**31 if CACHED else 0,
-        **({} if PLAIN else augmentation),
+        augmentation=Augmentation() if PLAIN else augmentation,
     )
     if MEMORY:
         return itertools.repeat(next(iter(batches)))

@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from keras_mixer.data.augment import cutmix, mixup, rand_augment
+from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.decoded import DecodedImages
 from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, read_ahead
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
@@ -23,15 +24,7 @@ def training_batches(
     seed,
     start_step=0,
     shuffle_buffer=250_000,
-    crop_area=(0.05, 1.0),
-    crop_aspect=(3 / 4, 4 / 3),
-    flip=True,
-    randaugment_num_ops=0,
-    randaugment_level=0.0,
-    randaugment_operations=None,
-    randaugment_fill=128,
-    mixup_alpha=0.0,
-    cutmix_alpha=0.0,
+    augmentation=Augmentation(),  # noqa: B008 - frozen
     class_weights=None,
     shards=1,
     process=0,
@@ -51,15 +44,7 @@ def training_batches(
         seed: the same seed gives the same batches, whatever the number of threads or processes.
         start_step: batches to leave out at the beginning; the stream goes on as if they had been drawn.
         shuffle_buffer: examples held for shuffling (encoded, or paths of files).
-        crop_area: smallest and largest share of the image that the random crop covers.
-        crop_aspect: smallest and largest width / height of the crop.
-        flip: mirror half of the images left-right.
-        randaugment_num_ops: RandAugment operations on each image; 0 leaves it out.
-        randaugment_level: their strength, 0 to 20.
-        randaugment_operations: their names, None for all sixteen.
-        randaugment_fill: grey value that appears where an image was moved away.
-        mixup_alpha: Beta parameter of mixup; 0 leaves it out.
-        cutmix_alpha: Beta parameter of CutMix; 0 leaves it out. With both, every other batch on average gets CutMix.
+        augmentation: an `Augmentation`: what happens to the images at random.
         class_weights: `(classes,)`, what an example of each class counts; mixed labels count in proportion.
         shards: parts of the data that are shuffled, and fill their rows of a batch, each by itself.
         process: number of this process; it reads and gives only its own shards.
@@ -69,7 +54,12 @@ def training_batches(
     """
     rows = batch_size // shards
     own = range(process * shards // processes, (process + 1) * shards // processes)
-    cropping = {"image_size": image_size, "area": crop_area, "aspect": crop_aspect, "flip": flip}
+    cropping = {
+        "image_size": image_size,
+        "area": augmentation.crop_area,
+        "aspect": augmentation.crop_aspect,
+        "flip": augmentation.flip,
+    }
 
     def stream(shard):
         part = split.shard(shards, shard)
@@ -89,14 +79,14 @@ def training_batches(
                 image = training_crop(kept.get(number, lambda: part.read(element)["image"]), seed=crop_seed, **cropping)
             else:
                 image = training_image(example["image"], seed=crop_seed, **cropping)
-            if randaugment_num_ops:
+            if augmentation.randaugment_num_ops:
                 image = rand_augment(
                     image,
                     _seed(seed, AUGMENT_STREAM, position),
-                    randaugment_num_ops,
-                    randaugment_level,
-                    randaugment_operations,
-                    randaugment_fill,
+                    augmentation.randaugment_num_ops,
+                    augmentation.randaugment_level,
+                    augmentation.randaugment_operations,
+                    augmentation.randaugment_fill,
                 )
             return image, tf.one_hot(example["label"], classes)
 
@@ -107,7 +97,7 @@ def training_batches(
         return batches.enumerate(start_step).map(mixed, num_parallel_calls=BATCHES_AHEAD)
 
     def mixed(step, batch):
-        images, labels = _mixed(batch, seed, step, mixup_alpha, cutmix_alpha)
+        images, labels = _mixed(batch, seed, step, augmentation)
         if class_weights is None:
             return images, labels
         return images, labels, tf.linalg.matvec(labels, tf.constant(class_weights, tf.float32))
@@ -178,22 +168,22 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     return read_ahead(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
 
-def _mixed(batch, seed, step, mixup_alpha, cutmix_alpha):
+def _mixed(batch, seed, step, augmentation):
     """`(B, h, w, 3), (B, classes) -> (B, h, w, 3) float32, (B, classes)`: mixup, CutMix, one of both, or neither."""
     images, labels = batch
 
     def by_mixup():
-        return mixup(images, labels, _seed(seed, MIXUP_STREAM, step), mixup_alpha)
+        return mixup(images, labels, _seed(seed, MIXUP_STREAM, step), augmentation.mixup_alpha)
 
     def by_cutmix():
-        return cutmix(images, labels, _seed(seed, CUTMIX_STREAM, step), cutmix_alpha)
+        return cutmix(images, labels, _seed(seed, CUTMIX_STREAM, step), augmentation.cutmix_alpha)
 
-    if mixup_alpha and cutmix_alpha:
+    if augmentation.mixup_alpha and augmentation.cutmix_alpha:
         choice = tf.random.stateless_uniform((), tf.random.fold_in(_seed(seed, CUTMIX_STREAM, step), 1))
         return tf.cond(choice < 0.5, by_mixup, by_cutmix)
-    if mixup_alpha:
+    if augmentation.mixup_alpha:
         return by_mixup()
-    if cutmix_alpha:
+    if augmentation.cutmix_alpha:
         return by_cutmix()
     return tf.cast(images, tf.float32), labels
 

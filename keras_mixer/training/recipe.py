@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Annotated, Literal
 
+from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
 from keras_mixer.fields import (
     ANY,
@@ -180,6 +181,10 @@ class Recipe:
         fields = [field.name for field in dataclasses.fields(Variant)]
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
+
+    def augmentation(self) -> Augmentation:
+        """What happens to training images at random."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""

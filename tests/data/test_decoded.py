@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
+from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.decoded import DecodedImages
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.preprocessing import decode_image
@@ -69,7 +70,8 @@ def test_kept_files_are_not_read_again(tmp_path, jpegs):
 
 def test_lossless_images_give_the_very_same_batches_and_jpegs_almost(split):
     digits = load_source("digits").train
-    options = OPTIONS | {"classes": 10, "randaugment_num_ops": 2, "randaugment_level": 9.0, "start_step": 350}
+    augmentation = Augmentation(randaugment_num_ops=2, randaugment_level=9.0)
+    options = OPTIONS | {"classes": 10, "augmentation": augmentation, "start_step": 350}
     for kept, plain in zip(
         *(take(training_batches(digits, cache_bytes=n, **options), 20) for n in (10**8, 0)), strict=True
     ):

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mixer.data import pipeline
+from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
 
@@ -19,9 +20,7 @@ OPTIONS = {
     "image_size": (16, 16),
     "batch_size": 32,
     "seed": 5,
-    "randaugment_num_ops": 2,
-    "randaugment_level": 8.0,
-    "mixup_alpha": 0.3,
+    "augmentation": Augmentation(randaugment_num_ops=2, randaugment_level=8.0, mixup_alpha=0.3),
 }
 
 
@@ -67,7 +66,7 @@ def test_a_later_start_continues_the_stream_over_the_end_of_an_epoch(digits):
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(digits):
-    plain = OPTIONS | {"mixup_alpha": 0.0, "batch_size": 1, "randaugment_num_ops": 0}
+    plain = OPTIONS | {"batch_size": 1, "augmentation": Augmentation()}
     stream = take(training_batches(digits.train, **plain), 2 * digits.train.size)
     labels = [int(label.argmax()) for _, label in stream]
     first, second = labels[: digits.train.size], labels[digits.train.size :]
@@ -111,8 +110,8 @@ def test_both_engines_see_the_same_images():
 
 
 def test_processes_give_the_rows_of_one_and_read_only_their_own_share(digits):
-    options = OPTIONS | {"shards": 4, "cutmix_alpha": 1.0, "start_step": 3, "class_weights": np.linspace(0.5, 2, 10)}
-    options["randaugment_num_ops"] = 0
+    options = OPTIONS | {"shards": 4, "start_step": 3, "class_weights": np.linspace(0.5, 2, 10)}
+    options["augmentation"] = Augmentation(mixup_alpha=0.3, cutmix_alpha=1.0)
     read = []
 
     def reading(process):
