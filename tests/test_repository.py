@@ -31,7 +31,6 @@ FLOORS = [
     ["serving"],
     ["training"],
     ["analysis"],
-    ["commands"],
     ["cli"],
     ["__init__", "__main__"],
 ]
