@@ -1,7 +1,6 @@
 """docs/api-stability.md is what the code is. A failing test prints the block to put there, and to think about first."""
 
 import dataclasses
-import importlib
 import inspect
 import re
 import textwrap
@@ -13,7 +12,6 @@ from test_repository import PUBLIC
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.commands.plot import PLOTS
 from keras_mixer.data.preprocessing import EVALUATION_CROPS
 from keras_mixer.description import describe
 from keras_mixer.training.recipe import Recipe
@@ -62,7 +60,7 @@ def asked_for(command, monkeypatch):
     monkeypatch.setattr(tyro, "cli", parse)
     name, *rest = command.split()
     with pytest.raises(Seen) as caught:
-        importlib.import_module(f"keras_mixer.commands.{name}").run(rest)
+        cli.run(name, rest)
     return caught.value.args[0]
 
 
@@ -93,7 +91,7 @@ def with_default(option, value):
 
 
 def test_commands_options_and_defaults(monkeypatch):
-    commands = [name for name in cli.COMMANDS if name != "plot"] + [f"plot {name}" for name in PLOTS]
+    commands = [name for name in cli.COMMANDS if name != "plot"] + [f"plot {name}" for name in cli.PLOTS]
     lines = [wrapped(f"{name}  ", list(options_of(asked_for(name, monkeypatch))), "  ") for name in sorted(commands)]
     assert block("Command line") == "".join(lines)
 

@@ -17,7 +17,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from keras_mixer import cli
-from keras_mixer.commands import plot
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 SHORT = ["--epochs", "8", "--global-batch-size", "128", "--warmup-steps", "5", "--learning-rate", "1e-2"]
@@ -177,7 +176,7 @@ def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):
 
 
 def test_every_plot_explains_itself(capsys):
-    for name in plot.PLOTS:
+    for name in cli.PLOTS:
         with pytest.raises(SystemExit) as stop:
             cli.main(["plot", name, "--help"])
         assert stop.value.code == 0
@@ -191,7 +190,7 @@ def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
     text = page.read_text(encoding="utf-8")
     used = re.findall(r"^keras-mixer (\S+)(?: (\S+))?", text, re.M)
     assert {command for command, _ in used} <= set(cli.COMMANDS)
-    assert {name for command, name in used if command == "plot"} == set(plot.PLOTS)
+    assert {name for command, name in used if command == "plot"} == set(cli.PLOTS)
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (page.parent / picture).is_file()
 
@@ -255,6 +254,21 @@ def test_help_explains_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
         cli.main(["predict", "--help"])
     assert "--top-k" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["variants"], ["predict", "--help"]])
+def test_a_command_starts_without_what_others_need(arguments):
+    code = f"""
+import contextlib, io, sys, keras_mixer
+before = set(sys.modules)
+from keras_mixer import cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    cli.main({arguments})
+print(*set(sys.modules) - before)
+"""
+    added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"keras_cv", "tensorflow_datasets", "keras_mixer.training"} & set(added)
+    assert ("tyro" in added) == ("plot" not in arguments and arguments != ["--help"])
 
 
 def test_every_command_explains_itself(capsys):

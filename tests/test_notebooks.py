@@ -16,8 +16,7 @@ from tfds_files import write_tfds
 from weight_files import linen
 
 import keras_mixer
-from keras_mixer.cli import COMMANDS
-from keras_mixer.commands.plot import PLOTS
+from keras_mixer.cli import COMMANDS, PLOTS
 from keras_mixer.variants import SMALL_VARIANTS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"

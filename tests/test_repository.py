@@ -32,7 +32,6 @@ FLOORS = [
     ["training"],
     ["inspect"],
     ["paper"],
-    ["commands"],
     ["cli"],
     ["__init__", "__main__"],
 ]

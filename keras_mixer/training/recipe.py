@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
+from keras_mixer.data.preprocessing import EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,
@@ -137,7 +138,7 @@ class Recipe:
     cache_gib: Annotated[float, Range("[0, 1048576]")] = 0.0
     """Memory, in [0, 1048576] GiB for each process, in which decoded training images stay after their first use, before
     they are cropped and augmented (500 x 375 px: 0.5 MiB each); those that no longer fit are decoded every time."""
-    evaluation_crop: Literal["resize", "resize-crop", "resmall-crop"] = "resmall-crop"
+    evaluation_crop: EvaluationCrop = "resmall-crop"
     """How test images are brought to size: plain, 256 x 256 then centre, or short side 256 then centre (for 224)."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"

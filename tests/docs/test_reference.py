@@ -10,7 +10,6 @@ from sklearn.datasets import load_digits
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.commands.plot import PLOTS
 from keras_mixer.training.recipe import Recipe
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -55,16 +54,18 @@ def test_the_page_of_commands_has_a_place_for_each(generated):
     text = (REFERENCE / "command-line.md").read_text(encoding="utf-8")
     places = [place.split() for place in generated.OPTIONS.findall(text)]
     assert places == [
-        words for name in cli.COMMANDS for words in ([["plot", plot] for plot in PLOTS] if name == "plot" else [[name]])
+        words
+        for name in cli.COMMANDS
+        for words in ([["plot", plot] for plot in cli.PLOTS] if name == "plot" else [[name]])
     ]
     assert re.findall(r"^## (.+)$", text, re.M) == list(cli.COMMANDS)
-    for name, description in cli.COMMANDS.items():
+    for name, (_, description) in cli.COMMANDS.items():
         assert f"## {name}\n\n{description}\n" in text
     assert "<!--" not in generated.on_page_markdown(text)
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in cli.COMMANDS if name != "plot"), *(f"plot {name}" for name in PLOTS)]
+    "name", [*(name for name in cli.COMMANDS if name != "plot"), *(f"plot {name}" for name in cli.PLOTS)]
 )
 def test_tables_hold_every_option_that_help_names(generated, name, capsys):
     with pytest.raises(SystemExit):

@@ -9,7 +9,7 @@ import reference
 from image_files import encode, photographs
 
 import keras_mixer
-from keras_mixer.commands.export import export as export_command
+from keras_mixer.cli.export import export as export_command
 from keras_mixer.description import Description, describe
 from keras_mixer.export import interchange, web
 from keras_mixer.export.loading import load_mixer, load_predictor

@@ -9,7 +9,7 @@ import pytest
 from image_files import write_folder
 
 import keras_mixer
-from keras_mixer.commands.export import export as export_command
+from keras_mixer.cli.export import export as export_command
 from keras_mixer.data.sources import load_source
 from keras_mixer.export.parity import Parity, Threshold, compare, place_when_proved, size_of, thinned
 

@@ -1,4 +1,4 @@
-"""Train a recipe, or resume it: train [RECIPE]."""
+"""Training: train, sweep. The first argument names a recipe; its fields are options, and its values their defaults."""
 
 import dataclasses
 import os
@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from keras_mixer.commands.terminal import print_table, read_options, take_recipe
-from keras_mixer.fields import ASCENDING, Count, CountFrom0, check_fields
+from keras_mixer.cli.terminal import print_table, read_options
+from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
 from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.recipes import RECIPES
+from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.sweep import sweep as try_learning_rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Training:
         check_fields(self)
 
 
-def run(arguments):
-    """Train a recipe, or resume it: train [RECIPE]."""
-    recipe, arguments = take_recipe(arguments, "digits")
+def train(arguments):
+    """Reads the options of a run, trains and prints the result."""
+    recipe, arguments = _take_recipe(arguments, "digits")
     options = read_options(
         Training,
         f"train {recipe.name}",
@@ -104,3 +105,56 @@ def _print_plan(recipe):
     ]
     print()
     print_table(("plan", ""), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a person can choose for a sweep."""
+
+    recipe: Recipe
+    learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
+    """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
+    workdir: Path | None = None
+    """Folder of all runs; runs/NAME_sweep by default. Call again in the same way to resume."""
+    skip_final: bool = False
+    """Leave out the last run, on all training data with the best rate."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def sweep(arguments):
+    """Reads the options of a sweep, tries every learning rate and prints a table of them."""
+    recipe, arguments = _take_recipe(arguments, "finetune")
+    options = read_options(
+        Sweep,
+        f"sweep {recipe.name}",
+        arguments,
+        description="Trains once for each learning rate with a part of the training images held out, then once more "
+        "with the best on all. Options beside those below are the recipe's.",
+        default=Sweep(dataclasses.replace(recipe, holdout=0.1)),
+    )
+    recipe = options.recipe
+    workdir = options.workdir or Path("runs", f"{recipe.name}_sweep")
+    result = try_learning_rates(
+        dataclasses.replace(recipe, holdout=0.0),
+        options.learning_rates,
+        workdir=workdir,
+        holdout=recipe.holdout,
+        final=not options.skip_final,
+    )
+    rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in result.accuracies.items()]
+    print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), rows)
+    print(f"\nBest: {result.best:g}")
+    if result.final is not None:
+        accuracy = result.final.metrics["accuracy"]
+        print(
+            f"Test accuracy ({recipe.evaluation_crop}) after training on everything: {accuracy:.2%} ({workdir}/final)"
+        )
+
+
+def _take_recipe(arguments, default):
+    """The recipe that the first argument names, or the default, and the other arguments."""
+    if arguments and not arguments[0].startswith("-"):
+        return resolve(arguments[0]), arguments[1:]
+    return resolve(default), arguments

@@ -1,13 +1,24 @@
-"""What the commands share: how options are parsed and how tables are printed."""
+"""What the commands share: types of options, how options are parsed, how tables are printed."""
 
 import contextlib
 import functools
 import io
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from keras_mixer.training.recipes import resolve
+from keras_mixer.variants import VARIANTS
+
+Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+if TYPE_CHECKING:
+    VariantName = str
+else:
+    VariantName = Literal[tuple(VARIANTS)]  # the choices that help lists
 
 CONFIG = (tyro.conf.OmitArgPrefixes,)  # a switch is both --name and --no-name
 
@@ -46,13 +57,6 @@ def _without_box(text):
     parts = (" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", inside, flags=re.M))
     kept = [part for part in parts if part and not part.startswith(("For full help", "Argument help"))]
     return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # another tyro may draw another box
-
-
-def take_recipe(arguments, default):
-    """The recipe that the first argument names, or the default, and the other arguments."""
-    if arguments and not arguments[0].startswith("-"):
-        return resolve(arguments[0]), arguments[1:]
-    return resolve(default), arguments
 
 
 def print_table(header, rows):

@@ -1,17 +1,49 @@
-"""Experiments that train: each keeps its results in a JSON file and draws them."""
+"""Experiments that train, each keeping its results in a JSON file: vtab, plot permutation, data-size, untied."""
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from keras_mixer.commands.terminal import print_table
+from keras_mixer.cli.terminal import Model, print_table
+from keras_mixer.export.loading import load_mixer
 from keras_mixer.inspect.figures import check_picture_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
 from keras_mixer.paper.permutation import permutation_experiment, permutation_figure
 from keras_mixer.paper.subsets import with_training_images
 from keras_mixer.paper.untied import untied_experiment, untied_figure, untied_parameters
+from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.variants import VARIANTS
+
+
+def vtab(
+    model: Model,
+    workdir: Path,
+    data_dir: str | None = None,
+    tasks: tuple[str, ...] | None = None,
+    settings: VtabSettings = VtabSettings(),  # noqa: B008 - frozen
+    download: bool = False,
+):
+    """Fine-tune a model on each of the 19 tasks with 1000 examples; run again to go on after a stop.
+
+    Args:
+        model: a finished run directory or .keras file with pre-trained weights.
+        workdir: folder of the report vtab.json.
+        data_dir: folder with prepared TensorFlow Datasets.
+        tasks: names of tasks; all 19 by default.
+        settings: of the fine-tuning.
+        download: fetch and prepare what is missing and needs nothing by hand.
+    """
+    options = {"tasks": tasks, "data_dir": data_dir, "settings": settings, "download": download, "name": str(model)}
+    report = vtab_1k(load_mixer(model), workdir, **options)
+    if report.tasks:
+        rate = "median of seeds" if len(dataclasses.asdict(settings)["seeds"]) > 1 else "accuracy"
+        print_table(("task", rate, "test images", "input", "rate"), report.table())
+    if report.absent:
+        print("\nNot measured:")
+        for name, reason in report.absent.items():
+            print(f"  {name}: {reason}")
 
 
 def _recipe(name, **changes):

@@ -1,0 +1,182 @@
+"""The paper's numbers: imagenet, avg5, plot pareto, plot linear-cost. What trains for them is in experiments.py."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
+from keras_mixer.cli.terminal import Model, Runs, print_table
+from keras_mixer.data.preprocessing import EvaluationCrop
+from keras_mixer.export.loading import load_mixer
+from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.models import evaluation_crop_of
+from keras_mixer.paper.linear_cost import SIDES
+
+
+def imagenet(
+    model: Model,
+    data_dir: str | None = None,
+    real_labels: Path | None = None,
+    real_images: Path | None = None,
+    v2_folder: Path | None = None,
+    evaluation_crop: EvaluationCrop | None = None,
+    batch_size: int = 64,
+    output: Path | None = None,
+):
+    """Measure an ImageNet-1k classifier on what is there of ImageNet, ReaL and ImageNet-V2; say what is not.
+
+    Args:
+        model: a finished run directory or .keras file with 1000 classes.
+        data_dir: folder with prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
+        real_labels: the authors' real.json, in place of imagenet2012_real.
+        real_images: with it, a folder with ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
+        v2_folder: a folder of ImageNet-V2 as its authors publish it (0 to 999), in place of imagenet_v2.
+        evaluation_crop: how images are brought to size; the model's own, or else resmall-crop.
+        batch_size: images in a step.
+        output: JSON file to write; must not exist.
+    """
+    from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.evaluation.imagenet import (
+        V2_VARIANTS,
+        check_classes,
+        evaluate_real,
+        real_split,
+        v2_split,
+        validation_split,
+    )
+    from keras_mixer.evaluation.prepared import NotPrepared
+    from keras_mixer.evaluation.top1 import evaluate
+
+    if output is not None:
+        refuse_existing(output)
+    loaded = load_mixer(model)
+    check_classes(loaded)
+    crop = evaluation_crop or evaluation_crop_of(loaded)
+    size = loaded.input_shape[1:3]
+    sets: dict[str, tuple[Callable, Callable]] = {
+        "ImageNet": (evaluate, lambda: validation_split(data_dir)),
+        "ReaL": (evaluate_real, lambda: real_split(data_dir, real_labels, real_images)),
+    }
+    if v2_folder:
+        sets[f"V2 {v2_folder.name}"] = (evaluate, lambda: v2_split(folder=v2_folder))
+    else:
+        for variant in V2_VARIANTS:
+            sets[f"V2 {variant}"] = (evaluate, lambda variant=variant: v2_split(variant, data_dir))
+    rows, absent, remarks = [], [], []
+    content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
+    for name, (measure, open_split) in sets.items():
+        try:
+            split = open_split()
+        except NotPrepared as error:
+            absent.append(f"{name}: {error}")
+            continue
+        batches = evaluation_batches(split, image_size=size, batch_size=batch_size, crop=crop)
+        result = measure(loaded, batches, progress=True)
+        rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
+        content[name] = {"accuracy": result.top1, "images": result.examples}
+        remarks += [f"{name}: {remark}" for remark in result.remarks()]
+    if rows:
+        print_table(("data set", "top-1", "images", "crop", "input"), rows)
+    print(*remarks, sep="\n", end="\n" if remarks else "")
+    if absent:
+        print("\nNot measured:", *absent, sep="\n  ")
+    if output is not None:
+        write_json(output, content)
+        print(f"Written to {output}.")
+
+
+def avg5(runs: Runs):
+    """Mean top-1 over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers, saying which of them are missing.
+
+    Args:
+        runs: folders of finished runs, each fine-tuned on one of the five data sets.
+    """
+    from keras_mixer.paper.average_of_five import FIVE, average_of_five, paper_name
+    from keras_mixer.training.run_directory import read_recipe
+
+    if not runs:
+        raise ValueError(f"Name finished runs on the five data sets {', '.join(FIVE.values())}.")
+    rows, results = [], []
+    for folder in runs:
+        file = folder / "results.json"
+        if not file.is_file():
+            raise ValueError(f"{folder} is no finished run: it has no results.json.")
+        content, recipe = json.loads(file.read_text(encoding="utf-8")), read_recipe(folder)
+        results.append((recipe.data, content["accuracy"]))
+        rows.append(
+            (
+                paper_name(recipe.data),
+                f"{content['accuracy']:.2%}",
+                f"{content['test_images']:,} of {recipe.test_split}",
+                content["evaluation_crop"],
+                " x ".join(map(str, content["image_size"])),
+                str(folder),
+            )
+        )
+    result = average_of_five(results)
+    print_table(("data set", "top-1", "images", "crop", "input", "run"), rows)
+    if result.average is not None:
+        print(f"\nAvg 5: {result.average:.2%}")
+        return
+    print(f"\nNo Avg 5: {len(result.missing)} of the five data sets are missing. To fine-tune on them:")
+    for name in result.missing:
+        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]} --workdir runs/{FIVE[name]}")
+
+
+def pareto(output: Path, own: tuple[str, ...] = ()):
+    """Figs 2, 3: ImageNet accuracy against speed and pre-training cost, the paper's Tables 2 and 3 and own points.
+
+    Args:
+        output: the .png or .svg file to write; must not exist.
+        own: own points as NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS; accuracy in percent, the last two may be empty.
+    """
+    from keras_mixer.paper.pareto import pareto_figure
+
+    check_picture_path(output)
+    print(f"Written: {write_figure(pareto_figure([_own(text) for text in own]), output)}")
+
+
+def linear_cost(
+    output: Path, sides: tuple[int, ...] = SIDES, hidden_dim: int = 768, tokens_mlp_dim: int = 384, seconds: float = 4.0
+):
+    """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
+
+    Args:
+        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
+        sides: of the images in pixels; patches have 16.
+        hidden_dim: channels of both blocks, a multiple of 64.
+        tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every size.
+        seconds: how long to measure each.
+    """
+    from keras_mixer.paper.linear_cost import linear_cost as measure_linear_cost, linear_cost_figure
+
+    check_figure_and_numbers(output)
+    sizes = {"hidden_dim": hidden_dim, "channels_mlp_dim": 4 * hidden_dim, "heads": max(1, hidden_dim // 64)}
+    result = measure_linear_cost(sides, tokens_mlp_dim=tokens_mlp_dim, seconds=seconds, **sizes)
+    rows = [
+        (name, str(count), f"{macs / 1e9:.3f}", f"{speed:,.2f}")
+        for name, speeds in result.images_per_second.items()
+        for count, macs, speed in zip(result.tokens, result.macs[name], speeds, strict=True)
+    ]
+    print_table(("block", "patches", "GMACs", "images/s"), rows)
+    exact = result.macs_slopes()
+    print()
+    for name, slope in result.slopes().items():
+        print(f"{name}: seconds an image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
+    write_figure_and_numbers(
+        dataclasses.asdict(result) | {"slopes": result.slopes()}, linear_cost_figure(result), output
+    )
+
+
+def _own(text):
+    from keras_mixer.paper.pareto import OwnPoint
+
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        name, accuracy, speed, days = parts
+        return OwnPoint(name, float(accuracy), float(speed) if speed else None, float(days) if days else None)
+    except ValueError as error:
+        raise ValueError(f"An own point is NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, unlike {text!r}.") from error

@@ -1,0 +1,269 @@
+"""Using a trained model: evaluate, fewshot, predict, features."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from keras_mixer.cli.terminal import Data, Model, Run, print_table
+from keras_mixer.data.preprocessing import EvaluationCrop
+from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
+from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.inspect.figures import write_figure
+from keras_mixer.models import evaluation_crop_of
+from keras_mixer.serving.protocol import RETRIES
+
+LARGEST_TABLE = 20  # classes up to which the confusion is printed as a table
+
+
+def evaluate(
+    run: Run,
+    data: str | None = None,
+    data_dir: str | None = None,
+    test_split: str | None = None,
+    evaluation_crop: EvaluationCrop | None = None,
+    skip_corrupt: bool = False,
+):
+    """Measure a finished run on its test data, or on other data with the same classes.
+
+    RUN/evaluation.json and RUN/confusion.png are written, in place of those of an earlier call.
+
+    Args:
+        run: folder of a finished run.
+        data: image folder or TensorFlow Datasets name; the run's own by default.
+        data_dir: folder with prepared TensorFlow Datasets.
+        test_split: which part; the run's own by default.
+        evaluation_crop: how images are brought to size; the run's own by default.
+        skip_corrupt: leave image files out that cannot be decoded.
+    """
+    from keras_mixer.inspect.confusion import confusion_figure
+    from keras_mixer.training.inputs import evaluate_source, load_recipe_source
+    from keras_mixer.training.recipes import resolve
+    from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
+
+    given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
+    model = load_mixer(run)
+    recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
+    memory = run / CHECKED_IMAGES if data is None else None
+    source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
+    result = evaluate_source(model, source, recipe, progress=True)
+    height, width, _ = recipe.input_shape()
+    print_table(
+        ("top-1", "top-5", "loss", "images", "crop", "input"),
+        [
+            (
+                f"{result.top1:.2%}",
+                f"{result.top5:.2%}",
+                f"{result.loss:.4f}",
+                str(result.examples),
+                recipe.evaluation_crop,
+                f"{height} x {width}",
+            )
+        ],
+    )
+    for remark in result.remarks():
+        print(remark)
+    per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
+    print_table(("class", "accuracy"), [(name, f"{share:.2%}") for name, share in per_class.items()])
+    _print_confusion(result.confusion, source.class_names)
+    content = {
+        "accuracy": result.top1,
+        "top5": result.top5,
+        "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
+        "test_images": result.examples,
+        "non_finite": result.non_finite,
+        "constant": result.constant,
+        "data": source.name,
+        "evaluation_crop": recipe.evaluation_crop,
+        "image_size": [height, width],
+        "class_names": source.class_names,
+        "per_class": {name: None if share != share else share for name, share in per_class.items()},
+        "confusion": result.confusion.tolist(),
+    }
+    file = run / "evaluation.json"
+    write_json(file, content)
+    print(f"\nWritten to {file}.")
+    try:
+        figure = confusion_figure(result.confusion, source.class_names)
+    except ValueError as error:  # without the extra the numbers are all there
+        print(f"No picture of the confusion. {error}")
+        return
+    print(f"Written to {write_figure(figure, run / 'confusion.png')}.")
+
+
+def _print_confusion(confusion, class_names):
+    from keras_mixer.inspect.confusion import mistakes
+
+    if len(class_names) <= LARGEST_TABLE:
+        rows = [
+            (name, *(str(count) if count else "." for count in row))
+            for name, row in zip(class_names, confusion.tolist(), strict=True)
+        ]
+        print("\nConfusion: rows are labels, columns guesses.")
+        print_table(("", *class_names), rows)
+        return
+    print("\nThe most frequent mistakes:")
+    rows = [(*pair, str(images), f"{share:.1%}") for *pair, images, share in mistakes(confusion, class_names)]
+    print_table(("label", "guess", "images", "of the label"), rows)
+
+
+def fewshot(
+    model: Model,
+    data: Data,
+    data_dir: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    shots: tuple[int, ...] = SHOTS,
+    seeds: tuple[int, ...] = SEEDS,
+    l2: float = L2,
+    layer: str = "pre_logits",
+    evaluation_crop: EvaluationCrop | None = None,
+    batch_size: int = 64,
+    output: Path | None = None,
+    skip_corrupt: bool = False,
+):
+    """Teach a linear classifier on frozen features with a few images of each class, and measure it.
+
+    Args:
+        model: a finished run directory or .keras file.
+        data: digits, an image folder or a TensorFlow Datasets name.
+        data_dir: folder with prepared TensorFlow Datasets.
+        train_split: where the images to learn from are drawn; the paper draws those of ImageNet from train[:65000].
+        test_split: what is measured on.
+        shots: images of each class to learn from.
+        seeds: one draw of images for each.
+        l2: strength of the regularisation; big_vision's is 1024.
+        layer: features to use, a name as in keras-mixer features.
+        evaluation_crop: how images are brought to size; the model's own, or else resize-crop, the paper's.
+        batch_size: images in a step.
+        output: JSON file to write; must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras file,
+            which each call renews.
+        skip_corrupt: leave image files out that cannot be decoded.
+    """
+    from keras_mixer.data.integrity import check_source
+    from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.data.sources import load_source
+    from keras_mixer.evaluation.few_shot import few_shot
+
+    if output is not None:
+        refuse_existing(output)
+    loaded = load_mixer(model)
+    crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
+    source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
+    options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
+    train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
+    names = len(source.class_names)
+    began = time.perf_counter()
+    result = few_shot(loaded, train, test, classes=names, shots=shots, seeds=seeds, l2=l2, layer=layer, progress=True)
+    rows = [
+        (
+            str(count),
+            f"{result.mean(count):.2%}",
+            "  ".join(f"{share:.2%}" for share in result.accuracy[count]),
+            str(result.support[count]),
+        )
+        for count in shots
+    ]
+    print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, seeds))}", "images learnt from"), rows)
+    height, width = options["image_size"]
+    print(
+        f"\n{result.test_images:,} test images of {source.name}, {names} classes, {result.features} features of "
+        f"{layer}, {crop} to {height} x {width} px, l2 {l2:g}, {time.perf_counter() - began:.1f} s"
+    )
+    if result.non_finite:
+        print(
+            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as wrong."
+        )
+    file = output or (model if model.is_dir() else model.parent) / "fewshot.json"
+    content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
+    content |= {"seeds": seeds} | dataclasses.asdict(result)
+    write_json(file, content)
+    print(f"Written to {file}.")
+
+
+def predict(
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL IMAGE...")],
+    server: str | None = None,
+    top_k: int = 5,
+    timeout: float = 30.0,
+    retries: int = RETRIES,
+    json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
+):
+    """Classify image files.
+
+    Args:
+        paths: a run directory, a .keras file, a SavedModel, a .tflite or .onnx file or an OpenVINO folder, and then
+            JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
+        server: ask TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with /versions/N at
+            the end for one version.
+        top_k: how many classes to show for each image.
+        timeout: seconds until the server must have answered.
+        retries: how often to ask again, each time after a longer pause, while the server is unavailable.
+        json_output: print a JSON list instead of a table.
+    """
+    from keras_mixer.serving.client import connect, predict_files
+
+    if len(paths) < (1 if server else 2):
+        raise ValueError("Name a model and at least one image file; with --server, at least one image file.")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}.")
+    if server:
+        client = connect(server, timeout, retries)
+        try:
+            predictions = predict_files(client, paths, top_k)
+        finally:
+            client.close()
+    else:
+        model, *images = paths
+        predictor = load_predictor(model)
+        predictions = [predictor.predict(image, top_k) for image in images]
+    if json_output:
+        print(json.dumps([dataclasses.asdict(prediction) for prediction in predictions], indent=2))
+        return
+    rows = [
+        (prediction.image if rank == 0 else "", label, f"{probability:.2%}")
+        for prediction in predictions
+        for rank, (label, probability) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True))
+    ]
+    print_table(("image", "class", "probability"), rows)
+
+
+def features(
+    model: Model,
+    data: Data,
+    output: Path,
+    layer: str = "pre_logits",
+    part: Literal["train", "test"] = "test",
+    data_dir: str | None = None,
+    batch_size: int = 64,
+):
+    """Write what a model computes inside for every image of a data set.
+
+    Args:
+        model: a finished run directory or .keras file.
+        data: digits, an image folder or a TensorFlow Datasets name.
+        output: the .npz file to write (features, labels, class_names); must not exist.
+        layer: stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits.
+        part: which part of the data.
+        data_dir: folder with prepared TensorFlow Datasets.
+        batch_size: images in a step.
+    """
+    from keras_mixer.data.integrity import check_source
+    from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.data.sources import load_source
+    from keras_mixer.evaluation.features import write_features
+
+    refuse_existing(output)
+    loaded = load_mixer(model)
+    crop = evaluation_crop_of(loaded)
+    source, _ = check_source(load_source(data, data_dir), crop=crop)
+    split = source.train if part == "train" else source.test
+    batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
+    names = source.class_names
+    write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
+    print(f"Written: {output} ({layer} of {split.size} images, {crop})")

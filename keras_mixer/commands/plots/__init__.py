@@ -1,1 +1,0 @@
-"""The plots of keras-mixer plot NAME: each parses its options, calls the analysis, writes a picture."""
