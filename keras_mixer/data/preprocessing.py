@@ -6,18 +6,11 @@ Source: big_vision's `pp/ops_image.py` and appendix of arXiv 2105.01601: bilinea
 small side, resized pixels cast back to uint8, central crop with the offset rounded down.
 """
 
-from typing import Literal
-
 import tensorflow as tf
 
+from keras_mixer.data.crops import EVALUATION_CROPS
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
 
-EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
-EVALUATION_CROPS: dict[EvaluationCrop, str] = {
-    "resize": "resize to the input size, aspect ratio given up (vit_jax's evaluation)",
-    "resize-crop": "resize to 8/7 of the input size (224 from 256), then central crop (Table 2)",
-    "resmall-crop": "resize the short side to 8/7 of the input side (224 from 256), then central crop (Table 3)",
-}
 MOST_ELONGATED = 100  # long side over short side, where the short side is resized and the long one follows
 DECODING_THREADS = 8  # of one batch; a server with fewer cores takes turns
 

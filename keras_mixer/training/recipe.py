@@ -5,8 +5,8 @@ import re
 from typing import Annotated, Literal
 
 from keras_mixer.data.augmentation import Augmentation
+from keras_mixer.data.crops import EvaluationCrop
 from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
-from keras_mixer.data.preprocessing import EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,
