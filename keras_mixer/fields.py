@@ -8,7 +8,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 LARGEST = 3.4028234663852886e38  # of float32; models compute in it, and anything larger would be infinite
 
@@ -73,6 +73,7 @@ Fraction = Annotated[float, Range("(0, 1)")]
 Rate = Annotated[float, Range("[0, 1)")]
 Seed = Annotated[int, Range("[0, 2147483647]")]  # int32 for tf.random; np.random accepts no negative seed
 Text = Annotated[str, Where("a string that is not empty", lambda text: text.strip() and "\0" not in text)]
+EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]  # `data.preprocessing` says what each is
 
 
 def check_fields(record):

@@ -10,8 +10,8 @@ from keras_mixer.analysis.figures import check_picture_path, write_figure
 from keras_mixer.analysis.linear_cost import SIDES
 from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
 from keras_mixer.cli.terminal import Model, Runs, print_table
-from keras_mixer.data.preprocessing import EvaluationCrop
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.fields import EvaluationCrop
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.models import evaluation_crop_of
 

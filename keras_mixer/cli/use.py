@@ -11,9 +11,9 @@ import tyro
 
 from keras_mixer.analysis.figures import write_figure
 from keras_mixer.cli.terminal import Data, Model, Run, print_table
-from keras_mixer.data.preprocessing import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.fields import EvaluationCrop
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.protocol import RETRIES

@@ -6,13 +6,11 @@ Source: big_vision's `pp/ops_image.py` and appendix of arXiv 2105.01601: bilinea
 small side, resized pixels cast back to uint8, central crop with the offset rounded down.
 """
 
-from typing import Literal
-
 import tensorflow as tf
 
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
+from keras_mixer.fields import EvaluationCrop
 
-EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
 EVALUATION_CROPS: dict[EvaluationCrop, str] = {
     "resize": "resize to the input size, aspect ratio given up (vit_jax's evaluation)",
     "resize-crop": "resize to 8/7 of the input size (224 from 256), then central crop (Table 2)",

@@ -5,13 +5,13 @@ import re
 from typing import Annotated, Literal
 
 from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
-from keras_mixer.data.preprocessing import EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,
     SOME,
     Count,
     CountFrom0,
+    EvaluationCrop,
     Fraction,
     NonNegative,
     Positive,
