@@ -21,22 +21,22 @@ COMMANDS = {
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
     "avg5": ("paper", "Avg 5 of the paper from finished runs: avg5 RUN..."),
     "vtab": ("experiments", "VTAB-1k of a pre-trained model: vtab MODEL."),
-    "plot": ("", "Pictures and experiments of the paper: plot NAME."),  # the file is that of the plot
+    "plot": ("", "Figures and experiments of the paper: plot NAME."),  # the file is that of the plot
     "report": ("look", "One HTML page about finished runs: report RUN..."),
-    "benchmark": ("look", "Measure speed on this machine against its own limit."),
+    "benchmark": ("look", "Measure speed on this machine, relative to its matrix product."),
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
     "export": ("export", "Write a run for other runtimes: export RUN --format FORMAT."),
     "convert": ("export", "Turn a weight file into another format: convert IN OUT."),
     "features": ("use", "Write what a model computes inside for a data set: features MODEL DATA."),
-    "saliency": ("look", "Picture what in an image speaks for its class: saliency MODEL IMAGE."),
+    "saliency": ("look", "Show which regions of an image support its class: saliency MODEL IMAGE."),
 }
 PLOTS = {
     "weights": ("look", "Figs 5, 6: hidden units of the token-mixing MLPs: plot weights MODEL."),
     "stem": ("look", "Fig 7: filters of the stem: plot stem MODEL."),
     "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
-    "throughput": ("look", "Parameters, multiply-accumulates, images a second, memory: plot throughput MODEL..."),
+    "throughput": ("look", "Parameters, multiply-accumulates, images per second, memory: plot throughput MODEL..."),
     "pareto": ("paper", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
-    "linear-cost": ("paper", "Cost over the number of patches, Mixer beside attention."),
+    "linear-cost": ("paper", "Cost over the number of patches, Mixer compared with attention."),
     "data-size": ("experiments", "Fig 2, right: accuracy over the amount of training data, equal steps."),
     "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, by none."),
 }
@@ -63,7 +63,7 @@ def main(arguments=None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        print(f"\n{str(stop).capitalize() or 'Interrupted'}. Type the same command again to go on.", file=sys.stderr)
+        print(f"\n{str(stop).capitalize() or 'Interrupted'}. Rerun the same command to resume.", file=sys.stderr)
         return CANCELLED
     return 0
 

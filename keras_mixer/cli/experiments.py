@@ -25,7 +25,7 @@ def vtab(
     settings: VtabSettings = VtabSettings(),  # noqa: B008 - frozen
     download: bool = False,
 ):
-    """Fine-tune a model on each of the 19 tasks with 1000 examples; run again to go on after a stop.
+    """Fine-tune a model on each of the 19 tasks with 1000 examples; rerun the same command to resume.
 
     Args:
         model: a finished run directory or .keras file with pre-trained weights.

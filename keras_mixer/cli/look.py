@@ -124,7 +124,7 @@ def saliency(
     output: Path,
     class_name: str | None = None,
 ):
-    """Picture what in an image speaks for a class (red) and against it (blue).
+    """Show which regions of an image support a class (red) and which contradict it (blue).
 
     Args:
         model: a finished run directory or .keras file.
