@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Stopped at step" in err
-    assert "Type the same command again" in err
+    assert "Rerun the same command to resume" in err
     _, err = run("train", "digits", *QUICK, "--epochs", "400", "--seed", "3", status=2, cwd=tmp_path)
     assert "belongs to another configuration (seed: 0 there, 3 now)" in err
     again = command(*arguments, cwd=tmp_path)
