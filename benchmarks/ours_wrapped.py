@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from protocol import serve
 
-from keras_mixer.data.parallel import read_ahead
+from keras_mixer.data.parallel import prefetch
 from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
 from keras_mixer.training.distribution import Devices, choose_devices
 
@@ -35,7 +35,7 @@ def _prepare(case):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (case["batch_size"], case["image_size"], case["image_size"], 3))
     labels = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, case["batch_size"])]
-    batches = read_ahead(tf.data.Dataset.from_tensors((images.astype(np.float32), labels)).repeat())
+    batches = prefetch(tf.data.Dataset.from_tensors((images.astype(np.float32), labels)).repeat())
     devices = _devices(sys.argv[1])
     with devices.scope():
         model = compiled_model(described)

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
 from keras_mixer.weights.loading import load_keras, load_weights, open_weights
@@ -12,7 +12,7 @@ from keras_mixer.weights.official import save_official
 TARGETS = (".npz", ".keras", ".weights.h5")
 
 
-def convert(source, target, like=None, report=print):
+def convert(source, target, like=None, log=print):
     """Reads a weight file and writes it in another format.
 
     Args:
@@ -20,7 +20,7 @@ def convert(source, target, like=None, report=print):
         target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
         like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it is
             for.
-        report: called with each line for the user.
+        log: called with each line for the user.
 
     Returns:
         The `Path` written. It appears whole or not at all.
@@ -36,15 +36,15 @@ def convert(source, target, like=None, report=print):
     if suffix is None:
         raise ValueError(f"{target} is of no known kind; its name must end in {', '.join(TARGETS)}.")
     refuse_existing(target)
-    model = _read(Path(source), like, report)
+    model = _read(Path(source), like, log)
     if suffix == ".npz":
         return save_official(model, target)
-    with whole(target) as temporary:
+    with atomic_write(target) as temporary:
         model.save(temporary) if suffix == ".keras" else model.save_weights(temporary)
     return target
 
 
-def _read(source, like, report):
+def _read(source, like, log):
     if source.name.endswith(".weights.h5"):
         if like is None:
             raise ValueError(
@@ -66,4 +66,4 @@ def _read(source, like, report):
         )
     except (ValueError, LookupError) as error:
         raise ValueError(f"{source}: {error}") from error
-    return load_weights(model, file, head="load", report=report)
+    return load_weights(model, file, head="load", log=log)

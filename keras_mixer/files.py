@@ -22,7 +22,7 @@ def refuse_existing(path):
 
 
 @contextlib.contextmanager
-def whole(path) -> Iterator[Path]:
+def atomic_write(path) -> Iterator[Path]:
     """A path to write a file or folder to; at the end of the block it becomes `path`, a file replacing what was there.
 
     A file has reached the disk before it gets its name, so a power failure leaves the old content or the new.
@@ -73,5 +73,5 @@ def _is_alive(process):
 
 def write_json(path, content):
     """Writes plain data as a JSON file, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

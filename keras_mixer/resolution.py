@@ -50,6 +50,6 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     new = rebuild(model, input_shape=tuple(input_shape), tokens_mlp_dim=hidden)
     entries = {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights}
     load_weights(
-        new, WeightFile(Path(model.name), entries, old_grid), head="load", method=method, report=lambda line: None
+        new, WeightFile(Path(model.name), entries, old_grid), head="load", method=method, log=lambda line: None
     )
     return new

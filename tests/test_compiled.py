@@ -24,7 +24,7 @@ def pixels(rng):
 
 
 def load_timm(model, path):
-    return keras_mixer.load_weights(model, path, report=lambda line: None)
+    return keras_mixer.load_weights(model, path, log=lambda line: None)
 
 
 def test_timm_weights_loaded_after_the_first_predict_are_computed_like_timm(tiny_mixer, timm_file, pixels):
@@ -45,9 +45,9 @@ def test_a_keras_file_of_timms_weights_is_computed_like_timm(tiny_mixer, timm_fi
     source = load_timm(tiny_mixer(), timm_file)
     source.save(tmp_path / "model.keras")
     model, said = tiny_mixer(), []
-    keras_mixer.load_weights(model, tmp_path / "model.keras", report=said.append)
+    keras_mixer.load_weights(model, tmp_path / "model.keras", log=said.append)
     np.testing.assert_allclose(model.predict(pixels, verbose=0), source.predict(pixels, verbose=0), atol=1e-6)
-    keras_mixer.load_weights(model, tmp_path / "model.keras", report=said.append)  # the second time nothing changes
+    keras_mixer.load_weights(model, tmp_path / "model.keras", log=said.append)  # the second time nothing changes
     assert said == ["The exact (erf) GELU is set, as in the model of the file."]
 
 

@@ -36,7 +36,7 @@ def test_round_through_every_format(source, tmp_path):
 
 def test_timm_files_convert(source, tmp_path):
     np.savez(tmp_path / "timm.npz", **timm({w.path: w.numpy() for w in source.weights}, 2))
-    assert_same_weights(convert(tmp_path / "timm.npz", tmp_path / "b.keras", report=lambda line: None), source)
+    assert_same_weights(convert(tmp_path / "timm.npz", tmp_path / "b.keras", log=lambda line: None), source)
 
 
 def test_features_convert_without_a_head(tiny_mixer, tmp_path):

@@ -1,21 +1,21 @@
 import pytest
 
-from keras_mixer.files import refuse_existing, whole, write_json
+from keras_mixer.files import atomic_write, refuse_existing, write_json
 
 
 def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "new" / "numbers.txt"
-    with whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text("one")
         assert not file.exists()
-    with pytest.raises(ZeroDivisionError), whole(file) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(file) as temporary:
         temporary.write_text(str(1 / 0))
     assert file.read_text() == "one"
     assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_folder_appears_whole_with_the_usual_permissions(tmp_path):
-    with whole(tmp_path / "1") as temporary:
+    with atomic_write(tmp_path / "1") as temporary:
         temporary.mkdir()
         (temporary / "inside").write_text("x")
         assert not (tmp_path / "1").exists()

@@ -12,7 +12,7 @@ from keras_mixer.data.sources import load_source
 from keras_mixer.description import describe
 from keras_mixer.export.interchange import export_onnx, export_openvino
 from keras_mixer.export.loading import load_model
-from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, size_of, thinned
+from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, size_of, subsample
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
@@ -92,7 +92,7 @@ def export(
         return export_tflite(model, name, **options)
 
     def prove(written):
-        split = thinned(source.test, images)
+        split = subsample(source.test, images)
         size = {"tflite": batch_size, "web": 1}.get(format, CALLS_OF)
         threshold = THRESHOLDS[kind].changed(max_difference=max_difference, min_agreement=min_agreement)
         file = written / MODEL if format == "web" else written
@@ -169,7 +169,7 @@ def _batches(split, size, description):
 
 
 def _images(split, count, description):
-    return np.concatenate([images for images, *_ in _batches(thinned(split, count), CALLS_OF, description)])
+    return np.concatenate([images for images, *_ in _batches(subsample(split, count), CALLS_OF, description)])
 
 
 def _report(parity):

@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_mixer.data.parallel import PARALLEL_CALLS, read_ahead
+from keras_mixer.data.parallel import PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import check_image, why_unreadable
 from keras_mixer.data.sources import Source, Split, file_split
 from keras_mixer.files import write_json
@@ -34,14 +34,14 @@ def corrupt_files(split, crop=None) -> dict[Path, str]:
 
         return tf.py_function(attempt, [element["path"]], tf.string)
 
-    results = read_ahead(split.elements.map(problem, num_parallel_calls=PARALLEL_CALLS), elements=64)
+    results = prefetch(split.elements.map(problem, num_parallel_calls=PARALLEL_CALLS), elements=64)
     progress = tqdm(results, total=split.size, desc="checking images", unit="image", leave=False, file=sys.stderr)
     found = zip(split.files, progress, strict=True)
     return {path: said.numpy().decode() for path, said in found if said != b""}
 
 
 def check_source(
-    source: Source, skip_corrupt=False, crop=None, memory=None, remember=True, report=print
+    source: Source, skip_corrupt=False, crop=None, memory=None, remember=True, log=print
 ) -> tuple[Source, int]:
     """Makes sure that every image file of a source decodes.
 
@@ -52,7 +52,7 @@ def check_source(
         memory: JSON file that remembers the result: nothing is decoded as long as paths, sizes and modification times
             of all files are the same. None checks every time.
         remember: write a new result to `memory`; False only reads it.
-        report: called with a line of text when a remembered folder has changed.
+        log: called with a line of text when a remembered folder has changed.
 
     Returns:
         The source without broken files, and how many were left out.
@@ -62,7 +62,7 @@ def check_source(
 
     Source: ours.
     """
-    broken = _broken_files(source, crop, memory, remember, report)
+    broken = _broken_files(source, crop, memory, remember, log)
     if not broken:
         return source, 0
     if not skip_corrupt:
@@ -79,7 +79,7 @@ def check_source(
     return dataclasses.replace(source, train=train, test=test), len(broken)
 
 
-def _broken_files(source, crop, memory, remember, report) -> dict[Path, str]:
+def _broken_files(source, crop, memory, remember, log) -> dict[Path, str]:
     splits = [split for split in (source.train, source.test) if split.files]
     if not splits:
         return {}
@@ -88,7 +88,7 @@ def _broken_files(source, crop, memory, remember, report) -> dict[Path, str]:
     if known.get("fingerprint") == wanted:
         return {Path(path): why for path, why in known["broken"].items()}
     if known:
-        report(f"Images of {source.name} have changed since they were checked; checking them again.")
+        log(f"Images of {source.name} have changed since they were checked; checking them again.")
     broken = {path: why for split in splits for path, why in corrupt_files(split, crop).items()}
     if memory is not None and remember:
         write_json(memory, {"fingerprint": wanted, "broken": {str(path): why for path, why in broken.items()}})

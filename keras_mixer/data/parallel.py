@@ -8,7 +8,7 @@ PARALLEL_CALLS = available_cores()  # images prepared at once
 BATCHES_AHEAD = 2  # whole batches being prepared or waiting
 
 
-def read_ahead(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
+def prefetch(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
     """The same elements, some of them prepared ahead, without tf.data's tuning of threads and buffers.
 
     The tuning runs in a thread that sleeps for longer and longer times and is not woken at the end: whoever closes an

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_mixer.data.augment import cutmix, mixup, rand_augment
 from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.decoded import DecodedImages
-from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, read_ahead
+from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.sources import Split
 
@@ -106,7 +106,7 @@ def training_batches(
     if len(own) > 1:
         together = tf.data.Dataset.zip(*[stream(shard) for shard in own])
         batches = together.map(lambda *parts: tuple(tf.concat(tensors, 0) for tensors in zip(*parts, strict=True)))
-    return read_ahead(batches)
+    return prefetch(batches)
 
 
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
@@ -126,7 +126,7 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
     batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
     # A file reader does not know its length, and Keras then takes a step that is not there.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
-    return read_ahead(batches.apply(known))
+    return prefetch(batches.apply(known))
 
 
 def padded_batches(split: Split, *, image_size, batch_size, crop, classes, process=0, processes=1) -> tf.data.Dataset:
@@ -165,7 +165,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     batches = filled.batch(rows, drop_remainder=True)
     if count * rows * math.prod(image_size) * 3 <= KEPT_BYTES:
         batches = batches.cache()
-    return read_ahead(batches.apply(tf.data.experimental.assert_cardinality(count)))
+    return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
 
 def _mixed(batch, seed, step, augmentation):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.parallel import read_ahead
+from keras_mixer.data.parallel import prefetch
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads; WebP from 2.20
 
@@ -53,7 +53,7 @@ class Split:
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading the images of files."""
-        labels = read_ahead(self.elements.map(lambda element: element["label"]))
+        labels = prefetch(self.elements.map(lambda element: element["label"]))
         return np.fromiter(labels.as_numpy_iterator(), np.int64, self.size)
 
 

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from keras_mixer.evaluation.prediction import predict_batch
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 
 def write_features(model, batches, examples, path, *, layer="pre_logits", class_names=(), progress=False):
@@ -41,7 +41,7 @@ def write_features(model, batches, examples, path, *, layer="pre_logits", class_
     extractor = feature_extractor(model, [layer])
     shape = (examples, *extractor.output[layer].shape[1:])
     labels = []
-    with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("features.npy", "w", force_zip64=True) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

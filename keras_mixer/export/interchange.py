@@ -9,7 +9,7 @@ import keras
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import DESCRIPTION, ONNX_KEY, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 OPENVINO_FILE = "model.xml"  # its weights lie beside it in model.bin
 
@@ -53,7 +53,7 @@ def export_openvino(model, path, *, class_names=None, evaluation_crop=None, clas
 
 def _export(writer, path, predictor):
     refuse_existing(path)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         write_on_tensorflow(writer, predictor.for_classes(f"for {path.name}"), temporary)
     return path
 

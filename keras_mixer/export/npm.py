@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 from keras_mixer.downloads import download
-from keras_mixer.files import whole
+from keras_mixer.files import atomic_write
 
 REGISTRY = "https://registry.npmjs.org"
 LARGEST_ARCHIVE = 100_000_000  # bytes; that of LiteRT.js has 12 million
@@ -51,7 +51,7 @@ def package_files(package: Package) -> dict[str, bytes]:
         where = f"{cached}; remove it to download it again" if cached.is_file() else _url(package)
         raise ValueError(f"This is not the archive of {package.name} {package.version} (SHA-512 differs): {where}.")
     if not cached.is_file():
-        with whole(cached) as temporary:
+        with atomic_write(cached) as temporary:
             temporary.write_bytes(content)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = {member.name.removeprefix("package/"): archive.extractfile(member) for member in archive}

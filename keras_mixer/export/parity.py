@@ -216,7 +216,7 @@ def place_when_proved(write, target, prove) -> tuple[Path, Parity]:
     return place, parity
 
 
-def thinned(split: Split, count) -> Split:
+def subsample(split: Split, count) -> Split:
     """At most `count` examples of a split, evenly spaced, because files come sorted by class."""
     step = -(-split.size // count)
     return Split(-(-split.size // step), split.elements.shard(step, 0), split.read)

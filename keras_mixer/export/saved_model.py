@@ -14,7 +14,7 @@ from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import whole
+from keras_mixer.files import atomic_write
 
 
 def export_saved_model(
@@ -62,7 +62,7 @@ def export_saved_model(
     target = version_folder(path, version)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
-    with whole(target) as temporary:
+    with atomic_write(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
         write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k)
     warn_of_newer_operations(target)

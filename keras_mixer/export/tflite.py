@@ -15,7 +15,7 @@ from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8")
 
@@ -76,7 +76,7 @@ def export_tflite(
             np.asarray(representative_images), predictor.description.input_shape, batch_size
         )
     options = {"quantization": quantization, "images": representative_images, "batch_size": batch_size}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         write_on_tensorflow(_write, predictor, temporary, **options)
     return path
 

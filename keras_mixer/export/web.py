@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_mixer.export.npm import Package, package_files
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tflite import export_tflite
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 MODEL, PAGE = "model.tflite", "web_page"
 CORE = Package(
@@ -70,7 +70,7 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
     if description.input_shape[-1] != 3:
         raise ValueError(f"The page shows RGB pictures; this model takes {description.input_shape[-1]} channels.")
     runtime = _runtime_files()
-    with whole(path) as folder:
+    with atomic_write(path) as folder:
         folder.mkdir()
         export_tflite(
             predictor.model,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 144
@@ -61,6 +61,6 @@ def write_figure(figure, path):
     from matplotlib import rc_context
 
     metadata = {"Date": None} if path.suffix == ".svg" else {}  # the same figure gives the same file
-    with whole(path) as temporary, rc_context({"svg.hashsalt": "keras_mixer"}):
+    with atomic_write(path) as temporary, rc_context({"svg.hashsalt": "keras_mixer"}):
         figure.savefig(temporary, dpi=DOTS_PER_INCH, metadata=metadata)
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.cost import exact_cost
 from keras_mixer.inspect.figures import COLOURS, DOTS_PER_INCH, canvas
@@ -80,7 +80,7 @@ def write_report(runs, output):
         accuracy_curves=_inline(_curves(read, "accuracy", "accuracy")),
         loss_curves=_inline(_curves(read, "loss", "loss")),
     )
-    with whole(output) as temporary:
+    with atomic_write(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 
 SMALLEST_PICTURE = 96  # pixels; below that a person sees nothing
 
@@ -86,6 +86,6 @@ def write_picture(model, image_path, output, class_name=None) -> str:
     picture = overlay(image, saliency(predictor.model, image, index))
     if min(picture.shape[:2]) < SMALLEST_PICTURE:
         picture = picture.repeat(8, axis=0).repeat(8, axis=1)
-    with whole(output) as temporary:
+    with atomic_write(output) as temporary:
         temporary.write_bytes(tf.io.encode_png(picture).numpy())
     return names[index]

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.data.sources import Source
-from keras_mixer.evaluation.journal import Journal
-from keras_mixer.files import whole
+from keras_mixer.files import atomic_write
 from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.subsets import draw
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.loop import fit
 from keras_mixer.training.recipe import Recipe
 
 
-def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), report=print):
+def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), log=print):
     """Trains a recipe on parts of its training data, each as many steps as on all of it.
 
     Args:
@@ -28,7 +28,7 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
         workdir: folder of the runs and of `data_size.json`; a stopped experiment goes on.
         fractions: shares of the training data, in (0, 1].
         seeds: one training for each.
-        report: called with each line of text for the user.
+        log: called with each line of text for the user.
 
     Returns:
         {fraction: test accuracies of the seeds}, and the number of training images of each fraction.
@@ -50,7 +50,7 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
         )
     steps = recipe.steps or source.train.size // recipe.global_batch_size * recipe.epochs
     described = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "seed"}
-    journal = Journal(workdir / "data_size.json", {"recipe": described, "steps": steps})
+    stored = ResumableResults(workdir / "data_size.json", {"recipe": described, "steps": steps})
     results: dict[float, list[float]] = {fraction: [] for fraction in fractions}
     for fraction, count in sizes.items():
         part = part_of(recipe, source, count, workdir / "data")
@@ -59,10 +59,10 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
             folder = workdir / f"{count}_images_seed_{seed}"
 
             def train(case=case, folder=folder):
-                return fit(case, workdir=folder, report=lambda line: None).metrics["accuracy"]
+                return fit(case, workdir=folder, log=lambda line: None).metrics["accuracy"]
 
-            results[fraction].append(journal.result(folder.name, train))
-            report(f"{count:,} training images, seed {seed}: {results[fraction][-1]:.2%}")
+            results[fraction].append(stored.result(folder.name, train))
+            log(f"{count:,} training images, seed {seed}: {results[fraction][-1]:.2%}")
     return results, sizes
 
 
@@ -84,7 +84,7 @@ def part_of(recipe: Recipe, source: Source, count, folder) -> Recipe:
         return dataclasses.replace(recipe, train_split=f"{cut[1]}[:{count}]")
     place = Path(folder) / f"{count}_images"
     if not place.exists():
-        with whole(place) as temporary:
+        with atomic_write(place) as temporary:
             _write(source, source.train, draw(source.train.labels(), count), temporary / "train")
             _write(source, source.test, range(source.test.size), temporary / "test")
     return dataclasses.replace(recipe, data=str(place), train_split="train", test_split="test")

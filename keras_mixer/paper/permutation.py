@@ -8,10 +8,10 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.evaluation.journal import Journal
 from keras_mixer.inspect.figures import canvas
 from keras_mixer.models import Mixer, blocks_of, rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
+from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.variants import as_pair, token_grid
 
 INPUTS = ("original", "patches and pixels inside", "all pixels")
@@ -73,7 +73,7 @@ def permuted_mixer(model, seed):
     return new
 
 
-def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 1, 2), networks=NETWORKS, report=print):
+def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 1, 2), networks=NETWORKS, log=print):
     """Trains a Mixer and a ResNet on the three inputs of Fig 4.
 
     Args:
@@ -84,7 +84,7 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
         points: how often to measure each.
         seeds: each gives initial weights, order, augmentation and permutations.
         networks: which of `NETWORKS`.
-        report: called with a line of text after each training.
+        log: called with a line of text after each training.
 
     Returns:
         {network: {input: `(seeds, points)` test accuracies}}.
@@ -95,7 +95,7 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
     size = recipe.input_shape()
     settings = {"recipe": recipe.name, "data": source.name, "image_size": size[:2], "steps": steps, "points": points}
     settings |= {"training_images": source.train.size, "batch_size": recipe.global_batch_size}
-    journal = Journal(file, settings)
+    stored = ResumableResults(file, settings)
     results: dict[str, dict[str, list]] = {network: {kind: [] for kind in INPUTS} for network in networks}
     for seed in seeds:
         for network in networks:
@@ -110,9 +110,9 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
                     return train_curve(model, case, source, **options)  # XLA makes convolutions slow on a CPU
 
                 key = f"{network}, {kind}, seed {seed}"
-                curve = journal.result(key, train)
+                curve = stored.result(key, train)
                 results[network][kind].append(curve)
-                report(f"{key}: {curve[-1]:.2%}")
+                log(f"{key}: {curve[-1]:.2%}")
     return results
 
 

@@ -8,10 +8,10 @@ import keras
 from keras import ops
 
 from keras_mixer.activations import tanh_gelu
-from keras_mixer.evaluation.journal import Journal
 from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.layers import KERNEL_INITIALIZER, LAYER_NORM_EPSILON, MlpBlock, PatchEmbed
 from keras_mixer.paper.curves import train_curve
+from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.variants import Variant
 
 
@@ -105,7 +105,7 @@ def untied_parameters(variant: Variant, groups, input_shape=(224, 224, 3), class
     return variant.parameters(input_shape, classes) + variant.num_blocks * (groups - 1) * token_mlp
 
 
-def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(0, 1, 2), report=print):
+def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(0, 1, 2), log=print):
     """Trains Mixers with different numbers of token MLPs a block, all else equal.
 
     Args:
@@ -116,7 +116,7 @@ def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(
         steps: optimizer steps of each training.
         points: how often to measure each.
         seeds: one training for each.
-        report: called with a line of text after each training.
+        log: called with a line of text after each training.
 
     Returns:
         {groups: `(seeds, points)` test accuracies}.
@@ -126,7 +126,7 @@ def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(
     """
     shape, classes = recipe.input_shape(), len(source.class_names)
     settings = {"recipe": recipe.name, "data": source.name, "training_images": source.train.size, "steps": steps}
-    journal = Journal(file, settings | {"points": points})
+    stored = ResumableResults(file, settings | {"points": points})
     results: dict[int, list] = {count: [] for count in groups}
     for seed in seeds:
         for count in groups:
@@ -136,9 +136,9 @@ def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(
                 model = untied_mixer(recipe.architecture(), count, shape, classes)
                 return train_curve(model, recipe, source, steps=steps, points=points, seed=seed)
 
-            curve = journal.result(f"{count} groups, seed {seed}", train)
+            curve = stored.result(f"{count} groups, seed {seed}", train)
             results[count].append(curve)
-            report(f"{count} groups, seed {seed}: {curve[-1]:.2%}")
+            log(f"{count} groups, seed {seed}: {curve[-1]:.2%}")
     return results
 
 

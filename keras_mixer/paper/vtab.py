@@ -15,14 +15,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.parallel import PARALLEL_CALLS, read_ahead
+from keras_mixer.data.parallel import PARALLEL_CALLS, prefetch
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.preprocessing import decode_image, resize
-from keras_mixer.evaluation.journal import Journal
 from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
 from keras_mixer.models import rebuild
+from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 from keras_mixer.resolution import change_resolution
 
@@ -92,7 +92,7 @@ class VtabReport:
 
 
 def vtab_1k(
-    model, workdir, *, tasks=None, data_dir=None, settings=VtabSettings(), download=False, name=None, report=print
+    model, workdir, *, tasks=None, data_dir=None, settings=VtabSettings(), download=False, name=None, log=print
 ):
     """Fine-tunes and measures a model on every task whose data are on disk; finished tasks are not done again.
 
@@ -104,7 +104,7 @@ def vtab_1k(
         settings: of the fine-tuning.
         download: fetch and prepare what is missing and needs nothing by hand.
         name: what the model is called in the report; a report of another model is refused.
-        report: called with each line of text for the user.
+        log: called with each line of text for the user.
 
     Returns:
         A `VtabReport`.
@@ -116,21 +116,21 @@ def vtab_1k(
     unknown = [task for task in chosen if task not in VTAB_TASKS]
     if unknown:
         raise ValueError(f"Unknown tasks {', '.join(unknown)}; valid ones are {', '.join(VTAB_TASKS)}.")
-    journal = Journal(
+    stored = ResumableResults(
         Path(workdir) / "vtab.json", {"model": name or model.name, "settings": dataclasses.asdict(settings)}
     )
     absent = {}
     for task in (VTAB_TASKS[key] for key in chosen):
-        if task.name in journal.results:
+        if task.name in stored.results:
             continue
         try:
             data = load_task(task, data_dir, download)
         except NotPrepared as error:
             absent[task.name] = str(error)
             continue
-        result = journal.result(task.name, functools.partial(_measure, model, task, data, settings))
-        report(f"{task.name}: {result['accuracy']:.2%} of {result['test_images']:,} images, {result['seconds']:.0f} s")
-    return VtabReport({name: journal.results[name] for name in chosen if name in journal.results}, absent)
+        result = stored.result(task.name, functools.partial(_measure, model, task, data, settings))
+        log(f"{task.name}: {result['accuracy']:.2%} of {result['test_images']:,} images, {result['seconds']:.0f} s")
+    return VtabReport({name: stored.results[name] for name in chosen if name in stored.results}, absent)
 
 
 def _measure(model, task, data, settings):
@@ -216,4 +216,4 @@ def _training_batches(split, side, batch_size, crop_and_flip, seed):
 
     examples = split.elements.shuffle(split.size, seed=seed).repeat().enumerate()
     batches = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size, drop_remainder=True)
-    return read_ahead(batches)
+    return prefetch(batches)

@@ -60,10 +60,10 @@ class ProgressBar(StepCounter):
 class EpochMetrics(StepCounter):
     """Adds step, learning rate, gradient norm and images a second to an epoch's logs; goes before TensorBoard."""
 
-    def __init__(self, batch_size, hand_on):
+    def __init__(self, batch_size, append_row):
         super().__init__()
         self.batch_size = batch_size
-        self.hand_on = hand_on
+        self.append_row = append_row
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = self.ended = time.perf_counter()
@@ -80,7 +80,7 @@ class EpochMetrics(StepCounter):
         logs["step"] = int(optimizer.iterations.numpy())
         logs["learning_rate"] = float(optimizer.learning_rate)
         logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
-        self.hand_on({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
+        self.append_row({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
 
 
 class ValidateAverage(keras.callbacks.Callback):

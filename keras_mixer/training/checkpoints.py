@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mixer.files import whole
+from keras_mixer.files import atomic_write
 
 KEPT = 2
 PATTERN = re.compile(r"checkpoint-(\d+)\.npz")
@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, model, step) -> Path:
     """
     path = folder / f"checkpoint-{step:09d}.npz"
     arrays: dict[str, Any] = {name: variable.numpy() for name, variable in _state(model).items()}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
     for old in sorted(list_checkpoints(folder).values())[:-KEPT]:
         old.unlink()
@@ -60,14 +60,14 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def read_newest(folder: Path, report=print) -> Checkpoint | None:
+def read_newest(folder: Path, log=print) -> Checkpoint | None:
     """The newest readable checkpoint; None where there is none. A damaged one is reported and the one before taken."""
     for step, path in sorted(list_checkpoints(folder).items(), reverse=True):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return Checkpoint(path, step, {name: archive[name] for name in archive.files})
         except Exception as error:  # zipfile and NumPy raise all sorts, MemoryError for a damaged shape among them
-            report(f"Checkpoint {path} is damaged ({error}); trying the one before.")
+            log(f"Checkpoint {path} is damaged ({error}); trying the one before.")
     return None
 
 

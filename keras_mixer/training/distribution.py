@@ -89,7 +89,7 @@ class Devices:
             if message:
                 raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
-    def separate_noise(self, model):
+    def per_replica_seeds(self, model):
         """Lets dropout and stochastic depth draw differently on each replica of a strategy.
 
         Keras 3.15 mirrors the state of its random generators, so that all replicas would draw one mask. The number of

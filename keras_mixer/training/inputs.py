@@ -14,7 +14,7 @@ from keras_mixer.training.recipe import Recipe
 EXAMPLES = 64
 
 
-def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print, memory=None, remember=True) -> Source:
+def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=None, remember=True) -> Source:
     """The data of a recipe, every image file of which decodes; the other arguments are those of `check_source`.
 
     Raises:
@@ -23,9 +23,9 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, report=print, memory=
     source = load_source(
         recipe.data, recipe.data_dir, recipe.train_split, recipe.test_split, test_fraction=recipe.test_fraction
     )
-    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, report)
+    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, log)
     if skipped:
-        report(f"Left out {skipped} image file(s) that cannot be decoded.")
+        log(f"Left out {skipped} image file(s) that cannot be decoded.")
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
 

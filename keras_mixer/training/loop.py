@@ -48,9 +48,7 @@ class FitResult:
     metrics: dict[str, Any]
 
 
-def fit(
-    recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None, report=print, **overrides
-) -> FitResult:
+def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None, log=print, **overrides) -> FitResult:
     """Trains a Mixer as a recipe says and keeps everything about the run in one folder.
 
     A run that was stopped goes on from its newest checkpoint when called again in the same way; a finished one is
@@ -62,7 +60,7 @@ def fit(
         workdir: folder of the run; made when missing, never shared by two configurations.
         skip_corrupt: leave image files out that cannot be decoded, instead of raising.
         profile_steps: `(first, last)` step, counted from where this call starts, to profile for TensorBoard.
-        report: called with each line of text for the user.
+        log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
     Returns:
@@ -83,43 +81,43 @@ def fit(
     recipe = resolve(recipe, **overrides)
     devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_recipe(recipe, devices)
-    report = report if devices.writes else _silent
+    log = log if devices.writes else _silent
     needed = recipe.architecture().parameters(recipe.input_shape()) * BYTES_OF_A_PARAMETER * COPIES_ON_DISK
     with contextlib.ExitStack() as until_the_end:
         with devices.all_or_none():
             if devices.writes:
                 run = RunDirectory(workdir, recipe)
                 if not run.finished:
-                    until_the_end.enter_context(run.prepared(needed, report))
+                    until_the_end.enter_context(run.prepared(needed, log))
         with devices.all_or_none():
             if not devices.writes:  # only now: it would take a folder in the making for somebody else's
                 run = RunDirectory(workdir, recipe)
         if run.finished:
-            report(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
+            log(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
             return FitResult(load_mixer(run.model), run.read_metrics(), run.read_results())
-        return _fit(recipe, run, devices, skip_corrupt, profile_steps, report)
+        return _fit(recipe, run, devices, skip_corrupt, profile_steps, log)
 
 
-def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
+def _fit(recipe, run, devices, skip_corrupt, profile_steps, log):
     started = time.perf_counter()
     with devices.all_or_none():
-        source = load_recipe_source(recipe, skip_corrupt, report, run.checked_images, remember=devices.writes)
+        source = load_recipe_source(recipe, skip_corrupt, log, run.checked_images, remember=devices.writes)
         if recipe.global_batch_size > source.train.size:
             raise ValueError(
                 f"global_batch_size={recipe.global_batch_size} is more than the {source.train.size} training images of "
                 f"{source.name!r}; lower --global-batch-size."
             )
-        report(
+        log(
             f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} test images of {source.name}, "
             f"{len(source.class_names)} classes; {devices.description}, "
             f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
         )
         keras.utils.set_random_seed(recipe.seed)
-        checkpoint = read_newest(run.checkpoints, report)
+        checkpoint = read_newest(run.checkpoints, log)
         start = Start.read(run.start) if checkpoint else None
         if start is None:
-            model = start_model(recipe, source, report)
-            start = Start.of(model, _accuracy_at_start(model, recipe, source, report))
+            model = start_model(recipe, source, log)
+            start = Start.of(model, _accuracy_at_start(model, recipe, source, log))
             if devices.writes:
                 write_json(run.start, start.as_json())
         else:
@@ -129,7 +127,7 @@ def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
             trainee = build_trainee(model, recipe, total_steps, devices)
             if checkpoint:
                 checkpoint.restore(trainee)
-                report(f"Resuming after step {checkpoint.step} of {total_steps}.")
+                log(f"Resuming after step {checkpoint.step} of {total_steps}.")
         start_step = checkpoint.step if checkpoint else 0
         del checkpoint  # as large as the trainee
     _train(trainee, recipe, run, source, devices, start_step, total_steps, profile_steps)
@@ -139,7 +137,7 @@ def _fit(recipe, run, devices, skip_corrupt, profile_steps, report):
     trained.set_weights([weight.numpy() for weight in trainee.weights])
     evaluation = evaluate_source(trained, source, recipe)
     for remark in evaluation.remarks():
-        report(remark)
+        log(remark)
     seconds = time.perf_counter() - started
     results = _results(recipe, evaluation, start.accuracy, trained.count_params(), seconds)
     if devices.writes:
@@ -152,12 +150,12 @@ def _silent(line):
     """Takes the reports of the processes that do not write."""
 
 
-def _accuracy_at_start(model, recipe, source, report):
+def _accuracy_at_start(model, recipe, source, log):
     """Test accuracy of the weights that training starts from; None for random ones, or where the head is zero."""
     if not model.get_layer("head").kernel.numpy().any():  # as it is, too, in a model without loaded weights
         return None
     accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
-    report(f"Before training: {accuracy:.2%} of the test images right.")
+    log(f"Before training: {accuracy:.2%} of the test images right.")
     return accuracy
 
 

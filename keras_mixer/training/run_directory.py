@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.files import remove_abandoned, whole, write_json
+from keras_mixer.files import atomic_write, remove_abandoned, write_json
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
 
@@ -58,19 +58,19 @@ class RunDirectory:
         return self.results.is_file() and self.model.is_file()
 
     @contextlib.contextmanager
-    def prepared(self, needed_bytes, report=print):
+    def prepared(self, needed_bytes, log=print):
         """Makes the folder ready for training, and keeps other processes out of it while the block runs.
 
         Args:
             needed_bytes: space that the run will need.
-            report: called with each line of text for the user.
+            log: called with each line of text for the user.
 
         Raises:
             OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
             RunInUse: (an OSError) another process trains in it.
         """
         self._check_writable(needed_bytes)
-        with locked(self.lock, report):
+        with locked(self.lock, log):
             self._check_configuration()  # another process may have been faster
             if not self.config.is_file():
                 write_json(self.config, _as_data(self.recipe))
@@ -107,7 +107,7 @@ class RunDirectory:
         if not kept:
             self.metrics.unlink()
             return
-        with whole(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(kept[0]))
             writer.writeheader()
             writer.writerows(kept)

@@ -17,12 +17,12 @@ class RunInUse(OSError):
 
 
 @contextlib.contextmanager
-def locked(path, report=print):
+def locked(path, log=print):
     """Holds a lock file while the block runs; the system frees it when the process ends, however it ends.
 
     Args:
         path: the lock file, which tells who holds it; removed at the end of the block.
-        report: called with a line of text when the lock of a process that was killed is taken over, and where the
+        log: called with a line of text when the lock of a process that was killed is taken over, and where the
             file system has no locks.
 
     Raises:
@@ -33,11 +33,11 @@ def locked(path, report=print):
     if fcntl is None:
         yield
         return
-    file = _acquire(path, report)
+    file = _acquire(path, log)
     try:
         file.seek(0)
         if before := _holder(file):
-            report(f"The run was left by {before}, which has ended; its lock is taken over.")
+            log(f"The run was left by {before}, which has ended; its lock is taken over.")
         file.truncate(0)
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, file)
@@ -48,7 +48,7 @@ def locked(path, report=print):
         file.close()
 
 
-def _acquire(path, report):
+def _acquire(path, log):
     """The open lock file, locked where the file system can."""
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -65,7 +65,7 @@ def _acquire(path, report):
                 "another --workdir."
             ) from error
         except OSError as error:
-            report(
+            log(
                 f"The run directory {path.parent} cannot be locked ({error.strerror or error}). Make sure that no "
                 "other process trains in it."
             )

@@ -27,7 +27,7 @@ class SweepResult:
     final: FitResult | None
 
 
-def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=True, report=print, **overrides):
+def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **overrides):
     """Trains a recipe once for each learning rate and once more with the best.
 
     The runs lie in `workdir/lr_RATE` and `workdir/final`; a sweep that was stopped goes on when called again in the
@@ -40,7 +40,7 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         holdout: fraction of the training images that the rates are compared on, in (0, 1); the paper takes 10 % of Pets
             and Flowers, 2 % of CIFAR, 1 % of ImageNet.
         final: train on everything at the end.
-        report: called with each line of text for the user.
+        log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
     Returns:
@@ -59,12 +59,12 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     workdir = Path(workdir)
     accuracies: dict[float, float | None] = {}
     for rate in rates:
-        report(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
+        log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
         run = {"learning_rate": rate, "holdout": holdout}
         try:
-            accuracies[rate] = fit(recipe, workdir=workdir / f"lr_{rate:g}", report=report, **run).metrics["accuracy"]
+            accuracies[rate] = fit(recipe, workdir=workdir / f"lr_{rate:g}", log=log, **run).metrics["accuracy"]
         except TrainingDiverged as error:
-            report(str(error))
+            log(str(error))
             accuracies[rate] = None
     reached = {rate: accuracy for rate, accuracy in accuracies.items() if accuracy is not None}
     if not reached:
@@ -74,5 +74,5 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     write_json(workdir / "sweep.json", {**summary, "best": best})
     if not final:
         return SweepResult(accuracies, best, None)
-    report(f"Best learning rate {best:g}; now on all training images:")
-    return SweepResult(accuracies, best, fit(recipe, workdir=workdir / "final", report=report, learning_rate=best))
+    log(f"Best learning rate {best:g}; now on all training images:")
+    return SweepResult(accuracies, best, fit(recipe, workdir=workdir / "final", log=log, learning_rate=best))

@@ -79,7 +79,7 @@ class Start:
         return model
 
 
-def start_model(recipe: Recipe, source: Source, report) -> MixerModel:
+def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     """The recipe's model of logits with the weights that training starts from."""
     variant, method = recipe.architecture(), recipe.resolution_method
     weights: str | WeightFile | None = recipe.weights
@@ -88,7 +88,7 @@ def start_model(recipe: Recipe, source: Source, report) -> MixerModel:
         variant = file.widened(variant, variant.grid(recipe.input_shape()))
     model = _new_model(recipe, source, variant)
     if weights:
-        load_weights(model, weights, method=method, report=report)
+        load_weights(model, weights, method=method, log=log)
     head = model.get_layer("head")
     if not head.kernel.numpy().any():
         head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
@@ -124,7 +124,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
         model.pieces = recipe.accumulation_steps
     model.set_weights(start.get_weights())
-    devices.separate_noise(model)
+    devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)
     optimizer.build(model.trainable_variables)
     compile_trainee(model, optimizer, recipe, devices)

@@ -34,7 +34,7 @@ def variant_of(shapes: Shapes) -> Variant:
         raise ValueError(f"These are not the weights of a Mixer (looked for {error}).") from error
 
 
-def choose_head(entries: dict[str, Entry], shapes: Shapes, head, report) -> dict[str, Entry]:
+def choose_head(entries: dict[str, Entry], shapes: Shapes, head, log) -> dict[str, Entry]:
     """Drops the file's head where it does not serve the model; the model's then starts at zero.
 
     Raises:
@@ -51,7 +51,7 @@ def choose_head(entries: dict[str, Entry], shapes: Shapes, head, report) -> dict
     regular = not given or given == {"head/kernel": (hidden_dim, *given["head/bias"]), "head/bias": given["head/bias"]}
     if head == "load" or not regular:
         raise ValueError(f"the head does not fit: {found} in the file {given}, {classes} classes in the model.")
-    report(f"The file has {found}, the model {classes} classes: the head starts at zero.")
+    log(f"The file has {found}, the model {classes} classes: the head starts at zero.")
     return {name: entry for name, entry in entries.items() if name not in HEAD}
 
 
@@ -122,12 +122,12 @@ def _check_grids(entries, shapes, source_grid, target_grid, method):
     )
 
 
-def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_grid, method, report):
+def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_grid, method, log):
     """Arrays of the file as arrays of the model, in place; says what it changes."""
     stem = arrays["stem/kernel"]
     if stem.shape != shapes["stem/kernel"]:
         channels = shapes["stem/kernel"][2]
-        report(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")
+        log(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")
         arrays["stem/kernel"] = adapt_channels(stem, channels)
     if source_grid == target_grid:
         return
@@ -135,7 +135,7 @@ def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_gri
     how = (
         "stretched bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
     )
-    report(f"Token mixing is {how}: from {source_grid} to {target_grid} tokens.")
+    log(f"Token mixing is {how}: from {source_grid} to {target_grid} tokens.")
     for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
         mlp = rule(TokenMlp(*(arrays[f"{prefix}/{part}"] for part in TOKEN_MLP)), source_grid, target_grid)
         changed = (mlp.kernel_0, mlp.bias_0, mlp.kernel_1, mlp.bias_1)

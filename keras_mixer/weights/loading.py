@@ -100,7 +100,7 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_weights(model, source, *, head="auto", method=None, source_grid=None, report=None):
+def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):
     """Loads weights into a model, all or nothing.
 
     Args:
@@ -114,7 +114,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
             which needs whole tiles and a model with D_S times their number; "bilinear" stretches the token weights
             over any grid, D_S kept (not from the paper).
         source_grid: rows and columns of tokens of the file, where it does not say and they are no square.
-        report: called with each line about what was adapted, such as a head that starts at zero. None makes each line a
+        log: called with each line about what was adapted, such as a head that starts at zero. None makes each line a
             warning of the logger "keras_mixer", which Python prints unless told otherwise.
 
     Returns:
@@ -134,7 +134,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
         raise ValueError(f'head must be "auto" or "load", not {head!r}.')
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, not {method!r}.")
-    report = report or LOG.warning
+    log = log or LOG.warning
     if str(source).endswith(".weights.h5"):
         return _load_own_h5(model, Path(source))
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
@@ -142,25 +142,25 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, r
     is_open = isinstance(source, WeightFile)
     file = source if is_open else open_weights(source, variant_of(shapes), source_grid)
     try:
-        entries = choose_head(file.entries, shapes, head, report)
+        entries = choose_head(file.entries, shapes, head, log)
         grid = file.grid_for(target_grid) if "mixer_block_0/token_mixing/dense_1/bias" in entries else target_grid
         check(entries, shapes, grid, target_grid, method)
         arrays = {name: _finite(entry) for name, entry in entries.items()}
     except ValueError as error:
         raise ValueError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
-    adapt(arrays, shapes, grid, target_grid, method, report)
+    adapt(arrays, shapes, grid, target_grid, method, log)
     for weight in model.weights:
         weight.assign(arrays.pop(weight.path) if weight.path in arrays else np.zeros(weight.shape))
     blocks = [layer for layer in model.layers if isinstance(layer, MixerBlock)]
     if file.timm:
-        report(TIMM)
+        log(TIMM)
     elif file.exact_gelu and not all(block.exact_gelu for block in blocks):
-        report("The exact (erf) GELU is set, as in the model of the file.")
+        log("The exact (erf) GELU is set, as in the model of the file.")
     for block in blocks if file.exact_gelu else ():
         block.use_exact_gelu()
     if file.pixel_range not in (None, getattr(model, "pixel_range", None)):
         model.pixel_range = file.pixel_range
-        report(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
+        log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
     return model
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mixer.files import refuse_existing, whole
+from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.weights.layouts import official_name
 
 
@@ -34,6 +34,6 @@ def save_official(model, path):
         raise ValueError(f"An official checkpoint ends in .npz, unlike {path}.")
     refuse_existing(path)
     arrays: dict[str, Any] = {official_name(weight.path): weight.numpy() for weight in model.weights}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
     return path

@@ -106,7 +106,7 @@ def shrunk(arguments):
 def small_fit(recipe, *, workdir, **overrides):
     """`keras_mixer.fit` with the same stand-ins."""
     fields = {"image_size": SIDE} | overrides | SMALL | {"xla_on_cpu": False}
-    return loop.fit(recipe, workdir=workdir, report=lambda line: None, **fields)
+    return loop.fit(recipe, workdir=workdir, log=lambda line: None, **fields)
 
 
 def commands(code):

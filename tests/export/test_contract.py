@@ -220,7 +220,7 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
     model.pixel_range = (0, 1)
     model.save(tmp_path / "model.keras")
     assert describe(keras.saving.load_model(tmp_path / "model.keras")).pixel_range == (0, 1)
-    other = keras_mixer.load_weights(tiny_mixer(), tmp_path / "model.keras", report=[].append)
+    other = keras_mixer.load_weights(tiny_mixer(), tmp_path / "model.keras", log=[].append)
     assert other.pixel_range == (0, 1)
     larger = keras_mixer.change_resolution(model, (32, 32, 3))
     assert describe(larger).pixel_range == (0, 1)

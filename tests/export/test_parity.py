@@ -11,7 +11,7 @@ from image_files import write_folder
 import keras_mixer
 from keras_mixer.cli.export import export as export_command
 from keras_mixer.data.sources import load_source
-from keras_mixer.export.parity import Parity, Threshold, compare, place_when_proved, size_of, thinned
+from keras_mixer.export.parity import Parity, Threshold, compare, place_when_proved, size_of, subsample
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 EXACT = Threshold(max_difference=1e-5)
@@ -93,11 +93,11 @@ def test_only_what_is_proved_gets_its_name(tmp_path):
 
 def test_a_thinned_split_still_shows_every_class(tmp_path):
     test = load_source(str(write_folder(tmp_path, images_per_class=6))).test
-    few = thinned(test, 5)
+    few = subsample(test, 5)
     labels = [int(element["label"]) for element in few.elements]
     assert len(labels) == few.size == 4
     assert set(labels) == {0, 1}
-    assert thinned(test, 1000).size == test.size
+    assert subsample(test, 1000).size == test.size
 
 
 def test_the_command_proves_and_reports(tiny_mixer, tmp_path, capsys):

@@ -57,13 +57,13 @@ def test_parts_of_a_tfds_split_are_slices():
 def test_all_parts_train_the_same_number_of_steps(tmp_path, monkeypatch):
     calls = []
 
-    def fit(recipe, *, workdir, report):
+    def fit(recipe, *, workdir, log):
         calls.append((load_recipe_source(recipe).train.size, recipe.steps, recipe.seed, workdir))
         return SimpleNamespace(metrics={"accuracy": 0.25 * len(calls)})
 
     monkeypatch.setattr("keras_mixer.paper.data_size.fit", fit)
     recipe = dataclasses.replace(TINY, steps=None, epochs=2)
-    options = {"fractions": (0.05, 1.0), "seeds": (0, 4), "report": lambda line: None}
+    options = {"fractions": (0.05, 1.0), "seeds": (0, 4), "log": lambda line: None}
     results, sizes = data_size_experiment(recipe, tmp_path, **options)
     assert [call[:3] for call in calls] == [(72, 44, 0), (72, 44, 4), (1437, 44, 0), (1437, 44, 4)]
     assert len({call[3] for call in calls}) == 4

@@ -83,7 +83,7 @@ def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path, monkeypatc
 
     monkeypatch.setattr("keras_mixer.paper.permutation.train_curve", train_curve)
     recipe = resolve("digits", image_size=32, patch_size=16, num_blocks=1)
-    options = {"steps": 4, "points": 2, "seeds": (0, 1), "report": lambda line: None}
+    options = {"steps": 4, "points": 2, "seeds": (0, 1), "log": lambda line: None}
     source = load_source("digits")
     result = permutation_experiment(recipe, source, tmp_path / "p.json", **options)
     assert len(cases) == 2 * 2 * 3

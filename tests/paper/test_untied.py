@@ -64,7 +64,7 @@ def test_tied_and_untied_are_trained_side_by_side(tmp_path, monkeypatch):
 
     monkeypatch.setattr("keras_mixer.paper.untied.train_curve", train_curve)
     recipe = resolve("digits", image_size=16, patch_size=8, num_blocks=1, hidden_dim=8)
-    options = {"groups": (1, 8), "steps": 4, "points": 2, "seeds": (0, 3), "report": lambda line: None}
+    options = {"groups": (1, 8), "steps": 4, "points": 2, "seeds": (0, 3), "log": lambda line: None}
     result = untied_experiment(recipe, load_source("digits"), tmp_path / "u.json", **options)
     assert [(name, seed) for name, _, seed in trained] == [
         (f"mixer_{groups}_groups", seed) for seed in (0, 3) for groups in (1, 8)

@@ -109,7 +109,7 @@ def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, co
     before = model.get_weights()
     settings = VtabSettings(learning_rates=(1e-9, 0.3), steps=12, batch_size=32, image_size=16)
     lines = []
-    options = {"data_dir": colours, "settings": settings, "report": lines.append}
+    options = {"data_dir": colours, "settings": settings, "log": lines.append}
     result = vtab_1k(model, tmp_path / "report", tasks=["svhn", "resisc45"], **options)
     assert result.tasks["svhn"]["accuracy"] == 1.0
     assert result.tasks["svhn"]["learning_rate"] == 0.3  # the other teaches nothing

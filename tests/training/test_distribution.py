@@ -24,7 +24,7 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def fit(workdir, devices, **options):
-    return keras_mixer.fit("digits", workdir=workdir, devices=devices, report=lambda line: None, **(RUN | options))
+    return keras_mixer.fit("digits", workdir=workdir, devices=devices, log=lambda line: None, **(RUN | options))
 
 
 def distance(one, other):
@@ -143,7 +143,7 @@ def test_replicas_draw_different_masks_at_the_right_rate():
         inputs = keras.Input((4,))
         layer = keras.layers.Dropout(0.3, seed=1)
         model = keras.Model(inputs, layer(inputs))
-    devices.separate_noise(model)
+    devices.per_replica_seeds(model)
 
     @tf.function
     def masks():

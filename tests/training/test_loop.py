@@ -32,7 +32,7 @@ def quiet(*lines):
 
 
 def run(workdir, **overrides):
-    return keras_mixer.fit("digits", workdir=workdir, report=quiet, **(QUICK | SMALL | overrides))
+    return keras_mixer.fit("digits", workdir=workdir, log=quiet, **(QUICK | SMALL | overrides))
 
 
 @pytest.mark.backends
@@ -60,7 +60,7 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
 def test_a_model_that_was_not_trained_is_said_to_be_so(tmp_path, capsys):
     lines = []
     options = QUICK | SMALL | {"epochs": 1, "learning_rate": 1e-30}
-    result = keras_mixer.fit("digits", workdir=tmp_path / "run", report=lines.append, **options)
+    result = keras_mixer.fit("digits", workdir=tmp_path / "run", log=lines.append, **options)
     untrained = "All 360 images have the same output: the model is untrained."
     assert lines[-1] == untrained
     assert result.metrics["accuracy"] == pytest.approx(0.1, abs=0.01)  # that of class 0
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path):
     checkpoints[12].write_bytes(checkpoints[12].read_bytes()[:5000])
     (tmp_path / "results.json").unlink()
     said = []
-    again = keras_mixer.fit("digits", workdir=tmp_path, report=said.append, **(QUICK | SMALL))
+    again = keras_mixer.fit("digits", workdir=tmp_path, log=said.append, **(QUICK | SMALL))
     assert any("damaged" in line for line in said)
     assert any("Resuming after step 8 of 15" in line for line in said)
     for one, other in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
@@ -151,7 +151,7 @@ random.seed(0)
 def start(name):
     child = os.fork()  # nothing has been computed in this process, so it can be copied; it saves imports
     if child == 0:
-        fit("digits", workdir=Path(sys.argv[1], name), report=lambda line: print(line, flush=True), **{options!r})
+        fit("digits", workdir=Path(sys.argv[1], name), log=lambda line: print(line, flush=True), **{options!r})
         os._exit(0)
     return child
 
@@ -297,9 +297,7 @@ def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.jpg"):
         run(tmp_path / "run", **options)
     said = []
-    keras_mixer.fit(
-        "digits", workdir=tmp_path / "run", skip_corrupt=True, report=said.append, **(QUICK | SMALL | options)
-    )
+    keras_mixer.fit("digits", workdir=tmp_path / "run", skip_corrupt=True, log=said.append, **(QUICK | SMALL | options))
     assert "Left out 1 image file(s) that cannot be decoded." in said
 
 

@@ -17,7 +17,7 @@ from image_files import write_folder
 
 import keras_mixer
 from keras_mixer.data import integrity
-from keras_mixer.files import remove_abandoned, whole
+from keras_mixer.files import atomic_write, remove_abandoned
 from keras_mixer.training import run_lock
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.checkpoints import list_checkpoints
@@ -50,7 +50,7 @@ def photos(tmp_path):
 
 def fit(workdir, data, said=None, **options):
     return keras_mixer.fit(
-        "digits", workdir=workdir, report=([] if said is None else said).append, data=str(data), **(QUICK | options)
+        "digits", workdir=workdir, log=([] if said is None else said).append, data=str(data), **(QUICK | options)
     )
 
 
@@ -221,7 +221,7 @@ def test_only_files_of_dead_processes_are_cleaned_up(tmp_path):
     remove_abandoned(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {names["of this process"], names["of another machine"]}
-    with whole(tmp_path / "checkpoints" / "file") as temporary:
+    with atomic_write(tmp_path / "checkpoints" / "file") as temporary:
         temporary.write_text("new")
         remove_abandoned(tmp_path)  # of a run that starts meanwhile
     assert (tmp_path / "checkpoints" / "file").read_text() == "new"

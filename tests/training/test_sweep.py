@@ -12,7 +12,7 @@ QUICK |= {"tokens_mlp_dim": 8, "channels_mlp_dim": 32, "randaugment_num_ops": 0,
 
 def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(tmp_path):
     said = []
-    options = QUICK | {"optimizer": "sgd", "clip_norm": None, "report": said.append}
+    options = QUICK | {"optimizer": "sgd", "clip_norm": None, "log": said.append}
     result = sweep("digits", [1e9, 1e-6, 0.3], workdir=tmp_path, holdout=0.2, **options)
     train = load_source("digits").train.size
     assert result.accuracies[1e9] is None

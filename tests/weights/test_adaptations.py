@@ -46,9 +46,7 @@ def test_nothing_is_said_where_nothing_is_adapted(official, tiny_mixer, caplog):
 
 def test_a_callback_takes_the_place_of_the_logger(official, caplog):
     said = []
-    keras_mixer.load_weights(
-        keras_mixer.Mixer(*SIZES, input_shape=(16, 16, 3), classes=4), official, report=said.append
-    )
+    keras_mixer.load_weights(keras_mixer.Mixer(*SIZES, input_shape=(16, 16, 3), classes=4), official, log=said.append)
     assert said == [HEAD]
     assert not caplog.records
 

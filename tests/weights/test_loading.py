@@ -72,7 +72,7 @@ def test_timm_files_compute_what_timm_computes(source, empty, rng, tmp_path, suf
     arrays = timm(weights_of(source), 2)
     np.savez(path, **arrays) if suffix == ".npz" else safetensors.numpy.save_file(arrays, path)
     said = []
-    model = keras_mixer.load_weights(empty(), path, report=said.append)
+    model = keras_mixer.load_weights(empty(), path, log=said.append)
     assert_same_weights(model, source)
     assert "erf" in said[0]
     assert "mean 0.5" in said[0]
@@ -119,7 +119,7 @@ def test_own_files_load(source, empty, tmp_path, suffix):
 def test_another_number_of_classes_starts_the_head_at_zero_and_says_so(source, empty, tmp_path):
     keras_mixer.save_official(source, tmp_path / "a.npz")
     said = []
-    model = keras_mixer.load_weights(tiny_head(empty(classes=4)), tmp_path / "a.npz", report=said.append)
+    model = keras_mixer.load_weights(tiny_head(empty(classes=4)), tmp_path / "a.npz", log=said.append)
     assert said == ["The file has 10 classes, the model 4 classes: the head starts at zero."]
     assert not model.get_layer("head").get_weights()[0].any()
     assert not model.get_layer("head").get_weights()[1].any()
@@ -141,7 +141,7 @@ def test_a_model_without_head_takes_the_rest(source, empty, tmp_path, rng):
     np.testing.assert_allclose(logits(model, pixels) @ kernel + bias, logits(source, pixels), atol=1e-4)
     keras_mixer.save_official(model, tmp_path / "headless.npz")
     said = []
-    again = keras_mixer.load_weights(empty(), tmp_path / "headless.npz", report=said.append)
+    again = keras_mixer.load_weights(empty(), tmp_path / "headless.npz", log=said.append)
     assert "no head" in said[0]
     assert not again.get_layer("head").get_weights()[0].any()
 
@@ -149,9 +149,7 @@ def test_a_model_without_head_takes_the_rest(source, empty, tmp_path, rng):
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_other_channel_counts_adapt_the_stem(source, empty, tmp_path, rng, channels):
     keras_mixer.save_official(source, tmp_path / "a.npz")
-    model = keras_mixer.load_weights(
-        empty(input_shape=(16, 16, channels)), tmp_path / "a.npz", report=lambda line: None
-    )
+    model = keras_mixer.load_weights(empty(input_shape=(16, 16, channels)), tmp_path / "a.npz", log=lambda line: None)
     if channels == 1:
         grey = rng.integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
         expected = logits(source, np.repeat(grey, 3, axis=-1))
@@ -185,7 +183,7 @@ def test_a_size_without_whole_tiles_needs_a_method(source, empty, tmp_path):
     for mine, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     said = []
-    keras_mixer.load_weights(model, tmp_path / "a.npz", method="bilinear", report=said.append)
+    keras_mixer.load_weights(model, tmp_path / "a.npz", method="bilinear", log=said.append)
     assert "not from the paper" in said[0]
     with pytest.raises(ValueError, match="tokens_mlp_dim=64 instead of 16"):
         keras_mixer.load_weights(empty(input_shape=(32, 32, 3)), tmp_path / "a.npz")
@@ -198,7 +196,7 @@ def test_tokens_in_no_square_need_the_grid(tiny_mixer, empty, tmp_path):
     wide = {"input_shape": (16, 48, 3), "tokens_mlp_dim": 32}
     with pytest.raises(ValueError, match="source_grid"):
         keras_mixer.load_weights(empty(**wide), tmp_path / "a.npz")
-    keras_mixer.load_weights(empty(**wide), tmp_path / "a.npz", source_grid=(4, 6), report=lambda line: None)
+    keras_mixer.load_weights(empty(**wide), tmp_path / "a.npz", source_grid=(4, 6), log=lambda line: None)
 
 
 def test_nothing_is_overwritten_by_saving(source, tmp_path):

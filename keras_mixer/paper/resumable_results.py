@@ -7,7 +7,7 @@ from typing import Any
 from keras_mixer.files import write_json
 
 
-class Journal:
+class ResumableResults:
     """`{"settings": ..., "results": {key: result}}` on disk, written whole after each result.
 
     Args:
