@@ -10,7 +10,21 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
-from keras_mixer.export.prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, from a model in memory or from a server.
+
+    Attributes:
+        image: its path.
+        labels: class names, best first.
+        probabilities: of these, each in [0, 1].
+    """
+
+    image: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
