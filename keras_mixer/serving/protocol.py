@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -74,8 +74,6 @@ class Client:
     """One model of one server; safe to share between threads. Subclasses send the requests."""
 
     close: Callable[[], None]
-    _status: Callable[[], list[VersionStatus]]
-    _predict: Callable[[Sequence[bytes]], list[Answer]]
 
     def __init__(self, address: Address, timeout, attempts):
         self.address, self.timeout, self.attempts = address, timeout, attempts
@@ -100,6 +98,12 @@ class Client:
             return self._predict(images)
         except RequestFailed as failure:
             raise self._error(*failure.args) from failure
+
+    def _status(self) -> list[VersionStatus]:
+        raise NotImplementedError
+
+    def _predict(self, images) -> list[Answer]:
+        raise NotImplementedError
 
     def _error(self, code, message) -> Exception:
         if code == "NOT_FOUND":
