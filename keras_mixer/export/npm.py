@@ -18,7 +18,7 @@ class Package:
     Attributes:
         name: such as "@litertjs/core".
         version: exact.
-        sha512: of its archive, hexadecimal; the registry's own `integrity`.
+        sha512: of its archive, hexadecimal; the registry's `integrity`.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Package:
 
     @property
     def file(self) -> str:
-        """Name of its archive."""
+        """The name of its archive."""
         return f"{self.name.split('/')[-1]}-{self.version}.tgz"
 
 

@@ -63,7 +63,7 @@ def test_what_passes(difference, agreement, threshold, passed):
     parity = dataclasses.replace(NOTHING, max_difference=difference, agreement=agreement, threshold=threshold)
     assert parity.passed is passed
     assert parity.as_json()["passed"] is passed
-    with pytest.raises(ValueError, match=r"min_agreement must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"min_agreement must be in \[0, 1\]"):
         Threshold(min_agreement=99)
 
 
