@@ -17,8 +17,8 @@ from PIL import Image
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, training_image
 from keras_mixer.description import Description
-from keras_mixer.serving.protocol import Address, ServingError, rejected
-from keras_mixer.serving.rest import answers_in, content_of, statuses_in
+from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
+from keras_mixer.serving.rest import answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import recipe_from
 from keras_mixer.weights.archives import open_arrays

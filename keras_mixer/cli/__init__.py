@@ -16,7 +16,7 @@ COMMANDS = {
     "variants": ("look", "List the published sizes with parameters and cost."),
     "train": ("train", "Train a recipe, or resume it: train [RECIPE]."),
     "sweep": ("train", "Try learning rates on held-out training data, then train: sweep [RECIPE]."),
-    "evaluate": ("use", "Measure a finished run on its test data: evaluate RUN."),
+    "evaluate": ("use", "Evaluate a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
     "avg5": ("paper", "Avg 5 of the paper from finished runs: avg5 RUN..."),
@@ -26,8 +26,8 @@ COMMANDS = {
     "benchmark": ("look", "Measure speed on this machine, relative to its matrix product."),
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
     "export": ("export", "Write a run for other runtimes: export RUN --format FORMAT."),
-    "convert": ("export", "Turn a weight file into another format: convert IN OUT."),
-    "features": ("use", "Write what a model computes inside for a data set: features MODEL DATA."),
+    "convert": ("export", "Convert a weight file to another format: convert IN OUT."),
+    "features": ("use", "Extract the features of a data set: features MODEL DATA."),
     "saliency": ("look", "Show which regions of an image support its class: saliency MODEL IMAGE."),
 }
 PLOTS = {

@@ -12,7 +12,7 @@ from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.distribution import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.weights.loading import WeightFile, load_weights, open_weights
+from keras_mixer.weights.loading import WeightFile, load_weights, open_widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,8 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     """The recipe's model of logits with the weights that training starts from."""
     variant, method = recipe.architecture(), recipe.resolution_method
     weights: str | WeightFile | None = recipe.weights
-    if recipe.weights and method == "block_diagonal" and not recipe.weights.endswith(".weights.h5"):
-        weights = file = open_weights(recipe.weights, variant)
-        variant = file.widened(variant, variant.grid(recipe.input_shape()))
+    if recipe.weights and method == "block_diagonal":
+        weights, variant = open_widened(recipe.weights, variant, variant.grid(recipe.input_shape()))
     model = _new_model(recipe, source, variant)
     if weights:
         load_weights(model, weights, method=method, log=log)
