@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from keras_mixer.mixer_model import grid_of
 from keras_mixer.models import arguments_of, rebuild
 from keras_mixer.variants import token_grid
 from keras_mixer.weights.archives import Entry
@@ -43,7 +44,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
     hidden = arguments_of(model)["tokens_mlp_dim"]
-    old_grid = tuple(model.get_layer("stem").output.shape[1:3])
+    old_grid = grid_of(model)
     new_grid = token_grid(input_shape[:2], model.get_layer("stem").patch_size)
     if method == "block_diagonal":
         hidden = widened_dim(hidden, old_grid, new_grid)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from keras_mixer.cli.terminal import print_table, read_options
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
-from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
+from keras_mixer.training.devices import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe

@@ -4,11 +4,12 @@ import math
 
 import tensorflow as tf
 
-from keras_mixer.data.augment import cutmix, mixup, rand_augment
-from keras_mixer.data.augmentation import Augmentation
+from keras_mixer.data.batch_mixing import cutmix, mixup
 from keras_mixer.data.decoded import DecodedImages
 from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
+from keras_mixer.data.randaugment import rand_augment
+from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.sources import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams

@@ -8,8 +8,8 @@ small side, resized pixels cast back to uint8, central crop with the offset roun
 
 import tensorflow as tf
 
-from keras_mixer.data.crops import EVALUATION_CROPS
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
+from keras_mixer.data.settings import EVALUATION_CROPS
 
 MOST_ELONGATED = 100  # long side over short side, where the short side is resized and the long one follows
 DECODING_THREADS = 8  # of one batch; a server with fewer cores takes turns

@@ -9,7 +9,7 @@ import numpy as np
 from keras_mixer.data.sources import Source
 from keras_mixer.models import Mixer, MixerModel, blocks_of, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
-from keras_mixer.training.distribution import Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.loading import WeightFile, load_weights, open_weights

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_mixer.layers import MixerBlock
+from keras_mixer.mixer_model import grid_of
 from keras_mixer.variants import Variant
 from keras_mixer.weights import registry
 from keras_mixer.weights.archives import Entry, open_arrays
@@ -138,7 +139,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if str(source).endswith(".weights.h5"):
         return _load_own_h5(model, Path(source))
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    target_grid = tuple(model.get_layer("stem").output.shape[1:3])
+    target_grid = grid_of(model)
     is_open = isinstance(source, WeightFile)
     file = source if is_open else open_weights(source, variant_of(shapes), source_grid)
     try:
@@ -196,7 +197,7 @@ def _open_keras(path) -> WeightFile:
     return WeightFile(
         path,
         entries,
-        tuple(model.get_layer("stem").output.shape[1:3]),
+        grid_of(model),
         exact_gelu=exact_gelu,
         pixel_range=getattr(model, "pixel_range", None),
     )
