@@ -77,7 +77,7 @@ def _auto_contrast(image, strength, geometry):
 
 
 def _equalize(image, strength, geometry):
-    """Flattens each channel's histogram, leaving out the last non-empty bin (as Pillow) where KerasCV omits the first."""
+    """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we; KerasCV the first."""
     bins = tf.cast(_rows(image), tf.int32) + _repeat_channels(tf.constant([0, 256, 512]), image)  # (h, 3w)
     none = tf.zeros((0,), tf.int32)
     # tf.math.bincount would first check for negative numbers

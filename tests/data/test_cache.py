@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
-from keras_mixer.data.decoded import DecodedImages
+from keras_mixer.data.cache import DecodedImages
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.data.settings import Augmentation
