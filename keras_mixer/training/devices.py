@@ -1,4 +1,4 @@
-"""Which devices a run uses. The only file that knows both engines: tf.distribute and keras.distribution on JAX."""
+"""The devices of a run. The only file that knows both engines: tf.distribute, and keras.distribution on JAX."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from keras_mixer.fields import check
 from keras_mixer.training.recipe import DeviceChoice
 
-LONGEST_MESSAGE = 4096  # bytes of an error that other processes are told
-JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # Keras's own; the two beside it give number and id of processes
+MESSAGE_BYTES = 4096  # of an error that is sent to the other processes
+JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # defined by Keras, as are ..._NUM_PROCESSES and ..._PROCESS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Devices:
     """The devices of a run.
 
     Attributes:
-        description: for people, such as "MirroredStrategy on 2 GPU".
-        count: how many devices share a batch, over all processes.
+        description: for log lines, such as "MirroredStrategy on 2 GPU".
+        count: number of devices that share a batch, over all processes.
         strategy: the `tf.distribute` strategy, or None.
         distribution: the `keras.distribution` object, or None.
-        jit_compile: what to give to `compile`. XLA is mostly slower than TensorFlow's own kernels on a CPU, and Keras
-            3.15 cannot use it with several replicas.
-        process: number of this process among those that train together; 0 writes the files.
-        processes: how many there are.
+        jit_compile: argument for `compile`. On a CPU, XLA is mostly slower than TensorFlow's own kernels, and Keras
+            3.15 cannot use it with multiple replicas.
+        process: index of this process among those that train together; process 0 writes the files.
+        processes: number of processes.
     """
 
     description: str
@@ -41,12 +41,12 @@ class Devices:
 
     @property
     def writes(self):
-        """Whether this process writes the run's files."""
+        """Whether this process writes the files of the run."""
         return self.process == 0
 
     @contextlib.contextmanager
     def scope(self):
-        """Build model, optimizer and compile inside; `fit` may be inside too."""
+        """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
         if self.strategy is not None:
             with self.strategy.scope():
                 yield
@@ -62,12 +62,12 @@ class Devices:
 
     @contextlib.contextmanager
     def all_or_none(self):
-        """A block that every process leaves together; where it fails in one, all end with that message.
+        """A context that succeeds in all processes or in none: if it fails in one, the others raise its message.
 
-        Without it the others would wait for ever at the next step that they share.
+        Otherwise they would wait forever at the next collective operation.
 
         Raises:
-            ValueError: the block failed in another process; in the one where it failed, what it raised.
+            ValueError: the block failed in another process. The process where it failed raises the original error.
         """
         failure: Exception | None = None
         try:
@@ -80,100 +80,101 @@ class Devices:
             return
         from jax.experimental import multihost_utils
 
-        said = f"{type(failure).__name__}: {failure}".encode()[:LONGEST_MESSAGE] if failure else b""
-        own = np.frombuffer(said.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
+        message = f"{type(failure).__name__}: {failure}".encode()[:MESSAGE_BYTES] if failure else b""
+        own = np.frombuffer(message.ljust(MESSAGE_BYTES, b"\0"), np.uint8)
         messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
         if failure:
             raise failure
-        for process, message in enumerate(messages):
-            if message:
-                raise ValueError(f"Process {process} of {self.processes} failed: {message}")
+        for process, text in enumerate(messages):
+            if text:
+                raise ValueError(f"Process {process} of {self.processes} failed: {text}")
 
     def per_replica_seeds(self, model):
-        """Lets dropout and stochastic depth draw differently on each replica of a strategy.
+        """Makes dropout and stochastic depth use different masks on each replica of a strategy.
 
-        Keras 3.15 mirrors the state of its random generators, so that all replicas would draw one mask. The number of
-        the replica is folded into every seed instead; the mirrored state, and with it resuming, stays as it is.
+        Keras 3.15 mirrors the state of its random generators, so all replicas would use the same mask. Here the replica
+        index is folded into every seed. The mirrored state does not change, so resuming works as before.
         """
         if self.strategy is not None:
             for layer in model._flatten_layers():  # no public name reaches the layers inside blocks
                 if getattr(layer, "seed_generator", None) is not None:
-                    layer.seed_generator.next = _seed_of_replica(layer.seed_generator.next)
+                    layer.seed_generator.next = _with_replica(layer.seed_generator.next)
 
 
-def _seed_of_replica(next_seed):
+def _with_replica(next_seed):
+    """`SeedGenerator.next` with the replica index folded into its result."""
     import tensorflow as tf
 
-    def folded(*arguments, **options):
+    def next_seed_of_replica(*arguments, **options):
         seed = next_seed(*arguments, **options)
         replica = tf.distribute.get_replica_context()
-        if replica is None:  # while Keras builds symbolically
+        if replica is None:  # during Keras's symbolic build
             return seed
         return tf.random.fold_in(tf.cast(seed, tf.int32), replica.replica_id_in_sync_group)
 
-    return folded
+    return next_seed_of_replica
 
 
 def join_processes(job_addresses=None, num_processes=None, process_id=None):
-    """Makes this process one of several that train together, on one machine or many. On JAX, before it computes.
+    """Connects this process to others that train together, on one machine or many. JAX only, before any computation.
 
-    Without arguments the variables KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID are read;
-    where they are missing too, JAX asks the machine (Cloud TPU, Slurm).
+    Without arguments, the variables KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID are read. If
+    they are missing too, JAX detects the cluster (Cloud TPU, Slurm).
 
     Args:
-        job_addresses: `host:port` of process 0, or of all, separated by commas.
-        num_processes: how many there are.
-        process_id: number of this one, from 0.
+        job_addresses: `host:port` of process 0, or of all processes, separated by commas.
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
 
     Raises:
         ValueError: the backend is not JAX.
 
-    Source: ours, around `keras.distribution.initialize`. Run on two processes of one machine; not on several machines.
+    Source: ours, around `keras.distribution.initialize`. Tested with two processes on one machine, not on multiple
+    machines.
     """
     if keras.backend.backend() != "jax":
         raise ValueError(
-            f"Several processes train on the JAX backend, not {keras.backend.backend()!r}: set KERAS_BACKEND=jax."
+            f"Expected the JAX backend for multiple processes, got {keras.backend.backend()!r}. Set KERAS_BACKEND=jax."
         )
     import jax
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have no other way to talk
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
     keras.distribution.initialize(job_addresses, num_processes, process_id)
 
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
-    """The devices for a run.
+    """Chooses the devices of a run.
 
     Args:
-        devices: "auto" takes a TPU if one answers, else all GPUs, else one CPU; "cpu", "gpu" or "tpu" asks for all
-            devices of that kind (one CPU); a number asks for so many of the best kind.
-        xla_on_cpu: compile with XLA also for one CPU, on the TensorFlow backend.
+        devices: "auto" uses a TPU if there is one, otherwise all GPUs, otherwise one CPU. "cpu", "gpu" or "tpu" uses
+            all devices of that kind (one CPU). A number uses that many of the best kind.
+        xla_on_cpu: on the TensorFlow backend, compile with XLA for one CPU too.
 
     Returns:
-        A `Devices`. Several devices are driven by MirroredStrategy or TPUStrategy on the TensorFlow backend and by
-        `keras.distribution.DataParallel` on JAX; several processes, which must have been joined before, by the latter.
+        A `Devices`. Multiple devices use MirroredStrategy or TPUStrategy on the TensorFlow backend and
+        `keras.distribution.DataParallel` on JAX. Multiple processes need JAX and must have been joined before.
 
     Raises:
-        ValueError: there are no such devices (says what there is), or the engine cannot do what is asked.
+        ValueError: there are no such devices (the message lists those found), or the backend does not support them.
 
-    Source: ours. Not run on a TPU.
+    Source: ours. Not tested on a TPU.
     """
     check("devices", str(devices), DeviceChoice)
     if keras.backend.backend() == "jax":
         return _jax_devices(str(devices))
     if keras.backend.backend() == "tensorflow":
         return _tensorflow_devices(str(devices), xla_on_cpu)
-    raise ValueError(f"Training runs on the backends tensorflow and jax, not {keras.backend.backend()!r}.")
+    raise ValueError(f"Expected the backend tensorflow or jax, got {keras.backend.backend()!r}. Set KERAS_BACKEND.")
 
 
 def check_recipe(recipe, devices: Devices):
-    """Raises ValueError for what these devices cannot do, or would do differently than one device."""
-    batch, pieces = recipe.global_batch_size, devices.count * recipe.accumulation_steps
-    if batch % pieces:
-        down, up = (batch // pieces + step for step in (0, 1))
-        times = f" in {recipe.accumulation_steps} pieces each" if recipe.accumulation_steps > 1 else ""
+    """Raises ValueError if these devices cannot run a recipe, or would give another result than one device."""
+    batch, divisor = recipe.global_batch_size, devices.count * recipe.accumulation_steps
+    if batch % divisor:
+        down, up = max(batch // divisor, 1) * divisor, (batch // divisor + 1) * divisor
+        steps = f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
         raise ValueError(
-            f"global_batch_size={batch} cannot be shared evenly by {devices.count} devices{times}; "
-            f"use {max(down, 1) * pieces} or {up * pieces}."
+            f"global_batch_size={batch} is not divisible by {devices.count} devices{steps}; use {down} or {up}."
         )
     if recipe.steps_per_execution > 1 and devices.strategy is not None and not devices.description.startswith("TPU"):
         raise ValueError(
@@ -182,27 +183,24 @@ def check_recipe(recipe, devices: Devices):
         )
     if recipe.data_shards % devices.processes:
         raise ValueError(
-            f"data_shards={recipe.data_shards} cannot be shared evenly by {devices.processes} processes; use "
+            f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "
             f"--data-shards {devices.processes} or a multiple."
         )
 
 
-def _pick(devices, available):
-    """The wanted devices out of `available`: kind -> list, best kind first."""
-    if devices == "auto":
-        kind = next(kind for kind, found in available.items() if found)
-        return available[kind][:1] if kind == "cpu" else available[kind]
+def _select(devices, found):
+    """Kind and list of the requested devices, from `found`: kind -> list, best kind first."""
     if devices.isdigit():
-        wanted = int(devices)
-        for found in available.values():
-            if wanted <= len(found):
-                return found[:wanted]
-        counts = ", ".join(f"{len(found)} {kind}" for kind, found in available.items())
-        raise ValueError(f"devices={devices} asks for more devices than there are: {counts}.")
-    if not available[devices]:
-        there = ", ".join(kind for kind, found in available.items() if found)
-        raise ValueError(f"devices={devices!r}, but this machine has only: {there}.")
-    return available[devices][:1] if devices == "cpu" else available[devices]
+        for kind, available in found.items():
+            if int(devices) <= len(available):
+                return kind, available[: int(devices)]
+        counts = ", ".join(f"{len(available)} {kind}" for kind, available in found.items())
+        raise ValueError(f"devices={devices} is more than this machine has: {counts}.")
+    kinds = [kind for kind, available in found.items() if available]
+    kind = kinds[0] if devices == "auto" else devices
+    if kind not in kinds:
+        raise ValueError(f"devices={devices!r}, but this machine has only: {', '.join(kinds)}.")
+    return kind, found[kind][:1] if kind == "cpu" else found[kind]
 
 
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
@@ -211,7 +209,7 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     if sum(map(len, cluster.values())) > 1:
         raise ValueError(
-            "TF_CONFIG asks for several machines, but Keras 3.15 cannot run `fit` under MultiWorkerMirroredStrategy. "
+            "TF_CONFIG describes multiple machines, but Keras 3.15 cannot run `fit` under MultiWorkerMirroredStrategy. "
             "Remove TF_CONFIG, set KERAS_BACKEND=jax, and start each process with --job-addresses, --num-processes "
             "and --process-id."
         )
@@ -220,54 +218,45 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
             tpus = tf.config.list_logical_devices("TPU")
-        except (ValueError, tf.errors.NotFoundError):  # no TPU answers
-            tpus = []
+        except (ValueError, tf.errors.NotFoundError):
+            pass  # no TPU
     if tpus:
         strategy = tf.distribute.TPUStrategy(resolver)
         return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), strategy=strategy, jit_compile=False)
-    kinds = {"tpu": tpus, "gpu": tf.config.list_logical_devices("GPU"), "cpu": tf.config.list_logical_devices("CPU")}
-    chosen = _pick(devices, kinds)
-    kind = chosen[0].device_type
-    if len(chosen) == 1:
-        return Devices(f"one {kind}", 1, jit_compile="auto" if kind == "GPU" else xla_on_cpu)
-    mirrored = tf.distribute.MirroredStrategy([device.name for device in chosen])
-    return Devices(f"MirroredStrategy on {len(chosen)} {kind}", len(chosen), strategy=mirrored, jit_compile=False)
-
-
-def _jax_list(kind):
-    try:
-        return keras.distribution.list_devices(kind)
-    except RuntimeError:  # JAX has no such platform here
-        return []
+    found = {"tpu": tpus} | {kind: tf.config.list_logical_devices(kind.upper()) for kind in ("gpu", "cpu")}
+    kind, selected = _select(devices, found)
+    count = len(selected)
+    if count == 1:
+        return Devices(f"one {kind.upper()}", 1, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
+    mirrored = tf.distribute.MirroredStrategy([device.name for device in selected])
+    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, strategy=mirrored, jit_compile=False)
 
 
 def _jax_devices(devices) -> Devices:
     import jax
 
-    kinds = {kind: _jax_list(kind) for kind in ("tpu", "gpu", "cpu")}
     processes = jax.process_count()
+    if processes > 1 and devices.isdigit():
+        raise ValueError(f"devices={devices} cannot be used with {processes} processes; use auto, tpu, gpu or cpu.")
+    found = {kind: _list_jax_devices(kind) for kind in ("tpu", "gpu", "cpu")}
+    kind, selected = _select(devices, found)
+    description = kind.upper()
     if processes > 1:
-        return _jax_processes(devices, kinds, processes, jax.process_index())
-    chosen = _pick(devices, kinds)
-    kind = chosen[0].split(":")[0].upper()
-    if len(chosen) == 1:
-        return Devices(f"one {kind}", 1)
-    distribution = keras.distribution.DataParallel(devices=chosen)
-    return Devices(f"DataParallel on {len(chosen)} {kind}", len(chosen), distribution=distribution)
-
-
-def _jax_processes(devices, kinds, processes, process) -> Devices:
-    """All devices of a kind in all processes; each process feeds its own."""
-    if devices.isdigit():
-        raise ValueError(
-            f"devices={devices}: with {processes} processes all devices take part; use auto, tpu, gpu or cpu."
-        )
-    kind = next(kind for kind, found in kinds.items() if found) if devices == "auto" else devices
-    chosen = kinds[kind] or _pick(devices, kinds)  # which says what is there instead
+        selected = found[kind]  # of all processes; each reads the data for its own
+        description += f" of {processes} processes"
+    elif len(selected) == 1:
+        return Devices(f"one {description}", 1)
     return Devices(
-        f"DataParallel on {len(chosen)} {kind.upper()} of {processes} processes",
-        len(chosen),
-        distribution=keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False),
-        process=process,
+        f"DataParallel on {len(selected)} {description}",
+        len(selected),
+        distribution=keras.distribution.DataParallel(devices=selected, auto_shard_dataset=processes == 1),
+        process=jax.process_index(),
         processes=processes,
     )
+
+
+def _list_jax_devices(kind):
+    try:
+        return keras.distribution.list_devices(kind)
+    except RuntimeError:  # JAX has no such platform here
+        return []
