@@ -122,7 +122,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         block.rematerialize = recipe.rematerialize
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
-        model.pieces = recipe.accumulation_steps
+        model.accumulation_steps = recipe.accumulation_steps
     model.set_weights(start.get_weights())
     devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)
