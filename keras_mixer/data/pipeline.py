@@ -135,7 +135,7 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
 def padded_batches(split: Split, *, image_size, batch_size, crop, classes, process=0, processes=1) -> tf.data.Dataset:
     """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
-    The last batch is padded with black images of weight 0, because several devices cannot share a smaller one. The
+    The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one. The
     weights make a mean over all rows, including the padding, equal to the mean over the examples. Up to
     `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch.
 

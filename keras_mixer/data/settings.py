@@ -6,7 +6,7 @@ Imports neither TensorFlow nor KerasCV, so that a recipe can be checked and `--h
 import dataclasses
 from typing import Literal
 
-# How an image of any size is brought to the input size of a model for evaluation.
+# Evaluation crops: how an image of any size becomes one of the model's input size.
 EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
 EVALUATION_CROPS: dict[EvaluationCrop, str] = {
     "resize": "resize to the input size, ignoring the aspect ratio (vit_jax's evaluation)",

@@ -14,7 +14,7 @@ from keras_mixer.training.checkpoints import save_checkpoint
 
 
 class StepCounter(keras.callbacks.Callback):
-    """Counts optimizer steps. Keras passes the batch within an epoch, and skips some with steps_per_execution."""
+    """Counts optimizer steps. Keras reports batches per epoch, and only every n-th with steps_per_execution=n."""
 
     def __init__(self, start_step=0):
         super().__init__()
