@@ -12,14 +12,8 @@ import tensorflow as tf
 
 from keras_mixer.data.parallel import prefetch
 
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-)  # the formats of tf.io.decode_image; WebP from TensorFlow 2.20
+# The formats of tf.io.decode_image; WebP from TensorFlow 2.20.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
