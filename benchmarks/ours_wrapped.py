@@ -12,7 +12,7 @@ from protocol import serve
 
 from keras_mixer.data.parallel import prefetch
 from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
-from keras_mixer.training.distribution import Devices, choose_devices
+from keras_mixer.training.devices import Devices, choose_devices
 
 STEPS = 4
 ON_JAX = keras.backend.backend() == "jax"

@@ -62,3 +62,9 @@ class MixerModel(keras.Model):
         model.evaluation_crop = config.get("evaluation_crop")
         model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
         return model
+
+
+def grid_of(model) -> tuple[int, int]:
+    """Rows and columns of a model's token grid, `(g_h, g_w)`."""
+    rows, columns = model.get_layer("stem").output.shape[1:3]
+    return rows, columns

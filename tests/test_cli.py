@@ -285,7 +285,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert re.search(r"randaugment_level +15\.0", out)
     assert re.search(r"parameters +207,171,168 without the head", out)
     assert re.search(r"steps +unknown before the data are read", out)
-    assert re.search(r"images a device +4,096", out)
+    assert re.search(r"images per device +4,096", out)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
 from keras_mixer.cli.terminal import Model, Runs, print_table
-from keras_mixer.data.crops import EvaluationCrop
+from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_picture_path, write_figure

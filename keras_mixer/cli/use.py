@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from keras_mixer.cli.terminal import Data, Model, Run, print_table
-from keras_mixer.data.crops import EvaluationCrop
+from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
 from keras_mixer.files import refuse_existing, write_json

@@ -1,6 +1,6 @@
-"""Where labelled images come from: handwritten digits (bundled), an image folder, a TensorFlow Datasets name.
+"""Sources of labelled images: the bundled handwritten digits, an image folder, or a TensorFlow Datasets name.
 
-Every source yields the same elements, `{"image": encoded bytes, "label": int64}`, so all that follows is one path.
+Every source yields the same elements, `{"image": encoded bytes, "label": int64}`, so all later steps are the same.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_mixer.data.parallel import prefetch
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")  # what tf.io.decode_image reads; WebP from 2.20
+# The formats of tf.io.decode_image; WebP from TensorFlow 2.20.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Split:
 
     Attributes:
         size: number of examples.
-        elements: `tf.data.Dataset` of light elements (paths or encoded bytes) in a fixed order; these get shuffled.
+        elements: `tf.data.Dataset` of small elements (paths or encoded bytes) in a fixed order, to be shuffled.
         read: maps an element to `{"image": encoded bytes, "label": int64}`.
-        files: the image file of each element in order; empty when there is no file for each example.
-        read_shard: `(count, index) -> Split` where a part can be read without the rest; None: elements are counted off.
+        files: the image file of each element in order; empty if examples are not single files.
+        read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
     """
 
     size: int
@@ -34,7 +35,7 @@ class Split:
     read_shard: Callable | None = None
 
     def shard(self, count, index) -> "Split":
-        """The `index`-th of `count` parts of about equal size, which together hold every example once."""
+        """Shard `index` of `count` shards of about equal size, which together contain every example once."""
         if count == 1:
             return self
         if self.read_shard is not None:
@@ -44,22 +45,22 @@ class Split:
 
     def part(self, chosen) -> "Split":
         """The examples at the positions where `chosen`, `(size,)` bool, is true."""
-        places = tf.constant(chosen)
-        kept = self.elements.enumerate().filter(lambda position, element: places[position])
+        chosen_at = tf.constant(chosen)
+        kept = self.elements.enumerate().filter(lambda position, element: chosen_at[position])
         size = int(chosen.sum())
         elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
         files = tuple(file for file, keep in zip(self.files, chosen, strict=True) if keep) if self.files else ()
         return Split(size, elements, self.read, files)
 
     def labels(self) -> np.ndarray:
-        """`(size,) int64`: the labels in order, without reading the images of files."""
+        """`(size,) int64`: the labels in order, without reading image files."""
         labels = prefetch(self.elements.map(lambda element: element["label"]))
         return np.fromiter(labels.as_numpy_iterator(), np.int64, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A named data set: its class names in label order and its two parts."""
+    """A named data set: its class names in label order, a training split and a test split."""
 
     name: str
     class_names: tuple[str, ...]
@@ -68,20 +69,20 @@ class Source:
 
 
 def load_source(data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2):
-    """Finds the data set that `data` names.
+    """Finds a data set by name or path.
 
     Args:
         data: "digits", the path of an image folder, or a TensorFlow Datasets name such as "cifar10".
         data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
-        train_split: split for training; a TFDS split string such as "train[:99%]", or a sub-folder.
-        test_split: split for testing, likewise.
-        test_fraction: share of each class, in (0, 1), that becomes the test part of a folder without one.
+        train_split: training split: a TFDS split such as "train[:99%]", or a sub-folder.
+        test_split: test split, likewise.
+        test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split.
 
     Returns:
         A `Source`.
 
     Raises:
-        ValueError: nothing of that name, or it holds no usable images; says what was found and what was expected.
+        ValueError: there is no such data set, or it has no usable images; the message says what was found and expected.
 
     Source: ours.
     """
@@ -93,32 +94,32 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     return _tensorflow_dataset(data, data_dir, train_split, test_split)
 
 
-def hold_out(source: Source, share) -> Source:
-    """A part of the training examples takes the place of the test part: to choose settings without looking at it.
+def hold_out(source: Source, fraction) -> Source:
+    """Replaces the test split by held-out training examples, to choose settings without using the test split.
 
     Args:
-        source: where the examples come from.
-        share: of the training examples, in (0, 1); evenly spaced, so that a part sorted by class is drawn on evenly.
+        source: the data set.
+        fraction: of the training examples, in (0, 1); evenly spaced, so that classes stay balanced if sorted by class.
 
-    Source: ours; the paper holds out 1 to 10 % (section 3), by the sets' own order.
+    Source: ours; the paper holds out 1 to 10 % (section 3), in the order of the data sets.
     """
     size = source.train.size
-    counts = np.floor(np.arange(size + 1) * share + 1e-9)  # (size + 1,): how many of the first i are held out
+    counts = np.floor(np.arange(size + 1) * fraction + 1e-9)  # (size + 1,): number held out of the first i
     held_out = np.diff(counts) > 0
     if not held_out.any() or held_out.all():
         raise ValueError(
-            f"holdout={share} of {size} training images leaves nothing to train on, or nothing to test on."
+            f"holdout={fraction} of {size} training images leaves nothing to train on, or nothing to test on."
         )
     return dataclasses.replace(source, train=source.train.part(~held_out), test=source.train.part(held_out))
 
 
 def stratified_split(labels, test_fraction):
-    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same share of each class in both, for ever the same.
+    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same fraction of each class, deterministic.
 
     Raises:
-        ValueError: a class has a single example, or the test part would be too small to hold every class.
+        ValueError: a class has a single example, or the test split would be too small to contain every class.
     """
-    from sklearn.model_selection import train_test_split  # 1 s that only a split needs
+    from sklearn.model_selection import train_test_split  # takes 1 s, needed only here
 
     indices = np.arange(len(labels))
     try:
@@ -130,7 +131,7 @@ def stratified_split(labels, test_fraction):
 
 def _digits(test_fraction):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as PNG bytes."""
-    from sklearn.datasets import load_digits  # 0.3 s that only this source needs
+    from sklearn.datasets import load_digits  # takes 0.3 s, needed only here
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
@@ -138,7 +139,7 @@ def _digits(test_fraction):
 
     def part(indices):
         elements = {"image": encoded[indices], "label": labels[indices].astype(np.int64)}
-        return Split(len(indices), tf.data.Dataset.from_tensor_slices(elements), read=_as_it_is)
+        return Split(len(indices), tf.data.Dataset.from_tensor_slices(elements), read=_unchanged)
 
     train, test = stratified_split(labels, test_fraction)
     return Source("digits", tuple("0123456789"), part(train), part(test))
@@ -151,7 +152,7 @@ def _image_folder(folder, train_split, test_split, test_fraction):
     if any(present) and not all(present):
         missing = parts[present.index(False)]
         raise ValueError(
-            f"Image folder {folder} has {parts[present.index(True)].name!r} but no {missing.name!r} beside it. Add "
+            f"Image folder {folder} has {parts[present.index(True)].name!r} but no {missing.name!r} next to it. Add "
             f"{missing}, or put the class folders directly into {folder} to have them split."
         )
     if all(present):
@@ -169,7 +170,7 @@ def _image_folder(folder, train_split, test_split, test_fraction):
 
 
 def file_split(files, labels):
-    """A `Split` that reads image files; `labels` are the class numbers of `files` in order."""
+    """A `Split` of image files; `labels` are their class numbers, in the same order."""
     paths = np.array([str(path) for path in files])
     elements = tf.data.Dataset.from_tensor_slices({"path": paths, "label": np.array(labels, np.int64)})
     return Split(len(files), elements, read=_read_file, files=tuple(files))
@@ -180,7 +181,7 @@ def _class_folders(folder):
     if len(names) < 2:
         found = f"only one ({names[0]})" if names else "none"
         raise ValueError(
-            f"Image folder {folder} must hold two or more class folders, each with images; it holds {found}. "
+            f"Image folder {folder} must contain two or more class folders with images; it contains {found}. "
             f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
         )
     return names
@@ -190,21 +191,21 @@ def _labelled_files(folder, class_names):
     files, labels = [], []
     for label, name in enumerate(class_names):
         if not (folder / name).is_dir():
-            continue  # a test part may lack a class
+            continue  # a test split may lack a class
         found = sorted(
             path
             for path in (folder / name).rglob("*")
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         )
         if not found:
-            raise ValueError(f"Class folder {folder / name} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+            raise ValueError(f"Class folder {folder / name} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
         files += found
         labels += [label] * len(found)
     return files, labels
 
 
 def _tensorflow_dataset(name, data_dir, train_split, test_split):
-    import tensorflow_datasets as tfds  # 1 to 2 s that only this source needs
+    import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only here
 
     try:
         builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name, data_dir=data_dir)
@@ -225,7 +226,7 @@ def _tensorflow_dataset(name, data_dir, train_split, test_split):
     parts = []
     for split in (train_split, test_split):
         try:
-            info.splits[split].num_examples  # noqa: B018 - raises where there is no such split
+            info.splits[split].num_examples  # noqa: B018 - raises if there is no such split
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
@@ -236,7 +237,7 @@ def _tensorflow_dataset(name, data_dir, train_split, test_split):
 
 
 def _prepared_split(builder, split):
-    """A TFDS split, read in order without decoding; a part of it opens only the files that hold the part."""
+    """A TFDS split, read in order without decoding; a shard opens only the files that contain it."""
     import tensorflow_datasets as tfds
 
     def read_shard(count, index):
@@ -247,7 +248,7 @@ def _prepared_split(builder, split):
     return Split(size, elements, read=_image_and_label, read_shard=read_shard)
 
 
-def _as_it_is(element):
+def _unchanged(element):
     return element
 
 

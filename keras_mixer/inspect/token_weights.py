@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
+from keras_mixer.mixer_model import grid_of
 from keras_mixer.models import blocks_of
 from keras_mixer.weights.resolution import tiles
 
@@ -48,7 +49,7 @@ def token_pictures(model, block, tile_grid=None) -> np.ndarray:
     blocks = blocks_of(model)
     if not 0 <= block < len(blocks):
         raise ValueError(f"The model has blocks 0 to {len(blocks) - 1}, not {block!r}.")
-    grid = tuple(model.get_layer("stem").output.shape[1:3])
+    grid = grid_of(model)
     kernel = blocks[block].token_mixing.dense_0.get_weights()[0]  # (S, D_S)
     pictures = kernel.T.reshape(-1, *grid)
     if tile_grid is None:

@@ -8,7 +8,7 @@ from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import Source, hold_out, load_source
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
-from keras_mixer.training.distribution import Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
 EXAMPLES = 64

@@ -15,7 +15,7 @@ from keras_mixer.mixer_model import CARRIED
 from keras_mixer.models import rebuild
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import read_newest
-from keras_mixer.training.distribution import check_recipe, choose_devices
+from keras_mixer.training.devices import check_recipe, choose_devices
 from keras_mixer.training.inputs import (
     evaluate_source,
     example_images,
@@ -23,10 +23,10 @@ from keras_mixer.training.inputs import (
     recipe_batches,
     validation_batches,
 )
-from keras_mixer.training.pictures import Pictures
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import RunDirectory
+from keras_mixer.training.tensorboard_images import TensorBoardImages
 from keras_mixer.training.trainee import Start, build_trainee, compile_trainee, start_model
 
 BYTES_OF_A_PARAMETER = 4
@@ -174,7 +174,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, profile
             callbacks += [
                 EpochMetrics(recipe.global_batch_size, run.append_metrics),
                 keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0),
-                Pictures(run.tensorboard / "pictures", images, start_step, total_steps),
+                TensorBoardImages(run.tensorboard / "pictures", images, start_step, total_steps),
                 checkpoints,
             ]
         if devices.processes == 1:  # several would stop at different steps and wait for each other

@@ -4,9 +4,7 @@ import dataclasses
 import re
 from typing import Annotated, Literal
 
-from keras_mixer.data.augmentation import Augmentation
-from keras_mixer.data.crops import EvaluationCrop
-from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
+from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation, EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,

@@ -9,7 +9,7 @@ import numpy as np
 from keras_mixer.data.sources import Source
 from keras_mixer.models import Mixer, MixerModel, blocks_of, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
-from keras_mixer.training.distribution import Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.loading import WeightFile, load_weights, open_widened
@@ -121,7 +121,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         block.rematerialize = recipe.rematerialize
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
-        model.pieces = recipe.accumulation_steps
+        model.accumulation_steps = recipe.accumulation_steps
     model.set_weights(start.get_weights())
     devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)

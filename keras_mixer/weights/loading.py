@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.layers import MixerBlock
+from keras_mixer.mixer_model import grid_of
 from keras_mixer.variants import Variant
 from keras_mixer.weights import registry
 from keras_mixer.weights.archives import Entry, open_arrays
@@ -52,7 +53,7 @@ class WeightFile:
         return cls(
             Path(path),
             {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights},
-            tuple(model.get_layer("stem").output.shape[1:3]),
+            grid_of(model),
             exact_gelu=any(block.exact_gelu for block in _blocks_of(model)),
             pixel_range=getattr(model, "pixel_range", None),
         )
@@ -176,7 +177,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if not is_open and kind_of(source) == WEIGHTS_H5:
         return load_weights_h5(model, Path(source))
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    target_grid = tuple(model.get_layer("stem").output.shape[1:3])
+    target_grid = grid_of(model)
     file = source if is_open else open_weights(source, variant_of(shapes), source_grid)
     try:
         entries = choose_head(file.entries, shapes, head, log)

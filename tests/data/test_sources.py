@@ -57,16 +57,16 @@ def test_files_that_are_no_images_by_name_are_ignored(tmp_path):
 
 
 def test_useless_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds none"):
+    with pytest.raises(ValueError, match="contains none"):
         load_source(str(tmp_path))
     (tmp_path / "one").mkdir()
     with pytest.raises(ValueError, match=r"only one \(one\)"):
         load_source(str(tmp_path))
     (tmp_path / "two").mkdir()
-    with pytest.raises(ValueError, match=r"one holds no image \(.jpg"):
+    with pytest.raises(ValueError, match=r"one contains no images \(.jpg"):
         load_source(str(tmp_path))
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match="no 'test' beside it"):
+    with pytest.raises(ValueError, match="no 'test' next to it"):
         load_source(str(tmp_path))
     with pytest.raises(ValueError, match="neither 'digits', nor an existing folder"):
         load_source("surely_no_such_dataset")

@@ -258,7 +258,7 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
         assert [process.returncode for process in started] == [2, 2], "\n".join(outputs)
         assert "error: The run directory" in outputs[failing]
         assert f"error: Process {failing} of 2 failed: ValueError: The run directory" in outputs[1 - failing]
-        assert "holds something else already (thesis.txt)" in outputs[1 - failing]
+        assert "contains other files (thesis.txt)" in outputs[1 - failing]
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 

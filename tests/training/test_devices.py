@@ -12,7 +12,7 @@ import tensorflow as tf
 import keras_mixer
 from keras_mixer.data.sources import Split, load_source
 from keras_mixer.training import loop
-from keras_mixer.training.distribution import Devices, check_recipe, choose_devices, join_processes
+from keras_mixer.training.devices import Devices, check_recipe, choose_devices, join_processes
 from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends
@@ -54,7 +54,7 @@ def test_what_devices_cannot_do_is_refused_with_the_remedy():
     check_recipe(recipe, Devices("four", 4))
     with pytest.raises(ValueError, match="use 64 or 68"):
         check_recipe(dataclasses.replace(recipe, global_batch_size=66), Devices("four", 4))
-    with pytest.raises(ValueError, match=r"by 4 devices in 8 pieces each; use 64 or 96"):
+    with pytest.raises(ValueError, match=r"by 4 devices x 8 accumulation steps; use 64 or 96"):
         check_recipe(dataclasses.replace(recipe, global_batch_size=80, accumulation_steps=8), Devices("four", 4))
     with pytest.raises(ValueError, match=r"--data-shards 2"):
         check_recipe(recipe, Devices("two processes", 2, processes=2))

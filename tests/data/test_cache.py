@@ -3,10 +3,10 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
-from keras_mixer.data.augmentation import Augmentation
-from keras_mixer.data.decoded import DecodedImages
+from keras_mixer.data.cache import DecodedImages
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.sources import Split, file_split, load_source
 
 OPTIONS = {"classes": 3, "image_size": (24, 24), "batch_size": 4, "seed": 1}
