@@ -122,7 +122,7 @@ def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, co
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert json.loads((tmp_path / "report" / "vtab.json").read_text())["results"].keys() == {"svhn"}
-    with pytest.raises(ValueError, match="is of other settings"):
+    with pytest.raises(ValueError, match="has other settings"):
         vtab_1k(model, tmp_path / "report", data_dir=colours, settings=VtabSettings(steps=3))
     with pytest.raises(ValueError, match="Unknown tasks cars; valid ones are caltech101"):
         vtab_1k(model, tmp_path / "report", tasks=["cars"])
