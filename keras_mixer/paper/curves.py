@@ -53,7 +53,8 @@ def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
         image = keras.Input(model.input_shape[1:])
         model = keras.Model(image, model(transform(image)), name=model.name)
     with tempfile.TemporaryDirectory() as folder:
-        return fit_model(case, workdir=folder, source=source, model=model, log=lambda line: None).history["val_accuracy"]
+        result = fit_model(case, workdir=folder, source=source, model=model, log=lambda line: None)
+    return result.history["val_accuracy"]
 
 
 def steps_of(steps, points):

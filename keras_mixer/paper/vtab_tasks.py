@@ -164,7 +164,7 @@ VTAB_TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """The images of a task: 800 and 200 to choose settings, both together for the final training, and the test images."""
+    """The images of a task: 800 and 200 to choose settings, both for the final training, the test images."""
 
     train: Split
     validation: Split

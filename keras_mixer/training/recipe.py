@@ -76,7 +76,7 @@ class Recipe:
     weights: Text | None = None
     """Weights to start from: imagenet1k, imagenet21k, sam, or a .npz, .safetensors, .keras or .weights.h5 file."""
     resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
-    """How weights of another image size are adapted: the paper's rule, or bilinear interpolation (not from the paper)."""
+    """How weights of another image size are adapted: the paper's rule, or bilinearly (not from the paper)."""
     image_size: Count | tuple[Count, Count] = 224
     """Side of the model's input in pixels, or height and width; at least 1 and a multiple of the patch size."""
     dropout_rate: Rate = 0.0
@@ -101,18 +101,18 @@ class Recipe:
     label_smoothing: Rate = 0.0
     """Label smoothing, in [0, 1): fraction of the target spread evenly over all classes; softmax only."""
     head_bias: Annotated[float, ANY] = 0.0
-    """Initial bias of the head, any number; -6.9 and -10 (about -log of the number of classes) are used with sigmoid."""
+    """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (beta 0.9, 0.999, epsilon 1e-8), or SGD with momentum 0.9."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: divided by 10
+    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: to a tenth
     after 40, 60 and 80 % of all steps (BiT-HyperRule)."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     weight_decay: NonNegative = 0.0
-    """Decoupled weight decay, at least 0, of kernels only; multiplied by the learning rate, as in Keras and the paper."""
+    """Decoupled weight decay of kernels, at least 0; multiplied by the learning rate, as in Keras and the paper."""
     clip_norm: Positive | None = 1.0
     """Maximum global norm of the gradient, greater than 0; None: no clipping."""
     ema_momentum: Fraction | None = None
@@ -180,8 +180,8 @@ class Recipe:
             raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
         if self.rematerialize and self.dropout_rate:
             raise ValueError(
-                "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0, or "
-                "turn rematerialize off."
+                "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
+                "or turn off rematerialize."
             )
 
     def architecture(self) -> Variant:
