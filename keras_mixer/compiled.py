@@ -1,4 +1,4 @@
-"""Compiled functions of Keras models: they keep what a layer computed when they were traced.
+"""Compiled functions of Keras models: they keep computing what a layer computed when they were traced.
 
 Source: ours.
 """
@@ -9,10 +9,10 @@ import keras
 
 
 def retrace_models_with(layer):
-    """Makes the compiled functions of every model that holds `layer` again; for when the layer computes something else.
+    """Recreates the compiled functions of every model that contains `layer`, after a change in what the layer computes.
 
-    `predict`, `evaluate` and `fit` then trace the layer anew, also those of models around it and of models that share
-    its weights. Functions that the user compiled (`tf.function`, `jax.jit`) cannot be found.
+    `predict`, `evaluate` and `fit` then trace the layer again, including those of models around it and of models that
+    share its weights. Functions compiled by the user (`tf.function`, `jax.jit`) cannot be found.
 
     Args:
         layer: a built layer or model with weights.

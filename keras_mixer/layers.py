@@ -1,7 +1,7 @@
 """The three layers of MLP-Mixer. Shapes: B images, S tokens, C channels, D hidden units, g_h x g_w grid of tokens.
 
-Every constant is the official JAX code's, not Keras's default: LayerNorm epsilon 1e-6, tanh-form GELU, LeCun-normal
-kernels. Weight names follow the official checkpoints and are part of the contract.
+Every constant is that of the official JAX code, not Keras's default: LayerNorm epsilon 1e-6, tanh GELU, LeCun-normal
+kernels. Weight names follow the official checkpoints; renaming one is a breaking change.
 
 Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_jax/models_mixer.py.
 """
@@ -9,8 +9,8 @@ Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_j
 import keras
 from keras import ops
 
-from keras_mixer.activations import erf_gelu, for_training, tanh_gelu
 from keras_mixer.compiled import retrace_models_with
+from keras_mixer.fast_cpu import LayerNorm, gelu
 from keras_mixer.variants import as_pair, token_grid
 
 LAYER_NORM_EPSILON = 1e-6  # flax's default; Keras's is 1e-3 and changes the logits
@@ -18,28 +18,11 @@ KERNEL_INITIALIZER = "lecun_normal"  # flax's default for Dense and Conv; Keras'
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's LayerNormalization over the last axis, `(..., C) -> (..., C)`, with fewer passes over the tensor.
-
-    The same numbers: Keras first works scale and offset into two tensors of the input's size. TensorFlow runs each
-    operation by itself on CPUs, where this order takes a fifth (float32) to a third (bfloat16) less time, forward and
-    backward. Statistics are float32 or better in every precision.
-    """
-
-    def call(self, x):
-        dtype = keras.backend.result_type(x.dtype, "float32")
-        y = ops.cast(x, dtype)
-        y = y - ops.mean(y, axis=-1, keepdims=True)
-        y = y * ops.rsqrt(ops.mean(ops.square(y), axis=-1, keepdims=True) + self.epsilon)
-        return ops.cast(y * ops.cast(self.gamma, dtype) + ops.cast(self.beta, dtype), self.compute_dtype)
-
-
-@keras.saving.register_keras_serializable("keras_mixer")
 class PatchEmbed(keras.layers.Layer):
-    """Cuts an image into patches and maps each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
+    """Splits an image into patches and projects each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
 
-    The same linear map serves all patches, written as the convolution with kernel = stride = patch of the official
-    `stem`. Unlike there, an image that the patch does not divide is an error instead of being padded.
+    All patches share one linear map, written as the convolution with kernel = stride = patch of the official `stem`.
+    The official code pads an image that the patch does not divide; here it is an error.
 
     Args:
         patch_size: side of a patch in pixels, or `(height, width)`.
@@ -47,10 +30,10 @@ class PatchEmbed(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
-        Called on an image batch: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
+        Called on a batch of images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
 
     Raises:
-        ValueError: when built on an image whose sides are unknown or no multiples of the patch.
+        ValueError: when built for an image whose sides are unknown or not multiples of the patch.
 
     Source: section 2 of the paper, "per-patch fully-connected"; `stem` in vit_jax.
 
@@ -66,7 +49,7 @@ class PatchEmbed(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
-        token_grid(input_shape[1:3], self.patch_size)  # raises on a size that does not divide
+        token_grid(input_shape[1:3], self.patch_size)  # raises if the patch does not divide the image
         self.kernel = self.add_weight(
             shape=(*self.patch_size, input_shape[-1], self.hidden_dim), initializer=KERNEL_INITIALIZER, name="kernel"
         )
@@ -87,14 +70,13 @@ class PatchEmbed(keras.layers.Layer):
 class MlpBlock(keras.layers.Layer):
     """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`.
 
-    All axes but the last are flattened into one around the two products: a rank-2 product with its bias and GELU is
-    what TensorFlow's CPU kernels fuse; on rank-3 tensors they do not.
+    All other axes are flattened into one around the two products: TensorFlow's CPU kernels fuse a product with its bias
+    and GELU for rank-2 tensors, not for rank-3 ones.
 
     Args:
         mlp_dim: hidden units between the two Dense layers.
-        dropout_rate: share of units dropped after the GELU and after the second Dense, in [0, 1). The paper's models
-            use 0; the official code has no dropout at all.
-        exact_gelu: the erf form of GELU that timm's models are trained with, instead of the tanh form.
+        dropout_rate: dropout after the GELU and after the second Dense, in [0, 1). The paper's models use 0.
+        exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
@@ -112,34 +94,30 @@ class MlpBlock(keras.layers.Layer):
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         self.exact_gelu = exact_gelu
-        self.called = False  # once called, compiled functions may hold what it computed
-        self.dense_0 = keras.layers.Dense(
-            mlp_dim, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name="dense_0"
-        )
+        self.called = False  # once called, compiled functions may contain what it computed
+        self.dense_0 = self._dense(mlp_dim, "dense_0")
         self.dropout_0 = keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy, name="dropout_0")
         self.dropout_1 = keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy, name="dropout_1")
 
+    def _dense(self, units, name):
+        return keras.layers.Dense(units, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name=name)
+
     def build(self, input_shape):
         width = input_shape[-1]
-        self.dense_1 = keras.layers.Dense(
-            width, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name="dense_1"
-        )
+        self.dense_1 = self._dense(width, "dense_1")
         self.dense_0.build((None, width))
         self.dense_1.build((None, self.mlp_dim))
 
     def call(self, x, training=None):
         self.called = True
         y = ops.reshape(x, (-1, x.shape[-1]))  # (rows, D)
-        gelu = erf_gelu if self.exact_gelu else tanh_gelu
-        y = self.dense_0(y)  # (rows, mlp_dim)
-        with keras.name_scope("gelu"):  # behind "dense_0": TensorFlow sorts inputs by name before it looks what to fuse
-            y = (for_training(gelu) if training else gelu)(y)
+        y = gelu(self.dense_0(y), self.exact_gelu, training)  # (rows, mlp_dim)
         y = self.dropout_0(y, training=training)
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
         return ops.reshape(y, (-1, *x.shape[1:]))  # (B, ..., D)
 
     def use_exact_gelu(self):
-        """Changes to the erf form of GELU; `predict`, `evaluate` and `fit` of models with this layer follow."""
+        """Switches to the erf form of GELU, also in `predict`, `evaluate` and `fit` of models with this layer."""
         changed, self.exact_gelu = not self.exact_gelu, True
         if changed and self.called:
             retrace_models_with(self)
@@ -154,23 +132,22 @@ class MlpBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerBlock(keras.layers.Layer):
-    """One Mixer block: mixes tokens, then channels, each with a residual: `(B, S, C) -> (B, S, C)`.
+    """Mixes tokens, then channels, each with a skip connection: `(B, S, C) -> (B, S, C)`.
 
     `y = x + token_mixing(norm(x)^T)^T` and `out = y + channel_mixing(norm(y))`, where ^T swaps tokens and channels.
 
     Args:
         tokens_mlp_dim: hidden units D_S of the token-mixing MLP; independent of the number of tokens.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLP.
-        dropout_rate: dropout inside both MLPs, in [0, 1); see `MlpBlock`.
-        drop_path_rates: probabilities, in [0, 1), of leaving out the token-mixing and the channel-mixing MLP of one
-            example during training (stochastic depth). Survivors are divided by their probability, so the expectation
-            equals the inference output; big_vision does not rescale.
+        dropout_rate: dropout in both MLPs, in [0, 1); see `MlpBlock`.
+        drop_path_rates: stochastic depth: probabilities, in [0, 1), of skipping the token-mixing and the channel-mixing
+            MLP for an example. The others are rescaled to keep the expectation; big_vision does not rescale.
         exact_gelu: the form of GELU in both MLPs; see `MlpBlock`.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Attributes:
-        rematerialize: set to True to compute the insides of both MLPs again for the gradient instead of keeping them:
-            less memory, more time. Not with `dropout_rate`, whose masks would differ.
+        rematerialize: set to True to recompute both MLPs for the gradient: less memory, more time. Not with
+            `dropout_rate`, whose masks would differ.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
@@ -183,39 +160,28 @@ class MixerBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        tokens_mlp_dim,
-        channels_mlp_dim,
-        dropout_rate=0.0,
-        drop_path_rates=(0.0, 0.0),
-        exact_gelu=False,
-        **kwargs,
+        self, tokens_mlp_dim, channels_mlp_dim, dropout_rate=0.0, drop_path_rates=(0.0, 0.0), exact_gelu=False, **kwargs
     ):
         super().__init__(**kwargs)
-        self.exact_gelu = exact_gelu
-        self._rematerialize = False
         self.tokens_mlp_dim = tokens_mlp_dim
         self.channels_mlp_dim = channels_mlp_dim
         self.dropout_rate = dropout_rate
         self.drop_path_rates = tuple(drop_path_rates)
+        self.exact_gelu = exact_gelu
+        self._rematerialize = False
         self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.layer_norm_0 = LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm_0")
+        self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")
+        self.drop_path_0 = self._drop_path(self.drop_path_rates[0], "drop_path_0")
+        self.layer_norm_1 = LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm_1")
+        self.channel_mixing = self._mlp(channels_mlp_dim, "channel_mixing")
+        self.drop_path_1 = self._drop_path(self.drop_path_rates[1], "drop_path_1")
 
-        def norm(name):
-            return LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name=name)
+    def _mlp(self, mlp_dim, name):
+        return MlpBlock(mlp_dim, self.dropout_rate, self.exact_gelu, dtype=self.dtype_policy, name=name)
 
-        def drop_path(rate, name):  # one draw for each example
-            return keras.layers.Dropout(rate, noise_shape=(None, 1, 1), dtype=self.dtype_policy, name=name)
-
-        self.layer_norm_0 = norm("layer_norm_0")
-        self.token_mixing = MlpBlock(
-            tokens_mlp_dim, dropout_rate, exact_gelu, dtype=self.dtype_policy, name="token_mixing"
-        )
-        self.drop_path_0 = drop_path(self.drop_path_rates[0], "drop_path_0")
-        self.layer_norm_1 = norm("layer_norm_1")
-        self.channel_mixing = MlpBlock(
-            channels_mlp_dim, dropout_rate, exact_gelu, dtype=self.dtype_policy, name="channel_mixing"
-        )
-        self.drop_path_1 = drop_path(self.drop_path_rates[1], "drop_path_1")
+    def _drop_path(self, rate, name):  # one draw per example
+        return keras.layers.Dropout(rate, noise_shape=(None, 1, 1), dtype=self.dtype_policy, name=name)
 
     def build(self, input_shape):
         batch, tokens, channels = input_shape
@@ -225,7 +191,7 @@ class MixerBlock(keras.layers.Layer):
         self.channel_mixing.build(input_shape)
 
     def use_exact_gelu(self):
-        """Changes both MLPs to the erf form of GELU; see `MlpBlock.use_exact_gelu`."""
+        """Switches both MLPs to the erf form of GELU; see `MlpBlock.use_exact_gelu`."""
         self.exact_gelu = True
         self.token_mixing.use_exact_gelu()
         self.channel_mixing.use_exact_gelu()
@@ -250,7 +216,7 @@ class MixerBlock(keras.layers.Layer):
         return self.channel_mixing(self.layer_norm_1(x), training=training)
 
     def call(self, x, training=None):
-        def added(mix, x):  # stochastic depth stays outside: what is computed twice must not draw twice
+        def added(mix, x):  # without stochastic depth: what is computed twice must not draw twice
             return keras.remat(lambda x: mix(x, training=training))(x) if self.rematerialize else mix(x, training)
 
         x = ops.add(x, self.drop_path_0(added(self.mix_tokens, x), training=training))
@@ -260,11 +226,5 @@ class MixerBlock(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "tokens_mlp_dim": self.tokens_mlp_dim,
-            "channels_mlp_dim": self.channels_mlp_dim,
-            "dropout_rate": self.dropout_rate,
-            "drop_path_rates": self.drop_path_rates,
-            "exact_gelu": self.exact_gelu,
-        }
+        names = ("tokens_mlp_dim", "channels_mlp_dim", "dropout_rate", "drop_path_rates", "exact_gelu")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

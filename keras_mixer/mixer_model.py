@@ -1,4 +1,4 @@
-"""The Keras model class of every Mixer: what a client of it must know travels with it."""
+"""The Keras model class of every Mixer, which also stores class names, evaluation crop and pixel range."""
 
 import math
 
@@ -11,12 +11,12 @@ CARRIED = ("class_names", "evaluation_crop", "pixel_range")
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that carries what a client of it must know; the `.keras` file keeps it.
+    """A functional `keras.Model` that stores what is needed to use it; `.keras` files keep these attributes.
 
     Attributes:
-        class_names: one name for each output in order, or None when unknown.
+        class_names: one name per output, in order; None if unknown.
         evaluation_crop: how an image of any size is brought to the input size, one of
-            `keras_mixer.data.preprocessing.EVALUATION_CROPS`, or None when unknown.
+            `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None if unknown.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -25,13 +25,13 @@ class MixerModel(keras.Model):
 
     @property
     def pixel_range(self):
-        """Values of a black and of a white pixel at the stem: `(-1.0, 1.0)`, as in the official code, unless set.
+        """Values of a black and a white pixel at the stem; `(-1.0, 1.0)` by default, as in the official code.
 
-        With preprocessing the model maps [0, 255] to this range itself; without, the caller does. Set it for weights
-        that were trained with another range: `(0.0, 1.0)` for timm's `miil` weights.
+        With `include_preprocessing=True` the model maps [0, 255] to this range; otherwise the caller does. Set it for
+        weights trained with another range: `(0.0, 1.0)` for timm's `miil` weights.
 
         Raises:
-            ValueError: when set to anything but two finite numbers in ascending order.
+            ValueError: when set to anything other than two finite numbers in ascending order.
         """
         return self._stem_range
 

@@ -1,6 +1,6 @@
-"""MLP-Mixer as functional Keras models: `Mixer` for any size, and one function for each row of Table 1.
+"""MLP-Mixer as functional Keras models: `Mixer` for any size, and one function per row of Table 1.
 
-The layers of a model, by name: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `pre_head_layer_norm`,
+Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `pre_head_layer_norm`,
 `pool`, `head` (logits), `probabilities`.
 """
 
@@ -9,11 +9,11 @@ import dataclasses
 
 import keras
 
-from keras_mixer.layers import LAYER_NORM_EPSILON, LayerNorm, MixerBlock, PatchEmbed
+from keras_mixer.fast_cpu import LayerNorm
+from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import CARRIED, MixerModel
 from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
 from keras_mixer.weights.loading import load_weights, open_weights
-from keras_mixer.weights.resolution import widened_dim
 
 
 def Mixer(
@@ -42,28 +42,29 @@ def Mixer(
         hidden_dim: channels C of every token.
         tokens_mlp_dim: hidden units D_S of the token-mixing MLPs.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLPs.
-        input_shape: `(height, width, channels)` of an image in pixels; any rectangle, any channel count.
-        include_preprocessing: True: images are pixels in [0, 255], uint8 or float, and mapped to [-1, 1] inside.
-            False: images are already in [-1, 1].
-        include_top: whether the classification head is there.
+        input_shape: `(height, width, channels)` of an image in pixels; any rectangle, any number of channels.
+        include_preprocessing: True: the model takes pixels in [0, 255], uint8 or float, and maps them to [-1, 1].
+            False: it takes images in [-1, 1].
+        include_top: whether to include the classification head.
         pooling: without the head, None gives the token grid `(B, g_h, g_w, C)` after the last LayerNorm and "avg" its
             mean `(B, C)`. Ignored with the head.
         classes: number of outputs of the head.
-        classifier_activation: applied to the logits: "softmax", "sigmoid" or another Keras activation; None returns
+        classifier_activation: applied to the logits: "softmax", "sigmoid" or another Keras activation. None returns
             the logits.
-        weights: None for random ones (the head starts at zero, as in the official code), or a source for
-            `keras_mixer.load_weights`. For an image of whole tiles of the size that the weights were made for,
-            D_S grows by their number (the paper's rule for higher resolution).
+        weights: None for random weights (the head starts at zero, as in the official code), or a source for
+            `keras_mixer.load_weights`. If the image is a whole number of tiles of the size the weights were trained
+            at, D_S grows by that number (the paper's rule for higher resolution).
         dropout_rate: dropout in the MLPs, in [0, 1); the paper's models use 0.
-        drop_path_rate: stochastic depth, in [0, 1): the probability rises linearly from 0 for the first MLP to this
-            for the last of the 2 L MLPs.
-        name: of the model.
+        drop_path_rate: stochastic depth, in [0, 1): the probability rises linearly from 0 for the first of the 2 L MLPs
+            to this value for the last.
+        name: name of the model.
 
     Returns:
-        A `keras.Model`; logits, means over tokens and outputs are float32 also under a mixed-precision policy.
+        A `keras.Model`. Pooling, logits and outputs are float32 even under a mixed-precision policy.
 
     Raises:
-        ValueError: an argument is out of range, or the patch does not divide the image (names sizes that work).
+        ValueError: an argument is out of range, or the patch does not divide the image (the message names sizes that
+            work).
 
     Source: section 2 and Table 1 of arXiv 2105.01601.
 
@@ -75,18 +76,18 @@ def Mixer(
     sizes = {"num_blocks": num_blocks, "hidden_dim": hidden_dim, "tokens_mlp_dim": tokens_mlp_dim}
     for label, size in (sizes | {"channels_mlp_dim": channels_mlp_dim}).items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{label} must be a positive integer, not {size!r}.")
+            raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = token_grid(input_shape[:2], as_pair(patch_size))
     if weights is not None and not str(weights).endswith(".weights.h5"):
         variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
         weights = open_weights(weights, variant)
-        tokens_mlp_dim = widened_dim(tokens_mlp_dim, weights.grid_for(grid), grid)
+        tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     last_mlp = max(2 * num_blocks - 1, 1)
 
     image = keras.Input(input_shape, name="image")
     x = image  # (B, H, W, channels)
-    if include_preprocessing:  # in full precision: bfloat16 would round resized pixels to 8 bits
+    if include_preprocessing:  # in full precision: bfloat16 would round pixels to 8 bits
         x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype=exact, name="preprocessing")(x)
     x = PatchEmbed(patch_size, hidden_dim, name="stem")(x)  # (B, g_h, g_w, C)
     x = keras.layers.Reshape((grid[0] * grid[1], hidden_dim), name="tokens")(x)  # (B, S, C)
@@ -109,7 +110,7 @@ def Mixer(
 
 
 def arguments_of(model):
-    """The arguments with which `Mixer` builds a model of the same shape.
+    """The arguments of `Mixer` that build a model of the same architecture.
 
     Raises:
         ValueError: `model` is not a Mixer of this package.
@@ -117,7 +118,9 @@ def arguments_of(model):
     layers = {layer.name: layer for layer in model.layers}
     blocks = blocks_of(model)
     if "stem" not in layers or "pre_head_layer_norm" not in layers or not blocks:
-        raise ValueError(f"Model {model.name!r} is no Mixer of this package: it lacks the layers of one.")
+        raise ValueError(
+            f"Model {model.name!r} is not a Mixer of this package: it lacks a stem, Mixer blocks or the last LayerNorm."
+        )
     activation = layers["probabilities"].get_config()["activation"] if "probabilities" in layers else None
     return {
         "patch_size": layers["stem"].patch_size,
@@ -138,7 +141,7 @@ def arguments_of(model):
 
 
 def rebuild(model, *, precision=None, **changes):
-    """A new Mixer with random weights, like `model` except for some arguments of `Mixer`.
+    """A new Mixer with random weights and the arguments of `model`, except for `changes`.
 
     Args:
         model: a Mixer of this package.
@@ -161,7 +164,7 @@ def rebuild(model, *, precision=None, **changes):
 
 @contextlib.contextmanager
 def dtype_policy(policy):
-    """Builds layers under another dtype policy, without leaving it behind for the caller's own models."""
+    """Sets the global dtype policy inside a `with` block and restores it afterwards."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -171,36 +174,36 @@ def dtype_policy(policy):
 
 
 def class_names_of(model) -> tuple[str, ...]:
-    """One name for each output: those the model carries, or else the numbers from 0 on."""
+    """One name per output: the class names of the model, or the numbers from 0 if it has none."""
     return getattr(model, "class_names", None) or tuple(map(str, range(model.output_shape[-1])))
 
 
 def evaluation_crop_of(model) -> str:
-    """The crop that the model carries, or else that of the paper's Table 3."""
+    """The evaluation crop of the model, or that of the paper's Table 3 if it has none."""
     return getattr(model, "evaluation_crop", None) or "resmall-crop"
 
 
 def blocks_of(model) -> list[MixerBlock]:
-    """The Mixer blocks of a model in order."""
+    """The Mixer blocks of a model, in order."""
     return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
 
 
 def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate):
     if len(input_shape) != 3:
-        raise ValueError(f"input_shape must be (height, width, channels), not {input_shape!r}.")
+        raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
-        raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), not {pooling!r}.')
+        raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
     if include_top and (not isinstance(classes, int) or classes < 1):
         raise ValueError(
-            f"classes must be a positive integer, not {classes!r}; include_top=False builds without a head."
+            f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
         )
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not 0 <= rate < 1:
-            raise ValueError(f"{label} must lie in [0, 1), not {rate!r}.")
+            raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
 
 
 def _variant(key):
-    """The function that builds one row of Table 1; all seven share this signature."""
+    """Returns the function that builds one row of Table 1; all seven share this signature."""
 
     def build(
         *,

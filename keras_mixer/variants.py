@@ -1,11 +1,11 @@
-"""The seven published sizes of MLP-Mixer (Table 1 of arXiv 2105.01601) and what each costs, as exact numbers."""
+"""The seven published sizes of MLP-Mixer (Table 1 of arXiv 2105.01601) and their exact costs."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The five numbers that fix a Mixer; the names are those of the authors' code.
+    """The five numbers that define a Mixer, named as in the authors' code.
 
     Attributes:
         patch_size: side P of a square patch in pixels, or `(height, width)`.
@@ -36,7 +36,7 @@ class Variant:
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head.
 
-        Source: ours, derived from the architecture; equals the totals asserted in vit_jax's own model test.
+        Source: ours, derived from the architecture; equal to the totals asserted in vit_jax's model test.
         """
         patch_height, patch_width = as_pair(self.patch_size)
         grid_height, grid_width = self.grid(input_shape)
@@ -49,9 +49,9 @@ class Variant:
         return stem + self.num_blocks * block + 2 * channels + head
 
     def macs(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
-        """Multiply-accumulates of the matrix products of one forward pass of one image.
+        """Multiply-accumulate operations of the matrix products in one forward pass of one image.
 
-        Source: ours, derived from the architecture. LayerNorm, GELU and the mean are left out, as is usual.
+        Source: ours, derived from the architecture. LayerNorm, GELU and pooling are not counted, as is usual.
         """
         patch_height, patch_width = as_pair(self.patch_size)
         grid_height, grid_width = self.grid(input_shape)
@@ -71,7 +71,7 @@ VARIANTS: dict[str, Variant] = {
     "H/14": Variant(14, 32, 1280, 640, 5120),
 }
 
-# Ours, for small pictures and little data.
+# Ours, for small images and little data.
 SMALL_VARIANTS: dict[str, Variant] = {"tiny/4": Variant(4, 4, 96, 64, 128)}  # 16 px: 115,114 parameters with 10 classes
 
 
@@ -83,18 +83,18 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise ValueError(f"A size is a positive integer or a pair (height, width) of them, not {size!r}.")
+        raise ValueError(f"A size must be a positive integer or a pair (height, width) of them, got {size!r}.")
     return pair
 
 
 def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of tokens of an image, both sizes as `(height, width)` in pixels.
+    """Rows and columns of the token grid of an image; both sizes are `(height, width)` in pixels.
 
-    The official code pads an image that the patch does not divide. Here it is an error: the padding would change the
-    number of tokens in silence, and for sides that divide the two are identical.
+    The official code pads an image that the patch does not divide. Here it is an error, because padding would silently
+    change the number of tokens. Where the patch divides the image, the two are identical.
 
     Raises:
-        ValueError: a side is unknown, or the patch does not divide it; names the nearest sizes that work.
+        ValueError: a side is unknown, or the patch does not divide it; the message names the nearest sizes that work.
     """
     grid = []
     for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):

@@ -7,7 +7,7 @@ Source: appendix A.1 of arXiv 2105.01601: a token MLP for each channel brought n
 import keras
 from keras import ops
 
-from keras_mixer.activations import tanh_gelu
+from keras_mixer.fast_cpu import gelu
 from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.layers import KERNEL_INITIALIZER, LAYER_NORM_EPSILON, MlpBlock, PatchEmbed
 from keras_mixer.paper.curves import train_curve
@@ -55,7 +55,7 @@ class GroupedTokenMlp(keras.layers.Layer):
         _, tokens, channels = x.shape
         y = ops.reshape(x, (-1, tokens, self.groups, channels // self.groups))  # (B, S, G, C / G)
         y = ops.einsum("bsgc,gsd->bgcd", y, self.kernel_0) + self.bias_0[:, None]  # (B, G, C / G, D_S)
-        y = ops.einsum("bgcd,gds->bsgc", tanh_gelu(y), self.kernel_1)  # (B, S, G, C / G)
+        y = ops.einsum("bgcd,gds->bsgc", gelu(y), self.kernel_1)  # (B, S, G, C / G)
         y = y + ops.transpose(self.bias_1)[..., None]
         return ops.reshape(y, (-1, tokens, channels))
 
