@@ -107,8 +107,8 @@ def fit_model(
     devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
-    sizes = recipe.architecture()
-    parameters = sizes.parameters(recipe.input_shape()) if model is None else model.count_params()
+    architecture = recipe.architecture()
+    parameters = architecture.parameters(recipe.input_shape()) if model is None else model.count_params()
     with _open_run(workdir, recipe, devices, parameters, log) as run:
         if run.finished:
             log(f"Run {run.path} is already finished; delete it or choose another --workdir to train again.")

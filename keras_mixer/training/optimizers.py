@@ -100,7 +100,7 @@ class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
         step = keras.ops.cast(step, "float32")
-        rising = keras.ops.minimum(1.0, step / max(self.warmup_steps, 1)) if self.warmup_steps else 1.0
+        rising = keras.ops.minimum(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         return self.peak * self.decay(step) * rising
 
     def get_config(self):

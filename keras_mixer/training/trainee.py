@@ -159,8 +159,9 @@ def classifier_of(model, activation):
     """Pixels to probabilities: a model of logits and an activation after it. The layers of `model` are shared."""
     logits = model.outputs[0]
     probabilities = keras.layers.Activation(activation, dtype=logits.dtype, name="probabilities")(logits)
-    classifier = type(model)(model.inputs[0], probabilities, name=model.name)
+    if not isinstance(model, MixerModel):
+        return keras.Model(model.inputs[0], probabilities, name=model.name)
+    classifier = MixerModel(model.inputs[0], probabilities, name=model.name)
     for name in CARRIED:
-        if hasattr(model, name):
-            setattr(classifier, name, getattr(model, name))
+        setattr(classifier, name, getattr(model, name))
     return classifier
