@@ -98,6 +98,12 @@ def check(name, value, wanted):
         raise ValueError(f"{name} must be {expected}, got {value!r:.200}.")
 
 
+def differences(stored, now) -> str:
+    """Lists the settings that differ between two dictionaries, such as "seed: 0 there, 1 now"; empty if none does."""
+    changed = [name for name in sorted(stored | now) if stored.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {stored.get(name)!r} there, {now.get(name)!r} now" for name in changed)
+
+
 def _expected(value, wanted) -> str | None:
     """What a value must be, in words; None if it is valid."""
     kind, inside = typing.get_origin(wanted), typing.get_args(wanted)

@@ -172,7 +172,7 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
 
 def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):
     assert cli.main(["avg5", str(finished_run[0])]) == 2
-    assert "'digits' is none of the five data sets imagenet2012" in capsys.readouterr().err
+    assert "Expected one of the five data sets imagenet2012" in capsys.readouterr().err
 
 
 def test_every_plot_explains_itself(capsys):

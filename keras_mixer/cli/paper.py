@@ -1,4 +1,4 @@
-"""The paper's numbers: imagenet, avg5, plot pareto, plot linear-cost. What trains for them is in experiments.py."""
+"""The paper's numbers without training: imagenet, avg5, plot pareto, plot linear-cost."""
 
 import dataclasses
 import json
@@ -26,16 +26,16 @@ def imagenet(
     batch_size: int = 64,
     output: Path | None = None,
 ):
-    """Measure an ImageNet-1k classifier on what is there of ImageNet, ReaL and ImageNet-V2; say what is not.
+    """Measure an ImageNet-1k classifier on ImageNet, ReaL and ImageNet-V2, as far as their data are available.
 
     Args:
         model: a finished run directory or .keras file with 1000 classes.
-        data_dir: folder with prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
-        real_labels: the authors' real.json, in place of imagenet2012_real.
-        real_images: with it, a folder with ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
-        v2_folder: a folder of ImageNet-V2 as its authors publish it (0 to 999), in place of imagenet_v2.
-        evaluation_crop: how images are brought to size; the model's own, or else resmall-crop.
-        batch_size: images in a step.
+        data_dir: folder of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
+        real_labels: the authors' real.json, instead of imagenet2012_real.
+        real_images: with real_labels, a folder of ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
+        v2_folder: a folder of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2.
+        evaluation_crop: how images are resized and cropped; by default the model's own, or resmall-crop.
+        batch_size: images per step.
         output: JSON file to write; must not exist.
     """
     from keras_mixer.data.pipeline import evaluation_batches
@@ -89,7 +89,7 @@ def imagenet(
 
 
 def avg5(runs: Runs):
-    """Mean top-1 over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers, saying which of them are missing.
+    """Mean top-1 over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers; lists those that are missing.
 
     Args:
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
@@ -103,7 +103,7 @@ def avg5(runs: Runs):
     for folder in runs:
         file = folder / "results.json"
         if not file.is_file():
-            raise ValueError(f"{folder} is no finished run: it has no results.json.")
+            raise ValueError(f"{folder} is not a finished run: it has no results.json.")
         content, recipe = json.loads(file.read_text(encoding="utf-8")), read_recipe(folder)
         results.append((recipe.data, content["accuracy"]))
         rows.append(
@@ -131,7 +131,7 @@ def pareto(output: Path, own: tuple[str, ...] = ()):
 
     Args:
         output: the .png or .svg file to write; must not exist.
-        own: own points as NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS; accuracy in percent, the last two may be empty.
+        own: own points as NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS; accuracy in percent; the last two may be empty.
     """
     from keras_mixer.paper.pareto import pareto_figure
 
@@ -145,11 +145,11 @@ def linear_cost(
     """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
 
     Args:
-        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
-        sides: of the images in pixels; patches have 16.
+        output: the .png or .svg file to write; the numbers are written to a .json file next to it. Neither may exist.
+        sides: image sides in pixels; patches have 16.
         hidden_dim: channels of both blocks, a multiple of 64.
-        tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every size.
-        seconds: how long to measure each.
+        tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every image size.
+        seconds: duration of each measurement.
     """
     from keras_mixer.paper.linear_cost import linear_cost as measure_linear_cost, linear_cost_figure
 
@@ -165,7 +165,7 @@ def linear_cost(
     exact = result.macs_slopes()
     print()
     for name, slope in result.slopes().items():
-        print(f"{name}: seconds an image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
+        print(f"{name}: seconds per image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
     write_figure_and_numbers(
         dataclasses.asdict(result) | {"slopes": result.slopes()}, linear_cost_figure(result), output
     )
@@ -179,4 +179,4 @@ def _own(text):
         name, accuracy, speed, days = parts
         return OwnPoint(name, float(accuracy), float(speed) if speed else None, float(days) if days else None)
     except ValueError as error:
-        raise ValueError(f"An own point is NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, unlike {text!r}.") from error
+        raise ValueError(f"Expected NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, got {text!r}.") from error

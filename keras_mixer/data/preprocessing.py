@@ -116,7 +116,7 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
         image_size: `(height, width)` in pixels.
         seed: `(2,)` int; the same seed gives the same crop.
         area: smallest and largest fraction of the image's area that the crop covers.
-        aspect: smallest and largest width / height of the crop.
+        aspect: smallest and largest width / height of the crop; None: that of the image.
         flip: whether to flip left-right with probability 1/2.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
@@ -142,6 +142,12 @@ def training_crop(image, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 
 
 def _crop_window(shape, seed, area, aspect):
     """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
+    if aspect is None:
+        draws = tf.random.stateless_uniform((3,), seed)
+        sides = tf.sqrt(area[0] + draws[0] * (area[1] - area[0])) * tf.cast(shape, tf.float32)
+        sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
+        places = tf.cast(shape - sides + 1, tf.float32)  # along each axis, all equally likely
+        return tf.concat([tf.cast(draws[1:] * places, tf.int32), sides], 0)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], 0),
         tf.zeros((1, 0, 4)),

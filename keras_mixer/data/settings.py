@@ -27,7 +27,7 @@ class Augmentation:
 
     Attributes:
         crop_area: smallest and largest fraction of the image that the random crop covers.
-        crop_aspect: smallest and largest width / height of the crop.
+        crop_aspect: smallest and largest width / height of the crop; None: that of the image.
         flip: flip half of the images left-right.
         randaugment_num_ops: number of RandAugment operations per image; 0 disables RandAugment.
         randaugment_level: strength of the operations, 0 to 20.
@@ -39,7 +39,7 @@ class Augmentation:
     """
 
     crop_area: tuple[float, float] = (0.05, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_aspect: tuple[float, float] | None = (3 / 4, 4 / 3)
     flip: bool = True
     randaugment_num_ops: int = 0
     randaugment_level: float = 0.0

@@ -232,20 +232,8 @@ def _tensorflow_dataset(name, data_dir, train_split, test_split):
                 f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
                 "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
             ) from error
-        parts.append(_prepared_split(builder, split))
+        parts.append(prepared_split(builder, split))
     return Source(info.full_name, tuple(label.names), *parts)
-
-
-def _prepared_split(builder, split):
-    """A TFDS split, read in order without decoding; a shard opens only the files that contain it."""
-    import tensorflow_datasets as tfds
-
-    def read_shard(count, index):
-        return _prepared_split(builder, tfds.even_splits(split, count)[index])
-
-    size = builder.info.splits[split].num_examples
-    elements = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False)
-    return Split(size, elements, read=_image_and_label, read_shard=read_shard)
 
 
 def _unchanged(element):
@@ -258,3 +246,27 @@ def _read_file(element):
 
 def _image_and_label(element):
     return {"image": element["image"], "label": tf.cast(element["label"], tf.int64)}
+
+
+def prepared_split(builder, split, features=("label",), read=_image_and_label) -> Split:
+    """One split of a prepared TensorFlow Dataset, in order, images left encoded.
+
+    Args:
+        builder: of a data set on disk.
+        split: a TFDS split, such as "train[:800]" or "train[:800]+validation[:200]".
+        features: names of the features to read in addition to "image"; the others are not even parsed.
+        read: maps an element with these features to `{"image": encoded bytes, "label": ...}`.
+    """
+    import tensorflow_datasets as tfds
+
+    wanted = dict.fromkeys(("image", *features), True)
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+    if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
+        parts = [part.strip() for part in split.split("+")]
+        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
+
+    def read_shard(count, index):  # opens only the files that contain the shard
+        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
+
+    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_mixer.data.sources import Split, file_split
+from keras_mixer.data.sources import Split, file_split, prepared_split
 from keras_mixer.evaluation.prediction import predict_batch
-from keras_mixer.evaluation.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+from keras_mixer.evaluation.prepared import NotPrepared, file_names, prepared_builder
 from keras_mixer.evaluation.ranking import NO_GUESS, OutputCheck, describe_outputs, guesses
 
 CLASSES = 1000

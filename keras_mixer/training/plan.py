@@ -57,8 +57,8 @@ def plan(recipe: Recipe, devices=1) -> Plan:
     """
     variant = recipe.architecture()
     examples, classes = _known(recipe)
-    steps_per_epoch = None if examples is None else examples // recipe.global_batch_size
-    total = recipe.steps or (None if steps_per_epoch is None else steps_per_epoch * recipe.epochs)
+    steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)
+    total = recipe.steps or (steps_per_epoch and steps_per_epoch * recipe.epochs)
     shape = recipe.input_shape()
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None)

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.fields import differences
 from keras_mixer.files import atomic_write, remove_abandoned, write_json
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
@@ -141,12 +142,11 @@ class RunDirectory:
                     "empty or new folder with --workdir."
                 )
             return
-        wanted, found = _as_data(self.recipe), json.loads(self.config.read_text(encoding="utf-8"))
-        changed = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
+        stored = _DEFAULTS | json.loads(self.config.read_text(encoding="utf-8"))  # older runs lack newer fields
+        changed = differences(stored, _as_data(self.recipe))
         if changed:
-            listed = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in changed)
             raise ValueError(
-                f"The run directory {self.path} belongs to another configuration ({listed}). Nothing was changed. "
+                f"The run directory {self.path} belongs to another configuration ({changed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
 
@@ -154,6 +154,9 @@ class RunDirectory:
 def _as_data(recipe) -> dict[str, Any]:
     """A recipe as in `config.json`: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+_DEFAULTS = _as_data(Recipe("any", "any"))
 
 
 def read_recipe(path) -> Recipe:

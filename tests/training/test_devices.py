@@ -187,8 +187,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path):
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert "DataParallel on 4 CPU of 2 processes, 60 images a device" in outputs[0]
-    assert "images a device" not in outputs[1]
+    assert "DataParallel on 4 CPU of 2 processes, 60 images per device" in outputs[0]
+    assert "images per device" not in outputs[1]
     assert len(list((tmp_path / "two" / "tensorboard" / "train").iterdir())) == 1
     one = fit(tmp_path / "one", "cpu", **options)
     two = keras.saving.load_model(tmp_path / "two" / "model.keras")
