@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from keras_mixer.data.parallel import PARALLEL_CALLS, prefetch
 from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.data.preprocessing import decode_image, resize
-from keras_mixer.evaluation.prepared import NotPrepared
 from keras_mixer.evaluation.top1 import evaluate
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
 from keras_mixer.models import rebuild

@@ -5,8 +5,8 @@ import pytest
 from image_files import encode
 from tfds_files import write_tfds
 
+from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.evaluation import imagenet
-from keras_mixer.evaluation.prepared import NotPrepared
 
 
 class Fixed:

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
-from keras_mixer.inspect.saliency import overlay, saliency, write_picture
+from keras_mixer.inspect.saliency import overlay, saliency, write_saliency
 
 pytestmark = pytest.mark.backends
 
@@ -41,15 +41,15 @@ def test_a_picture_is_written_for_the_class_that_is_asked_for(tiny_mixer, tmp_pa
     model = tiny_mixer(input_shape=(32, 32, 3))
     model.class_names = tuple("abcdefghij")
     (tmp_path / "photograph.jpg").write_bytes(encode(photographs()[0], "JPEG"))
-    assert write_picture(model, tmp_path / "photograph.jpg", tmp_path / "s.png", "c") == "c"
+    assert write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "s.png", "c") == "c"
     picture = tf.io.decode_png((tmp_path / "s.png").read_bytes())
     assert picture.shape == (256, 256, 3)
     with pytest.raises(ValueError, match="not overwritten"):
-        write_picture(model, tmp_path / "photograph.jpg", tmp_path / "s.png")
-    with pytest.raises(ValueError, match="Unknown class 'z'; the model knows a, b"):
-        write_picture(model, tmp_path / "photograph.jpg", tmp_path / "t.png", "z")
+        write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "s.png")
+    with pytest.raises(ValueError, match="Unknown class 'z'; the model has a, b"):
+        write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "t.png", "z")
     with pytest.raises(FileNotFoundError, match="There is no image file"):
-        write_picture(model, tmp_path / "nothing.jpg", tmp_path / "t.png")
+        write_saliency(model, tmp_path / "nothing.jpg", tmp_path / "t.png")
 
 
 def test_colours_say_for_and_against():
