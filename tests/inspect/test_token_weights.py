@@ -14,7 +14,7 @@ from keras_mixer.inspect.token_weights import (
 
 
 def wave(shape, cycles, phase=0.0):
-    """A plane wave of `cycles` (rows, columns) over the picture."""
+    """A plane wave with `cycles` (rows, columns) over the image."""
     y, x = np.meshgrid(*(np.arange(side) / side for side in shape), indexing="ij")
     return np.cos(2 * np.pi * (cycles[0] * y + cycles[1] * x) + phase)
 
@@ -40,22 +40,22 @@ def test_planted_waves_come_out_in_order_with_their_opposites_beside_them(shape,
 
 
 def test_a_dead_unit_comes_last_and_an_odd_one_alone():
-    pictures = np.array(
+    weights = np.array(
         [np.zeros((6, 6)), wave((6, 6), (2, 2)), wave((6, 6), (0, 1)), -wave((6, 6), (0, 1)), [[1] * 6] * 6]
     )
-    result = arrange(pictures)
+    result = arrange(weights)
     assert result.order[0] == 4
     assert result.order[-1] == 0
     assert np.isinf(result.frequency[0])
     assert len(result.similarity) == 2
 
 
-def test_pictures_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
+def test_weights_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
     model = tiny_mixer(input_shape=(16, 24, 3))
-    pictures = unit_weights(model, 1)
-    assert pictures.shape == (16, 4, 6)
+    weights = unit_weights(model, 1)
+    assert weights.shape == (16, 4, 6)
     kernel = model.get_layer("mixer_block_1").token_mixing.dense_0.get_weights()[0]
-    assert pictures[5, 2, 3] == kernel[2 * 6 + 3, 5]
+    assert weights[5, 2, 3] == kernel[2 * 6 + 3, 5]
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         unit_weights(model, 2)
 
