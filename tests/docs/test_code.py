@@ -36,11 +36,7 @@ REASONS = {  # accepted reasons for not running a block
     "several trainings",
     "starts a server",
 }
-MEASUREMENTS = {
-    "docs/experiments.md",
-    "docs/performance.md",
-    "saved_models/README.md",
-}  # take too long: only parsed
+MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
 OTHER_PROGRAMS = {
     "python3",
     "python3.12",
