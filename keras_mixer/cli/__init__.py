@@ -27,7 +27,7 @@ COMMANDS = {
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
     "export": ("export", "Export a run for other runtimes: export RUN --format FORMAT."),
     "convert": ("export", "Convert a weight file to another format: convert IN OUT."),
-    "features": ("use", "Extract features for a data set: features MODEL DATA."),
+    "features": ("use", "Extract the features of a data set: features MODEL DATA."),
     "saliency": ("look", "Show which regions of an image support a class: saliency MODEL IMAGE."),
 }
 PLOTS = {

@@ -62,5 +62,5 @@ def file_names(folder, pattern):
     """
     found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
     if not found:
-        raise NotPrepared(f"{folder} has no file {pattern}.")
+        raise NotPrepared(f"{folder} contains no file {pattern}.")
     return found
