@@ -108,7 +108,8 @@ def _expected(value, wanted) -> str | None:
     """What a value must be, in words; None if it is valid."""
     kind, inside = typing.get_origin(wanted), typing.get_args(wanted)
     if kind is Annotated:
-        return _expected(value, inside[0]) or next((one.words for one in inside[1:] if not one.holds(value)), None)
+        conditions = [one for one in inside[1:] if isinstance(one, Range | Where)]  # not tyro's annotations
+        return _expected(value, inside[0]) or next((one.words for one in conditions if not one.holds(value)), None)
     if kind in (typing.Union, types.UnionType):
         alternatives = [_expected(value, one) for one in inside]
         return None if None in alternatives else _either(alternatives)

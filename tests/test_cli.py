@@ -301,3 +301,26 @@ def test_a_recipe_takes_class_weights_as_a_word_or_numbers(tmp_path):
     for given in (["balanced"], ["1", "2.5"]):
         out, _ = run("train", "digits", "--class-weights", *given, "--dry-run", cwd=tmp_path)
         assert f"class_weights           {given[0] if len(given) == 1 else '(1.0, 2.5)'}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fewshot", "run", "digits", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (
+            ["features", "run", "digits", "--output", "f.npz", "--batch-size", "-1"],
+            "batch_size must be at least 1, got -1.",
+        ),
+        (["imagenet", "run", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (["export", "run", "--format", "tflite", "--images", "0"], "images must be at least 1, got 0."),
+        (["benchmark", "--seconds", "-1"], "seconds must be greater than 0, got -1.0."),
+        (["variants", "--classes", "-1"], "classes must be at least 0, got -1."),
+        (
+            ["plot", "throughput", "S/32", "--output", "t.png", "--batch-sizes", "8", "0"],
+            "every value at least 1, got (8, 0).",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_rejected_before_anything_is_read(words, message, capsys):
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Literal
 
 from keras_mixer.cli.terminal import Model, print_table
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
 from keras_mixer.paper.permutation import permutation_experiment, permutation_figure
 from keras_mixer.paper.subsets import with_training_images
@@ -81,7 +81,7 @@ def permutation(
         seeds: seeds of weights, data order, augmentation and permutations; one training each.
         networks: networks to train.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, image_size=image_size, patch_size=patch_size)
     options = {"steps": steps, "points": points, "seeds": seeds, "networks": networks}
     source = load_recipe_source(settings)
@@ -119,7 +119,7 @@ def data_size(
         steps: optimizer steps of each training; by default those of the recipe on all data.
         seeds: one training each.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps)
     results, sizes = data_size_experiment(settings, workdir, fractions=fractions, seeds=seeds)
     rows = [
@@ -154,7 +154,7 @@ def untied(
         points: number of measurements per training.
         seeds: one training each.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir)
     source = load_recipe_source(settings)
     if training_images:

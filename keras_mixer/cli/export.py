@@ -16,6 +16,7 @@ from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, si
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
+from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing
 from keras_mixer.training.run_directory import read_recipe
 
@@ -29,12 +30,12 @@ def export(
     quantization: Literal["none", "float16", "dynamic_int8", "int8"] = "none",
     version: int | None = None,
     top_k: int = 5,
-    batch_size: int = 1,
+    batch_size: Count = 1,
     classifier_activation: Literal["softmax", "sigmoid"] | None = None,
     data: str | None = None,
     data_dir: str | None = None,
-    images: int = 1000,
-    calibration_images: int = 256,
+    images: Count = 1000,
+    calibration_images: Count = 256,
     max_difference: float | None = None,
     min_agreement: float | None = None,
     threads: int | None = None,

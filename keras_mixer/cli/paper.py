@@ -10,8 +10,9 @@ from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numb
 from keras_mixer.cli.terminal import Model, Runs, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.fields import Count, Positive
 from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.paper.linear_cost import SIDES
 
@@ -23,7 +24,7 @@ def imagenet(
     real_images: Path | None = None,
     v2_folder: Path | None = None,
     evaluation_crop: EvaluationCrop | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     output: Path | None = None,
 ):
     """Measure an ImageNet-1k classifier on ImageNet, ReaL and ImageNet-V2, as far as their data are available.
@@ -39,6 +40,7 @@ def imagenet(
         output: JSON file to write; must not exist.
     """
     from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.data.prepared import NotPrepared
     from keras_mixer.evaluation.imagenet import (
         V2_VARIANTS,
         check_classes,
@@ -47,7 +49,6 @@ def imagenet(
         v2_split,
         validation_split,
     )
-    from keras_mixer.evaluation.prepared import NotPrepared
     from keras_mixer.evaluation.top1 import evaluate
 
     if output is not None:
@@ -135,12 +136,16 @@ def pareto(output: Path, own: tuple[str, ...] = ()):
     """
     from keras_mixer.paper.pareto import pareto_figure
 
-    check_picture_path(output)
+    check_figure_path(output)
     print(f"Written: {write_figure(pareto_figure([_own(text) for text in own]), output)}")
 
 
 def linear_cost(
-    output: Path, sides: tuple[int, ...] = SIDES, hidden_dim: int = 768, tokens_mlp_dim: int = 384, seconds: float = 4.0
+    output: Path,
+    sides: tuple[Count, ...] = SIDES,
+    hidden_dim: Count = 768,
+    tokens_mlp_dim: Count = 384,
+    seconds: Positive = 4.0,
 ):
     """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
 

@@ -13,6 +13,7 @@ from keras_mixer.cli.terminal import Data, Model, Run, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import write_figure
 from keras_mixer.models import evaluation_crop_of
@@ -123,7 +124,7 @@ def fewshot(
     l2: float = L2,
     layer: str = "pre_logits",
     evaluation_crop: EvaluationCrop | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     output: Path | None = None,
     skip_corrupt: bool = False,
 ):
@@ -240,7 +241,7 @@ def features(
     layer: str = "pre_logits",
     part: Literal["train", "test"] = "test",
     data_dir: str | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ):
     """Extract the features of every image of a data set.
 

@@ -8,8 +8,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.inspect.cost import throughput, traced_macs
+from keras_mixer.inspect.cost import traced_macs
 from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.inspect.speed import throughput
 from keras_mixer.layers import MixerBlock, MlpBlock
 
 SIDES = (112, 224, 448, 896)  # pixels

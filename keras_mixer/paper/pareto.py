@@ -94,7 +94,7 @@ def throughput_figure(results):
     """Images per second over the batch size, one line per model.
 
     Args:
-        results: {name: list of `keras_mixer.inspect.cost.Throughput`}.
+        results: {name: list of `keras_mixer.inspect.speed.Throughput`}.
     """
     figure, ax = canvas(6.0, 4.2)
     for colour, (name, measured) in zip(COLOURS * 4, results.items(), strict=False):

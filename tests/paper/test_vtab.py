@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tfds_files import write_tfds
 
-from keras_mixer.evaluation.prepared import NotPrepared
+from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.paper import vtab
 from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets prepared on disk; nothing is downloaded unless the caller asks for it."""
+"""Prepared TensorFlow Datasets, read with any set of features. Nothing is downloaded unless requested."""
 
 from pathlib import Path
 
@@ -12,22 +12,22 @@ def prepared_builder(name, data_dir=None, download=False):
 
     Args:
         name: TensorFlow Datasets name, with its configuration if it has more than one.
-        data_dir: folder of prepared data sets, local or `gs://`; None for the TFDS default.
-        download: let TensorFlow Datasets download and prepare what is missing.
+        data_dir: folder with prepared data sets, local or `gs://`; None for the TFDS default.
+        download: let TensorFlow Datasets download and prepare missing data.
 
     Raises:
-        NotPrepared: it is not there; says whether files must first be downloaded manually.
+        NotPrepared: the data set is not on disk; says whether a manual download is needed first.
     """
-    import tensorflow_datasets as tfds  # 1 to 2 s that only these data sets need
+    import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only for these data sets
 
     builder = tfds.builder(name, data_dir=data_dir)
     if builder.is_prepared():
         return builder
-    by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
+    instructions = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
     where = f" --data_dir={data_dir}" if data_dir else ""
     command = f"tfds build {name}{where}"
-    if by_hand:
-        raise NotPrepared(f"{name} must be prepared by hand: {by_hand} Then: {command}")
+    if instructions:
+        raise NotPrepared(f"{name} must be prepared by hand: {instructions} Then: {command}")
     if not download:
         raise NotPrepared(f"{name} is not prepared: {command}")
     builder.download_and_prepare()
@@ -35,10 +35,10 @@ def prepared_builder(name, data_dir=None, download=False):
 
 
 def file_names(folder, pattern):
-    """Files below a folder whose names match, sorted by name.
+    """Files below a folder whose names match the pattern, sorted by name.
 
     Raises:
-        NotPrepared: there is none.
+        NotPrepared: no file matches.
     """
     found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
     if not found:
