@@ -7,7 +7,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import arguments_of, blocks_of, class_names_of, evaluation_crop_of, rebuild
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of, rebuild
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities

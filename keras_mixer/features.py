@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_mixer.models import arguments_of, blocks_of
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import arguments_of
 
 
 @keras.saving.register_keras_serializable("keras_mixer")

@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_mixer.compiled import retrace_models_with
+from keras_mixer.layers import MixerBlock
 
 CARRIED = ("class_names", "evaluation_crop", "pixel_range")
 
@@ -68,3 +69,8 @@ def grid_of(model) -> tuple[int, int]:
     """Rows and columns of a model's token grid, `(g_h, g_w)`."""
     rows, columns = model.get_layer("stem").output.shape[1:3]
     return rows, columns
+
+
+def blocks_of(model) -> list[MixerBlock]:
+    """The Mixer blocks of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]

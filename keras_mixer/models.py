@@ -11,7 +11,7 @@ import keras
 
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
-from keras_mixer.mixer_model import CARRIED, MixerModel
+from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
 from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
 from keras_mixer.weights.loading import load_weights, open_widened
 
@@ -181,11 +181,6 @@ def class_names_of(model) -> tuple[str, ...]:
 def evaluation_crop_of(model) -> str:
     """The evaluation crop of the model, or that of the paper's Table 3 if it has none."""
     return getattr(model, "evaluation_crop", None) or "resmall-crop"
-
-
-def blocks_of(model) -> list[MixerBlock]:
-    """The Mixer blocks of a model, in order."""
-    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
 
 
 def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate):

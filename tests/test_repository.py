@@ -24,7 +24,8 @@ PACKAGE = ROOT / "keras_mixer"
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
     ["variants", "fields", "files", "compiled", "fast_cpu", "cores"],
-    ["layers", "mixer_model", "downloads"],
+    ["layers", "downloads"],
+    ["mixer_model"],
     ["weights", "data"],
     ["models"],
     ["resolution", "conversion", "features", "description"],

@@ -13,7 +13,8 @@ from keras_mixer.cli.terminal import Model, Runs, VariantName, print_table
 from keras_mixer.fields import Count, CountFrom0, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
-from keras_mixer.models import Mixer, blocks_of
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer
 from keras_mixer.variants import VARIANTS
 
 Blocks = tuple[CountFrom0, ...]

@@ -13,7 +13,7 @@ from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.cost import exact_cost
 from keras_mixer.inspect.figures import COLOURS, DOTS_PER_INCH, canvas
 from keras_mixer.inspect.token_weights import stem_figure, weights_figure
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.run_directory import read_metrics
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

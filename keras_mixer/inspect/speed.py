@@ -9,7 +9,8 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import Mixer, blocks_of, dtype_policy
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer, dtype_policy
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 

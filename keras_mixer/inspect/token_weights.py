@@ -11,8 +11,7 @@ import dataclasses
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.mixer_model import grid_of
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of, grid_of
 from keras_mixer.weights.resolution import tiles
 
 GAP, PAIR_GAP = 1, 4  # cells within a pair and between pairs

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.models import Mixer, blocks_of, rebuild
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer, rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.variants import as_pair, token_grid

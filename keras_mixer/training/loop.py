@@ -12,7 +12,7 @@ import keras
 from keras_mixer.data.sources import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices

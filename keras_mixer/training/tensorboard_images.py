@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.mixer_model import grid_of
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of, grid_of
 
 MAX_UNITS = 64  # hidden units shown per block
 SMALLEST_TILE = 32  # pixels; smaller images are enlarged by an integer factor

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from keras_mixer.data.sources import Source
-from keras_mixer.mixer_model import CARRIED, MixerModel
-from keras_mixer.models import Mixer, blocks_of, rebuild
+from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
+from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.layers import MixerBlock
-from keras_mixer.mixer_model import grid_of
+from keras_mixer.mixer_model import blocks_of, grid_of
 from keras_mixer.variants import Variant
 from keras_mixer.weights import registry
 from keras_mixer.weights.archives import Entry, open_arrays
@@ -54,7 +53,7 @@ class WeightFile:
             Path(path),
             {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights},
             grid_of(model),
-            exact_gelu=any(block.exact_gelu for block in _blocks_of(model)),
+            exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
             pixel_range=getattr(model, "pixel_range", None),
         )
 
@@ -189,7 +188,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     adapt(arrays, shapes, grid, target_grid, method, log)
     for weight in model.weights:
         weight.assign(arrays.pop(weight.path) if weight.path in arrays else np.zeros(weight.shape))
-    blocks = _blocks_of(model)
+    blocks = blocks_of(model)
     if file.timm:
         log(TIMM)
     elif file.exact_gelu and not all(block.exact_gelu for block in blocks):
@@ -200,10 +199,6 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         model.pixel_range = file.pixel_range
         log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
     return model
-
-
-def _blocks_of(model) -> list[MixerBlock]:
-    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
 
 
 def _finite(entry):
