@@ -163,7 +163,7 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
         ["report", folder, "--output", tmp_path / "report.html"],
     ):
         assert cli.main(list(map(str, arguments))) == 0
-    assert "Confusion of the classes" in (tmp_path / "report.html").read_text()
+    assert "Confusion matrix" in (tmp_path / "report.html").read_text()
     (measured,) = json.loads((tmp_path / "t.json").read_text()).values()
     assert measured["macs"] == measured["traced_macs"]
     out = capsys.readouterr().out

@@ -76,5 +76,5 @@ def test_an_extractor_leaves_the_model_as_it_was(tiny_mixer, rng, tmp_path):
 def test_unknown_features_are_refused(tiny_mixer):
     with pytest.raises(ValueError, match=r"block_7.*stem, block_0"):
         keras_mixer.feature_extractor(tiny_mixer(), ["block_7"])
-    with pytest.raises(ValueError, match="no Mixer"):
+    with pytest.raises(ValueError, match="not a Mixer"):
         keras_mixer.feature_extractor(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))

@@ -76,5 +76,5 @@ def test_sizes_that_do_not_work_are_refused_with_those_that_do(tiny_mixer):
         keras_mixer.change_resolution(tiny_mixer(), (18, 16, 3), method="bilinear")
     with pytest.raises(ValueError, match="block_diagonal, bilinear"):
         keras_mixer.change_resolution(tiny_mixer(), (32, 32, 3), method="tiles")
-    with pytest.raises(ValueError, match="no Mixer"):
+    with pytest.raises(ValueError, match="not a Mixer"):
         keras_mixer.change_resolution(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), (32, 32, 3))

@@ -12,6 +12,7 @@ from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
 EXAMPLES = 64
+MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
 def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=None, remember=True) -> Source:
@@ -84,7 +85,7 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
     batches = evaluation_batches(
         source.test,
         image_size=recipe.input_shape()[:2],
-        batch_size=min(recipe.global_batch_size, source.test.size),
+        batch_size=min(recipe.global_batch_size, source.test.size, MOST_EVALUATED),
         crop=recipe.evaluation_crop,
     )
     return evaluate(model, batches, **options)

@@ -19,21 +19,19 @@ LOCAL_HEADER = 30  # bytes of a zip member before its name
 
 
 def load_keras(path, compile=False):
-    """The Mixer in a `.keras` file; compiled, if it was saved so, only with `compile=True`.
+    """The model in a `.keras` file; compiled, if it was saved so, only with `compile=True`.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, or does not contain a Mixer of this package.
+        ValueError: it is damaged.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
     _check_keras(path)
     try:
-        model = keras.saving.load_model(path, compile=compile, safe_mode=True)  # runs no code from the file
-        model.get_layer("stem")
+        return keras.saving.load_model(path, compile=compile, safe_mode=True)  # runs no code from the file
     except Exception as error:  # whatever Keras's zip, JSON, registry or HDF5 reader raises
-        raise ValueError(f"{path} is not a readable .keras file of a Mixer: {error}") from error
-    return model
+        raise ValueError(f"{path} is not a readable .keras file: {error}") from error
 
 
 def load_weights_h5(model, path):

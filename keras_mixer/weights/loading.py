@@ -48,7 +48,9 @@ class WeightFile:
 
     @classmethod
     def of(cls, model, path) -> "WeightFile":
-        """The weights of a model in memory."""
+        """The weights of a model in memory; ValueError if it is not a Mixer."""
+        if not blocks_of(model):
+            raise ValueError(f"{path} does not contain a Mixer of this package.")
         return cls(
             Path(path),
             {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights},

@@ -165,7 +165,7 @@ def test_what_is_built_on_top_of_a_mixer_is_not_guessed(tiny_mixer, tmp_path):
         keras_mixer.export_saved_model(model, tmp_path / "a")
     with pytest.raises(ValueError, match="ends in 'relu', so the meaning of its outputs is unknown"):
         keras_mixer.export_saved_model(tiny_mixer(classifier_activation="relu"), tmp_path / "a")
-    with pytest.raises(ValueError, match="no Mixer"):
+    with pytest.raises(ValueError, match="not a Mixer"):
         keras_mixer.export_saved_model(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -27,7 +27,7 @@ def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(tmp
     said.clear()
     again = sweep("digits", [1e-6, 0.3], workdir=tmp_path, holdout=0.2, **options)
     assert again.best == 0.3
-    assert all("finished already" in line for line in said if line.startswith("Run"))
+    assert all("already finished" in line for line in said if line.startswith("Run"))
 
 
 def test_a_sweep_needs_rates_and_images_to_hold_out(tmp_path):
