@@ -1,4 +1,4 @@
-"""Where labelled images come from: handwritten digits (bundled), an image folder, a TensorFlow Datasets name.
+"""Where labelled images come from: bundled digits, an image folder, IDX files, a TensorFlow Datasets name.
 
 Every source yields the same elements, `{"image": encoded bytes, "label": int64}`, so all that follows is one path.
 """
@@ -71,7 +71,9 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     """Finds the data set that `data` names.
 
     Args:
-        data: "digits", the path of an image folder, or a TensorFlow Datasets name such as "cifar10".
+        data: "digits", the path of an image folder or of a folder with the IDX files of MNIST or a set like it, or a
+            TensorFlow Datasets name such as "cifar10". "fashion_mnist" is read from Debian's IDX files if they are
+            installed and no `data_dir` is given.
         data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
         train_split: split for training; a TFDS split string such as "train[:99%]", or a sub-folder.
         test_split: split for testing, likewise.
@@ -87,6 +89,11 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     """
     if data == "digits":
         return _digits(test_fraction)
+    from keras_mixer.data import idx  # which builds on this file
+
+    folder = idx.FASHION_MNIST if data == "fashion_mnist" and data_dir is None else Path(data)
+    if folder.is_dir() and idx.is_idx_folder(folder):
+        return idx.idx_source(folder)
     folder = Path(data)
     if folder.is_dir() and not (folder / "dataset_info.json").is_file():
         return _image_folder(folder, train_split, test_split, test_fraction)
