@@ -1,4 +1,4 @@
-"""The processes that `run.py` lets compete, and their calls in turn."""
+"""The processes compared by `run.py`, and how they take turns."""
 
 import dataclasses
 import json
@@ -17,11 +17,11 @@ class Contestant:
     """A process that answers the requests of `protocol.py`.
 
     Args:
-        name: for tables.
+        name: name in tables.
         python: interpreter of its environment.
-        script: beside this file.
-        *arguments: of the script.
-        environment: variables to add.
+        script: file name in this folder.
+        *arguments: passed to the script.
+        environment: additional environment variables.
     """
 
     def __init__(self, name, python, script, *arguments, environment=()):
@@ -36,7 +36,7 @@ class Contestant:
         )
 
     def ask(self, **request):
-        """The answer to a request; an `error` when the process is gone."""
+        """The answer to a request, or an `error` if the process has ended."""
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -54,7 +54,7 @@ class Contestant:
 
 
 def peers(options):
-    """`[(name, python, script, arguments...)]` of the Mixers of others that the command line names."""
+    """`[(name, python, script, arguments...)]` of the other implementations given on the command line."""
     found = []
     if options.timm:
         found += [("timm", options.timm, "timm_peer.py"), ("timm compiled", options.timm, "timm_peer.py", "compile")]
@@ -66,7 +66,7 @@ def peers(options):
 
 
 def failed(contestant, answer):
-    """Whether an answer is an error; says so."""
+    """Whether an answer is an error; prints it."""
     if "error" in answer:
         print(f"  {contestant.name} left out: {answer['error'].splitlines()[0][:150]}", flush=True)
     return "error" in answer
@@ -74,40 +74,40 @@ def failed(contestant, answer):
 
 @dataclasses.dataclass
 class Calls:
-    """Seconds of each call, and those that cores spent on all of them."""
+    """Wall seconds of each call, and CPU seconds of all calls."""
 
     seconds: list[float]
     cpu_seconds: float = 0.0
 
 
 def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, fewest=FEWEST_CALLS):
-    """`{name: Calls}` of a case; who fails is named and left out.
+    """`{name: Calls}` of a case; contestants that fail are reported and left out.
 
     Args:
-        contestants: each is prepared for the case, then they make their calls in rounds, A B A B.
-        case: a dict for all, or a function from a contestant to its own.
-        seconds: of calls for each contestant, over all rounds.
-        rounds: how many.
+        contestants: each is prepared for the case, then they take turns, A B A B.
+        case: a dict for all contestants, or a function that returns the case of a contestant.
+        seconds: seconds of calls per contestant, over all rounds.
+        rounds: number of rounds.
         limit: a contestant that gets a third of the time.
-        stale: whether the first calls of a round find results of the time before, and are to be thrown away.
-        fewest: calls of each in a round, however long they take.
+        stale: discard the first calls of each round, which return results prefetched while the contestant waited.
+        fewest: minimum number of calls per contestant and round.
     """
-    there = {}
+    running = {}
     for contestant in contestants:
         if not failed(contestant, contestant.ask(do="prepare", case=case(contestant) if callable(case) else case)):
-            there[contestant] = Calls([])
+            running[contestant] = Calls([])
     for _ in range(rounds):
-        for contestant, calls in there.items():
-            share = seconds / rounds / (3 if contestant is limit else 1)
+        for contestant, calls in running.items():
+            budget = seconds / rounds / (3 if contestant is limit else 1)
             if stale:
                 contestant.ask(do="time", seconds=0)
-            answer = contestant.ask(do="time", seconds=share, fewest=fewest)
+            answer = contestant.ask(do="time", seconds=budget, fewest=fewest)
             calls.seconds += answer.get("seconds", [])
             calls.cpu_seconds += answer.get("cpu_seconds", 0.0)
-    return {contestant.name: calls for contestant, calls in there.items() if calls.seconds}
+    return {contestant.name: calls for contestant, calls in running.items() if calls.seconds}
 
 
 def middle(values):
-    """`median, spread`: the spread is half the distance of the quartiles, as a share of the median."""
+    """`median, spread`: the spread is half the interquartile range as a fraction of the median."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return float(median), float((high - low) / 2 / median) if median else 0.0

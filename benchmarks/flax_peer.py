@@ -1,4 +1,4 @@
-"""Contestant: the Mixer of the paper's appendix E, written anew in Flax (linen), with optax. Inputs are scaled."""
+"""Contestant: the Mixer of the paper's appendix E, reimplemented in Flax (linen) with optax. Inputs are scaled."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Mixer(nn.Module):
 
 def _prepare(case):
     if case["kind"] not in ("forward", "train"):
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     dtype = jnp.bfloat16 if case["precision"] == "bfloat16" else jnp.float32
     model = Mixer(*SIZES[case["variant"]], dtype=dtype)
     side = case["image_size"]

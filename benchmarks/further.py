@@ -1,4 +1,4 @@
-"""The cases of `run.py` beside passes and steps: start, LiteRT, input, memory, wrappers. Each gives rows of results."""
+"""Further cases of `run.py`: startup, LiteRT, input, memory, distribution, growth. Each function returns rows."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ times.append(time.perf_counter())
 print(json.dumps(times))
 """
 PHOTOGRAPHS = 512
-STEPS_OF_A_CALL = 4  # of `ours_wrapped.py`
+STEPS_OF_A_CALL = 4  # as in `ours_wrapped.py`
 ROUNDS_OF_WRAPPERS = 10
 
 
@@ -32,7 +32,7 @@ def _case(kind, variant, batch_size, image_size=224, **more):
 
 
 def _rows(case, times, scale=1.0, images=0):
-    """One row for each contestant; `scale` turns the seconds of a call into those of what the row is about."""
+    """One row per contestant; `scale` converts the seconds of a call to those of the unit in the row."""
     rows = []
     for name, calls in times.items():
         median, spread = middle([value * scale for value in calls.seconds])
@@ -45,7 +45,7 @@ def _rows(case, times, scale=1.0, images=0):
 
 
 def _competed(specifications, case, seconds, **how):
-    """`in_turn` with processes that live only for it."""
+    """`in_turn` with processes that are started and stopped for it."""
     contestants = [Contestant(*specification[:-1], environment=specification[-1]) for specification in specifications]
     times = in_turn(contestants, case, seconds, **how)
     for contestant in contestants:
@@ -54,7 +54,7 @@ def _competed(specifications, case, seconds, **how):
 
 
 def start(options):
-    """Import over `import keras`; then, in new processes, the building of a model and its first training step."""
+    """Import time on top of `import keras`; then, in new processes, building a model and its first training step."""
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "2"}
     imports = {"import keras": [], "import keras_mixer after it": []}
     for _ in range(options.repeats + 1):
@@ -66,7 +66,7 @@ def start(options):
         imports["import keras_mixer after it"].append(after - between)
     rows = _rows(
         {"kind": "start"}, {name: Calls(values[1:]) for name, values in imports.items()}
-    )  # the first reads the disk
+    )  # the first import reads from disk
     case = _case("train", options.start_variant, 16, options.image_size)
     times = {}
     for _ in range(options.repeats):
@@ -82,7 +82,7 @@ def start(options):
 
 
 def litert(options):
-    """LiteRT files on two threads beside the model itself and timm, one image at a time, float32 pixels in."""
+    """LiteRT files on two threads against the Keras model and timm, one image at a time, float32 pixels."""
     formats = ("float32", "dynamic_int8", "int8", "float16")
     specifications = [(f"LiteRT {name}", sys.executable, "ours_litert.py", name, {}) for name in formats]
     specifications += [(*OURS, {})]
@@ -95,7 +95,7 @@ def litert(options):
 
 
 def inputs(options):
-    """The training pipeline beside timm's loader, on the same files and cores."""
+    """The training pipeline against timm's loader, on the same files and cores."""
     words = {"": (), ", decoded images cached": ("cached",)}
     words |= {", crop and flip only": ("plain",), ", crop and flip only, cached": ("plain", "cached")}
     specifications = [
@@ -121,13 +121,13 @@ def inputs(options):
 
 
 def memory(options):
-    """Peak memory of a training step above what the built model takes, each in a new process, and its time."""
+    """Peak memory of a training step on top of the built model, each in a new process, and its time."""
     rows = []
     for variant, batch_size in (("S/16", 16), ("B/16", 8)):
         case = _case("train", variant, batch_size, options.image_size)
         specifications = [OURS, ("keras_mixer rematerialized", sys.executable, "ours.py", "rematerialize")]
         bytes_of = {}
-        for name, *specification in specifications + peers(options):  # one at a time, each is large
+        for name, *specification in specifications + peers(options):  # one at a time, because each is large
             contestant = Contestant(name, *specification)
             answer = contestant.ask(do="memory", case=case)
             if not failed(contestant, answer):
@@ -142,10 +142,10 @@ def memory(options):
 
 
 def wrapper(options):
-    """What distribution costs: a step as it is, inside it on one device, on two virtual devices half a batch each.
+    """The cost of distribution: a plain step, a distributed step on one device, and one on two virtual devices.
 
-    One call of each in turn; `of_none` is the median of the ratios of neighbouring calls, which a machine whose speed
-    changes for seconds cannot spoil.
+    Contestants take turns after every call; `of_none` is the median ratio of neighbouring calls, which is robust
+    against changes in the speed of the machine.
     """
     rows = []
     for backend in ("tensorflow", "jax"):
@@ -167,7 +167,7 @@ def wrapper(options):
 
 
 def growth(options):
-    """How the time of a forward pass grows with image side, batch and depth; the rest is 224 px, 8 images, 8 blocks."""
+    """Time of a forward pass against image size, batch size and depth; the defaults are 224 px, 8 images, 8 blocks."""
     plain = {"kind": "growth", "image_size": 224, "batch_size": 8, "blocks": 8}
     changes = [{"image_size": side} for side in (96, 224, 448, 672)]
     changes += [{"batch_size": size} for size in (1, 2, 4, 16, 32)]
@@ -176,7 +176,7 @@ def growth(options):
     found = [Calls([]) for _ in cases]
     contestant = Contestant("keras_mixer", sys.executable, "ours_growth.py")
     for _ in range(ROUNDS):
-        for case, calls in zip(cases, found, strict=True):  # one process, each case built anew
+        for case, calls in zip(cases, found, strict=True):  # one process; every case is rebuilt
             if failed(contestant, contestant.ask(do="prepare", case=case)):
                 continue
             answer = contestant.ask(do="time", seconds=options.seconds / ROUNDS)

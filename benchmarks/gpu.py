@@ -1,12 +1,12 @@
-"""Mixer on one GPU: this package on JAX beside timm compiled, and ViT in both, in bfloat16.
+"""Mixer and ViT on one GPU in bfloat16: this package on JAX against compiled timm.
 
     python benchmarks/gpu.py --output benchmarks/results/gpu.json
 
-Needs jax with CUDA and keras; torch, timm and torchvision here too, or in the environment of `--timm PYTHON`; no
-TensorFlow. Each model is one process at a time, forward and training step, its batch doubled until images a second no
-longer grow or memory runs out; beside it the product of two 8192 x 8192 matrices, the limit that MFU is a share of.
-`--only` takes part of it, `--minutes` ends it in time; what was left out is named. `--tiny` runs everything in a minute
-on any machine, to see that it works. Not run on a GPU yet.
+Requires jax with CUDA and keras, and torch, timm and torchvision in this environment or in that of `--timm PYTHON`; no
+TensorFlow. Models run one at a time, each in its own process: forward pass and training step, doubling the batch until
+throughput stops growing or memory runs out. MFU is relative to the product of two 8192 x 8192 matrices in the same
+process. `--only` selects models and `--minutes` limits the time; skipped models are listed. `--tiny` runs everything
+within a minute on any machine, as a test. Not run on a GPU yet.
 """
 
 import os
@@ -28,31 +28,31 @@ from keras_mixer.variants import SMALL_VARIANTS, VARIANTS
 
 KINDS = ("forward", "train")
 CONTESTANTS = {"keras": "gpu_keras.py", "timm": "gpu_timm.py"}
-# Those that the targets name first, should time run out
+# In order of importance, in case time runs out
 MODELS = ("Mixer-B/16", "ViT-B/16", "Mixer-L/16", "ViT-L/16", "Mixer-S/32", "Mixer-S/16", "Mixer-B/32", "Mixer-L/32")
 MODELS = (*MODELS, "Mixer-H/14")
 LIMIT_SIDE = 8192
 LARGEST_BATCH = 16384
-GROWTH = 1.02  # of images a second that is worth a batch twice as large
+GROWTH = 1.02  # smallest gain in throughput that justifies doubling the batch
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "outofmemory")
 RATIOS = (("Mixer-B/16", "ViT-B/16", 1384 / 861), ("Mixer-L/16", "ViT-L/16", 419 / 280))  # Table 3, images/s/core
 
 
 def macs(model, side):
-    """Multiply-accumulates of one image."""
+    """Multiply-accumulates per image."""
     if model in VITS:
         return VITS[model].macs(side)
     return (VARIANTS | SMALL_VARIANTS)[model.removeprefix("Mixer-")].macs((side, side, 3))
 
 
 def first_batch(model, side, kind):
-    """A power of two that keeps a GPU busy for some milliseconds, and surely fits."""
+    """A power of two that keeps a GPU busy for some milliseconds and certainly fits in memory."""
     wanted = 1.5e12 / macs(model, side) / (2 if kind == "train" else 1)
     return 2 ** int(min(max(math.log2(wanted), 3), 10))
 
 
 def sweep(contestant, model, kind, options, deadline):
-    """The row of the best batch size, or None when none ran."""
+    """The row of the best batch size; None if no batch size ran."""
     operations = 2.0 * macs(model, options.image_size) * (3 if kind == "train" else 1)
     batch_size = options.batch_size or first_batch(model, options.image_size, kind)
     best, tried = None, []
@@ -117,7 +117,7 @@ def describe(row):
 
 
 def ratios(rows):
-    """`[(text, ratio, what it is compared with)]`: against timm, and Mixer against ViT as in the paper (forward)."""
+    """`[(text, ratio, target)]`: this package against timm, and Mixer against ViT as in the paper (forward)."""
     speeds = {(row["contestant"], row["model"], row["kind"]): row["images_per_second"] for row in rows}
     found = []
     for (contestant, model, kind), speed in speeds.items():
@@ -134,13 +134,13 @@ def ratios(rows):
 def main():
     """Runs all models and prints their rows and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help=f"some of {', '.join(MODELS)}")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--timm", default=sys.executable, metavar="PYTHON", help="with torch, timm and torchvision")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each batch size")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which nothing new is begun")
-    parser.add_argument("--tiny", action="store_true", help="small models on small images, to try it anywhere")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per batch size")
+    parser.add_argument("--minutes", type=float, default=9.0, help="do not start another model after this time")
+    parser.add_argument("--tiny", action="store_true", help="small models and images, to test the script anywhere")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
     options.image_size, options.side, options.batch_size = 224, LIMIT_SIDE, None
@@ -149,7 +149,7 @@ def main():
         models, options.image_size, options.side, options.batch_size = ("Mixer-tiny/4", "ViT-tiny/4"), 16, 128, 4
     models = [model for model in models if options.only is None or model in options.only]
     if not models:
-        parser.error(f"--only names none of {', '.join(MODELS)}.")
+        parser.error(f"Expected --only to name some of {', '.join(MODELS)}.")
     if options.output:
         refuse_existing(options.output)
     deadline = time.perf_counter() + 60 * options.minutes
@@ -166,9 +166,9 @@ def main():
     for row in rows:
         print(f"{row['contestant']:6} {row['model']:12} {describe(row)}")
     for text, ratio, target in ratios(rows):
-        print(f"{text}: {ratio:.2f} (wanted: {target:.2f})")
+        print(f"{text}: {ratio:.2f} (target: {target:.2f})")
     if left_out:
-        print(f"No time was left for: {', '.join(left_out)}.")
+        print(f"Skipped for lack of time: {', '.join(left_out)}.")
 
 
 if __name__ == "__main__":

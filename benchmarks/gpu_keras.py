@@ -1,4 +1,4 @@
-"""Contestant of `gpu.py`: Mixers of this package and ViTs in Keras, on JAX, in bfloat16; images lie on the device."""
+"""Contestant of `gpu.py`: Mixers of this package and ViTs in Keras, on JAX, in bfloat16, with images on the device."""
 
 import os
 

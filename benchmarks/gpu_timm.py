@@ -1,4 +1,4 @@
-"""Contestant of `gpu.py`: timm's Mixers and ViTs on PyTorch, compiled, in bfloat16; images lie on the device."""
+"""Contestant of `gpu.py`: timm's Mixers and ViTs on PyTorch, compiled, in bfloat16, with images on the device."""
 
 import torch
 import without_torchvision  # noqa: F401 - before timm

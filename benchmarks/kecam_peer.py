@@ -16,7 +16,7 @@ CLASSES = 1000
 
 def _prepare(case):
     if case["kind"] not in ("forward", "train"):
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     policy = "mixed_bfloat16" if case["precision"] == "bfloat16" else "float32"
     tf_keras.mixed_precision.set_global_policy(policy)
     shape = (case["image_size"], case["image_size"], 3)

@@ -1,4 +1,4 @@
-"""ViT written in plain Keras, to stand beside Mixer on the same engine: `(B, H, W, 3) -> (B, 1000)` logits.
+"""ViT in plain Keras, for comparison with Mixer on the same backend: `(B, H, W, 3) -> (B, 1000)` logits.
 
 Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), Table 1; class token, learned positions, pre-norm, tanh GELU.
 """
@@ -13,7 +13,7 @@ CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class VitSize:
-    """Patch in pixels, blocks, channels, heads; the MLP is four times as wide."""
+    """Patch size in pixels, blocks, channels, heads; the MLP is four times as wide as the channels."""
 
     patch: int
     blocks: int
@@ -21,7 +21,7 @@ class VitSize:
     heads: int
 
     def macs(self, side):
-        """Multiply-accumulates of the matrix products of one forward pass of one image of `side` pixels."""
+        """Multiply-accumulates of the matrix products in a forward pass, per image of `side` pixels."""
         patches = (side // self.patch) ** 2
         tokens = patches + 1
         block = 12 * tokens * self.channels**2 + 2 * tokens**2 * self.channels
@@ -36,7 +36,7 @@ VITS = {
 
 
 class _TokensWithPositions(layers.Layer):
-    """`(B, S, C) -> (B, S + 1, C)`: a class token in front, a learned position added to each."""
+    """`(B, S, C) -> (B, S + 1, C)`: prepends a class token and adds learned positions."""
 
     def build(self, shape):
         self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="zeros", name="token")
@@ -50,7 +50,7 @@ class _TokensWithPositions(layers.Layer):
 
 
 def build_vit(name, side):
-    """A ViT by its name in `VITS`, under the dtype policy that is set; pixels in [0, 255], logits in float32."""
+    """The ViT with a name of `VITS`, in the global dtype policy; pixels in [0, 255], logits in float32."""
     size = VITS[name]
     image = keras.Input((side, side, 3))
     x = layers.Rescaling(1 / 127.5, -1)(image)

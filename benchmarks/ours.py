@@ -1,4 +1,4 @@
-"""Contestant: this package, and the machine's matrix product through the same framework."""
+"""Contestant: this package, and the matrix product in the same framework."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Contestant: a Mixer of S/32's widths with another image side, batch or depth; forward passes in float32."""
+"""Contestant: Mixer-S/32 with another image size, batch size or depth; forward pass in float32."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from keras_mixer.variants import VARIANTS
 
 def _prepare(case):
     if case["kind"] != "growth":
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     sizes = dataclasses.asdict(VARIANTS["S/32"]) | {"num_blocks": case["blocks"]}
     shape = (case["image_size"], case["image_size"], 3)
     model = Mixer(**sizes, input_shape=shape)

@@ -1,7 +1,7 @@
-"""Contestant: the training pipeline of this package, alone or before training steps.
+"""Contestant: the training pipeline of this package, alone or feeding training steps.
 
-Words on the command line: `cached` keeps decoded images in memory (they all are before anything is timed), `plain`
-leaves RandAugment and mixup out, `memory` takes one batch again and again.
+Arguments: `cached` keeps decoded images in memory (filled before timing starts), `plain` disables RandAugment and
+mixup, `memory` repeats one batch.
 """
 
 import itertools
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from protocol import serve
 
-from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.pipeline import training_batches
-from keras_mixer.data.sources import file_split
+from keras_mixer.data.settings import Augmentation
+from keras_mixer.data.splits import file_split
 from keras_mixer.inspect.speed import Case, compiled_model
 
 CLASSES = 1000
@@ -43,7 +43,7 @@ def _batches(case):
 
 def _prepare(case):
     if case["kind"] not in ("input", "fed"):
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     batches = _batches(case)
     if case["kind"] == "input":
 

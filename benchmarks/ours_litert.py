@@ -1,4 +1,4 @@
-"""Contestant: a LiteRT file of this package's model on two threads; the argument is the quantisation."""
+"""Contestant: a LiteRT file of this package's model on two threads; the argument is the quantization."""
 
 import sys
 import tempfile
@@ -16,7 +16,7 @@ THREADS = 2
 
 def _prepare(case):
     if case["kind"] != "forward" or case["precision"] != "float32":
-        raise ValueError(f"no case {case['kind']!r} in {case['precision']} here")
+        raise ValueError(f"unsupported case {case['kind']!r} in {case['precision']}")
     quantization = None if sys.argv[1] == "float32" else sys.argv[1]
     shape = (case["batch_size"], case["image_size"], case["image_size"], 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)

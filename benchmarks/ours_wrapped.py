@@ -1,6 +1,6 @@
-"""Contestant: training steps of `fit` without distribution (none), inside it on one device (one), on two (two).
+"""Contestant: training steps of `fit` without distribution (none), distributed on one device (one) or two (two).
 
-A call is four steps. Run with KERAS_BACKEND=tensorflow or jax; the two devices are virtual ones on the same cores.
+A call is four steps. Run with KERAS_BACKEND=tensorflow or jax; the two devices are virtual and share the cores.
 """
 
 import sys
@@ -12,7 +12,7 @@ from protocol import serve
 
 from keras_mixer.data.parallel import prefetch
 from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
-from keras_mixer.training.distribution import Devices, choose_devices
+from keras_mixer.training.devices import Devices, choose_devices
 
 STEPS = 4
 ON_JAX = keras.backend.backend() == "jax"
@@ -30,7 +30,7 @@ def _devices(word):
 
 def _prepare(case):
     if case["kind"] != "train":
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     described = Case(**case)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (case["batch_size"], case["image_size"], case["image_size"], 3))
@@ -50,7 +50,7 @@ def _prepare(case):
     strategy = devices.strategy or tf.distribute.get_strategy()
     iterator = iter(strategy.experimental_distribute_dataset(batches))
 
-    def steps():  # what fit does, without opening the data anew
+    def steps():  # like fit, but without reopening the data
         for _ in range(STEPS):
             logs = model.train_function(iterator)
         float(logs["loss"])

@@ -1,4 +1,4 @@
-"""A folder of JPEGs of 500 x 375 px, cut from scikit-learn's two sample photographs: ImageNet's size and content."""
+"""JPEG files of 500 x 375 px, cropped from scikit-learn's two sample photographs: similar to ImageNet."""
 
 import numpy as np
 from PIL import Image
@@ -9,18 +9,18 @@ QUALITY = 90
 
 
 def write_photographs(folder, count):
-    """Writes `folder/train/CLASS/*.jpg`, two classes, always the same `count` files; gives their mean size in bytes."""
+    """Writes `count` files `folder/train/CLASS/*.jpg` in two classes, deterministically; returns their mean bytes."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     rng = np.random.default_rng(0)
     sizes = []
     for i in range(count):
-        whole = photographs[i % 2]
+        photograph = photographs[i % 2]
         width = int(rng.integers(400, 569))
         height = width * 3 // 4
-        left, top = (int(rng.integers(0, room + 1)) for room in (whole.width - width, whole.height - height))
-        part = whole.crop((left, top, left + width, top + height)).resize(SIZE, Image.Resampling.BICUBIC)
+        left, top = (int(rng.integers(0, room + 1)) for room in (photograph.width - width, photograph.height - height))
+        crop = photograph.crop((left, top, left + width, top + height)).resize(SIZE, Image.Resampling.BICUBIC)
         path = folder / "train" / str(i % 2) / f"{i:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.save(path, "JPEG", quality=QUALITY)
+        crop.save(path, "JPEG", quality=QUALITY)
         sizes.append(path.stat().st_size)
     return float(np.mean(sizes))

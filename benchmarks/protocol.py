@@ -1,7 +1,7 @@
-"""How `run.py` talks to a contestant: one JSON request a line, one JSON answer a line. Standard library only.
+"""Protocol between `run.py` and its contestants: one JSON request and one JSON answer per line. Standard library only.
 
-A contestant is a script in an environment of its own that calls `serve`. Frameworks print what they like to standard
-output while they start, so answers carry a mark.
+A contestant is a script that calls `serve`, in its own environment. Frameworks print to standard output at startup, so
+answers start with a marker.
 """
 
 import contextlib
@@ -20,17 +20,20 @@ PACKAGES = (*PACKAGES, "torch", "timm", "pillow", "ai-edge-litert")
 
 
 def serve(prepare, device=None):
-    """Answers requests until standard input ends.
+    """Answers requests until the end of standard input.
 
-    Requests: `hello` (gives versions), `prepare` a case and call it twice, `time` its calls for some seconds, `fewest`
-    at least (their seconds, and those of all cores together), `first` (prepare a case, call it once: seconds of both),
-    `memory` (prepare a case, call it twice: peak above what was there before).
+    Requests:
+    - `hello`: returns versions.
+    - `prepare`: prepares a case and calls it twice.
+    - `time`: times calls for some seconds, at least `fewest`; returns wall seconds per call and CPU seconds in total.
+    - `first`: prepares a case and calls it once; returns the seconds of both.
+    - `memory`: prepares a case and calls it twice; returns the peak memory above that in use before the calls.
 
     Args:
         prepare: takes a case (a dict with kind, variant, batch_size, precision, image_size; kind "limit" is a product
-            of square matrices) and gives a function without arguments that makes one call and waits for its result.
-            Raises for a case that the contestant does not have.
-        device: gives name and most bytes in use so far of the device, a dict to go with the times.
+            of square matrices) and returns a function without arguments that makes one call and waits for its result.
+            Raises for a case that the contestant does not support.
+        device: returns a dict with name and peak memory of the device, which is added to the times.
     """
     call = None
     for line in sys.stdin:
@@ -40,29 +43,32 @@ def serve(prepare, device=None):
                 answer = {"versions": _versions()}
             elif request["do"] == "time":
                 before = _cpu_seconds_of_children() + time.process_time()
-                seconds = timed(call, request["seconds"], request.get("fewest", FEWEST_CALLS))
-                used = time.process_time() + _cpu_seconds_of_children() - before  # in an order that counts no looking
+                seconds = time_calls(call, request["seconds"], request.get("fewest", FEWEST_CALLS))
+                used = time.process_time() + _cpu_seconds_of_children() - before  # order excludes reading /proc
                 answer = {"seconds": seconds, "cpu_seconds": used}
                 answer |= device() if device else {}
             else:
-                call = None  # frees the memory of the case before
+                call = None  # frees the memory of the previous case
                 began = time.perf_counter()
                 call = prepare(request["case"])
                 prepared = time.perf_counter()
-                before = _forget_peak() if request["do"] == "memory" else 0
+                before = _reset_peak() if request["do"] == "memory" else 0
                 call()
                 answer = {"prepare": prepared - began, "first": time.perf_counter() - prepared}
                 if request["do"] != "first":
                     call()
                 if request["do"] == "memory":
                     answer["bytes"] = _memory("VmHWM") - before
-        except Exception as error:  # whatever a framework raises is for the other side to report
+        except Exception as error:  # run.py reports whatever a framework raises
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(MARK + json.dumps(answer), flush=True)
 
 
-def timed(call, seconds, fewest=FEWEST_CALLS):
-    """Seconds of each call, for about so long and so often at least."""
+def time_calls(call, seconds, fewest=FEWEST_CALLS):
+    """Seconds of each call, repeated for about `seconds` and at least `fewest` times.
+
+    The same as in `keras_mixer.inspect.speed`, which the environments of other frameworks cannot import.
+    """
     times = []
     end = time.perf_counter() + seconds
     while len(times) < fewest or time.perf_counter() < end:
@@ -73,10 +79,10 @@ def timed(call, seconds, fewest=FEWEST_CALLS):
 
 
 def _cpu_seconds_of_children():
-    """Time that cores spent on the children of this process (workers of a loader); Linux only, else 0."""
+    """CPU seconds of the child processes (workers of a data loader); 0 if not on Linux."""
     total, ticks = 0.0, os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 1
     for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             fields = entry.read_text(encoding="utf-8").rsplit(")", 1)[1].split()  # from the state on
             if int(fields[1]) == os.getpid():
                 total += (int(fields[11]) + int(fields[12])) / ticks
@@ -84,7 +90,7 @@ def _cpu_seconds_of_children():
 
 
 def _versions():
-    """`{package: version}` of the packages that matter, as far as they are installed."""
+    """`{package: version}` of the relevant packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -92,8 +98,8 @@ def _versions():
     return versions
 
 
-def _forget_peak():
-    """Bytes in use now, from which the peak counts anew. Linux only."""
+def _reset_peak():
+    """Resets the peak memory; returns the bytes in use now. Linux only."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _memory("VmRSS")
 

@@ -1,11 +1,11 @@
-"""Times this package and its peers on the same machine, in turn, each in a process and an environment of its own.
+"""Benchmarks this package against other implementations on the same machine, each in its own process and environment.
 
     python benchmarks/run.py --timm PYTHON --flax PYTHON --kecam PYTHON --output benchmarks/results/NAME.json
 
-PYTHON is the interpreter of an environment with what a peer needs (timm: torch, timm, torchvision; Flax: flax and
-optax; kecam: keras_cv_attention_models, tf-keras, TensorFlow). A peer that is not named or does not start is left out,
-by name. Every contestant makes its calls of a case in rounds, A B A B, while the others wait; figures are medians over
-all rounds. `--kinds` also takes start, litert, input, memory, wrapper and growth: see `further.py`.
+PYTHON is the interpreter of an environment with the packages of a peer (timm: torch, timm, torchvision; Flax: flax and
+optax; kecam: keras_cv_attention_models, tf-keras, TensorFlow). A peer that is not given is skipped; one that does not
+start is reported and skipped. Contestants take turns, A B A B, while the others wait; results are medians over all
+rounds. `--kinds` also accepts start, litert, input, memory, wrapper and growth: see `further.py`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from keras_mixer.inspect.speed import CALLS, Case, limit_operations
 
 
 def summary(case, times, operations):
-    """One row for each contestant: images a second, spread, and the share of the limit."""
+    """One row per contestant: images per second, spread, and fraction of the limit."""
     peak = limit_operations() / middle(times["limit"].seconds)[0] if "limit" in times else None
     rows = []
     for name, calls in times.items():
@@ -67,7 +67,7 @@ def passes_and_steps(options):
 
 
 def measured(options):
-    """Yields the rows of each case of the kinds that are asked for."""
+    """Yields the rows of each case of the requested kinds."""
     if {"forward", "train"} & set(options.kinds):
         yield from passes_and_steps(options)
     for kind, further in FURTHER.items():
@@ -77,20 +77,20 @@ def measured(options):
 
 
 def show(rows):
-    """Prints a line for each row."""
+    """Prints one line per row."""
     for row in rows:
         parts = [f"{row['images_per_second']:9.2f} images/s"] if row.get("images_per_second") else []
-        parts += [f"{row['images_per_cpu_second']:8.1f} a core"] if row.get("images_per_cpu_second") else []
+        parts += [f"{row['images_per_cpu_second']:8.1f} per core"] if row.get("images_per_cpu_second") else []
         parts += [f"{row['seconds']:8.3f} s"] if row.get("seconds") else []
         parts += [f"+- {row['spread']:.0%}"] if "spread" in row else []
         parts += [f"{row['of_limit']:.2f} of the product"] if row.get("of_limit") else []
-        parts += [f"{row['of_none']:.3f} of the time without"] if "of_none" in row else []
+        parts += [f"{row['of_none']:.3f} of the time without distribution"] if "of_none" in row else []
         parts += [f"{row['bytes'] / 1e6:,.0f} MB"] if "bytes" in row else []
         print(f"  {row['contestant']:45} {'  '.join(parts)}", flush=True)
 
 
 def environments(options):
-    """`{contestant: {package: version}}`; the limit is this package's."""
+    """`{contestant: {package: version}}`; the limit is measured by this package."""
     found = {}
     for name, *specification in [("keras_mixer", sys.executable, "ours.py"), *peers(options)]:
         contestant = Contestant(name, *specification)
@@ -100,14 +100,14 @@ def environments(options):
 
 
 def processor():
-    """Name of the processor, where Linux tells it."""
+    """Name of the processor on Linux, else the machine type."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main():
-    """Runs all cases and prints a row for each contestant."""
+    """Runs all cases and prints one row per contestant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timm", help="Python of an environment with torch and timm")
     parser.add_argument("--flax", help="Python of an environment with flax and optax")
@@ -116,21 +116,21 @@ def main():
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     kinds = ("forward", "train", *FURTHER)
     parser.add_argument("--kinds", nargs="+", default=["forward", "train"], choices=kinds)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each case and contestant")
+    parser.add_argument("--seconds", type=float, default=12.0, help="per case and contestant")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--repeats", type=int, default=5, help="new processes of each contestant for start")
+    parser.add_argument("--repeats", type=int, default=5, help="new processes per contestant, for start")
     parser.add_argument("--start-variant", default="B/16")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
     if options.output and options.output.exists():
-        parser.error(f"{options.output} exists already.")
+        parser.error(f"{options.output} exists already; remove it or choose another name.")
     content = {"processor": processor(), "cores": available_cores(), "rows": []}
     if options.output:
         content["environments"] = environments(options)
     for found in measured(options):
         show(found)
         content["rows"] += found
-        if options.output:  # after each case, because a whole run takes most of an hour
+        if options.output:  # after each case, because a full run takes almost an hour
             write_json(options.output, content)
 
 

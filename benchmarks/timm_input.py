@@ -1,7 +1,7 @@
-"""Contestant: timm's loader. Worker processes as cores; mixup while batches are put together (`collate`) or after.
+"""Contestant: timm's loader with one worker process per core; mixup during collation (`collate`) or afterwards.
 
-Inception crop, flip, `rand-m15-n2` and mixup as its training script arranges them, timm's own settings otherwise: each
-of the two operations is applied half of the time (`always` applies both, as the paper's code does).
+Inception crop, flip, `rand-m15-n2` and mixup as in its training script, otherwise timm's defaults: each of the two
+RandAugment operations is applied with probability 0.5 (`always` applies both, as in the paper's code).
 """
 
 import itertools
@@ -45,7 +45,7 @@ def _batches(case):
 
 def _prepare(case):
     if case["kind"] != "input":
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     batches = _batches(case)
 
     def call():

@@ -1,4 +1,4 @@
-"""Contestant: timm's Mixer on PyTorch, eager or compiled (`timm_peer.py compile`). Inputs in memory, scaled already."""
+"""Contestant: timm's Mixer on PyTorch, eager or compiled (`timm_peer.py compile`). Inputs are in memory and scaled."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ CLASSES = 1000
 
 def _prepare(case):
     if case["kind"] not in ("forward", "train"):
-        raise ValueError(f"no case {case['kind']!r} here")
+        raise ValueError(f"unsupported case {case['kind']!r}")
     torch.manual_seed(0)
     model = timm.create_model(NAMES[case["variant"]], num_classes=CLASSES, img_size=case["image_size"])
     images = torch.rand(case["batch_size"], 3, case["image_size"], case["image_size"]) * 2 - 1

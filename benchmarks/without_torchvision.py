@@ -1,7 +1,7 @@
-"""timm without torchvision's own operators; import it before timm.
+"""Makes timm work without torchvision's own operators; import it before timm.
 
-timm imports torchvision. Where only its CUDA build is to be had beside a CPU build of torch (`pip install --no-deps
-torchvision`), its own operators are missing and registering them fails; models and transforms use none of them.
+timm imports torchvision. With a CPU build of torch and a CUDA build of torchvision (`pip install --no-deps
+torchvision`), these operators are missing and registering them fails; models and transforms do not use them.
 """
 
 import torch

@@ -1,7 +1,6 @@
-"""How docstrings are read for the site: an extension of griffe, which collects them.
+"""Griffe extension that adapts the package's docstrings for the site.
 
-The sections that the package writes as a sentence or two (Returns, Source) stay text, and `Example:` is taken for the
-section of examples that griffe knows by its plural.
+`Returns` and `Source`, which the package writes as prose, stay prose, and `Example:` becomes griffe's `Examples:`.
 """
 
 import re
@@ -17,13 +16,13 @@ class Sections(griffe.Extension):
     """Rewrites docstrings before they are parsed."""
 
     def on_object(self, *, obj, **_):
-        """Griffe calls this with everything it has read."""
+        """Called by griffe with every object it has read."""
         if obj.docstring is not None:
             obj.docstring.value = rewritten(obj.docstring.value)
 
 
 def rewritten(text) -> str:
-    """A docstring whose sections griffe and Markdown understand."""
+    """The docstring with sections in the form that griffe and Markdown expect."""
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
     text = re.sub(r"^Source: ", "**Source:** ", text, flags=re.M)
     text = RETURNS.sub(lambda match: f"**Returns:** {re.sub(r'^    ', '', match[1], flags=re.M)}", text)
@@ -31,7 +30,7 @@ def rewritten(text) -> str:
 
 
 def _as_list(match):
-    """Lines under a heading of no known section become a list, split at their semicolons."""
+    """Turns lines under an unknown heading into a list, split at semicolons."""
     if match[1] in SECTIONS:
         return match[0]
     entries = re.split(r";\n", re.sub(r"^    ", "", match[2], flags=re.M))

@@ -1,6 +1,6 @@
-"""Parts of the site that are written while it is built, from the program itself: options and recipes.
+"""MkDocs hook that generates the tables of options and recipes from the package.
 
-A page holds `<!-- options of COMMAND -->` or `<!-- recipes -->`; the tables take the place of these comments.
+The comments `<!-- options of COMMAND -->` and `<!-- recipes -->` in a page are replaced by tables.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from keras_mixer import cli
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES
 
-WIDE = "1000"  # columns, so that the help of an option stays on one line
+WIDE = "1000"  # columns, so that the help of an option is not wrapped
 OPTIONS, TABLE_OF_RECIPES = re.compile(r"<!-- options of ([\w -]+) -->"), "<!-- recipes -->"
 NAMED = re.compile(r"--?[a-z]|[A-Z]+(\.\.\.)?( [A-Z]+(\.\.\.)?)*$")  # an option, or the name of a positional argument
-SHOWN = {  # columns of the table of recipes
+SHOWN = {  # fields of a recipe and their column headings
     "variant": "model",
     "data": "data",
     "image_size": "px",
@@ -38,7 +38,7 @@ SHOWN = {  # columns of the table of recipes
 
 
 def on_page_markdown(markdown, **_):
-    """MkDocs calls this with the text of every page."""
+    """Called by MkDocs with the text of every page."""
     markdown = OPTIONS.sub(lambda match: table_of_options(match[1].split()), markdown)
     return markdown.replace(TABLE_OF_RECIPES, table_of_recipes())
 
@@ -53,7 +53,7 @@ def help_of(command) -> str:
 
 
 def options(command) -> list[tuple[str, str, str]]:
-    """`(option with its value, default, meaning)` of a command, as its help says."""
+    """`(option with its value, default, meaning)` of a command, parsed from its help."""
     found: list[list[str]] = []
     for line in help_of(command).splitlines():
         text = line.rstrip()
@@ -79,12 +79,12 @@ def table_of_options(command) -> str:
 
 
 def table_of_recipes() -> str:
-    """The fields of all recipes that tell them apart, as a Markdown table."""
+    """The main fields of all recipes as a Markdown table."""
     rows = []
     for recipe in RECIPES.values():
         fields = dataclasses.asdict(recipe)
         if recipe.steps is not None:
-            fields["epochs"] = None  # which steps replace
+            fields["epochs"] = None  # steps override epochs
         fields["randaugment_level"] = _randaugment(recipe)
         rows.append((_code(recipe.name), *(_value(fields[name]) for name in SHOWN)))
     return _table(("recipe", *SHOWN.values()), rows)

@@ -1,4 +1,4 @@
-"""Feeds readers with damaged inputs: python fuzz/fuzz_run.py [TARGET ...] --examples 10000 --seed 1."""
+"""Fuzzes readers with damaged inputs: python fuzz/fuzz_run.py [TARGET ...] --examples 10000 --seed 1."""
 
 import argparse
 import collections
@@ -10,10 +10,10 @@ from fuzz_targets import TARGETS, Target
 
 
 def fuzz(target: Target, examples, seed) -> collections.Counter:
-    """Feeds `examples` inputs; returns what became of them.
+    """Runs `examples` inputs; returns the number of each outcome.
 
     Raises:
-        Exception: what the reader raised and does not document, with the smallest input found for it.
+        Exception: an undocumented error of the reader, with the smallest input that causes it.
     """
     outcomes: collections.Counter = collections.Counter()
 
@@ -39,10 +39,10 @@ def fuzz(target: Target, examples, seed) -> collections.Counter:
 
 
 def main():
-    """Prints a line for each target."""
+    """Prints one line per target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help=", ".join(TARGETS))
-    parser.add_argument("--examples", type=int, default=10_000, help="inputs for each target")
+    parser.add_argument("--examples", type=int, default=10_000, help="inputs per target")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for name in options.targets:

@@ -1,4 +1,4 @@
-"""Everything that reads bytes of strangers, each with inputs to try and the errors that its documentation allows."""
+"""All readers of untrusted bytes, each with inputs to try and its documented errors."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from PIL import Image
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, training_image
 from keras_mixer.description import Description
-from keras_mixer.serving.protocol import Address, ServingError, rejected
-from keras_mixer.serving.rest import answers_in, content_of, statuses_in
+from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
+from keras_mixer.serving.rest import answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import recipe_from
 from keras_mixer.weights.archives import open_arrays
@@ -31,9 +31,9 @@ class Target:
     """One reader under test.
 
     Attributes:
-        inputs: what it is fed.
-        read: feeds one input.
-        allowed: the errors that it documents; any other is a finding.
+        inputs: the inputs to try.
+        read: reads one input.
+        allowed: documented errors; any other is a finding.
     """
 
     inputs: st.SearchStrategy
@@ -42,7 +42,7 @@ class Target:
 
 
 def damaged(seeds):
-    """Whole inputs with up to six edits: bytes changed, taken out, put in or repeated, or the end cut off."""
+    """Valid inputs with up to six edits: bytes changed, removed, inserted or repeated, or the end truncated."""
     place = st.integers(0, 2**16)
     edit = st.tuples(st.sampled_from(["change", "insert", "remove", "repeat", "cut"]), place, st.binary(max_size=8))
 
@@ -62,8 +62,8 @@ def damaged(seeds):
                 del content[where:]
         return bytes(content)
 
-    whole = st.sampled_from(seeds)  # now and then as it is, so that a reader's good end is reached for sure
-    return st.builds(apply, whole, st.lists(edit, max_size=6)) | st.binary(max_size=64) | whole
+    valid = st.sampled_from(seeds)  # sometimes unchanged, so that readers reach their end
+    return st.builds(apply, valid, st.lists(edit, max_size=6)) | st.binary(max_size=64) | valid
 
 
 def _weights():
@@ -94,10 +94,10 @@ def _npz(members, method):
 
 
 def _archives():
-    """Archives that are damaged as a whole, and whole ones whose members are damaged or have damaged headers."""
+    """Damaged archives, and valid archives with damaged members or member headers."""
     arrays = _weights()
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    whole = [_npz([(name, _npy(array)) for name, array in arrays.items()], method) for method in methods[:2]]
+    valid = [_npz([(name, _npy(array)) for name, array in arrays.items()], method) for method in methods[:2]]
     side = st.integers(-(2**63), 2**63) | st.sampled_from([0, 1, 2, 8])
     header = st.builds(
         "{{'descr': {}, 'fortran_order': {}, 'shape': {}, }}".format,
@@ -112,7 +112,7 @@ def _archives():
     members = st.lists(
         st.tuples(st.sampled_from([*arrays, "other"]), member), max_size=3, unique_by=lambda pair: pair[0]
     )
-    return damaged(whole) | st.builds(_npz, members, st.sampled_from(methods))
+    return damaged(valid) | st.builds(_npz, members, st.sampled_from(methods))
 
 
 def _read_arrays(suffix):
@@ -123,14 +123,14 @@ def _read_arrays(suffix):
             entries = own_names(open_arrays(path))
             for entry in entries.values():
                 if entry.read().shape != entry.shape:
-                    raise AssertionError(f"{entry.origin} is not read as it was announced")
+                    raise AssertionError(f"{entry.origin}: the array does not have the announced shape")
             variant_of({name: entry.shape for name, entry in entries.items()})
 
     return read
 
 
 def _safetensors():
-    whole = safetensors.numpy.save(_weights())
+    valid = safetensors.numpy.save(_weights())
     side = st.integers(-(2**63), 2**64) | st.integers(0, 4)
     entry = st.fixed_dictionaries(
         {
@@ -144,7 +144,7 @@ def _safetensors():
     )
     made = headers.map(lambda header: json.dumps(header).encode())
     framed = st.builds(lambda head, data: len(head).to_bytes(8, "little") + head + data, made, st.binary(max_size=64))
-    return damaged([whole]) | framed
+    return damaged([valid]) | framed
 
 
 def _images():
@@ -170,7 +170,7 @@ def _look_at(encoded):
 
 def _look(content):
     if any(image.shape != (16, 16, 3) for image in _look_at(content)):
-        raise AssertionError("an image has another size than was asked for")
+        raise AssertionError("an image does not have the requested size")
 
 
 JSON = st.recursive(
@@ -181,7 +181,7 @@ JSON = st.recursive(
 
 
 def _recipes():
-    """A whole recipe with some of its fields changed, or not even that."""
+    """A valid recipe with some fields changed, or damaged JSON."""
     good = dataclasses.asdict(Recipe(name="a", data="digits"))
     values = JSON | st.sampled_from([1e400, 10**400, -1, [], [0.1, 0.9], "B/16", "tiny/4", "[" * 5000])
     changed = st.dictionaries(st.sampled_from([*good, "unknown"]), values, max_size=4)
@@ -197,8 +197,8 @@ def _answers():
     content = st.fixed_dictionaries(
         {"predictions": st.lists(rows, max_size=2) | JSON, "model_version_status": st.lists(rows, max_size=2) | JSON}
     )
-    whole = json.dumps({"predictions": [row], "model_version_status": versions}).encode()
-    body = content.map(lambda some: json.dumps(some).encode()) | damaged([whole, b'{"error": "no"}', b"[" * 100_000])
+    valid = json.dumps({"predictions": [row], "model_version_status": versions}).encode()
+    body = content.map(lambda some: json.dumps(some).encode()) | damaged([valid, b'{"error": "no"}', b"[" * 100_000])
     url = st.text(max_size=40) | st.builds("{}://{}/{}".format, st.sampled_from(["http", "grpc"]), *[st.text()] * 2)
     return st.tuples(body, url, st.text())
 

@@ -1,4 +1,4 @@
-"""Weight files from one format into another."""
+"""Converts weight files from one format to another."""
 
 import dataclasses
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
-from keras_mixer.weights.loading import load_keras, load_weights, open_weights
+from keras_mixer.weights.keras_files import load_keras
+from keras_mixer.weights.loading import WEIGHTS_H5, kind_of, load_weights, open_weights
 from keras_mixer.weights.official import save_official
 
-TARGETS = (".npz", ".keras", ".weights.h5")
+TARGETS = (".npz", ".keras", WEIGHTS_H5)
 
 
 def convert(source, target, like=None, log=print):
@@ -18,23 +19,23 @@ def convert(source, target, like=None, log=print):
     Args:
         source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`.
         target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
-        like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it is
-            for.
+        like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it
+            belongs to.
         log: called with each line for the user.
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path`, written atomically.
 
     Raises:
-        FileNotFoundError: there is no source.
-        ValueError: it is damaged, of an unknown kind, or the target exists (nothing is overwritten).
+        FileNotFoundError: the source does not exist.
+        ValueError: it is damaged or of an unknown kind, or the target exists (nothing is overwritten).
 
     Source: ours.
     """
     target = Path(target)
     suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
     if suffix is None:
-        raise ValueError(f"{target} is of no known kind; its name must end in {', '.join(TARGETS)}.")
+        raise ValueError(f"Expected a target that ends in {', '.join(TARGETS)}, got {target}.")
     refuse_existing(target)
     model = _read(Path(source), like, log)
     if suffix == ".npz":
@@ -45,13 +46,14 @@ def convert(source, target, like=None, log=print):
 
 
 def _read(source, like, log):
-    if source.name.endswith(".weights.h5"):
+    kind = kind_of(source)
+    if kind == WEIGHTS_H5:
         if like is None:
             raise ValueError(
-                f"{source} does not say what model it is for; name a .keras file of the same model (--like)."
+                f"{source} does not say what model it belongs to; pass a .keras file of the same model (--like)."
             )
         return load_weights(load_keras(like), source)
-    if source.suffix == ".keras":
+    if kind == ".keras":
         return load_keras(source)
     file = open_weights(source)
     try:

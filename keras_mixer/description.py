@@ -1,4 +1,4 @@
-"""What a model takes and what its output means: the one place that knows, for prediction, evaluation and export."""
+"""The input and output of a model: the one definition of both for prediction, evaluation and export."""
 
 import dataclasses
 import json
@@ -7,25 +7,26 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import arguments_of, blocks_of, class_names_of, evaluation_crop_of, rebuild
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of, rebuild
 
 PIXELS = (0, 255)
-ACTIVATIONS = ("softmax", "sigmoid")  # what makes probabilities of logits
+ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
-HEADLESS = ("pool", "grid")  # the last layer of a model without head
+HEADLESS = ("pool", "grid")  # the last layer of a model without a head
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a client of a model must know.
+    """Everything a client of a model must know.
 
     Attributes:
         input_shape: `(height, width, channels)` of its images.
-        pixel_range: values of a black and of a white pixel at its input.
-        output: "probabilities" or "logits" of the classes, or "features" where the model has no head.
-        activation: "softmax" or "sigmoid": which one makes the probabilities; None for features.
-        class_names: one for each class; none for features.
-        evaluation_crop: how an image of any size is brought to the input size.
+        pixel_range: values of a black and a white pixel at its input.
+        output: "probabilities" or "logits" of the classes, or "features" for a model without a head.
+        activation: "softmax" or "sigmoid", which turns logits into probabilities; None for features.
+        class_names: one per class; empty for features.
+        evaluation_crop: how an image of any size is cropped and resized to the input size.
     """
 
     input_shape: tuple[int, int, int]
@@ -36,7 +37,7 @@ class Description:
     evaluation_crop: str
 
     def as_json(self) -> dict[str, Any]:
-        """What is written next to every export."""
+        """The content of the JSON file in every export."""
         return {
             "class_names": list(self.class_names),
             "evaluation_crop": self.evaluation_crop,
@@ -48,15 +49,15 @@ class Description:
 
     @classmethod
     def from_json(cls, text, path) -> "Description":
-        """The description in an export at `path`.
+        """Reads the JSON file of the export at `path`.
 
         Raises:
-            ValueError: the text is not one.
+            ValueError: it is damaged.
         """
         try:
             content = json.loads(text)
             height, width, channels = content["input_shape"]
-            # Version 0.1.0 wrote neither of the two.
+            # Version 0.1.0 wrote neither.
             output, activation = content.get("output", "probabilities"), content.get("activation")
             known = output in ("probabilities", "features") and activation in (None, *ACTIVATIONS)
             known = known and content.get("pixel_range") == list(PIXELS)
@@ -75,13 +76,13 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
 
     Args:
         model: a Mixer of this package, with or without preprocessing, head and final activation.
-        class_names: one for each class; None for the model's own, or the class numbers.
+        class_names: one per class; None for the model's own, or the class numbers.
         evaluation_crop: None for the model's own, or "resmall-crop".
-        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
-            compiled with implies, else "softmax".
+        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
+            compiled loss, else "softmax".
 
     Raises:
-        ValueError: the model is not a Mixer, its output is none of the three kinds, or an argument does not fit it.
+        ValueError: the model is not a Mixer, its output is not one of the three kinds, or an argument is invalid.
     """
     layers = {layer.name: layer for layer in model.layers}
     arguments = arguments_of(model)
@@ -92,15 +93,15 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
         output, classifier_activation or _implied_activation(model)
     )
     if classifier_activation not in (None, activation):
-        what = f"ends in {activation}" if activation else "has no head"
-        raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {what}.")
+        end = f"ends in {activation}" if activation else "has no head"
+        raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {end}.")
     names: tuple[str, ...] = ()
     if output != "features":
         names, classes = tuple(class_names or class_names_of(model)), model.output_shape[-1]
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
     elif class_names:
-        raise ValueError(f"{len(class_names)} class names were given for a model without head, which has no classes.")
+        raise ValueError(f"{len(class_names)} class names were given for a model without a head, which has no classes.")
     return Description(
         input_shape=tuple(model.input_shape[1:]),
         pixel_range=PIXELS if "preprocessing" in layers else getattr(model, "pixel_range", (-1.0, 1.0)),
@@ -112,7 +113,7 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
 
 
 def _output_of(model, layers, arguments):
-    """Which kind of output a Mixer has; what was built on top of one is not known."""
+    """The kind of output of a Mixer; ValueError if other layers were built on top of it."""
     last = next((name for name, layer in layers.items() if layer.output is model.outputs[0]), None)
     activation = arguments["classifier_activation"]
     if len(model.outputs) == 1:
@@ -122,7 +123,7 @@ def _output_of(model, layers, arguments):
             return "logits"
         if last == "probabilities" and activation in ACTIVATIONS:
             return "probabilities"
-    end = f"ends in {activation!r}" if last == "probabilities" else "has other outputs than a Mixer's"
+    end = f"ends in {activation!r}" if last == "probabilities" else "does not have the outputs of a Mixer"
     raise ValueError(
         f"Model {model.name!r} {end}, so the meaning of its outputs is unknown. Expected a Mixer that ends in softmax, "
         "sigmoid, logits (classifier_activation=None) or features (include_top=False)."
@@ -130,19 +131,19 @@ def _output_of(model, layers, arguments):
 
 
 def _implied_activation(model):
-    """The activation under which the loss of a compiled model of logits measures probabilities."""
+    """The activation that the loss of a compiled model applies to its logits."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
     return "sigmoid" if names & set(BINARY_LOSSES) else "softmax"
 
 
 def with_arguments(model, *, precision=None, **changes):
-    """The same Mixer, weights included, with some arguments of `Mixer` changed; `model` itself where it has them.
+    """A Mixer with the same weights and some arguments of `Mixer` changed; `model` itself if nothing changes.
 
     Args:
         model: a Mixer of this package.
         precision: dtype policy; None keeps the model's own.
-        **changes: arguments of `Mixer` that leave the weights as they are, such as `include_preprocessing`.
+        **changes: arguments of `Mixer` that do not affect the weights, such as `include_preprocessing`.
     """
     have = arguments_of(model)
     kept = blocks_of(model)[0].dtype_policy
@@ -155,7 +156,7 @@ def with_arguments(model, *, precision=None, **changes):
 
 
 def probabilities_of(logits, activation) -> np.ndarray:
-    """`(B, classes) -> (B, classes) float64`: the activation in NumPy, apart from any model."""
+    """`(B, classes) -> (B, classes) float64`: applies the activation in NumPy, independently of any model."""
     logits = np.asarray(logits, np.float64)
     if activation == "sigmoid":
         return np.exp(-np.logaddexp(0, -logits))

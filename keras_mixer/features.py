@@ -1,21 +1,23 @@
-"""What a Mixer computes inside, as a model of its own on the same weights."""
+"""Feature extraction: the inner activations of a Mixer as outputs of a model with the same weights."""
 
 import keras
 from keras import ops
 
-from keras_mixer.models import arguments_of, blocks_of
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import arguments_of
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class BlockBranches(keras.layers.Layer):
-    """A Mixer block that also gives what its two MLPs add: `(B, S, C) -> (B, S, C), (B, S, C), (B, S, C)`.
+    """A Mixer block that also returns the outputs of its MLPs: `(B, S, C) -> (B, S, C), (B, S, C), (B, S, C)`.
 
     Args:
         block: the `MixerBlock`; its weights are shared.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
-        Called on tokens: the output of the block, what token mixing adds, what channel mixing adds.
+        The output of the block, the output of token mixing, the output of channel mixing (both before the skip
+        connection).
     """
 
     def __init__(self, block, **kwargs):
@@ -23,7 +25,7 @@ class BlockBranches(keras.layers.Layer):
         self.block = block
 
     def build(self, input_shape):
-        if not self.block.built:  # after loading; otherwise it is a block of a model
+        if not self.block.built:  # after loading; otherwise the block belongs to a model
             self.block.build(input_shape)
 
     def call(self, x, training=None):
@@ -44,22 +46,22 @@ class BlockBranches(keras.layers.Layer):
 
 
 def feature_extractor(model, names=None):
-    """What a Mixer computes inside, by name: a model `(B, H, W, channels) -> {name: tensor}` on the same weights.
+    """Extracts features by name: a model `(B, H, W, channels) -> {name: tensor}` with the same weights.
 
-    Names: `stem`, `block_i`, `block_i/token_mixing`, `block_i/channel_mixing` (what that MLP adds to the tokens) and
-    `normed` (after the last LayerNorm) as grids `(B, g_h, g_w, C)`; `pre_logits`, the mean over tokens `(B, C)`;
-    `logits` `(B, classes)`.
+    Names: `stem`, `block_i`, `block_i/token_mixing`, `block_i/channel_mixing` (the output of that MLP, before the skip
+    connection) and `normed` (after the last LayerNorm) as grids `(B, g_h, g_w, C)`; `pre_logits`, the mean over tokens
+    `(B, C)`; `logits` `(B, classes)`.
 
     Args:
         model: a model of this package.
-        names: the features wanted; None for all but `normed` and those of the single MLPs.
+        names: the features to extract; None for all except `normed` and the MLP outputs.
 
     Returns:
-        A `keras.Model` with a dict output. It shares the layers of `model`; nothing is copied. It can be saved, and
-        a loaded one stands alone.
+        A `keras.Model` with a dict output. It shares the layers of `model`. After saving and loading it is
+        independent.
 
     Raises:
-        ValueError: a name is unknown (lists the valid ones), or `model` is not a Mixer.
+        ValueError: a name is unknown (the message lists the valid ones), or `model` is not a Mixer.
 
     Source: ours; the names are those of big_vision's `out` dict.
 

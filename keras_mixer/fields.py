@@ -1,7 +1,7 @@
-"""Which values a field accepts, stated in its annotation: a type, and where needed a range or another condition.
+"""Validation of fields by their annotation: a type and, if needed, a range or another condition.
 
-`rate: Annotated[float, Range("[0, 1)")]` is a number from 0 to below 1. One annotation serves keyword arguments, files
-and the command line, and words the error message.
+`rate: Annotated[float, Range("[0, 1)")]` is a number from 0 (included) to 1 (excluded). The same annotation validates
+keyword arguments, files and command-line options, and provides the error message.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
-LARGEST = 3.4028234663852886e38  # of float32; models compute in it, and anything larger would be infinite
+LARGEST = 3.4028234663852886e38  # of float32, the type of the model's arithmetic
 
 
 class Range:
@@ -21,10 +21,10 @@ class Range:
         high: upper end.
         includes_low: whether the lower end is in the interval.
         includes_high: whether the upper end is.
-        words: what follows "must be" in an error message.
+        words: text after "must be" in an error message.
 
     Args:
-        interval: square brackets include an end and round ones exclude it, such as "[0, 1)" or "(0, inf)".
+        interval: such as "[0, 1)" or "(0, inf)"; square brackets include an end and round ones exclude it.
 
     Source: ours.
     """
@@ -48,7 +48,7 @@ class Where:
     """Values that meet a condition.
 
     Attributes:
-        words: what follows "must be" in an error message.
+        words: text after "must be" in an error message.
         holds: whether a value of the right type meets the condition.
     """
 
@@ -57,11 +57,11 @@ class Where:
 
 
 def one_of(choices):
-    """The condition of being one of several values."""
+    """A condition for values from a fixed list."""
     return Where(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
-ANY = Where("anything", lambda value: True)  # says of a field that it needs no condition
+ANY = Where("anything", lambda value: True)  # marks a field that needs no condition
 ASCENDING = Where("ascending", lambda values: list(values) == sorted(values))
 SOME = Where("one value or more", bool)
 
@@ -72,7 +72,7 @@ Positive = Annotated[float, Range("(0, inf)")]
 Fraction = Annotated[float, Range("(0, 1)")]
 Rate = Annotated[float, Range("[0, 1)")]
 Seed = Annotated[int, Range("[0, 2147483647]")]  # int32 for tf.random; np.random accepts no negative seed
-Text = Annotated[str, Where("a string that is not empty", lambda text: text.strip() and "\0" not in text)]
+Text = Annotated[str, Where("a non-empty string", lambda text: text.strip() and "\0" not in text)]
 
 
 def check_fields(record):
@@ -81,7 +81,7 @@ def check_fields(record):
     An integer is accepted where a float is expected; a list is not accepted for a tuple.
 
     Raises:
-        ValueError: names the first field that does not fit, what it must be, and what it is.
+        ValueError: a field is invalid; the message names the first one, what it must be, and its value.
     """
     for name, wanted in typing.get_type_hints(type(record), include_extras=True).items():
         check(name, getattr(record, name), wanted)
@@ -91,18 +91,25 @@ def check(name, value, wanted):
     """Checks one value against an annotation.
 
     Raises:
-        ValueError: the value does not fit; says what it must be, and what it is.
+        ValueError: the value is invalid; the message says what it must be.
     """
     expected = _expected(value, wanted)
     if expected:
         raise ValueError(f"{name} must be {expected}, got {value!r:.200}.")
 
 
+def differences(stored, now) -> str:
+    """Lists the settings that differ between two dictionaries, such as "seed: 0 there, 1 now"; empty if none does."""
+    changed = [name for name in sorted(stored | now) if stored.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {stored.get(name)!r} there, {now.get(name)!r} now" for name in changed)
+
+
 def _expected(value, wanted) -> str | None:
-    """What a value should have been, in words; None where it is."""
+    """What a value must be, in words; None if it is valid."""
     kind, inside = typing.get_origin(wanted), typing.get_args(wanted)
     if kind is Annotated:
-        return _expected(value, inside[0]) or next((one.words for one in inside[1:] if not one.holds(value)), None)
+        conditions = [one for one in inside[1:] if isinstance(one, Range | Where)]  # not tyro's annotations
+        return _expected(value, inside[0]) or next((one.words for one in conditions if not one.holds(value)), None)
     if kind in (typing.Union, types.UnionType):
         alternatives = [_expected(value, one) for one in inside]
         return None if None in alternatives else _either(alternatives)
@@ -111,8 +118,8 @@ def _expected(value, wanted) -> str | None:
     if kind is tuple:
         return _expected_tuple(value, inside)
     if wanted is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-        return None if fits else "a finite number"
+        valid = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+        return None if valid else "a finite number"
     if wanted is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else "an integer"
     names = {bool: "True or False", str: "a string", type(None): "None"}
@@ -124,8 +131,8 @@ def _expected_tuple(value, inside):
     each = inside[:1] * len(value) if any_length and isinstance(value, tuple) else inside
     if not isinstance(value, tuple) or len(value) != len(each):
         return "a tuple" if any_length else f"a tuple of {len(inside)} values"
-    wrong = next(filter(None, map(_expected, value, each)), None)
-    return wrong and f"a tuple with every value {wrong}"
+    expected = next(filter(None, map(_expected, value, each)), None)
+    return expected and f"a tuple with every value {expected}"
 
 
 def _either(alternatives):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever stops the program while it writes."""
+"""Files and folders written atomically: complete or absent, whatever stops the program while it writes."""
 
 import contextlib
 import json
@@ -11,44 +11,59 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-OWNED = re.compile(r"\.writing-(?P<host>.+)-(?P<process>\d+)-\w+")  # the folder in which a process writes
-ABANDONED_SECONDS = 24 * 3600  # without a change, where the process cannot be asked
+OWNED = re.compile(r"\.writing-(?P<host>.+)-(?P<process>\d+)-\w+")  # a staging folder and its owner
+ABANDONED_SECONDS = 24 * 3600  # without a change, if it is unknown whether the owner is alive
 
 
 def refuse_existing(path):
-    """Raises ValueError when something is at `path`: call it before any work that ends there."""
+    """Raises ValueError if something exists at `path`; call it before any work whose result goes there."""
     if Path(path).exists():
         raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 
 
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
-    """A path to write a file or folder to; at the end of the block it becomes `path`, a file replacing what was there.
+    """A path to write a file or folder to; at the end of the block it becomes `path`, replacing a file already there.
 
-    A file has reached the disk before it gets its name, so a power failure leaves the old content or the new.
+    The data of a file are on disk before it gets its name, so a power failure leaves either the old content or the new.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with staging_folder(path.parent) as folder:
+        yield folder / path.name
+        publish(folder / path.name, path)
+
+
+@contextlib.contextmanager
+def staging_folder(parent) -> Iterator[Path]:
+    """A temporary folder in `parent`, and so on the same disk; removed at the end of the block."""
+    parent = Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
     prefix = f".writing-{socket.gethostname()}-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
-        yield temporary
-        if temporary.is_file():
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    if os.name == "posix":  # the name itself is on the disk once its folder is
-        entry = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(entry)
-        finally:
-            os.close(entry)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+        yield Path(folder)
+
+
+def publish(written, path):
+    """Renames a finished file or folder in a staging folder to its final path."""
+    if written.is_file():
+        _sync(written)
+    os.replace(written, path)
+    if os.name == "posix":  # the name is on disk once its folder is
+        _sync(path.parent)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_abandoned(folder):
-    """Removes what processes that were killed while writing left below a folder; files in the making stay.
+    """Removes, anywhere below `folder`, the staging folders of processes that were killed while writing.
 
-    A process of this machine is asked whether it is alive. What one of another machine writes stays for a day.
+    On this machine, a staging folder stays while its process is alive. One from another machine stays for a day.
     """
     for unfinished in Path(folder).rglob(".writing-*"):
         owner = OWNED.fullmatch(unfinished.name)
@@ -66,12 +81,12 @@ def _is_alive(process):
         os.kill(process, 0)  # sends nothing; on Windows it would end the process
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True
 
 
 def write_json(path, content):
-    """Writes plain data as a JSON file, whole or not at all."""
+    """Writes plain data as a JSON file, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

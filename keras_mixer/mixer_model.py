@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_mixer.compiled import retrace_models_with
+from keras_mixer.layers import MixerBlock
 
 CARRIED = ("class_names", "evaluation_crop", "pixel_range")
 
@@ -62,3 +63,14 @@ class MixerModel(keras.Model):
         model.evaluation_crop = config.get("evaluation_crop")
         model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
         return model
+
+
+def grid_of(model) -> tuple[int, int]:
+    """Rows and columns of a model's token grid, `(g_h, g_w)`."""
+    rows, columns = model.get_layer("stem").output.shape[1:3]
+    return rows, columns
+
+
+def blocks_of(model) -> list[MixerBlock]:
+    """The Mixer blocks of a model, in order."""
+    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]

@@ -11,9 +11,9 @@ import keras
 
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
-from keras_mixer.mixer_model import CARRIED, MixerModel
+from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
 from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
-from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.loading import load_weights, open_widened
 
 
 def Mixer(
@@ -78,10 +78,10 @@ def Mixer(
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = token_grid(input_shape[:2], as_pair(patch_size))
-    if weights is not None and not str(weights).endswith(".weights.h5"):
+    if weights is not None:
         variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-        weights = open_weights(weights, variant)
-        tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
+        weights, variant = open_widened(weights, variant, grid)
+        tokens_mlp_dim = variant.tokens_mlp_dim
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     last_mlp = max(2 * num_blocks - 1, 1)
 
@@ -181,11 +181,6 @@ def class_names_of(model) -> tuple[str, ...]:
 def evaluation_crop_of(model) -> str:
     """The evaluation crop of the model, or that of the paper's Table 3 if it has none."""
     return getattr(model, "evaluation_crop", None) or "resmall-crop"
-
-
-def blocks_of(model) -> list[MixerBlock]:
-    """The Mixer blocks of a model, in order."""
-    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
 
 
 def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate):

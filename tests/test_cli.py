@@ -172,7 +172,7 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
 
 def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):
     assert cli.main(["avg5", str(finished_run[0])]) == 2
-    assert "'digits' is none of the five data sets imagenet2012" in capsys.readouterr().err
+    assert "Expected one of the five data sets imagenet2012" in capsys.readouterr().err
 
 
 def test_every_plot_explains_itself(capsys):
@@ -285,7 +285,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
     assert re.search(r"randaugment_level +15\.0", out)
     assert re.search(r"parameters +207,171,168 without the head", out)
     assert re.search(r"steps +unknown before the data are read", out)
-    assert re.search(r"images a device +4,096", out)
+    assert re.search(r"images per device +4,096", out)
     assert not list(tmp_path.iterdir())
 
 
@@ -301,3 +301,26 @@ def test_a_recipe_takes_class_weights_as_a_word_or_numbers(tmp_path):
     for given in (["balanced"], ["1", "2.5"]):
         out, _ = run("train", "digits", "--class-weights", *given, "--dry-run", cwd=tmp_path)
         assert f"class_weights           {given[0] if len(given) == 1 else '(1.0, 2.5)'}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fewshot", "run", "digits", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (
+            ["features", "run", "digits", "--output", "f.npz", "--batch-size", "-1"],
+            "batch_size must be at least 1, got -1.",
+        ),
+        (["imagenet", "run", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (["export", "run", "--format", "tflite", "--images", "0"], "images must be at least 1, got 0."),
+        (["benchmark", "--seconds", "-1"], "seconds must be greater than 0, got -1.0."),
+        (["variants", "--classes", "-1"], "classes must be at least 0, got -1."),
+        (
+            ["plot", "throughput", "S/32", "--output", "t.png", "--batch-sizes", "8", "0"],
+            "every value at least 1, got (8, 0).",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_rejected_before_anything_is_read(words, message, capsys):
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 from weight_files import timm
 
 import keras_mixer
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of
 
 pytestmark = pytest.mark.backends
 

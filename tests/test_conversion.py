@@ -48,7 +48,7 @@ def test_features_convert_without_a_head(tiny_mixer, tmp_path):
 def test_mistakes_are_refused_and_nothing_is_overwritten(source, tmp_path):
     keras_mixer.save_official(source, tmp_path / "a.npz")
     source.save_weights(tmp_path / "a.weights.h5")
-    with pytest.raises(ValueError, match=r"end in \.npz, \.keras, \.weights\.h5"):
+    with pytest.raises(ValueError, match=r"ends in \.npz, \.keras, \.weights\.h5"):
         convert(tmp_path / "a.npz", tmp_path / "b.ckpt")
     with pytest.raises(ValueError, match="not overwritten"):
         convert(tmp_path / "a.npz", tmp_path / "a.npz")

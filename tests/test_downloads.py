@@ -37,7 +37,7 @@ ELSEWHERE = ["http://example.org/a", "ftp://example.org/a", "file:///etc/passwd"
 
 @pytest.mark.parametrize("url", [*ELSEWHERE, "a", "http://127.0.0.1.example.org/"])
 def test_only_https_is_fetched(url):
-    with pytest.raises(ValueError, match="by https only"):
+    with pytest.raises(ValueError, match="use https only"):
         download(url, io.BytesIO(), 100)
 
 
@@ -58,7 +58,7 @@ def test_more_than_asked_for_is_given_up(headers):
 
 @pytest.mark.parametrize("length", ["12", "many"])
 def test_a_length_that_is_not_true_fails(length):
-    with serving(headers=[("Content-Length", length)]) as url, pytest.raises(OSError, match="Run again"):
+    with serving(headers=[("Content-Length", length)]) as url, pytest.raises(OSError, match="Run the command again"):
         download(url, io.BytesIO(), 100)
 
 

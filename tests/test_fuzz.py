@@ -1,4 +1,4 @@
-"""A small helping of what `fuzz/` does at length."""
+"""A short run of the fuzzers in `fuzz/`."""
 
 import pytest
 from fuzz_run import fuzz

@@ -219,8 +219,8 @@ def test_01_shows_predictions_and_the_inside(run):
 def test_02_fine_tunes_on_four_devices_and_agrees_with_its_export(run, tmp_path):
     text, images = run("02_colab_tpu_finetune")
     assert len(images) == 1
-    assert "DataParallel on 4 CPU, 4 images a device and 16 a step" in text
-    assert float(re.search(r"largest difference of a probability: (\S+)", text)[1]) < 1e-5
+    assert "DataParallel on 4 CPU, 4 images per device and 16 per step" in text
+    assert float(re.search(r"largest difference in probability: (\S+)", text)[1]) < 1e-5
     assert (tmp_path / "runs/pets/export/model.tflite").is_file()
 
 

@@ -60,7 +60,7 @@ USED = [
     ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_velocities", "training/optimizers.py", "tensorflow"),
-    ("Model", model, "_flatten_layers", "training/distribution.py", None),
+    ("Model", model, "_flatten_layers", "training/devices.py", None),
     ("Model", model, "_loss_tracker", "training/accumulation.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/accumulation.py", "jax"),
     (

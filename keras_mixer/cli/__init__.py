@@ -1,8 +1,8 @@
-"""The command line: finds the subcommand and turns errors into one line.
+"""The command line: finds the subcommand and prints errors as one line.
 
-A subcommand is a function of a file in this folder: its signature gives the options and its docstring the help. The
-tables below name the file and hold the line of the overview. A command imports in its function what only it needs, so
-that the others start without it.
+A subcommand is a function in a file of this folder: its signature defines the options and its docstring the help. The
+tables below map each command to its file and its line in the overview. Functions import what only they need, so that
+other commands start faster.
 """
 
 import importlib
@@ -10,41 +10,41 @@ import sys
 
 import keras_mixer
 
-CANCELLED = 130  # what shells report for a program ended by Ctrl-C
+CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
 FAILED = 2
 COMMANDS = {
     "variants": ("look", "List the published sizes with parameters and cost."),
     "train": ("train", "Train a recipe, or resume it: train [RECIPE]."),
-    "sweep": ("train", "Try learning rates on held-out training data, then train: sweep [RECIPE]."),
-    "evaluate": ("use", "Measure a finished run on its test data: evaluate RUN."),
+    "sweep": ("train", "Compare learning rates on held-out training data, then train: sweep [RECIPE]."),
+    "evaluate": ("use", "Evaluate a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
-    "avg5": ("paper", "Avg 5 of the paper from finished runs: avg5 RUN..."),
+    "avg5": ("paper", "The paper's Avg 5, from finished runs: avg5 RUN..."),
     "vtab": ("experiments", "VTAB-1k of a pre-trained model: vtab MODEL."),
-    "plot": ("", "Figures and experiments of the paper: plot NAME."),  # the file is that of the plot
-    "report": ("look", "One HTML page about finished runs: report RUN..."),
-    "benchmark": ("look", "Measure speed on this machine, relative to its matrix product."),
+    "plot": ("", "Figures and experiments of the paper: plot NAME."),  # PLOTS names the file
+    "report": ("look", "Write an HTML report on finished runs: report RUN..."),
+    "benchmark": ("look", "Measure speed on this machine, relative to a matrix product."),
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
-    "export": ("export", "Write a run for other runtimes: export RUN --format FORMAT."),
-    "convert": ("export", "Turn a weight file into another format: convert IN OUT."),
-    "features": ("use", "Write what a model computes inside for a data set: features MODEL DATA."),
-    "saliency": ("look", "Show which regions of an image support its class: saliency MODEL IMAGE."),
+    "export": ("export", "Export a run for other runtimes: export RUN --format FORMAT."),
+    "convert": ("export", "Convert a weight file to another format: convert IN OUT."),
+    "features": ("use", "Extract the features of a data set: features MODEL DATA."),
+    "saliency": ("look", "Show which regions of an image support a class: saliency MODEL IMAGE."),
 }
 PLOTS = {
     "weights": ("look", "Figs 5, 6: hidden units of the token-mixing MLPs: plot weights MODEL."),
-    "stem": ("look", "Fig 7: filters of the stem: plot stem MODEL."),
+    "stem": ("look", "Fig 7: stem filters: plot stem MODEL."),
     "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
     "throughput": ("look", "Parameters, multiply-accumulates, images per second, memory: plot throughput MODEL..."),
     "pareto": ("paper", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
-    "linear-cost": ("paper", "Cost over the number of patches, Mixer compared with attention."),
-    "data-size": ("experiments", "Fig 2, right: accuracy over the amount of training data, equal steps."),
-    "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, by none."),
+    "linear-cost": ("paper", "Cost against the number of patches, for Mixer and attention."),
+    "data-size": ("experiments", "Fig 2, right: accuracy against the amount of training data, at equal steps."),
+    "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, or not shared."),
 }
-FROM_RECIPE = ("train", "sweep")  # a recipe gives the defaults, so these parse what follows its name themselves
+FROM_RECIPE = ("train", "sweep")  # these parse their own options, because the recipe sets the defaults
 
 
 def main(arguments=None) -> int:
-    """Runs `keras-mixer` with the given arguments, those of the process by default; returns the exit status."""
+    """Runs `keras-mixer` with the given arguments (default: those of the process); returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("keras-mixer: MLP-Mixer for Keras 3\n")
@@ -72,8 +72,8 @@ def run(command, arguments):
     """Calls the function of a command with the options on the command line.
 
     Raises:
-        ValueError: an option or its value is wrong, or the command fails.
-        SystemExit: help was asked for and printed.
+        ValueError: an option or its value is invalid, or the command fails.
+        SystemExit: after printing help.
     """
     if command != "plot":
         _call(COMMANDS[command][0], command, command, arguments)
@@ -83,7 +83,7 @@ def run(command, arguments):
         _print_lines(PLOTS)
         if arguments:
             raise SystemExit(0)
-        raise ValueError("Name a plot.")
+        raise ValueError(f"Expected the name of a plot. Use one of {', '.join(PLOTS)}.")
     name, *rest = arguments
     if name not in PLOTS:
         raise ValueError(f"Unknown plot {name!r}; valid ones are {', '.join(PLOTS)}.")
@@ -95,7 +95,7 @@ def _call(file, name, command, arguments):
     if name in FROM_RECIPE:
         function(arguments)
         return
-    from keras_mixer.cli.terminal import parse  # with tyro, which the overview does without
+    from keras_mixer.cli.terminal import parse  # imports tyro, which the overview does not need
 
     parse(function, command, arguments)
 

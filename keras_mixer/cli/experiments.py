@@ -1,4 +1,4 @@
-"""Experiments that train, each keeping its results in a JSON file: vtab, plot permutation, data-size, untied."""
+"""Experiments that train and store their results in a JSON file: vtab, plot permutation, data-size, untied."""
 
 import dataclasses
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Literal
 
 from keras_mixer.cli.terminal import Model, print_table
 from keras_mixer.export.loading import load_mixer
-from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
 from keras_mixer.paper.permutation import permutation_experiment, permutation_figure
 from keras_mixer.paper.subsets import with_training_images
 from keras_mixer.paper.untied import untied_experiment, untied_figure, untied_parameters
 from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 from keras_mixer.training.inputs import load_recipe_source
+from keras_mixer.training.recipe import DeviceChoice
 from keras_mixer.training.recipes import resolve
 from keras_mixer.variants import VARIANTS
 
@@ -23,20 +24,22 @@ def vtab(
     data_dir: str | None = None,
     tasks: tuple[str, ...] | None = None,
     settings: VtabSettings = VtabSettings(),  # noqa: B008 - frozen
+    devices: DeviceChoice = "auto",
     download: bool = False,
 ):
     """Fine-tune a model on each of the 19 tasks with 1000 examples; rerun the same command to resume.
 
     Args:
         model: a finished run directory or .keras file with pre-trained weights.
-        workdir: folder of the report vtab.json.
-        data_dir: folder with prepared TensorFlow Datasets.
+        workdir: folder of the report vtab.json and of the run in progress.
+        data_dir: folder of prepared TensorFlow Datasets.
         tasks: names of tasks; all 19 by default.
         settings: of the fine-tuning.
-        download: fetch and prepare what is missing and needs nothing by hand.
+        devices: devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1.
+        download: download and prepare what is missing and needs no manual download.
     """
-    options = {"tasks": tasks, "data_dir": data_dir, "settings": settings, "download": download, "name": str(model)}
-    report = vtab_1k(load_mixer(model), workdir, **options)
+    options = {"tasks": tasks, "data_dir": data_dir, "settings": settings, "devices": devices, "download": download}
+    report = vtab_1k(load_mixer(model), workdir, name=str(model), **options)
     if report.tasks:
         rate = "median of seeds" if len(dataclasses.asdict(settings)["seeds"]) > 1 else "accuracy"
         print_table(("task", rate, "test images", "input", "rate"), report.table())
@@ -63,22 +66,22 @@ def permutation(
     seeds: tuple[int, ...] = (0, 1, 2),
     networks: tuple[Literal["mixer", "resnet"], ...] = ("mixer", "resnet"),
 ):
-    """Fig 4: train a Mixer and a ResNet on images as they are, with patches shuffled, with all pixels shuffled.
+    """Fig 4: train a Mixer and a ResNet on original images, with shuffled patches, and with all pixels shuffled.
 
     Args:
-        output: the .png or .svg file to write; the results go into a .json file beside it and are taken up again.
-        recipe: sizes of the Mixer, augmentation and optimisation.
+        output: the .png or .svg file to write; a .json file next to it stores the results, so that the command resumes.
+        recipe: sizes of the Mixer, augmentation and optimization.
         data: image folder or TensorFlow Datasets name; the recipe's own by default.
-        data_dir: folder with prepared TensorFlow Datasets.
+        data_dir: folder of prepared TensorFlow Datasets.
         image_size: side in pixels; the ResNet needs at least 32.
         patch_size: side of the Mixer's patches in pixels.
-        training_images: how many to train on, evenly from each class; all by default.
+        training_images: number of training images, equally many per class; all by default.
         steps: optimizer steps of each training.
-        points: how often to measure each.
-        seeds: each gives initial weights, order, augmentation and permutations.
-        networks: which to train.
+        points: number of measurements per training.
+        seeds: seeds of weights, data order, augmentation and permutations; one training each.
+        networks: networks to train.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, image_size=image_size, patch_size=patch_size)
     options = {"steps": steps, "points": points, "seeds": seeds, "networks": networks}
     source = load_recipe_source(settings)
@@ -86,7 +89,7 @@ def permutation(
         source = with_training_images(source, training_images)
     results = permutation_experiment(settings, source, output.with_suffix(".json"), **options)
     rows = [
-        (network, kind, f"{_mean(curves):.2%}", _shares(curve[-1] for curve in curves))
+        (network, kind, f"{_mean(curves):.2%}", _percentages(curve[-1] for curve in curves))
         for network, inputs in results.items()
         for kind, curves in inputs.items()
     ]
@@ -108,19 +111,19 @@ def data_size(
 
     Args:
         output: the .png or .svg file to write; must not exist.
-        workdir: folder of the runs and of data_size.json; the same command goes on after a stop.
+        workdir: folder of the runs and of data_size.json; rerun the same command to resume.
         recipe: any recipe.
         data: image folder or TensorFlow Datasets name; the recipe's own by default.
-        data_dir: folder with prepared TensorFlow Datasets.
-        fractions: shares of the training data; the paper's are 0.03 0.1 0.3 1.
-        steps: optimizer steps of every training; the recipe's on all data by default.
-        seeds: one training for each.
+        data_dir: folder of prepared TensorFlow Datasets.
+        fractions: fractions of the training data; the paper's are 0.03 0.1 0.3 1.
+        steps: optimizer steps of each training; by default those of the recipe on all data.
+        seeds: one training each.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps)
     results, sizes = data_size_experiment(settings, workdir, fractions=fractions, seeds=seeds)
     rows = [
-        (f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{sum(values) / len(values):.2%}", _shares(values))
+        (f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{sum(values) / len(values):.2%}", _percentages(values))
         for fraction, values in results.items()
     ]
     print_table(("training data", "images", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
@@ -138,20 +141,20 @@ def untied(
     points: int = 5,
     seeds: tuple[int, ...] = (0, 1, 2),
 ):
-    """Appendix A: train Mixers whose token MLPs are shared by all channels, by groups of them, by none.
+    """Appendix A: train Mixers whose token MLPs are shared by all channels, by groups of channels, or not at all.
 
     Args:
-        output: the .png or .svg file to write; the results go into a .json file beside it and are taken up again.
-        recipe: sizes, augmentation and optimisation.
+        output: the .png or .svg file to write; a .json file next to it stores the results, so that the command resumes.
+        recipe: sizes, augmentation and optimization.
         data: image folder or TensorFlow Datasets name; the recipe's own by default.
-        data_dir: folder with prepared TensorFlow Datasets.
-        groups: numbers of token MLPs a block; 1 is the paper's Mixer, the number of channels one for each.
-        training_images: how many to train on, evenly from each class; all by default.
+        data_dir: folder of prepared TensorFlow Datasets.
+        groups: numbers of token MLPs per block; 1 is the paper's Mixer, the number of channels gives one per channel.
+        training_images: number of training images, equally many per class; all by default.
         steps: optimizer steps of each training.
-        points: how often to measure each.
-        seeds: one training for each.
+        points: number of measurements per training.
+        seeds: one training each.
     """
-    check_picture_path(output)
+    check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir)
     source = load_recipe_source(settings)
     if training_images:
@@ -161,10 +164,10 @@ def untied(
     sizes = (settings.architecture(), settings.input_shape(), len(source.class_names))
     parameters = {count: untied_parameters(sizes[0], count, *sizes[1:]) for count in groups}
     rows = [
-        (str(count), f"{parameters[count]:,}", f"{_mean(curves):.2%}", _shares(curve[-1] for curve in curves))
+        (str(count), f"{parameters[count]:,}", f"{_mean(curves):.2%}", _percentages(curve[-1] for curve in curves))
         for count, curves in results.items()
     ]
-    print_table(("token MLPs a block", "parameters", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
+    print_table(("token MLPs per block", "parameters", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
     print("\nParameters of the published sizes, 224 px, 1000 classes:")
     published = [
         (
@@ -175,11 +178,11 @@ def untied(
         )
         for name, variant in VARIANTS.items()
     ]
-    print_table(("variant", "tied", "4 groups", "one for each channel"), published)
+    print_table(("variant", "tied", "4 groups", "one per channel"), published)
     print(f"\nWritten: {write_figure(untied_figure(results, parameters), output)}")
 
 
-def _shares(values):
+def _percentages(values):
     return "  ".join(f"{value:.2%}" for value in values)
 
 

@@ -1,4 +1,4 @@
-"""Looking at models: variants, benchmark, saliency, report, plot weights, plot stem, plot throughput."""
+"""Commands that inspect models: variants, benchmark, saliency, report, plot weights, plot stem, plot throughput."""
 
 import dataclasses
 import platform
@@ -10,18 +10,23 @@ import numpy as np
 import tyro
 
 from keras_mixer.cli.terminal import Model, Runs, VariantName, print_table
+from keras_mixer.fields import Count, CountFrom0, Positive
 from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.inspect.figures import check_picture_path, write_figure
-from keras_mixer.models import Mixer, blocks_of
+from keras_mixer.inspect.figures import check_figure_path, write_figure
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer
 from keras_mixer.variants import VARIANTS
 
+Blocks = tuple[CountFrom0, ...]
+TileGrid = tuple[Count, Count]
 
-def variants(image_size: int = 224, classes: int = 1000):
-    """List the seven sizes of Table 1.
+
+def variants(image_size: Count = 224, classes: CountFrom0 = 1000):
+    """List the seven models of Table 1 with parameters and cost.
 
     Args:
-        image_size: side of the image in pixels; sizes whose patch does not divide it are marked.
-        classes: outputs of the head; 0 leaves it out.
+        image_size: side of the image in pixels; models whose patch size does not divide it are marked.
+        classes: outputs of the head; 0 for a model without head.
     """
     rows = []
     for name, variant in VARIANTS.items():
@@ -38,20 +43,20 @@ def variants(image_size: int = 224, classes: int = 1000):
 def benchmark(
     variants: tuple[VariantName, ...] = ("S/32", "B/16"),
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16"),
-    image_size: int = 224,
-    seconds: float = 10.0,
+    image_size: Count = 224,
+    seconds: Positive = 10.0,
     output: Path | None = None,
 ):
-    """Time forward passes and training steps beside the machine's matrix product, in turn, in one run.
+    """Time forward passes and training steps, alternating with a matrix product on the same machine.
 
     Args:
         variants: rows of Table 1.
-        precisions: of the arithmetic; bfloat16 is Keras's mixed_bfloat16.
+        precisions: float32, or bfloat16 for Keras's mixed_bfloat16.
         image_size: side of the images in pixels.
         seconds: how long to time each case.
         output: JSON file for the results; must not exist.
     """
-    from keras_mixer.inspect.speed import CALLS, Case, prepare, prepare_limit, rounds
+    from keras_mixer.inspect.speed import CALLS, Case, prepare, prepare_limit, time_calls
 
     if output is not None:
         refuse_existing(output)
@@ -68,9 +73,9 @@ def benchmark(
             warm_up()
         own: list[float] = []
         product: list[float] = []
-        for _ in range(3):  # in turn, so that both meet the same machine
-            own += rounds(call, seconds / 4)
-            product += rounds(limit, seconds / 12)
+        for _ in range(3):  # alternating, so that both see the same load on the machine
+            own += time_calls(call, seconds / 4)
+            product += time_calls(limit, seconds / 12)
         results.append(_result(case, own, product))
         print(f"{case.name}: {results[-1]['images_per_second']:.1f} images/s", flush=True)
     print()
@@ -100,7 +105,7 @@ def benchmark(
 
 
 def _result(case, own, product):
-    """Medians, and half the distance of the quartiles as spread."""
+    """Medians; the spread is half the interquartile range."""
     from keras_mixer.inspect.speed import limit_operations
 
     median, limit = np.median(own), np.median(product)
@@ -133,17 +138,17 @@ def saliency(
         class_name: the class; the most probable one by default.
     """
     from keras_mixer.export.loading import load_mixer
-    from keras_mixer.inspect.saliency import write_picture
+    from keras_mixer.inspect.saliency import write_saliency
 
     refuse_existing(output)
-    print(f"Written: {output} (class {write_picture(load_mixer(model), image, output, class_name)})")
+    print(f"Written: {output} (class {write_saliency(load_mixer(model), image, output, class_name)})")
 
 
 def report(runs: Runs, output: Path = Path("report.html")):
-    """Write one HTML page about finished runs: curves, tables, confusion, few-shot, weight pictures, cost.
+    """Write an HTML report on finished runs: curves, tables, confusion matrix, few-shot accuracy, weights, cost.
 
     Args:
-        runs: folders of finished runs; what keras-mixer evaluate and fewshot left in them is shown too.
+        runs: folders of finished runs; results of keras-mixer evaluate and fewshot in them are included.
         output: the .html file to write; must not exist.
     """
     from keras_mixer.inspect.report import write_report
@@ -151,19 +156,19 @@ def report(runs: Runs, output: Path = Path("report.html")):
     print(f"Written: {write_report(runs, output)}")
 
 
-def weights(model: Model, output: Path, blocks: tuple[int, ...] = (0, 1, 2), tile_grid: tuple[int, int] | None = None):
-    """Draw every hidden unit of token-mixing MLPs on the grid of tokens, low frequencies first, opposites side by side.
+def weights(model: Model, output: Path, blocks: Blocks = (0, 1, 2), tile_grid: TileGrid | None = None):
+    """Plot every hidden unit of token-mixing MLPs on the grid of tokens: low frequencies first, opposites in pairs.
 
     Args:
         model: a finished run directory or .keras file.
         output: the .png or .svg file to write; must not exist.
-        blocks: numbers of blocks, from 0 on.
-        tile_grid: rows and columns of tokens before a model was widened; each unit is then shown on its own tile.
+        blocks: indices of blocks, from 0.
+        tile_grid: rows and columns of tokens before the model was widened; each unit is then shown on its own tile.
     """
     from keras_mixer.export.loading import load_mixer
     from keras_mixer.inspect.token_weights import weights_figure
 
-    check_picture_path(output)
+    check_figure_path(output)
     loaded = load_mixer(model)
     last = len(blocks_of(loaded))
     chosen = blocks if blocks != (0, 1, 2) else tuple(range(min(3, last)))
@@ -171,7 +176,7 @@ def weights(model: Model, output: Path, blocks: tuple[int, ...] = (0, 1, 2), til
 
 
 def stem(model: Model, output: Path):
-    """Draw the filters of the stem, low frequencies first.
+    """Plot the stem filters, low frequencies first.
 
     Args:
         model: a finished run directory or .keras file.
@@ -180,31 +185,32 @@ def stem(model: Model, output: Path):
     from keras_mixer.export.loading import load_mixer
     from keras_mixer.inspect.token_weights import stem_figure
 
-    check_picture_path(output)
+    check_figure_path(output)
     print(f"Written: {write_figure(stem_figure(load_mixer(model)), output)}")
 
 
 def throughput(
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
     output: Path,
-    batch_sizes: tuple[int, ...] = (1, 8, 32),
-    image_size: int = 224,
-    seconds: float = 5.0,
+    batch_sizes: tuple[Count, ...] = (1, 8, 32),
+    image_size: Count = 224,
+    seconds: Positive = 5.0,
 ):
-    """Parameters and multiply-accumulates exactly, images a second and memory as measured here.
+    """Plot the measured speed of models; print exact parameters and multiply-accumulates, speed and memory.
 
     Args:
-        models: finished run directories, .keras files, or variants such as B/16 with random weights.
-        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
-        batch_sizes: images in a call.
-        image_size: side in pixels, for variants.
+        models: finished run directories, .keras files, or variants such as B/16 (with random weights).
+        output: the .png or .svg file to write; the numbers go to a .json file next to it. Neither may exist.
+        batch_sizes: images per call.
+        image_size: side of the images in pixels, for variants.
         seconds: how long to measure each batch size.
     """
-    from keras_mixer.inspect.cost import exact_cost, throughput as measure, traced_macs
+    from keras_mixer.inspect.cost import exact_cost, traced_macs
+    from keras_mixer.inspect.speed import throughput as measure
     from keras_mixer.paper.pareto import throughput_figure
 
     if not models:
-        raise ValueError("Name at least one model.")
+        raise ValueError("Expected at least one model, got none.")
     check_figure_and_numbers(output)
     rows, results = [], {}
     content: dict[str, dict[str, Any]] = {}
@@ -220,7 +226,7 @@ def throughput(
             cost = (f"{parameters:,}", f"{macs / 1e9:.3f}", "yes" if macs == traced else f"no: {traced:,}")
             rows.append((name, *cost, str(item.batch_size), f"{item.images_per_second:,.1f}", memory))
         del model
-        keras.backend.clear_session()  # its memory is not the next one's
+        keras.backend.clear_session()  # frees memory, so that the next model's peak does not include it
     header = ("model", "parameters", "GMACs", "graph agrees", "batch", "images/s", "peak memory")
     print_table(header, rows)
     write_figure_and_numbers(content, throughput_figure(results), output)
@@ -236,12 +242,12 @@ def _load(name, image_size):
 
 
 def check_figure_and_numbers(output):
-    """Neither the figure nor the numbers beside it may be there."""
-    check_picture_path(output)
+    """Raises ValueError if the figure or the .json file next to it exists."""
+    check_figure_path(output)
     refuse_existing(output.with_suffix(".json"))
 
 
 def write_figure_and_numbers(content, figure, output):
-    """Writes the numbers into a .json file beside the figure, and says so."""
+    """Writes the figure, and the numbers to a .json file next to it; prints both paths."""
     write_json(output.with_suffix(".json"), content)
     print(f"\nWritten: {write_figure(figure, output)} and {output.with_suffix('.json').name}")

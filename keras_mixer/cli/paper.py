@@ -1,4 +1,4 @@
-"""The paper's numbers: imagenet, avg5, plot pareto, plot linear-cost. What trains for them is in experiments.py."""
+"""The paper's numbers without training: imagenet, avg5, plot pareto, plot linear-cost."""
 
 import dataclasses
 import json
@@ -8,10 +8,11 @@ from typing import Any
 
 from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
 from keras_mixer.cli.terminal import Model, Runs, print_table
-from keras_mixer.data.crops import EvaluationCrop
+from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.export.loading import load_mixer
+from keras_mixer.fields import Count, Positive
 from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.paper.linear_cost import SIDES
 
@@ -23,22 +24,23 @@ def imagenet(
     real_images: Path | None = None,
     v2_folder: Path | None = None,
     evaluation_crop: EvaluationCrop | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     output: Path | None = None,
 ):
-    """Measure an ImageNet-1k classifier on what is there of ImageNet, ReaL and ImageNet-V2; say what is not.
+    """Measure an ImageNet-1k classifier on ImageNet, ReaL and ImageNet-V2, as far as their data are available.
 
     Args:
         model: a finished run directory or .keras file with 1000 classes.
-        data_dir: folder with prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
-        real_labels: the authors' real.json, in place of imagenet2012_real.
-        real_images: with it, a folder with ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
-        v2_folder: a folder of ImageNet-V2 as its authors publish it (0 to 999), in place of imagenet_v2.
-        evaluation_crop: how images are brought to size; the model's own, or else resmall-crop.
-        batch_size: images in a step.
+        data_dir: folder of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
+        real_labels: the authors' real.json, instead of imagenet2012_real.
+        real_images: with real_labels, a folder of ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
+        v2_folder: a folder of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2.
+        evaluation_crop: how images are resized and cropped; by default the model's own, or resmall-crop.
+        batch_size: images per step.
         output: JSON file to write; must not exist.
     """
     from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.data.prepared import NotPrepared
     from keras_mixer.evaluation.imagenet import (
         V2_VARIANTS,
         check_classes,
@@ -47,7 +49,6 @@ def imagenet(
         v2_split,
         validation_split,
     )
-    from keras_mixer.evaluation.prepared import NotPrepared
     from keras_mixer.evaluation.top1 import evaluate
 
     if output is not None:
@@ -89,7 +90,7 @@ def imagenet(
 
 
 def avg5(runs: Runs):
-    """Mean top-1 over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers, saying which of them are missing.
+    """Mean top-1 over ImageNet, CIFAR-10, CIFAR-100, Pets and Flowers; lists those that are missing.
 
     Args:
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
@@ -103,7 +104,7 @@ def avg5(runs: Runs):
     for folder in runs:
         file = folder / "results.json"
         if not file.is_file():
-            raise ValueError(f"{folder} is no finished run: it has no results.json.")
+            raise ValueError(f"{folder} is not a finished run: it has no results.json.")
         content, recipe = json.loads(file.read_text(encoding="utf-8")), read_recipe(folder)
         results.append((recipe.data, content["accuracy"]))
         rows.append(
@@ -131,25 +132,29 @@ def pareto(output: Path, own: tuple[str, ...] = ()):
 
     Args:
         output: the .png or .svg file to write; must not exist.
-        own: own points as NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS; accuracy in percent, the last two may be empty.
+        own: own points as NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS; accuracy in percent; the last two may be empty.
     """
     from keras_mixer.paper.pareto import pareto_figure
 
-    check_picture_path(output)
+    check_figure_path(output)
     print(f"Written: {write_figure(pareto_figure([_own(text) for text in own]), output)}")
 
 
 def linear_cost(
-    output: Path, sides: tuple[int, ...] = SIDES, hidden_dim: int = 768, tokens_mlp_dim: int = 384, seconds: float = 4.0
+    output: Path,
+    sides: tuple[Count, ...] = SIDES,
+    hidden_dim: Count = 768,
+    tokens_mlp_dim: Count = 384,
+    seconds: Positive = 4.0,
 ):
     """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
 
     Args:
-        output: the .png or .svg file to write; the numbers go into a .json file beside it. Neither may exist.
-        sides: of the images in pixels; patches have 16.
+        output: the .png or .svg file to write; the numbers are written to a .json file next to it. Neither may exist.
+        sides: image sides in pixels; patches have 16.
         hidden_dim: channels of both blocks, a multiple of 64.
-        tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every size.
-        seconds: how long to measure each.
+        tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every image size.
+        seconds: duration of each measurement.
     """
     from keras_mixer.paper.linear_cost import linear_cost as measure_linear_cost, linear_cost_figure
 
@@ -165,7 +170,7 @@ def linear_cost(
     exact = result.macs_slopes()
     print()
     for name, slope in result.slopes().items():
-        print(f"{name}: seconds an image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
+        print(f"{name}: seconds per image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
     write_figure_and_numbers(
         dataclasses.asdict(result) | {"slopes": result.slopes()}, linear_cost_figure(result), output
     )
@@ -179,4 +184,4 @@ def _own(text):
         name, accuracy, speed, days = parts
         return OwnPoint(name, float(accuracy), float(speed) if speed else None, float(days) if days else None)
     except ValueError as error:
-        raise ValueError(f"An own point is NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, unlike {text!r}.") from error
+        raise ValueError(f"Expected NAME,ACCURACY,IMAGES_PER_SECOND,CORE_DAYS, got {text!r}.") from error

@@ -1,14 +1,17 @@
-"""What the commands share: types of options, how options are parsed, how tables are printed."""
+"""Shared by all commands: option types, option parsing, table printing."""
 
 import contextlib
 import functools
+import inspect
 import io
 import re
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from keras_mixer.fields import check
 from keras_mixer.variants import VARIANTS
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -18,27 +21,34 @@ Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 if TYPE_CHECKING:
     VariantName = str
 else:
-    VariantName = Literal[tuple(VARIANTS)]  # the choices that help lists
+    VariantName = Literal[tuple(VARIANTS)]  # the choices listed by --help
 
-CONFIG = (tyro.conf.OmitArgPrefixes,)  # a switch is both --name and --no-name
+CONFIG = (tyro.conf.OmitArgPrefixes,)  # a flag has both --name and --no-name
 
 
 def parse(function, command, arguments):
-    """Calls a function with options parsed by its signature and docstring."""
+    """Calls a function with the options on the command line, as its signature and docstring describe them.
+
+    Raises:
+        ValueError: an option or its value is invalid.
+    """
+    annotations = typing.get_type_hints(function, include_extras=True)
 
     @functools.wraps(function, updated=())
-    def call_later(*values, **options):  # outside of read_options, which captures what is printed
+    def call_later(*values, **options):  # runs outside read_options, which captures standard error
+        for name, value in inspect.signature(function).bind(*values, **options).arguments.items():
+            check(name, value, annotations[name])
         return functools.partial(function, *values, **options)
 
     return read_options(call_later, command, arguments)()
 
 
 def read_options(what, command, arguments, **options):
-    """What a function returns for the options on the command line, or a dataclass of them.
+    """The result of a function, or a dataclass, for the options on the command line.
 
     Raises:
-        ValueError: an option or its value is wrong; tyro's message, which it would print in a box, as one line.
-        SystemExit: help was asked for and printed.
+        ValueError: an option or its value is invalid; tyro's boxed message as one line.
+        SystemExit: after printing help.
     """
     printed = io.StringIO()
     try:
@@ -51,16 +61,16 @@ def read_options(what, command, arguments, **options):
 
 
 def _without_box(text):
-    """The message in a box drawn by tyro, without its title, its borders and its hints about help."""
+    """The text of a box drawn by tyro, without title, borders and hints about --help."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[1:-1]  # colours
     inside = "\n".join(line.strip("│| ") for line in lines)
     parts = (" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", inside, flags=re.M))
     kept = [part for part in parts if part and not part.startswith(("For full help", "Argument help"))]
-    return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # another tyro may draw another box
+    return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # other versions of tyro may differ
 
 
 def print_table(header, rows):
-    """Prints columns of text, left-aligned, below a header."""
+    """Prints left-aligned columns of text below a header."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, tuple("-" * width for width in widths), *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

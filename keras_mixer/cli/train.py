@@ -1,4 +1,4 @@
-"""Training: train, sweep. The first argument names a recipe; its fields are options, and its values their defaults."""
+"""The commands train and sweep. The first argument names a recipe; its fields are options, its values the defaults."""
 
 import dataclasses
 import os
@@ -8,40 +8,40 @@ from typing import Annotated
 
 from keras_mixer.cli.terminal import print_table, read_options
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
-from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
+from keras_mixer.training.devices import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
-from keras_mixer.training.sweep import sweep as try_learning_rates
+from keras_mixer.training.sweep import sweep as run_sweep
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a person can choose for a run."""
+    """Options of `train`."""
 
     recipe: Recipe
     workdir: Path | None = None
-    """Folder of the run; runs/NAME by default. Call again in the same way to resume."""
+    """Folder of the run; runs/NAME by default. Rerun the same command to resume."""
     skip_corrupt: bool = False
-    """Leave image files out that cannot be decoded, instead of stopping."""
+    """Leave out image files that cannot be decoded, instead of stopping."""
     dry_run: bool = False
-    """Print what would be done and what it costs, without touching data."""
+    """Print the plan and its cost, without reading the data."""
     profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
     """First and last step, counted from now, to profile for TensorBoard; at least 0 and ascending."""
     job_addresses: str | None = None
-    """host:port of the first of several processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
+    """host:port of the first of multiple processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
     num_processes: Count | None = None
-    """How many processes train together, at least 1."""
+    """Number of processes that train together, at least 1."""
     process_id: CountFrom0 | None = None
-    """Number of this process, at least 0."""
+    """Index of this process, at least 0."""
 
     def __post_init__(self):
         check_fields(self)
 
 
 def train(arguments):
-    """Reads the options of a run, trains and prints the result."""
+    """Parses the options of a run, trains, and prints the result."""
     recipe, arguments = _take_recipe(arguments, "digits")
     options = read_options(
         Training,
@@ -97,11 +97,11 @@ def _print_plan(recipe):
         ("steps per epoch", known(numbers.steps_per_epoch)),
         ("steps", known(numbers.total_steps)),
         ("devices", devices.description),
-        ("images a device", f"{recipe.global_batch_size // devices.count:,}"),
+        ("images per device", f"{recipe.global_batch_size // devices.count:,}"),
         ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
-        ("GMACs an image", f"{numbers.macs / 1e9:.3f}"),
+        ("GMACs per image", f"{numbers.macs / 1e9:.3f}"),
         ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
-        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB a device"),
+        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device"),
     ]
     print()
     print_table(("plan", ""), rows)
@@ -109,34 +109,34 @@ def _print_plan(recipe):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What a person can choose for a sweep."""
+    """Options of `sweep`."""
 
     recipe: Recipe
     learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
     workdir: Path | None = None
-    """Folder of all runs; runs/NAME_sweep by default. Call again in the same way to resume."""
+    """Folder of all runs; runs/NAME_sweep by default. Rerun the same command to resume."""
     skip_final: bool = False
-    """Leave out the last run, on all training data with the best rate."""
+    """Skip the last run, on all training images with the best rate."""
 
     def __post_init__(self):
         check_fields(self)
 
 
 def sweep(arguments):
-    """Reads the options of a sweep, tries every learning rate and prints a table of them."""
+    """Parses the options of a sweep, tries every learning rate, and prints a table of the results."""
     recipe, arguments = _take_recipe(arguments, "finetune")
     options = read_options(
         Sweep,
         f"sweep {recipe.name}",
         arguments,
-        description="Trains once for each learning rate with a part of the training images held out, then once more "
-        "with the best on all. Options beside those below are the recipe's.",
+        description="Trains once for each learning rate with a fraction of the training images held out, then once "
+        "more on all of them with the best rate. The other options are the recipe's.",
         default=Sweep(dataclasses.replace(recipe, holdout=0.1)),
     )
     recipe = options.recipe
     workdir = options.workdir or Path("runs", f"{recipe.name}_sweep")
-    result = try_learning_rates(
+    result = run_sweep(
         dataclasses.replace(recipe, holdout=0.0),
         options.learning_rates,
         workdir=workdir,
@@ -149,12 +149,12 @@ def sweep(arguments):
     if result.final is not None:
         accuracy = result.final.metrics["accuracy"]
         print(
-            f"Test accuracy ({recipe.evaluation_crop}) after training on everything: {accuracy:.2%} ({workdir}/final)"
+            f"Test accuracy ({recipe.evaluation_crop}) after training on all images: {accuracy:.2%} ({workdir}/final)"
         )
 
 
 def _take_recipe(arguments, default):
-    """The recipe that the first argument names, or the default, and the other arguments."""
+    """The recipe named by the first argument, or the default, and the remaining arguments."""
     if arguments and not arguments[0].startswith("-"):
         return resolve(arguments[0]), arguments[1:]
     return resolve(default), arguments

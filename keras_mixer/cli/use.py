@@ -10,15 +10,16 @@ import numpy as np
 import tyro
 
 from keras_mixer.cli.terminal import Data, Model, Run, print_table
-from keras_mixer.data.crops import EvaluationCrop
+from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import write_figure
 from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.protocol import RETRIES
 
-LARGEST_TABLE = 20  # classes up to which the confusion is printed as a table
+LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
 
 
 def evaluate(
@@ -29,17 +30,17 @@ def evaluate(
     evaluation_crop: EvaluationCrop | None = None,
     skip_corrupt: bool = False,
 ):
-    """Measure a finished run on its test data, or on other data with the same classes.
+    """Evaluate a finished run on its test data, or on other data with the same classes.
 
-    RUN/evaluation.json and RUN/confusion.png are written, in place of those of an earlier call.
+    Writes RUN/evaluation.json and RUN/confusion.png, replacing those of an earlier call.
 
     Args:
         run: folder of a finished run.
         data: image folder or TensorFlow Datasets name; the run's own by default.
         data_dir: folder with prepared TensorFlow Datasets.
-        test_split: which part; the run's own by default.
-        evaluation_crop: how images are brought to size; the run's own by default.
-        skip_corrupt: leave image files out that cannot be decoded.
+        test_split: split to evaluate on; the run's own by default.
+        evaluation_crop: how images are cropped and resized; the run's own by default.
+        skip_corrupt: skip image files that cannot be decoded.
     """
     from keras_mixer.inspect.confusion import confusion_figure
     from keras_mixer.training.inputs import evaluate_source, load_recipe_source
@@ -69,7 +70,7 @@ def evaluate(
     for remark in result.remarks():
         print(remark)
     per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
-    print_table(("class", "accuracy"), [(name, f"{share:.2%}") for name, share in per_class.items()])
+    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in per_class.items()])
     _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
@@ -82,7 +83,7 @@ def evaluate(
         "evaluation_crop": recipe.evaluation_crop,
         "image_size": [height, width],
         "class_names": source.class_names,
-        "per_class": {name: None if share != share else share for name, share in per_class.items()},
+        "per_class": {name: value if np.isfinite(value) else None for name, value in per_class.items()},
         "confusion": result.confusion.tolist(),
     }
     file = run / "evaluation.json"
@@ -90,8 +91,8 @@ def evaluate(
     print(f"\nWritten to {file}.")
     try:
         figure = confusion_figure(result.confusion, source.class_names)
-    except ValueError as error:  # without the extra the numbers are all there
-        print(f"No picture of the confusion. {error}")
+    except ValueError as error:  # matplotlib is missing; all numbers are written already
+        print(f"The confusion matrix was not plotted. {error}")
         return
     print(f"Written to {write_figure(figure, run / 'confusion.png')}.")
 
@@ -104,12 +105,12 @@ def _print_confusion(confusion, class_names):
             (name, *(str(count) if count else "." for count in row))
             for name, row in zip(class_names, confusion.tolist(), strict=True)
         ]
-        print("\nConfusion: rows are labels, columns guesses.")
+        print("\nConfusion matrix: rows are labels, columns predictions.")
         print_table(("", *class_names), rows)
         return
-    print("\nThe most frequent mistakes:")
-    rows = [(*pair, str(images), f"{share:.1%}") for *pair, images, share in mistakes(confusion, class_names)]
-    print_table(("label", "guess", "images", "of the label"), rows)
+    print("\nMost frequent errors:")
+    rows = [(*pair, str(images), f"{fraction:.1%}") for *pair, images, fraction in mistakes(confusion, class_names)]
+    print_table(("label", "prediction", "images", "of the label"), rows)
 
 
 def fewshot(
@@ -123,27 +124,27 @@ def fewshot(
     l2: float = L2,
     layer: str = "pre_logits",
     evaluation_crop: EvaluationCrop | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
     output: Path | None = None,
     skip_corrupt: bool = False,
 ):
-    """Teach a linear classifier on frozen features with a few images of each class, and measure it.
+    """Train a linear classifier on frozen features from a few images per class, and evaluate it.
 
     Args:
         model: a finished run directory or .keras file.
         data: digits, an image folder or a TensorFlow Datasets name.
         data_dir: folder with prepared TensorFlow Datasets.
-        train_split: where the images to learn from are drawn; the paper draws those of ImageNet from train[:65000].
-        test_split: what is measured on.
-        shots: images of each class to learn from.
-        seeds: one draw of images for each.
-        l2: strength of the regularisation; big_vision's is 1024.
-        layer: features to use, a name as in keras-mixer features.
-        evaluation_crop: how images are brought to size; the model's own, or else resize-crop, the paper's.
-        batch_size: images in a step.
-        output: JSON file to write; must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras file,
-            which each call renews.
-        skip_corrupt: leave image files out that cannot be decoded.
+        train_split: split to draw training images from; for ImageNet the paper uses train[:65000].
+        test_split: split to evaluate on.
+        shots: training images per class.
+        seeds: each draws its own training images.
+        l2: strength of the L2 regularization; 1024 in big_vision.
+        layer: features to use, named as in keras-mixer features.
+        evaluation_crop: how images are cropped and resized; the model's own, or else resize-crop, as in the paper.
+        batch_size: images per step.
+        output: JSON file to write; it must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras
+            file, overwritten by each call.
+        skip_corrupt: skip image files that cannot be decoded.
     """
     from keras_mixer.data.integrity import check_source
     from keras_mixer.data.pipeline import evaluation_batches
@@ -164,12 +165,12 @@ def fewshot(
         (
             str(count),
             f"{result.mean(count):.2%}",
-            "  ".join(f"{share:.2%}" for share in result.accuracy[count]),
+            "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[count]),
             str(result.support[count]),
         )
         for count in shots
     ]
-    print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, seeds))}", "images learnt from"), rows)
+    print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, seeds))}", "training images"), rows)
     height, width = options["image_size"]
     print(
         f"\n{result.test_images:,} test images of {source.name}, {names} classes, {result.features} features of "
@@ -177,7 +178,7 @@ def fewshot(
     )
     if result.non_finite:
         print(
-            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as wrong."
+            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as errors."
         )
     file = output or (model if model.is_dir() else model.parent) / "fewshot.json"
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
@@ -197,21 +198,21 @@ def predict(
     """Classify image files.
 
     Args:
-        paths: a run directory, a .keras file, a SavedModel, a .tflite or .onnx file or an OpenVINO folder, and then
-            JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
-        server: ask TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with /versions/N at
-            the end for one version.
-        top_k: how many classes to show for each image.
-        timeout: seconds until the server must have answered.
-        retries: how often to ask again, each time after a longer pause, while the server is unavailable.
-        json_output: print a JSON list instead of a table.
+        paths: a run directory, .keras file, SavedModel, .tflite or .onnx file or OpenVINO folder, followed by JPEG,
+            PNG, GIF, BMP or WebP files. With --server, only the images.
+        server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
+            /versions/N at the end for one version.
+        top_k: number of classes to show per image.
+        timeout: seconds to wait for the server's answer.
+        retries: number of retries, with increasing delays, while the server is unavailable.
+        json_output: print JSON instead of a table.
     """
     from keras_mixer.serving.client import connect, predict_files
 
     if len(paths) < (1 if server else 2):
-        raise ValueError("Name a model and at least one image file; with --server, at least one image file.")
+        raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
     if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}.")
+        raise ValueError(f"top_k must be at least 1, got {top_k}.")
     if server:
         client = connect(server, timeout, retries)
         try:
@@ -240,18 +241,18 @@ def features(
     layer: str = "pre_logits",
     part: Literal["train", "test"] = "test",
     data_dir: str | None = None,
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ):
-    """Write what a model computes inside for every image of a data set.
+    """Extract the features of every image of a data set.
 
     Args:
         model: a finished run directory or .keras file.
         data: digits, an image folder or a TensorFlow Datasets name.
-        output: the .npz file to write (features, labels, class_names); must not exist.
+        output: the .npz file to write (features, labels, class_names); it must not exist.
         layer: stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits.
-        part: which part of the data.
+        part: split of the data.
         data_dir: folder with prepared TensorFlow Datasets.
-        batch_size: images in a step.
+        batch_size: images per step.
     """
     from keras_mixer.data.integrity import check_source
     from keras_mixer.data.pipeline import evaluation_batches

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.sources import Source, Split
+from keras_mixer.data.splits import Source, Split
 
 FILE_NAME = re.compile(r"(?P<set>[\w-]+-)?(?P<part>train|t10k|test)-(?P<kind>images-idx3|labels-idx1)-ubyte(?:\.gz)?")
 PARTS = {"train": "training", "t10k": "test", "test": "test"}  # EMNIST says "test" where MNIST says "t10k"

@@ -1,4 +1,4 @@
-"""Finds image files that cannot be decoded before a training run stumbles over them."""
+"""Finds image files that cannot be decoded, before training starts."""
 
 import dataclasses
 import hashlib
@@ -12,19 +12,19 @@ from tqdm.auto import tqdm
 
 from keras_mixer.data.parallel import PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import check_image, why_unreadable
-from keras_mixer.data.sources import Source, Split, file_split
+from keras_mixer.data.splits import Source, Split, file_split
 from keras_mixer.files import write_json
 
 
 def corrupt_files(split, crop=None) -> dict[Path, str]:
-    """Decodes every file of a split and returns those that fail, in order, each with a sentence that says why.
+    """Decodes every file of a split and returns those that fail, in order, each with the reason.
 
-    Files of which the evaluation crop cannot be taken count too.
+    Files that the evaluation crop rejects are included.
 
-    Source: ours. Costs about one epoch of decoding; a broken file otherwise stops a run in its middle.
+    Source: ours. Costs about one epoch of decoding; otherwise a damaged file would stop a run halfway.
     """
 
-    def problem(element):  # a py_function: inside a graph a failing op cannot be caught
+    def problem(element):  # a py_function, because a failing op cannot be caught inside a graph
         def attempt(path):
             try:
                 check_image(tf.io.read_file(path), crop)
@@ -37,28 +37,28 @@ def corrupt_files(split, crop=None) -> dict[Path, str]:
     results = prefetch(split.elements.map(problem, num_parallel_calls=PARALLEL_CALLS), elements=64)
     progress = tqdm(results, total=split.size, desc="checking images", unit="image", leave=False, file=sys.stderr)
     found = zip(split.files, progress, strict=True)
-    return {path: said.numpy().decode() for path, said in found if said != b""}
+    return {path: reason.numpy().decode() for path, reason in found if reason != b""}
 
 
 def check_source(
     source: Source, skip_corrupt=False, crop=None, memory=None, remember=True, log=print
 ) -> tuple[Source, int]:
-    """Makes sure that every image file of a source decodes.
+    """Checks that every image file of a source can be decoded.
 
     Args:
-        source: where the images come from; only files are checked, prepared TensorFlow Datasets are trusted.
-        skip_corrupt: leave broken files out instead of raising.
-        crop: the evaluation crop that the images must allow.
-        memory: JSON file that remembers the result: nothing is decoded as long as paths, sizes and modification times
-            of all files are the same. None checks every time.
+        source: the images; only image files are checked, prepared TensorFlow Datasets are not.
+        skip_corrupt: leave out damaged files instead of raising.
+        crop: an evaluation crop that must accept the images.
+        memory: JSON file for the result. Nothing is decoded as long as paths, sizes and modification times of all files
+            stay the same. None checks every time.
         remember: write a new result to `memory`; False only reads it.
-        log: called with a line of text when a remembered folder has changed.
+        log: called with a line of text if files have changed since the last check.
 
     Returns:
-        The source without broken files, and how many were left out.
+        The source without damaged files, and the number of files left out.
 
     Raises:
-        ValueError: files are broken; names each (the first 20 of many).
+        ValueError: files are damaged; the message names up to 20 of them.
 
     Source: ours.
     """
@@ -69,8 +69,8 @@ def check_source(
         named = "\n  ".join(broken[path] for path in sorted(broken)[:20])
         more = f"\n  and {len(broken) - 20} more" if len(broken) > 20 else ""
         raise ValueError(
-            f"{len(broken)} image file(s) cannot be decoded (truncated, damaged, too large, or no image):\n  "
-            f"{named}{more}\nMend or remove them, or leave them out with --skip-corrupt."
+            f"{len(broken)} image file(s) cannot be decoded (truncated, damaged, too large, or not images):\n  "
+            f"{named}{more}\nFix or remove them, or leave them out with --skip-corrupt."
         )
     train, test = (_without(split, broken) for split in (source.train, source.test))
     for name, split in {"training": train, "test": test}.items():
@@ -96,7 +96,7 @@ def _broken_files(source, crop, memory, remember, log) -> dict[Path, str]:
 
 
 def _fingerprint(files, crop):
-    """SHA-256 over path, size and modification time of every file, and over all else that the result depends on."""
+    """SHA-256 of path, size and modification time of every file, the crop, and the TensorFlow version."""
     digest = hashlib.sha256(f"{crop} {tf.__version__}".encode())
     for path in files:
         status = os.stat(path)
@@ -105,7 +105,7 @@ def _fingerprint(files, crop):
 
 
 def _read(memory):
-    """What a memory holds; nothing where there is none, or where it is damaged."""
+    """The content of a memory file; empty if it is missing or damaged."""
     try:
         content = json.loads(Path(memory).read_text(encoding="utf-8")) if memory is not None else {}
         return content if isinstance(content["broken"], dict) else {}

@@ -1,18 +1,19 @@
-"""From a split to batches: shuffle, crop, augment, batch, mix. Every random choice follows from (seed, position)."""
+"""From a split to batches: shuffle, crop, augment, batch, mix. Every random choice depends only on (seed, position)."""
 
 import math
 
 import tensorflow as tf
 
-from keras_mixer.data.augment import cutmix, mixup, rand_augment
-from keras_mixer.data.augmentation import Augmentation
-from keras_mixer.data.decoded import DecodedImages
+from keras_mixer.data.batch_mixing import cutmix, mixup
+from keras_mixer.data.cache import DecodedImages
 from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
-from keras_mixer.data.sources import Split
+from keras_mixer.data.randaugment import rand_augment
+from keras_mixer.data.settings import Augmentation
+from keras_mixer.data.splits import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
-KEPT_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
+MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
 
 
 def training_batches(
@@ -33,24 +34,24 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
-    Batches run on over the end of an epoch, so all have the same size and no example is left out for good. With class
-    weights each batch has a third part, `(B,) float32`: the weight of each example.
+    Batches cross epoch boundaries, so all have the same size and no example is dropped. With class weights each batch
+    has a third part, `(B,) float32`: the weight of each example.
 
     Args:
-        split: where the examples come from.
+        split: the examples.
         classes: number of classes.
         image_size: `(height, width)` in pixels.
-        batch_size: examples in a batch, over all processes.
-        seed: the same seed gives the same batches, whatever the number of threads or processes.
-        start_step: batches to leave out at the beginning; the stream goes on as if they had been drawn.
-        shuffle_buffer: examples held for shuffling (encoded, or paths of files).
-        augmentation: an `Augmentation`: what happens to the images at random.
-        class_weights: `(classes,)`, what an example of each class counts; mixed labels count in proportion.
-        shards: parts of the data that are shuffled, and fill their rows of a batch, each by itself.
-        process: number of this process; it reads and gives only its own shards.
-        processes: how many processes share a batch; a divisor of `shards`.
-        cache_bytes: memory of this process in which decoded images stay after their first use, before anything random
-            happens to them; 0 keeps none. See `training_crop` for how little the batches differ.
+        batch_size: examples per batch, over all processes.
+        seed: the same seed gives the same batches for any number of threads or processes.
+        start_step: number of batches to skip at the start, as if they had been drawn.
+        shuffle_buffer: size of the shuffle buffer in examples (encoded images or file paths).
+        augmentation: random changes to the images.
+        class_weights: `(classes,)`, the weight of an example of each class; mixed labels are weighted in proportion.
+        shards: number of parts of the data that are shuffled separately and fill separate rows of a batch.
+        process: index of this process, which reads and returns only its own shards.
+        processes: number of processes that share a batch; a divisor of `shards`.
+        cache_bytes: memory of this process for decoded images before random changes; 0 caches none. See
+            `training_crop` for the small difference in the batches.
     """
     rows = batch_size // shards
     own = range(process * shards // processes, (process + 1) * shards // processes)
@@ -65,18 +66,20 @@ def training_batches(
         part = split.shard(shards, shard)
         buffer = min(part.size, max(shuffle_buffer // shards, 1))
         numbered = part.elements.enumerate()
-        kept = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
+        cache = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
 
         def one_epoch(epoch):
             return _shuffled(numbered, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
         def augmented(drawn, numbered_element):
             number, element = numbered_element
-            position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of whole batches
+            position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of all batches
             example = part.read(element)
             crop_seed = _seed(seed, CROP_STREAM, position)
-            if kept:  # `example["image"]` is not used and so not read
-                image = training_crop(kept.get(number, lambda: part.read(element)["image"]), seed=crop_seed, **cropping)
+            if cache:  # `example["image"]` is not used, so it is not read
+                image = training_crop(
+                    cache.get(number, lambda: part.read(element)["image"]), seed=crop_seed, **cropping
+                )
             else:
                 image = training_image(example["image"], seed=crop_seed, **cropping)
             if augmentation.randaugment_num_ops:
@@ -113,9 +116,9 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
     """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller.
 
     Args:
-        split: where the examples come from.
+        split: the examples.
         image_size: `(height, width)` in pixels.
-        batch_size: examples in a batch.
+        batch_size: examples per batch.
         crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
     """
 
@@ -124,30 +127,30 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         return evaluation_image(example["image"], image_size, crop), example["label"]
 
     batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
-    # A file reader does not know its length, and Keras then takes a step that is not there.
+    # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
     return prefetch(batches.apply(known))
 
 
 def padded_batches(split: Split, *, image_size, batch_size, crop, classes, process=0, processes=1) -> tf.data.Dataset:
-    """Each example once, in batches of one size: `(images uint8, labels one-hot, weights (B,) float32)`.
+    """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
-    The last batch is filled up with black images of weight 0, for engines that cannot share a smaller one. Weights are
-    such that a mean over all rows, filling included, is the mean over the examples. Up to `KEPT_BYTES` of pixels are
-    prepared once and kept, because Keras reads these batches after every epoch.
+    The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one. The
+    weights make a mean over all rows, including the padding, equal to the mean over the examples. Up to
+    `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch.
 
     Args:
-        split: where the examples come from.
+        split: the examples.
         image_size: `(height, width)` in pixels.
-        batch_size: examples in a batch, over all processes.
+        batch_size: examples per batch, over all processes.
         crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
         classes: number of classes.
-        process: number of this process; it reads and gives only its own rows of a batch.
-        processes: how many processes share a batch; a divisor of `batch_size`.
+        process: index of this process, which reads and returns only its own rows of a batch.
+        processes: number of processes that share a batch; a divisor of `batch_size`.
     """
     count, rows = -(-split.size // batch_size), batch_size // processes
-    whole_batches, rest = divmod(split.size, batch_size)
-    own = whole_batches * rows + min(max(rest - process * rows, 0), rows)
+    full_batches, rest = divmod(split.size, batch_size)
+    own = full_batches * rows + min(max(rest - process * rows, 0), rows)
     weight = count * batch_size / split.size
 
     def prepared(position, element):
@@ -158,18 +161,18 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     examples = split.elements.enumerate()
     if processes > 1:
         examples = examples.filter(lambda position, element: position % batch_size // rows == process)
-    filling = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(classes), tf.constant(0.0))
-    filled = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(
-        tf.data.Dataset.from_tensors(filling).repeat(count * rows - own)
+    padding = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(classes), tf.constant(0.0))
+    padded = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(
+        tf.data.Dataset.from_tensors(padding).repeat(count * rows - own)
     )
-    batches = filled.batch(rows, drop_remainder=True)
-    if count * rows * math.prod(image_size) * 3 <= KEPT_BYTES:
+    batches = padded.batch(rows, drop_remainder=True)
+    if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
 
 
 def _mixed(batch, seed, step, augmentation):
-    """`(B, h, w, 3), (B, classes) -> (B, h, w, 3) float32, (B, classes)`: mixup, CutMix, one of both, or neither."""
+    """`(B, h, w, 3), (B, classes) -> (B, h, w, 3) float32, (B, classes)`: mixup, CutMix, either or neither."""
     images, labels = batch
 
     def by_mixup():
@@ -189,10 +192,10 @@ def _mixed(batch, seed, step, augmentation):
 
 
 def _shuffled(dataset, buffer_size, seed):
-    """`dataset.shuffle` whose order follows from `seed` (2,) alone.
+    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`.
 
-    The method's order also depends on TensorFlow's global seed and on how many iterators were opened before (Keras
-    opens one in secret under a strategy), and with a global seed of 0 it takes no tensor.
+    The order of `Dataset.shuffle` also depends on TensorFlow's global seed and on how many iterators were opened before
+    (Keras silently opens an extra one under a strategy). With a global seed of 0 it does not accept a tensor.
     """
     leaves = tf.nest.flatten(dataset.element_spec)
     variant = tf.raw_ops.ShuffleDatasetV3(
@@ -209,7 +212,7 @@ def _shuffled(dataset, buffer_size, seed):
 
 
 def _seed(seed, stream, position):
-    """`() int64 -> (2,) int32`: the random seed of one position in one stream."""
+    """`() int64 -> (2,) int32`: the random seed for one position in one stream."""
     position = tf.cast(position, tf.int64)
     low, high = tf.cast(position % 2**31, tf.int32), tf.cast(position // 2**31, tf.int32)
     return tf.random.fold_in(tf.random.fold_in(tf.stack([seed, stream]), low), high)

@@ -1,29 +1,29 @@
-"""From encoded bytes to an image of the model's size, pixels in [0, 255]; the model itself maps them to [-1, 1].
+"""From encoded bytes to an image of the model's input size with pixels in [0, 255]; the model maps them to [-1, 1].
 
-Shapes: H, W any size of an image in pixels; `image_size` is the model's `(height, width)` in pixels.
+Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
 
-Source: big_vision's `pp/ops_image.py` and appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" for the
-small side, resized pixels cast back to uint8, central crop with the offset rounded down.
+Source: big_vision's `pp/ops_image.py` and the appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" when
+the short side is resized, resized pixels cast back to uint8, central crop with the offset rounded down.
 """
 
 import tensorflow as tf
 
-from keras_mixer.data.crops import EVALUATION_CROPS
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
+from keras_mixer.data.settings import EVALUATION_CROPS
 
-MOST_ELONGATED = 100  # long side over short side, where the short side is resized and the long one follows
-DECODING_THREADS = 8  # of one batch; a server with fewer cores takes turns
+MOST_ELONGATED = 100  # long side / short side; resizing the short side scales the long one too
+DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
 
 
 def decode_image(encoded):
     """`() string -> (H, W, 3) uint8`: JPEG, PNG, GIF (first frame), BMP or WebP as RGB.
 
-    Greyscale and palette are expanded, alpha is dropped, CMYK converted, 16-bit reduced to its upper 8 bits. EXIF
-    rotation is not applied, here and in every export alike: the pixels are taken as they are stored.
+    Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
+    bits. EXIF rotation is not applied, neither here nor in any export: pixels are used as stored.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image, end too early, or would unpack to more than
-            `LARGEST_IMAGE` pixels; `why_unreadable` puts it into words.
+        tf.errors.InvalidArgumentError: the bytes are not such an image, are truncated, or would unpack to more than
+            `LARGEST_IMAGE` pixels; `why_unreadable` turns it into a sentence.
     """
     safe = tf.cond(tf.io.is_jpeg(encoded), lambda: safe_jpeg(encoded)[0], lambda: safe_image(encoded)[0])
     image = tf.io.decode_image(safe, channels=3, expand_animations=False)
@@ -32,33 +32,33 @@ def decode_image(encoded):
 
 
 def check_image(encoded, crop):
-    """Decodes an image and sees that a crop can be taken of it; Raises as `evaluation_image`."""
+    """Decodes an image and checks that it can be cropped; raises as `evaluation_image`."""
     sides = tf.shape(decode_image(encoded))[:2]
     if crop == "resmall-crop":
         refuse_elongated(sides)
 
 
 def refuse_elongated(sides):
-    """An assertion about `(height, width)` int32: resizing the short side must not blow up the long one."""
+    """Returns an assertion on `(height, width)` int32: resizing the short side must not make the long one huge."""
     short_enough = tf.reduce_max(sides) <= MOST_ELONGATED * tf.reduce_min(sides)
     limit = f"px, too long for the crop resmall-crop: the limit is {MOST_ELONGATED} times the short side"
     return tf.debugging.Assert(short_enough, [REFUSED, sides, limit])
 
 
 def why_unreadable(path, error) -> str:
-    """A sentence for people about an image that `decode_image` or `evaluation_image` refused."""
+    """A readable sentence about an image that `decode_image` or `evaluation_image` rejected."""
     refused = why_refused(error)
     if refused:
         return f"{path} is {refused}."
-    return f"{path} cannot be decoded; it must be a whole JPEG, PNG, GIF, BMP or WebP image."
+    return f"{path} cannot be decoded; it must be a complete JPEG, PNG, GIF, BMP or WebP image."
 
 
 def evaluation_image(encoded, image_size, crop):
-    """`() string -> (height, width, 3) uint8`: decoded and brought to size by one of `EVALUATION_CROPS`.
+    """`() string -> (height, width, 3) uint8`: decoded, then resized and cropped by one of `EVALUATION_CROPS`.
 
     Raises:
-        tf.errors.InvalidArgumentError: as `decode_image`; or the long side is more than `MOST_ELONGATED` times the
-            short one and the crop is "resmall-crop", which would blow such an image up.
+        tf.errors.InvalidArgumentError: as `decode_image`; or the crop is "resmall-crop" and the long side is more than
+            `MOST_ELONGATED` times the short one, so that the resized image would be huge.
         ValueError: `crop` is unknown.
     """
     image = decode_image(encoded)
@@ -82,10 +82,10 @@ def evaluation_image(encoded, image_size, crop):
 
 
 def evaluation_images(encoded, image_size, crop):
-    """`(B,) string -> (B, height, width, 3) uint8`: `evaluation_image` of a batch, inside a graph and on many threads.
+    """`(B,) string -> (B, height, width, 3) uint8`: `evaluation_image` for a batch, in a graph and multi-threaded.
 
     Raises:
-        tf.errors.InvalidArgumentError: images cannot be decoded; names their indices.
+        tf.errors.InvalidArgumentError: images cannot be decoded; the message contains their indices.
         ValueError: `crop` is unknown.
     """
     count = tf.size(encoded, out_type=tf.int64)
@@ -95,11 +95,11 @@ def evaluation_images(encoded, image_size, crop):
 
     numbered = tf.data.Dataset.from_tensor_slices(encoded).enumerate()
     good = numbered.map(prepared, num_parallel_calls=DECODING_THREADS).ignore_errors()
-    end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # so that no batch is empty
+    end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
     indices, images = good.concatenate(end).batch(count + 1).get_single_element()
     bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
     message = (
-        f"images cannot be decoded (expected whole JPEG, PNG, GIF, BMP or WebP files of at most {LARGEST_IMAGE:,} "
+        f"images cannot be decoded (expected complete JPEG, PNG, GIF, BMP or WebP files of at most {LARGEST_IMAGE:,} "
         "pixels); their indices in the batch:"
     )
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
@@ -107,17 +107,17 @@ def evaluation_images(encoded, image_size, crop):
 
 
 def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
-    """`() string -> (height, width, 3) uint8`: the inception crop, resized, and mirrored half of the time.
+    """`() string -> (height, width, 3) uint8`: the Inception crop, resized, and flipped half of the time.
 
-    A JPEG is decoded only inside the crop, which is most of the speed of an input pipeline.
+    A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
 
     Args:
         encoded: an encoded image.
         image_size: `(height, width)` in pixels.
         seed: `(2,)` int; the same seed gives the same crop.
-        area: smallest and largest share of the image's area that the crop covers.
-        aspect: smallest and largest width / height of the crop.
-        flip: whether to mirror left-right with probability 1/2.
+        area: smallest and largest fraction of the image's area that the crop covers.
+        aspect: smallest and largest width / height of the crop; None: that of the image.
+        flip: whether to flip left-right with probability 1/2.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
     image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
@@ -132,9 +132,9 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
 
 
 def training_crop(image, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
-    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: as `training_image`, of an image that is decoded already.
+    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: as `training_image`, for a decoded image.
 
-    For a JPEG the last column may differ a little: what is decoded only inside the crop lacks the colours beyond it.
+    For a JPEG the last column may differ slightly, because partial decoding does not see the colours beyond the crop.
     """
     cropped = _crop(image, _crop_window(tf.shape(image)[:2], seed, area, aspect))
     return _resized_and_flipped(cropped, image_size, seed, flip)
@@ -142,6 +142,12 @@ def training_crop(image, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 
 
 def _crop_window(shape, seed, area, aspect):
     """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
+    if aspect is None:
+        draws = tf.random.stateless_uniform((3,), seed)
+        sides = tf.sqrt(area[0] + draws[0] * (area[1] - area[0])) * tf.cast(shape, tf.float32)
+        sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
+        places = tf.cast(shape - sides + 1, tf.float32)  # along each axis, all equally likely
+        return tf.concat([tf.cast(draws[1:] * places, tf.int32), sides], 0)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([shape, [3]], 0),
         tf.zeros((1, 0, 4)),
@@ -167,5 +173,6 @@ def _resized_and_flipped(cropped, image_size, seed, flip):
 
 
 def resize(image, size, method="bilinear"):
-    """`(H, W, 3) uint8 -> (*size, 3) uint8`; fractions are cut off, as in the official code."""
-    return tf.cast(tf.image.resize(tf.cast(image, tf.float32), size, method), tf.uint8)  # a third faster than of uint8
+    """`(H, W, 3) uint8 -> (*size, 3) uint8`; fractions are truncated, as in the official code."""
+    pixels = tf.cast(image, tf.float32)  # a third faster than resizing uint8
+    return tf.cast(tf.image.resize(pixels, size, method), tf.uint8)

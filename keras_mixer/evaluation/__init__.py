@@ -1,1 +1,1 @@
-"""How good a model is, measured the paper's way."""
+"""Accuracy of a model, measured as in the paper."""

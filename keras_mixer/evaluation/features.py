@@ -1,42 +1,40 @@
 """Features of a whole data set, streamed into one `.npz` file in bounded memory."""
 
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from keras_mixer.evaluation.prediction import predict_batch
+from keras_mixer.evaluation.outputs import outputs_of
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import atomic_write, refuse_existing
 
 
 def write_features(model, batches, examples, path, *, layer="pre_logits", class_names=(), progress=False):
-    """Writes what a model computes inside for every image of a data set.
+    """Writes the features of every image of a data set.
 
     Args:
         model: a Mixer of this package.
         batches: `(images, labels)` batches, each image once.
         examples: number of images.
-        path: the `.npz` file to write, with `features` `(N, ...)` float32, `labels` `(N,)` int64 and `class_names`; it
-            must not exist.
-        layer: a name of `keras_mixer.feature_extractor`.
-        class_names: one for each label.
+        path: the `.npz` file to write, with `features` `(N, ...)` float32, `labels` `(N,)` int64 and `class_names`;
+            must not exist. It is written atomically.
+        layer: a layer name of `keras_mixer.feature_extractor`.
+        class_names: one per class.
         progress: show a progress bar on standard error.
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path` written.
 
     Raises:
-        ValueError: an unknown layer (lists the valid ones), another number of images than announced, or a file that
-            exists already (nothing is overwritten).
+        ValueError: the layer is unknown (the message lists the valid ones), the number of images differs from
+            `examples`, the path does not end in .npz, or the file exists.
 
     Source: ours.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"Features are written as .npz, unlike {path}.")
+        raise ValueError(f"Expected a path ending in .npz, got {path}.")
     refuse_existing(path)
     extractor = feature_extractor(model, [layer])
     shape = (examples, *extractor.output[layer].shape[1:])
@@ -45,13 +43,12 @@ def write_features(model, batches, examples, path, *, layer="pre_logits", class_
         with archive.open("features.npy", "w", force_zip64=True) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for images, of_batch in tqdm(batches, desc="features", unit="batch", disable=not progress, file=sys.stderr):
-                features = predict_batch(extractor, images)[layer]
-                file.write(np.ascontiguousarray(features, "<f4").tobytes())
-                labels.append(np.asarray(of_batch, np.int64))
+            for outputs, labels_of_batch in outputs_of(extractor, batches, "features", progress):
+                file.write(np.ascontiguousarray(outputs[layer], "<f4").tobytes())
+                labels.append(np.asarray(labels_of_batch, np.int64))
         found = sum(map(len, labels))
         if found != examples:
-            raise ValueError(f"The data set has {found} images, not the {examples} that were announced.")
+            raise ValueError(f"Expected {examples} images, got {found} from the data set.")
         for name, array in {"labels": np.concatenate(labels), "class_names": np.array(class_names, "U")}.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)

@@ -4,30 +4,27 @@ Shapes: N support images, D features, K classes.
 """
 
 import dataclasses
-import sys
 from typing import Annotated
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from keras_mixer.evaluation.prediction import predict_batch
-from keras_mixer.evaluation.ranking import guesses
+from keras_mixer.evaluation.outputs import guesses, outputs_of
 from keras_mixer.features import feature_extractor
 from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
-CONSTANT_FEATURE = 100.0  # so large that the bias, its weight, is hardly held back
+CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias
 SMALLEST_DEVIATION = 1e-5  # added to every feature's standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearClassifier:
-    """Regression weights on standardised features.
+    """Regression weights on standardized features.
 
     Attributes:
-        mean: `(D,)` mean of every feature over the support set.
+        mean: `(D,)` mean of each feature over the support set.
         deviation: `(D,)` standard deviation, plus 1e-5.
         kernel: `(D + 1, K)`; the last row belongs to the constant feature.
     """
@@ -46,11 +43,11 @@ class FewShot:
     """The result of `few_shot`.
 
     Attributes:
-        accuracy: for each number of shots, the accuracy on the test images for each seed.
-        support: for each number of shots, the number of images learnt from.
+        accuracy: for each number of shots, the test accuracy of each seed.
+        support: for each number of shots, the number of training images.
         test_images: number of test images.
-        features: number D of features.
-        classes: number K of classes.
+        features: number of features D.
+        classes: number of classes K.
         non_finite: number of test images with a feature that is NaN or infinite.
     """
 
@@ -67,28 +64,28 @@ class FewShot:
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
-    """How well a few labelled images of each class teach a linear classifier on the model's frozen features.
+    """Accuracy of a linear classifier trained on the model's frozen features of a few images per class.
 
-    The features of all images are computed once and held in memory, 4 (N + n) D bytes; every shot and seed draws from
-    them. A class with fewer images than shots gives all it has.
+    The features of all images are computed once and kept in memory (4 (N + n) D bytes); every shot and seed draws from
+    them. A class with fewer images than shots contributes all its images.
 
     Args:
         model: a Mixer of this package.
-        train: batches `(images, labels)` to draw the shots from, labels integer.
-        test: batches `(images, labels)` to measure on.
+        train: `(images, labels)` batches to draw the shots from; integer labels.
+        test: `(images, labels)` batches to measure accuracy on.
         classes: number of classes; None for the largest label of `train` plus one.
-        shots: images of each class to learn from, each at least 1.
-        seeds: one draw of images for each, at least 0.
-        l2: strength of the regularisation, greater than 0.
-        layer: a name of `keras_mixer.feature_extractor`; grids are averaged over their tokens.
+        shots: training images per class, each at least 1.
+        seeds: one draw of training images for each, at least 0.
+        l2: regularization strength, greater than 0.
+        layer: a layer name of `keras_mixer.feature_extractor`; grids are averaged over their tokens.
         progress: show progress bars on standard error.
 
     Returns:
         A `FewShot`.
 
     Raises:
-        ValueError: a set is empty, a label or an option is out of range, or a training image has features that are not
-            finite (such test images count as wrong).
+        ValueError: a data set is empty, a label or an option is out of range, or a training image has features that
+            are not finite (such test images count as wrong).
 
     Source: section 3 of arXiv 2105.01601 ("few-shot"); constants and draws of big_vision's evaluators/fewshot_lsr.py.
 
@@ -97,7 +94,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         0.87
     """
     check("l2", float(l2), Positive)
-    shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # NumPy's integers too
+    shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
     check("shots", shots, Annotated[tuple[Count, ...], SOME])
     check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
     support, support_labels = _features(model, train, layer, "training features", progress)
@@ -121,8 +118,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         for count in shots:
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             classifier = least_squares(support[chosen], support_labels[chosen], classes, l2)
-            right = guesses(classifier.scores(queries[finite])) == labels[finite]
-            accuracy[count].append(float(right.sum() / len(labels)))
+            correct = guesses(classifier.scores(queries[finite])) == labels[finite]
+            accuracy[count].append(float(correct.sum() / len(labels)))
             sizes[count] = len(chosen)
     return FewShot(
         accuracy={count: tuple(of_seeds) for count, of_seeds in accuracy.items()},
@@ -137,14 +134,14 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
 def least_squares(features, labels, classes, l2=L2) -> LinearClassifier:
     """`(N, D), (N,) -> LinearClassifier`: minimises |X W - Y|^2 + l2 |W|^2 in float64.
 
-    X are the standardised features with a constant one, Y is +1 for the class of an image and -1 for the others. The
-    eigen-decomposition is that of the smaller of X'X (D + 1 square) and XX' (N square).
+    X contains the standardized features and a constant one; Y is +1 for the class of an image and -1 for the others.
+    The smaller of X'X, `(D + 1, D + 1)`, and XX', `(N, N)`, is decomposed into eigenvectors.
 
     Args:
         features: of the support set.
         labels: integers in [0, classes).
-        classes: number K of classes.
-        l2: strength of the regularisation, above 0.
+        classes: number of classes K.
+        l2: regularization strength, greater than 0.
 
     Source: big_vision's evaluators/fewshot_lsr.py, which computes it in float32.
     """
@@ -169,10 +166,10 @@ def _features(model, batches, layer, description, progress):
     """`(n, D) float32, (n,) int64` of all images of a data set."""
     extractor = feature_extractor(model, [layer])
     features, labels = [], []
-    for images, of_batch in tqdm(batches, desc=description, unit="batch", disable=not progress, file=sys.stderr):
-        found = np.asarray(predict_batch(extractor, images)[layer], np.float32)
+    for outputs, labels_of_batch in outputs_of(extractor, batches, description, progress):
+        found = np.asarray(outputs[layer], np.float32)
         features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
-        labels.append(np.asarray(of_batch, np.int64))
+        labels.append(np.asarray(labels_of_batch, np.int64))
     if not features:
-        raise ValueError(f"There are no images to compute {description} of.")
+        raise ValueError(f"There are no images to compute {description} from.")
     return np.concatenate(features), np.concatenate(labels)

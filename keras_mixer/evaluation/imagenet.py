@@ -1,21 +1,18 @@
-"""The three judgements of an ImageNet-1k classifier: validation labels, ReaL, ImageNet-V2.
+"""The three test sets of an ImageNet-1k classifier: validation labels, ReaL, ImageNet-V2.
 
 Source: ReaL: Beyer et al. 2020 (arXiv 2006.07159). ImageNet-V2: Recht et al. 2019 (arXiv 1902.10811).
 """
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
-from keras_mixer.data.sources import Split, file_split
-from keras_mixer.evaluation.prediction import predict_batch
-from keras_mixer.evaluation.prepared import NotPrepared, file_names, prepared_builder, prepared_split
-from keras_mixer.evaluation.ranking import NO_GUESS, OutputCheck, describe_outputs, guesses
+from keras_mixer.data.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+from keras_mixer.data.splits import Split, file_split
+from keras_mixer.evaluation.outputs import NO_GUESS, OutputCheck, describe_outputs, guesses, outputs_of
 
 CLASSES = 1000
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "topimages")
@@ -27,11 +24,11 @@ class RealEvaluation:
     """The result of `evaluate_real`.
 
     Attributes:
-        examples: images with at least one label; the others do not count.
-        left_out: images whose set of labels is empty.
-        top1: fraction of the former whose most probable class is one of their labels; ties and NaN as in `Evaluation`.
-        non_finite: number of images, of both kinds, with an output that is NaN or infinite.
-        constant: whether all images, of more than one, have the same output, as those of an untrained model.
+        examples: images with at least one label; only these count.
+        left_out: images without labels.
+        top1: fraction of `examples` whose most probable class is one of their labels; ties and NaN as in `Evaluation`.
+        non_finite: number of images, with or without labels, with an output that is NaN or infinite.
+        constant: whether there are at least two images and all have the same output, as with an untrained model.
     """
 
     examples: int
@@ -41,16 +38,16 @@ class RealEvaluation:
     constant: bool
 
     def remarks(self) -> list[str]:
-        """Sentences for the user about outputs that are not finite or constant; empty for a sound model."""
+        """One sentence per problem with the outputs (not finite, constant); empty for a sound model."""
         return describe_outputs(self.examples + self.left_out, self.non_finite, self.constant)
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """Accuracy where an image may have several right labels, or none and is then left out.
+    """Accuracy with multiple correct labels per image; images without labels are left out.
 
     Args:
         model: maps images `(B, H, W, channels)` to probabilities `(B, classes)`.
-        dataset: batches `(images, allowed)`, allowed `(B, classes)` true for each right label.
+        dataset: `(images, allowed)` batches; allowed `(B, classes)` is true for each correct label.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -61,44 +58,43 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
 
     Source: section 4 of arXiv 2006.07159.
     """
-    right, examples = 0, 0
+    correct, examples = 0, 0
     check = OutputCheck()
-    for images, allowed in tqdm(dataset, desc="evaluating", unit="batch", disable=not progress, file=sys.stderr):
-        allowed = np.asarray(allowed, bool)
-        labelled = allowed.any(1)
-        scores = np.asarray(predict_batch(model, images), np.float64)
+    for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
+        allowed = allowed.astype(bool)
+        scores = np.asarray(outputs, np.float64)
         guessed = guesses(scores)
-        right += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())  # none where none is
-        examples += int(labelled.sum())
+        correct += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())
+        examples += int(allowed.any(1).sum())
         check.add(scores)
     if not examples:
-        raise ValueError("No image to evaluate on has a label.")
-    return RealEvaluation(examples, check.images - examples, right / examples, check.non_finite, check.constant)
+        raise ValueError("No image of the data set has a label.")
+    return RealEvaluation(examples, check.images - examples, correct / examples, check.non_finite, check.constant)
 
 
 def validation_split(data_dir=None) -> Split:
-    """The validation images of TFDS `imagenet2012` with their one label.
+    """The validation images of TFDS `imagenet2012`, each with one label.
 
     Raises:
-        NotPrepared: it is not on disk.
+        NotPrepared: the data set is not on disk.
     """
     builder = prepared_builder("imagenet2012", data_dir)
     return prepared_split(builder, "validation", ("label",), _with_label)
 
 
 def real_split(data_dir=None, label_file=None, images=None) -> Split:
-    """The validation images with their sets of right labels, as `(1000,) bool`.
+    """The validation images with their sets of correct labels, as `(1000,) bool`.
 
     Args:
         data_dir: folder with prepared TensorFlow Datasets.
-        label_file: the authors' `real.json`: a list of label lists in the order of the validation files. None takes
-            the labels of TFDS `imagenet2012_real`.
-        images: with `label_file`, a folder with the files `ILSVRC2012_val_00000001.JPEG`, ... at any depth; None takes
+        label_file: the authors' `real.json`: a list of label lists in the order of the validation files. None uses
+            TFDS `imagenet2012_real`.
+        images: with `label_file`, a folder with the files `ILSVRC2012_val_00000001.JPEG`, ... at any depth; None uses
             the images of TFDS `imagenet2012`.
 
     Raises:
-        NotPrepared: something is not on disk.
-        ValueError: the file is no such list, or an image has no entry in it.
+        NotPrepared: a data set or file is not on disk.
+        ValueError: the file is not such a list, or has no entry for an image.
     """
     if label_file is None:
         builder = prepared_builder("imagenet2012_real", data_dir)
@@ -126,27 +122,27 @@ def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
     Args:
         variant: one of `V2_VARIANTS`.
         data_dir: folder with prepared TensorFlow Datasets.
-        folder: the authors' own folder, `FOLDER/0` to `FOLDER/999` with images; None takes TFDS `imagenet_v2`.
+        folder: the authors' original folder, with images in `FOLDER/0` to `FOLDER/999`; None uses TFDS `imagenet_v2`.
 
     Raises:
-        NotPrepared: it is not on disk.
-        ValueError: a sub-folder is no class number.
+        NotPrepared: the data set is not on disk.
+        ValueError: the name of a sub-folder is not a class number.
     """
     if folder is None:
         builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
         return prepared_split(builder, "test", ("label",), _with_label)
     paths = file_names(folder, "*/*.jp*g")
     try:
-        labels = [int(path.parent.name) for path in paths]  # sorted as text, "10" would come before "2"
+        labels = [int(path.parent.name) for path in paths]  # not by position: sorted as text, "10" comes before "2"
     except ValueError as error:
-        raise ValueError(f"{folder} must hold the folders 0 to {CLASSES - 1}: {error}") from error
+        raise ValueError(f"Expected folders 0 to {CLASSES - 1} in {folder}: {error}") from error
     return file_split(paths, labels)
 
 
 def check_classes(model):
-    """Raises ValueError for a model that does not tell the 1000 classes of ImageNet apart."""
+    """Raises ValueError unless the model has the 1000 classes of ImageNet."""
     if model.output_shape[-1] != CLASSES:
-        raise ValueError(f"These data sets have the {CLASSES} classes of ImageNet-1k, not {model.output_shape[-1]}.")
+        raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
 
 
 def _read_label_file(path):
@@ -155,10 +151,10 @@ def _read_label_file(path):
         ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
     except FileNotFoundError as error:
         raise NotPrepared(
-            f"There is no label file {path}; the authors' is real.json of google-research/reassessed-imagenet."
+            f"There is no label file {path}. Get real.json from google-research/reassessed-imagenet."
         ) from error
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no list of lists of class numbers: {error}") from error
+        raise ValueError(f"Expected {path} to be a JSON list of lists of class numbers: {error}") from error
     if sets and (ragged.flat_values.numpy() >= CLASSES).any():
         raise ValueError(f"{path} has class numbers above {CLASSES - 1}.")
     return ragged

@@ -1,1 +1,1 @@
-"""Files that other runtimes load: SavedModel and TFLite."""
+"""Models for other runtimes: SavedModel, TFLite, ONNX, OpenVINO, and a page for browsers."""

@@ -1,4 +1,4 @@
-"""ONNX and OpenVINO files, written by Keras's own `export`; class names and preprocessing are put inside."""
+"""ONNX and OpenVINO models, written by Keras's `export`, with class names and preprocessing inside."""
 
 import json
 import warnings
@@ -9,33 +9,33 @@ import keras
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import DESCRIPTION, ONNX_KEY, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
-from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.files import atomic_write, refuse_existing, write_json
 
-OPENVINO_FILE = "model.xml"  # its weights lie beside it in model.bin
+OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin
 
 
 def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
     """Writes a classifier as `.onnx` with input `image` (B, H, W, channels) float32 and output `probabilities`.
 
     Args:
-        model: a classifier of this package, on any backend (as for `export_saved_model`).
+        model: a classifier of this package, on any backend (see `export_saved_model`).
         path: the file to write; it must not exist.
-        class_names: one name for each class; None for the model's own, or the class numbers.
-        evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
-        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
-            compiled with implies, else "softmax".
+        class_names: one name per class; None for the model's own, or the class numbers.
+        evaluation_crop: stored in the file; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
+            compiled loss, else "softmax".
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path`, written atomically.
 
     Raises:
-        ValueError: extra `onnx` is not installed, the model has no head, or an argument does not fit.
+        ValueError: the extra `onnx` is not installed, the model has no head, or an argument is invalid.
 
     Source: ours, around `keras.Model.export`.
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        raise ValueError(f"An ONNX file ends in .onnx, unlike {path}.")
+        raise ValueError(f"Expected a path that ends in .onnx, got {path}.")
     for module in ("onnx", "tf2onnx"):
         import_extra(module, "onnx")
     return _export(_write_onnx, path, Predictor.of(model, class_names, evaluation_crop, classifier_activation))
@@ -44,7 +44,7 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifi
 def export_openvino(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
     """Writes a classifier as a folder for OpenVINO: `model.xml`, `model.bin` and a description.
 
-    Args, Returns and Raises are those of `export_onnx`, with extra `openvino`.
+    Args, Returns and Raises are those of `export_onnx`, with the extra `openvino`.
     """
     import_extra("openvino", "openvino")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
@@ -59,7 +59,7 @@ def _export(writer, path, predictor):
 
 
 def _named(model):
-    """The model with a name for its output; called once, as Keras's ONNX export demands."""
+    """The model with a named output, called once, as Keras's ONNX export requires."""
     named = keras.Model(model.input, {"probabilities": model.output})
     named(keras.ops.zeros((1, *model.input_shape[1:])))
     return named
@@ -69,7 +69,7 @@ def _write_onnx(predictor, path):
     import onnx
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras asks NumPy for a name that tf2onnx once needed
+        warnings.simplefilter("ignore", FutureWarning)  # Keras uses a NumPy name that tf2onnx once needed
         _named(predictor.model).export(str(path), format="onnx", verbose=False)
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, {ONNX_KEY: json.dumps(predictor.description.as_json())})
@@ -79,4 +79,4 @@ def _write_onnx(predictor, path):
 def _write_openvino(predictor, folder):
     folder.mkdir()
     _named(predictor.model).export(str(folder / OPENVINO_FILE), format="openvino", verbose=False)
-    (folder / DESCRIPTION).write_text(json.dumps(predictor.description.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, predictor.description.as_json())

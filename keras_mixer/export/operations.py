@@ -1,10 +1,10 @@
-"""Operations of a SavedModel that older TensorFlows, hence TensorFlow Serving, do not have.
+"""Finds the operations of a SavedModel that older versions of TensorFlow Serving do not have.
 
-A server refuses a whole SavedModel if its graph has one operation, or one attribute of an operation, that the server's
-TensorFlow does not define. TensorFlow leaves out attributes with default values when it saves, so those do no harm.
+A server rejects a SavedModel if its graph has a single operation, or attribute of an operation, that the server's
+TensorFlow does not define. TensorFlow omits attributes with default values when it saves, so those are harmless.
 
 `serving_operations.txt` lists the operations that both TensorFlow 2.19 and 2.20 run on CPUs, each with the attributes
-that both know; `tests/serving_versions.py` writes and checks it.
+known to both; `tests/serving_versions.py` writes and checks it.
 """
 
 import functools
@@ -12,22 +12,22 @@ import warnings
 from importlib import resources
 from pathlib import Path
 
-SERVERS = ("2.19", "2.20")  # versions of TensorFlow that `serving_operations.txt` holds for
+SERVERS = ("2.19", "2.20")  # the versions of `serving_operations.txt`
 
 
 def newer_operations(path) -> list[str]:
     """Operations of a SavedModel that TensorFlow 2.19 or 2.20 does not have, sorted.
 
-    One that lacks an attribute there is named with it: "TensorListGetItem (attribute Tshape)". Custom operations
-    are named too. Data types and values of attributes are not checked.
+    A missing attribute is listed with its operation: "TensorListGetItem (attribute Tshape)". Custom operations are
+    listed too. Data types and values of attributes are not checked.
 
     Args:
         path: folder of a SavedModel, with `saved_model.pb` inside.
 
     Returns:
-        An empty list if both versions have all of them.
+        A list, empty if both versions have all operations.
 
-    Source: `tensorflow/core/framework/node_def_util.cc`, ValidateNodeDef; attributes that start with `_` are free.
+    Source: `tensorflow/core/framework/node_def_util.cc`, ValidateNodeDef; attributes that start with `_` are ignored.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -36,7 +36,7 @@ def newer_operations(path) -> list[str]:
     for graph in (meta_graph.graph_def for meta_graph in content.meta_graphs):
         functions = graph.library.function
         own = {function.signature.name for function in functions}  # a node may call a function by its name
-        # stripped_op_list of the meta graph lacks operations of functions inside functions, so all nodes are read
+        # the meta graph's stripped_op_list lacks the operations of nested functions, so all nodes are read
         for node in [*graph.node, *(node for function in functions for node in function.node_def)]:
             if node.op in own:
                 continue
@@ -49,11 +49,7 @@ def newer_operations(path) -> list[str]:
 
 
 def warn_of_newer_operations(path):
-    """Warns if TensorFlow Serving 2.19 or 2.20 would refuse a SavedModel, and names the operations.
-
-    Args:
-        path: folder of a SavedModel.
-    """
+    """Warns if TensorFlow Serving 2.19 or 2.20 would reject the SavedModel at `path`, and lists the operations."""
     newer = newer_operations(path)
     if newer:
         name = "/".join(Path(path).parts[-2:])

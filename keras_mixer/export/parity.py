@@ -1,8 +1,6 @@
-"""Proof that an export is its model: run by its own runtime, compared on a data set, and only then put in its place."""
+"""Verifies an export: its own runtime is compared with the model on a data set before the export gets its name."""
 
 import dataclasses
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,19 @@ import keras
 import numpy as np
 
 from keras_mixer.cores import available_cores
-from keras_mixer.data.sources import Split
+from keras_mixer.data.splits import Split
 from keras_mixer.description import describe, probabilities_of, with_arguments
 from keras_mixer.export.runtimes import open_export
-from keras_mixer.files import refuse_existing, write_json
+from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """What an export must reach; None asks for nothing.
+    """The limits of a comparison; None for no limit.
 
     Attributes:
         max_difference: largest allowed difference of a probability, in [0, 1].
-        min_agreement: smallest allowed share of images with the same most probable class, in [0, 1].
+        min_agreement: smallest allowed fraction of images with the same most probable class, in [0, 1].
     """
 
     max_difference: float | None = None
@@ -32,10 +30,10 @@ class Threshold:
     def __post_init__(self):
         for field, value in dataclasses.asdict(self).items():
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{field} must lie in [0, 1], not {value!r}.")
+                raise ValueError(f"{field} must be in [0, 1], got {value!r}.")
 
     def changed(self, **given) -> "Threshold":
-        """The same, except for what was given."""
+        """The same with the given values replaced, unless they are None."""
         return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -49,25 +47,25 @@ THRESHOLDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How an export compares with its model on the same images, one call of each in turn.
+    """The result of a comparison of an export with its model on the same images, in alternating calls.
 
     Attributes:
         runtime: the software that ran the export.
         backend: the Keras backend that ran the model.
-        images: how many were compared.
-        max_difference: largest difference of a probability (of a feature, for a model without head), over all inputs
-            that the export has: for a SavedModel float pixels, uint8 pixels and encoded images.
+        images: number of images compared.
+        max_difference: largest difference of a probability (of a feature for a model without a head) over all inputs
+            of the export: for a SavedModel float pixels, uint8 pixels and encoded images.
         mean_difference: mean difference for float pixels.
-        agreement: share of images with the same most probable class (largest feature).
+        agreement: fraction of images with the same most probable class (largest feature).
         model_accuracy: top-1 accuracy of the model; None without a head.
         export_accuracy: top-1 accuracy of the export; None without a head.
-        inputs: what was fed: "image", and for a SavedModel "image_uint8", "image_bytes".
+        inputs: the inputs compared: "image", and for a SavedModel "image_uint8" and "image_bytes".
         bytes: size of the export.
-        model_images_per_second: calls only, without reading and cropping.
+        model_images_per_second: of the calls alone, without reading and cropping.
         export_images_per_second: likewise.
-        batch_size: images in a call.
-        threads: of the export's runtime; the model takes what its backend takes, by default all cores.
-        threshold: what was asked for.
+        batch_size: images per call.
+        threads: of the export's runtime; the model uses the setting of its backend, by default all cores.
+        threshold: the limits.
     """
 
     runtime: str
@@ -88,36 +86,36 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether the threshold is reached; a difference that is no number never reaches it."""
+        """Whether the comparison is within the limits; NaN never is."""
         allowed, needed = self.threshold.max_difference, self.threshold.min_agreement
         close = np.isfinite(self.max_difference) and (allowed is None or self.max_difference <= allowed)
         return bool(close and (needed is None or self.agreement >= needed))
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain data, `passed` included."""
+        """All attributes and `passed` as plain data."""
         return dataclasses.asdict(self) | {"passed": self.passed}
 
 
 def compare(model, path, batches, threshold, threads=None, classifier_activation=None) -> Parity:
     """Runs an export and its model on the same images.
 
-    The model is called as it is, on pixels that NumPy brings into its range, and NumPy makes probabilities of its
-    logits: what the exporters put inside a model has no part in the answer that is expected of it.
+    The model is called unchanged; NumPy scales the pixels to its range and turns logits into probabilities. So the
+    expected outputs do not depend on what the exporters add to a model.
 
     Args:
-        model: what was exported; in mixed precision its float32 copy is the reference.
-        path: the export, as `open_export` takes it.
-        batches: `(images (B, H, W, channels) in [0, 255], labels (B,))`, all but the last of one size; a third part
-            `(B,)` of encoded images, which become these images by the evaluation crop, is compared as well where the
-            export takes them.
-        threshold: what counts as equal.
+        model: the exported model; if in mixed precision, its float32 copy is the reference.
+        path: the export, as for `open_export`.
+        batches: `(images (B, H, W, channels) in [0, 255], labels (B,))`, all but the last of the same size. An optional
+            third element `(B,)`, the encoded images that the evaluation crop turns into these images, is compared if
+            the export takes encoded images.
+        threshold: the limits.
         threads: of the export's runtime; None for all cores.
-        classifier_activation: as given to the export.
+        classifier_activation: as passed to the export.
 
     Raises:
-        ValueError: there is no image, or the path is not an export of this package.
+        ValueError: there are no images, or the path is not an export of this package.
 
-    Source: ours. Both sides are called once beforehand, so that no compilation is timed.
+    Source: ours. Both sides are called once beforehand, so that compilation is not timed.
     """
     reference = _Reference(model, classifier_activation)
     predictor = open_export(path, threads)
@@ -144,7 +142,7 @@ def compare(model, path, batches, threshold, threads=None, classifier_activation
         for name, run in predictor.other_inputs.items():
             if given[name] is not None:
                 difference = np.abs(run(given[name]).astype(np.float64) - expected[-1]).max()
-                other_inputs[name] = np.maximum(other_inputs.get(name, 0.0), difference)  # which keeps NaN
+                other_inputs[name] = np.maximum(other_inputs.get(name, 0.0), difference)  # keeps NaN
     if not expected:
         raise ValueError("There is no image to compare on.")
     ours, theirs, labels = np.concatenate(expected), np.concatenate(found), np.concatenate(truth)
@@ -170,7 +168,7 @@ def compare(model, path, batches, threshold, threads=None, classifier_activation
 
 
 class _Reference:
-    """What a model answers to pixels in [0, 255], with everything around it in NumPy: probabilities, or features."""
+    """The expected output for pixels in [0, 255], probabilities or features; all but the model itself is NumPy."""
 
     def __init__(self, model, classifier_activation):
         self.model = with_arguments(model, precision="float32")
@@ -183,47 +181,46 @@ class _Reference:
         if self.description.output == "logits":
             return probabilities_of(output, self.description.activation)
         if self.description.output == "features" and output.ndim == 4:
-            return output.mean((1, 2))  # (B, g_h, g_w, C): exports give the mean over tokens
+            return output.mean((1, 2))  # (B, g_h, g_w, C): exports return the mean over tokens
         return output
 
 
 def place_when_proved(write, target, prove) -> tuple[Path, Parity]:
-    """Writes an export out of sight, compares it, and gives it its name; one that fails gets another name.
+    """Writes an export to a staging folder, verifies it and moves it to `target`, or to another name if it fails.
 
-    So no server and no reader ever meets an export that is not its model. `NAME.parity.json` tells the result.
+    A server or reader therefore never sees an unverified export. The result is written to `NAME.parity.json`.
 
     Args:
-        write: writes the export into a folder and returns its path there, on the disk of `target`.
-        target: where it belongs; nothing may be there.
-        prove: path of the export to `Parity`.
+        write: writes the export into a given folder and returns its path.
+        target: the final path, which must not exist.
+        prove: compares the export at a path; returns a `Parity`.
 
     Returns:
-        Where it is now, and how it compared.
+        The path of the export, and the result of the comparison.
 
     Raises:
-        ValueError: something is at `target` already; and what `write` and `prove` raise. Nothing is left behind then.
+        ValueError: `target` exists; also whatever `write` and `prove` raise. Nothing is left behind.
     """
     target = Path(target)
     refuse_existing(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unproved-", dir=target.parent) as staging:
-        written = write(Path(staging))
+    with staging_folder(target.parent) as staging:
+        written = write(staging)
         parity = prove(written)
         place = target if parity.passed else _free_name(target)
         refuse_existing(place)  # another process may have been faster
-        os.replace(written, place)
+        publish(written, place)
     write_json(place.with_name(f"{place.name}.parity.json"), parity.as_json())
     return place, parity
 
 
 def subsample(split: Split, count) -> Split:
-    """At most `count` examples of a split, evenly spaced, because files come sorted by class."""
+    """At most `count` examples of a split, evenly spaced because files are sorted by class."""
     step = -(-split.size // count)
     return Split(-(-split.size // step), split.elements.shard(step, 0), split.read)
 
 
 def size_of(path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """The size in bytes of a file, or of all files in a folder."""
     path = Path(path)
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""A model in memory that is ready for use: pixels in [0, 255] in, probabilities or features out."""
+"""A loaded model, ready for use: pixels in [0, 255] in, probabilities or features out."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,19 +10,33 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
-from keras_mixer.export.prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, from a model in memory or from a server.
+
+    Attributes:
+        image: its path.
+        labels: class names, best first.
+        probabilities: of these, each in [0, 1].
+    """
+
+    image: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A Keras model or an export, with everything that is needed to use it.
+    """A Keras model or an export, with everything needed to use it.
 
     Attributes:
         runtime: the software that runs it.
-        description: of its input and output; pixels are in [0, 255], and the output is probabilities or features.
-        run: `(B, H, W, channels) in [0, 255] -> (B, n) float32`, any B: the output.
-        other_inputs: other ways in, by name: `image_uint8` takes the same images as uint8, `image_bytes` encoded ones.
-        model: where it is a Keras model: float32, with what `description` says inside.
+        description: of its input and output; pixels are in [0, 255], the output is probabilities or features.
+        run: `(B, H, W, channels) in [0, 255] -> (B, n) float32`, for any B.
+        other_inputs: other signatures by name: `image_uint8` takes the images as uint8, `image_bytes` encoded.
+        model: the Keras model behind it, in float32 and with preprocessing and activation; None for an export.
     """
 
     runtime: str
@@ -33,15 +47,15 @@ class Predictor:
 
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None) -> "Predictor":
-        """Makes a Mixer ready for use; arguments and errors are those of `describe`.
+        """Prepares a Mixer for use; arguments and errors are those of `describe`.
 
-        What the model lacks is put inside a copy of it: the mapping of pixels, the activation after the logits. Mixed
-        precision becomes float32.
+        If the model lacks preprocessing or the activation after the logits, they are added to a copy. Mixed precision
+        becomes float32.
         """
         described = describe(model, class_names, evaluation_crop, classifier_activation)
         if described.evaluation_crop not in EVALUATION_CROPS:
             valid = ", ".join(EVALUATION_CROPS)
-            raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}; valid ones are {valid}.")
+            raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}. Use one of: {valid}.")
         ready = with_arguments(
             model, precision="float32", include_preprocessing=True, classifier_activation=described.activation
         )
@@ -53,12 +67,12 @@ class Predictor:
         """The same predictor.
 
         Raises:
-            ValueError: the model has no head, so that it cannot serve the purpose.
+            ValueError: the model has no head, and so no classes for the purpose (such as "to predict").
         """
         if self.description.output == "features":
             raise ValueError(
-                f"A model without head has no classes {purpose}. Build it with include_top=True and train its head; "
-                "its features are written by export_saved_model and `keras-mixer features`."
+                f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
+                "export_saved_model and `keras-mixer features` write its features."
             )
         return self
 
@@ -70,13 +84,13 @@ class Predictor:
         """`(classes,) float32` for one image file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             ValueError: it cannot be decoded, or the model has no head.
         """
         return self.classify(self.pixels(path)[None])[0]
 
     def pixels(self, path) -> np.ndarray:
-        """`(H, W, 3) uint8`: an image file, decoded and cropped for this model; Raises as `probabilities`."""
+        """`(H, W, 3) uint8`: an image file, decoded and cropped for this model; raises as `probabilities`."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no image file {path}.")
         size, crop = self.description.input_shape[:2], self.description.evaluation_crop
@@ -86,7 +100,7 @@ class Predictor:
             raise ValueError(why_unreadable(path, error)) from error
 
     def predict(self, path, top_k=5) -> Prediction:
-        """The `top_k` most probable classes of one image file; Raises as `probabilities`."""
+        """The `top_k` most probable classes of one image file; raises as `probabilities`."""
         probabilities = self.probabilities(path)
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         names = self.description.class_names

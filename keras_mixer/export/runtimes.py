@@ -1,4 +1,4 @@
-"""Opens exported files with the runtimes they are meant for; each becomes a `Predictor`."""
+"""Opens exported models in their own runtimes, each as a `Predictor`."""
 
 import importlib
 import zipfile
@@ -11,18 +11,18 @@ from keras_mixer.cores import available_cores
 from keras_mixer.description import Description
 from keras_mixer.export.predictor import Predictor
 
-SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving leaves assets.extra to the owner
+SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, next to an OpenVINO model
 ONNX_KEY = "keras_mixer"
-LARGEST_DESCRIPTION = 100_000_000  # bytes; names of 21,843 classes take about 600,000
+LARGEST_DESCRIPTION = 100_000_000  # bytes; 21,843 class names take about 600,000
 
 
 def open_export(path, threads=None) -> Predictor:
     """Loads one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder.
 
     Args:
-        path: what was written.
-        threads: of one call; None for all cores. TensorFlow's own number is that of its process.
+        path: the export.
+        threads: used by one call; None for all cores. TensorFlow uses the setting of its process instead.
 
     Raises:
         ValueError: it is none of these, was not written by this package, or its runtime is not installed.
@@ -41,7 +41,7 @@ def open_export(path, threads=None) -> Predictor:
 
 
 def open_interpreter(path, threads=None):
-    """A TFLite interpreter and its name: LiteRT where it is installed, else the one inside TensorFlow."""
+    """A TFLite interpreter and its name: LiteRT if installed, else the one inside TensorFlow."""
     name = "LiteRT"
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -90,16 +90,16 @@ def _open_tflite(path, threads):
 
     def run(images):
         count = len(images)
-        padding = -count % batch_size  # the file takes whole batches only
-        whole = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]) if padding else images
-        parts = [run_tflite(runner, whole[i : i + batch_size]) for i in range(0, len(whole), batch_size)]
-        return np.concatenate(parts)[:count]
+        padding = -count % batch_size  # the file takes full batches only
+        padded = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]) if padding else images
+        batches = [run_tflite(runner, padded[i : i + batch_size]) for i in range(0, len(padded), batch_size)]
+        return np.concatenate(batches)[:count]
 
     return Predictor(name, description, run)
 
 
 def run_tflite(runner, images):
-    """Feeds pixels to a float32 or a uint8 file and gives float32 probabilities back; one batch of the file's size."""
+    """Runs one batch of the file's size; float32 probabilities, whether the file takes float32 or uint8 pixels."""
     wanted = runner.get_input_details()["image"]
     given = runner.get_output_details()["probabilities"]
     probabilities = runner(image=np.asarray(images, wanted["dtype"]))["probabilities"]
@@ -128,7 +128,10 @@ def _open_openvino(path, threads):
     openvino = import_extra("openvino", "openvino")
     if not (path / DESCRIPTION).is_file():
         raise ValueError(f"OpenVINO model {path} was not written by this package: it lacks {DESCRIPTION}.")
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where the CPU has it
+    exact = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }  # the default is bfloat16 on CPUs that have it
     compiled = openvino.Core().compile_model(str(path / "model.xml"), "CPU", exact)
 
     def run(images):
@@ -141,7 +144,7 @@ def import_extra(module, extra):
     """A module of an extra of this package.
 
     Raises:
-        ValueError: it is not installed; says how to install it.
+        ValueError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

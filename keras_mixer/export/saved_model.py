@@ -1,6 +1,5 @@
-"""SavedModel with signatures a client can rely on: pixels in, or encoded images in; probabilities and names out."""
+"""SavedModel with stable signatures: pixels or encoded images in, probabilities and class names out."""
 
-import json
 from pathlib import Path
 
 import keras
@@ -14,27 +13,26 @@ from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write
+from keras_mixer.files import atomic_write, write_json
 
 
 def export_saved_model(
     model, path, *, version=None, class_names=None, evaluation_crop=None, classifier_activation=None, top_k=5
 ):
-    """Writes a Mixer as `path/VERSION/`, the layout of TensorFlow Serving.
+    """Writes a Mixer to `path/VERSION/`, the layout of TensorFlow Serving.
 
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];
         `image_uint8`: the same as uint8, a quarter of the bytes on the wire;
         `image_bytes`: `image_bytes` (B,) string, encoded images of any size (JPEG, PNG, GIF, BMP, WebP), decoded and
-        cropped inside. The name ends in _bytes, so REST clients send `{"b64": ...}`. Images that cannot be decoded
-        are named by their indices in the batch. Only for models of RGB images;
+        cropped inside. The name ends in _bytes, so REST clients send `{"b64": ...}`. If images cannot be decoded, the
+        error lists their indices in the batch. Only for models of RGB images;
         `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
-    The first three return `probabilities` (B, n) float32 in class order, and best first `classes` (B, k) int32 and
-    `labels` (B, k) string. A model without head has `features` alone, which is its
-    `serving_default` too.
+    The first three return `probabilities` (B, n) float32 in class order and, best first, `classes` (B, k) int32 and
+    `labels` (B, k) string. A model without a head has only `features`, also as `serving_default`.
 
-    All take pixels in [0, 255] and give probabilities, whatever the model does: the mapping to [-1, 1] is added to one
-    without preprocessing, the activation to one of logits. A model on another backend than TensorFlow, or in mixed
+    All signatures take pixels in [0, 255] and the first three return probabilities for any model: preprocessing and
+    the activation after the logits are added if missing. A model on another backend than TensorFlow, or in mixed
     precision, is rebuilt in float32 on TensorFlow, in a child process if needed. Warm-up requests for TensorFlow
     Serving are in `assets.extra`.
 
@@ -42,26 +40,26 @@ def export_saved_model(
         model: a Mixer of this package, on any backend.
         path: folder of all versions of the model.
         version: a positive integer; None for the next free one.
-        class_names: one name for each class; None for the model's own, or the class numbers where it has none.
-        evaluation_crop: how encoded images are brought to size, one of
+        class_names: one name per class; None for the model's own, or the class numbers.
+        evaluation_crop: how encoded images are cropped and resized, one of
             `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None for the model's own, or "resmall-crop".
-        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
-            compiled with implies, else "softmax".
+        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
+            compiled loss, else "softmax".
         top_k: how many classes and labels to return; at most n.
 
     Returns:
-        The `Path` of the version that was written. It appears whole or not at all.
+        The `Path` of the version, written atomically.
 
     Raises:
-        ValueError: the version exists already (nothing is overwritten), the model is not a Mixer, its output is neither
-            probabilities, logits nor features, or an argument does not fit it.
+        ValueError: the version exists (nothing is overwritten), the model is not a Mixer, its output is not
+            probabilities, logits or features, or an argument is invalid.
 
-    Source: ours; layout and names as TensorFlow Serving documents them.
+    Source: ours; layout and names follow the documentation of TensorFlow Serving.
     """
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     target = version_folder(path, version)
     if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k!r}.")
+        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     with atomic_write(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
         write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k)
@@ -73,13 +71,13 @@ def version_folder(path, version=None) -> Path:
     """`path/VERSION` for a version that does not exist yet, by default the one after the newest.
 
     Raises:
-        ValueError: the version exists already or is no positive integer.
+        ValueError: the version exists, or is not a positive integer.
     """
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
     version = max(taken, default=0) + 1 if version is None else version
     if version < 1:
-        raise ValueError(f"version must be a positive integer, not {version!r}.")
+        raise ValueError(f"version must be a positive integer, got {version!r}.")
     if version in taken:
         raise ValueError(
             f"{folder / str(version)} exists already and is not overwritten; use version {max(taken) + 1}."
@@ -89,13 +87,11 @@ def version_folder(path, version=None) -> Path:
 
 def _write(predictor, folder, model_name, top_k):
     signatures = _signatures(predictor, top_k)
-    archive = keras.export.ExportArchive()  # without its track(model), which stores every weight a second time
+    archive = keras.export.ExportArchive()  # track(model) would store every weight twice
     for name, signature in signatures.items():
         archive.add_endpoint(name, signature)
     archive.write_out(str(folder), verbose=False)
-    description = folder / SAVED_MODEL_DESCRIPTION
-    description.parent.mkdir()
-    description.write_text(json.dumps(predictor.description.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json())
     write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 
 
@@ -143,13 +139,13 @@ def _signatures(predictor, top_k):
 
 
 def _examples(predictor, signatures):
-    """`{signature: inputs}`: one grey image for each signature."""
-    grey = np.full(predictor.description.input_shape, 128, np.uint8)
+    """`{signature: inputs}`: one gray image for each signature."""
+    gray = np.full(predictor.description.input_shape, 128, np.uint8)
     inputs = {
-        "serving_default": {"image": grey[None].astype(np.float32)},
-        "image_uint8": {"image": grey[None]},
-        "features": {"image": grey[None].astype(np.float32)},
+        "serving_default": {"image": gray[None].astype(np.float32)},
+        "image_uint8": {"image": gray[None]},
+        "features": {"image": gray[None].astype(np.float32)},
     }
     if "image_bytes" in signatures:
-        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(grey).numpy()], object)}
+        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(gray).numpy()], object)}
     return {name: inputs[name] for name in signatures}

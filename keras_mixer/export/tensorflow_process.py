@@ -1,4 +1,4 @@
-"""Exports are written by TensorFlow; a model of another Keras backend is handed to a process of its own for that."""
+"""Writes exports on TensorFlow, in a child process if this one runs on another Keras backend."""
 
 import importlib
 import json
@@ -22,18 +22,18 @@ ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
 def write_on_tensorflow(writer, predictor, target, **options):
     """Calls `writer(predictor, target, **options)` on the TensorFlow backend.
 
-    Where this process runs on TensorFlow it is called here; else the model travels as a `.keras` file to a child
-    process with `KERAS_BACKEND=tensorflow`, which uses no accelerator (this process may have taken its memory).
+    On another backend the model is passed as a `.keras` file to a child process with `KERAS_BACKEND=tensorflow`, which
+    uses no accelerator because this process may occupy its memory.
 
     Args:
-        writer: a function at the top of a module of this package.
-        predictor: the `Predictor` of a Keras model to export.
-        target: what the function writes.
-        **options: its other arguments: text, numbers, None and arrays.
+        writer: a top-level function of a module of this package.
+        predictor: the `Predictor` of the Keras model to export.
+        target: the path that the function writes.
+        **options: its other arguments: strings, numbers, None and arrays.
 
     Raises:
-        ValueError, OSError: what the function raised.
-        RuntimeError: the child process died; carries the end of what it printed.
+        ValueError, OSError: raised by the function.
+        RuntimeError: the child process died; contains the end of its output.
     """
     if keras.backend.backend() == "tensorflow":
         writer(predictor, target, **options)
@@ -67,7 +67,7 @@ def write_on_tensorflow(writer, predictor, target, **options):
 
 
 def _run(folder):
-    """The child's side."""
+    """Runs in the child process."""
     call = json.loads((folder / CALL).read_text(encoding="utf-8"))
     module, name = call["writer"]
     with np.load(folder / ARRAYS, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""TFLite (LiteRT) files: images in, probabilities out, class names and preprocessing described inside."""
+"""TFLite (LiteRT) files: images in, probabilities out, with class names and preprocessing in the metadata."""
 
 import importlib.metadata
 import json
@@ -33,42 +33,42 @@ def export_tflite(
 ):
     """Writes a classifier as a `.tflite` file with input `image` and output `probabilities`.
 
-    The file uses TFLite's own operators only; that is checked. It carries TFLite metadata of input, output and labels;
-    `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended as a zip archive, where that
-    metadata keeps its associated files. Runtimes read the model as if they were not there.
+    The file uses TFLite's built-in operators only, which is checked. It contains TFLite metadata for input, output and
+    labels; `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended as a zip archive, as
+    the metadata format specifies. Runtimes ignore the archive.
 
     Args:
-        model: a classifier of this package, on any backend (as for `export_saved_model`).
+        model: a classifier of this package, on any backend (see `export_saved_model`).
         path: the file to write; it must not exist.
         quantization: None (float32), "float16" (weights), "dynamic_int8" (weights int8, arithmetic mixed), or "int8"
             (all int8; uint8 pixels in, uint8 probabilities out).
-        representative_images: for "int8", images `(N, H, W, channels)` in [0, 255] to calibrate with, as varied as
-            those to come.
-        batch_size: images in a call; fixed in the file.
-        class_names: one name for each class; None for the model's own, or the class numbers.
-        evaluation_crop: described in the file; None for the model's own, or "resmall-crop".
-        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
-            compiled with implies, else "softmax".
+        representative_images: for "int8", images `(N, H, W, channels)` in [0, 255] for calibration, as varied as in
+            use.
+        batch_size: images per call; fixed in the file.
+        class_names: one name per class; None for the model's own, or the class numbers.
+        evaluation_crop: stored in the file; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
+            compiled loss, else "softmax".
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path`, written atomically.
 
     Raises:
-        ValueError: a model without head, an unknown quantization, unfit images, an operator that TFLite lacks, or a
-            file that exists already (nothing is overwritten).
+        ValueError: the model has no head or needs an operator that TFLite lacks, an argument is invalid, or the file
+            exists (nothing is overwritten).
 
     Source: ours.
     """
     path = Path(path)
     if quantization not in QUANTIZATIONS:
         valid = ", ".join(str(name) for name in QUANTIZATIONS)
-        raise ValueError(f"Unknown quantization {quantization!r}; valid ones are {valid}.")
+        raise ValueError(f"Unknown quantization {quantization!r}. Use one of: {valid}.")
     if (quantization == "int8") != (representative_images is not None):
-        raise ValueError('representative_images are needed for quantization="int8", and for no other.')
+        raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     if path.suffix != ".tflite":
-        raise ValueError(f"A TFLite file ends in .tflite, unlike {path}.")
+        raise ValueError(f"Expected a path that ends in .tflite, got {path}.")
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}.")
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
     refuse_existing(path)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("for TFLite")
     if representative_images is not None:
@@ -85,7 +85,7 @@ def _checked(images, shape, batch_size):
     if images.shape[1:] != shape or len(images) < batch_size:
         raise ValueError(
             f"representative_images must have the shape (N, {', '.join(map(str, shape))}) with N at least the batch "
-            f"size {batch_size}, not {images.shape}."
+            f"size {batch_size}, got {images.shape}."
         )
     return images
 
@@ -111,7 +111,7 @@ def _convert(model, quantization, representative_images, batch_size):
         return {"probabilities": model(image, training=False)}
 
     with tempfile.TemporaryDirectory() as folder:
-        # Through Keras's archive: from a concrete function the weights stay variables that nothing initialises (NaN).
+        # Via Keras's archive: in a concrete function, weights would be variables that nothing initializes (NaN).
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serving_default", classify)
@@ -126,7 +126,7 @@ def _convert(model, quantization, representative_images, batch_size):
             converter.inference_input_type = converter.inference_output_type = tf.uint8
             converter.representative_dataset = lambda: _calibration(representative_images, batch_size)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of its own, deprecated interpreter, with which it calibrates
+            warnings.simplefilter("ignore", UserWarning)  # it calibrates with its own deprecated interpreter
             return converter.convert()
 
 

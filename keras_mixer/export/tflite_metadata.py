@@ -1,145 +1,89 @@
-"""What a TFLite file says of itself: TFLite Model Metadata for its input, its output and its labels.
+"""TFLite Model Metadata: the description of input, output and labels inside a TFLite file; and the file's operators.
 
 Source: metadata_schema.fbs of TFLite Support (the numbers below are its field numbers) and schema.fbs of TFLite.
 """
 
-import dataclasses
+from collections import Counter
 
 import flatbuffers
+import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 KEY = "TFLITE_METADATA"
 LABELS = "labels.txt"  # the name that readers of the metadata expect
-DATA_ALIGNMENT = 16  # bytes; kernels read constants in place
-RGB, GREYSCALE = 1, 2
-AXIS_LABELS = 2
-IMAGE_PROPERTIES, NORMALIZATION = 2, 1  # members of their unions
+COLOR_SPACES = {3: np.int8(1), 1: np.int8(2)}  # RGB, GRAYSCALE by number of channels
+IMAGE_PROPERTIES, NORMALIZATION, AXIS_LABELS = np.int8(2), np.int8(1), np.int8(2)
 
 
-class _AlignedBuffer(schema.BufferT):
-    """The generated Python code forgets the alignment that the schema asks for."""
+class _AlignedBuilder(flatbuffers.Builder):
+    """The generated Python code ignores the alignment in the schema; kernels read constants in place."""
 
-    def Pack(self, builder):
-        data = None
-        if self.data is not None:
-            content = bytes(self.data)
-            builder.StartVector(1, len(content), DATA_ALIGNMENT)
-            builder.head -= len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
-            data = builder.EndVector()
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
+    def StartVector(self, elemSize, numElems, alignment):
+        return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
 
 
 def add_metadata(content, name, version, input_shape, description):
-    """`bytes -> bytes`: a TFLite file with metadata in place.
-
-    Args:
-        content: the file.
-        name: of the model.
-        version: of the software that wrote it.
-        input_shape: `(H, W, channels)`.
-        description: of the preprocessing, in words.
-    """
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-    model.buffers = [_made(_AlignedBuffer, **vars(buffer)) for buffer in model.buffers]
-    model.buffers.append(_made(_AlignedBuffer, data=_metadata(name, version, input_shape, description)))
-    model.metadata = [*(model.metadata or []), _made(schema.MetadataT, name=KEY, buffer=len(model.buffers) - 1)]
-    builder = flatbuffers.Builder(len(content) + 65536)
+    """The bytes of a TFLite file with metadata for an image of shape `(H, W, channels)`; `version` is the writer's."""
+    model, buffer, entry = _model(content), schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(_metadata(name, version, input_shape, description), np.uint8)
+    entry.name, entry.buffer = KEY, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    builder = _AlignedBuilder(len(content) + 65536)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def _made(table, **fields):
-    """A table of the schema; before TensorFlow 2.20 their constructors take no arguments."""
-    made = table()
-    vars(made).update(fields)
-    return made
+def operators(content) -> Counter[str]:
+    """The number of times each operator occurs in a TFLite file; "custom NAME" if it is not one of TFLite's own."""
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
+    model = _model(content)
+    codes = [
+        f"custom {code.customCode.decode()}"
+        if code.customCode
+        else names[max(code.builtinCode, code.deprecatedBuiltinCode)]  # old files fill only the second
+        for code in model.operatorCodes
+    ]
+    return Counter(codes[operator.opcodeIndex] for graph in model.subgraphs for operator in graph.operators)
 
 
-def operators(content) -> dict[str, int]:
-    """How often each operator occurs in a TFLite file; operators that are no part of TFLite by their own names."""
-    names = {value: key for key, value in vars(schema.BuiltinOperator).items() if key.isupper()}
-    model = schema.Model.GetRootAsModel(content, 0)
-    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    counts: dict[str, int] = {}
-    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
-        for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
-            code = codes[operator.OpcodeIndex()]
-            custom = code.CustomCode()
-            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # old files fill only the second
-            name = f"custom {custom.decode()}" if custom else names[number]
-            counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-@dataclasses.dataclass
-class _Writer:
-    """Tables of a flatbuffer without generated classes: each field is `(number, value, kind)`."""
-
-    builder: flatbuffers.Builder
-
-    def table(self, *fields):
-        self.builder.StartObject(1 + max(number for number, _, _ in fields))
-        for number, value, kind in fields:
-            if kind == "offset":
-                self.builder.PrependUOffsetTRelativeSlot(number, value, 0)
-            elif kind == "byte":
-                self.builder.PrependInt8Slot(number, value, 0)
-            else:
-                self.builder.PrependUint32Slot(number, value, 0)
-        return self.builder.EndObject()
-
-    def text(self, number, value):
-        return number, self.builder.CreateString(value), "offset"
-
-    def tables(self, number, *offsets):
-        self.builder.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            self.builder.PrependUOffsetTRelative(offset)
-        return number, self.builder.EndVector(), "offset"
-
-    def floats(self, number, *values):
-        self.builder.StartVector(4, len(values), 4)
-        for value in reversed(values):
-            self.builder.PrependFloat32(value)
-        return number, self.builder.EndVector(), "offset"
+def _model(content):
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
 
 
 def _metadata(name, version, input_shape, description):
-    write = _Writer(flatbuffers.Builder())
     height, width, channels = input_shape
-    size = write.table((0, width, "uint"), (1, height, "uint"))
-    color = (0, {3: RGB, 1: GREYSCALE}.get(channels, 0), "byte")
-    content = write.table((0, IMAGE_PROPERTIES, "byte"), (1, write.table(color, (1, size, "offset")), "offset"))
-    as_is = write.table(write.floats(0, 0.0), write.floats(1, 1.0))  # the model itself maps pixels to [-1, 1]
-    step = write.table((0, NORMALIZATION, "byte"), (1, as_is, "offset"))
-    pixels = write.table(write.floats(0, 255.0), write.floats(1, 0.0))
-    image = write.table(
-        write.text(0, "image"),
-        write.text(1, description),
-        (3, content, "offset"),
-        write.tables(4, step),
-        (5, pixels, "offset"),
-    )
-    labels = write.table(write.text(0, LABELS), write.text(1, "class names, one a line"), (2, AXIS_LABELS, "byte"))
-    shares = write.table(write.floats(0, 1.0), write.floats(1, 0.0))
-    probabilities = write.table(
-        write.text(0, "probabilities"),
-        write.text(1, "probability of each class"),
-        (5, shares, "offset"),
-        write.tables(6, labels),
-    )
-    graph = write.table(write.tables(2, image), write.tables(3, probabilities))
-    model = write.table(
-        write.text(0, name),
-        write.text(1, "MLP-Mixer image classifier (arXiv 2105.01601)"),
-        write.text(2, version),
-        write.tables(3, graph),
-        write.text(4, "keras_mixer"),
-        write.text(7, "1.0.0"),
-    )
-    write.builder.Finish(model, b"M001")
-    return bytes(write.builder.Output())
+    size = {0: np.uint32(width), 1: np.uint32(height)}
+    pixels = {0: IMAGE_PROPERTIES, 1: {0: COLOR_SPACES.get(channels, np.int8(0)), 1: size}}
+    unchanged = {0: NORMALIZATION, 1: {0: [0.0], 1: [1.0]}}  # the model itself maps pixels to [-1, 1]
+    image = {0: "image", 1: description, 3: pixels, 4: [unchanged], 5: {0: [255.0], 1: [0.0]}}
+    labels = {0: LABELS, 1: "class names, one per line", 2: AXIS_LABELS}
+    output = {0: "probabilities", 1: "probability of each class", 5: {0: [1.0], 1: [0.0]}, 6: [labels]}
+    about = {0: name, 1: "MLP-Mixer image classifier (arXiv 2105.01601)", 2: version, 4: "keras_mixer", 7: "1.0.0"}
+    builder = flatbuffers.Builder()
+    builder.Finish(_pack(builder, about | {3: [{2: [image], 3: [output]}]}), b"M001")
+    return bytes(builder.Output())
+
+
+def _pack(builder, value):
+    """Writes a string, a list of floats or of tables, or a table `{field number: value}`; returns its offset."""
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, list) and isinstance(value[0], float):
+        return builder.CreateNumpyVector(np.array(value, np.float32))
+    if isinstance(value, list):
+        offsets = [_pack(builder, table) for table in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    fields = {i: field if isinstance(field, np.generic) else _pack(builder, field) for i, field in value.items()}
+    builder.StartObject(max(fields) + 1)
+    for i, field in fields.items():
+        if isinstance(field, np.int8):
+            builder.PrependInt8Slot(i, int(field), 0)
+        elif isinstance(field, np.uint32):
+            builder.PrependUint32Slot(i, int(field), 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(i, field, 0)
+    return builder.EndObject()

@@ -1,14 +1,14 @@
-"""Requests that TensorFlow Serving answers to itself before a version takes traffic, so that no client waits.
+"""Warm-up requests: TensorFlow Serving runs them before a version takes traffic, so that no client waits.
 
-The file is a TFRecord of `tensorflow.serving.PredictionLog` messages. They are encoded here because their Python
-classes would bring a second TensorFlow into every installation (package tensorflow-serving-api).
+The file is a TFRecord of `tensorflow.serving.PredictionLog` messages. They are encoded by hand because the package with
+their Python classes, tensorflow-serving-api, would install a second TensorFlow.
 
-Source: tensorflow_serving/apis/prediction_log.proto, predict.proto and model.proto; the numbers below are theirs.
+Source: tensorflow_serving/apis/prediction_log.proto, predict.proto and model.proto; the field numbers are theirs.
 """
 
 import tensorflow as tf
 
-REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving looks for them
+REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2
 NAME, SIGNATURE_NAME, KEY, VALUE = 1, 3, 1, 2
 
@@ -18,7 +18,7 @@ def write_warmup_requests(path, model_name, inputs):
 
     Args:
         path: the file to write.
-        model_name: what the model is called on the server.
+        model_name: the name of the model on the server.
         inputs: `{signature: {input: array}}`.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:

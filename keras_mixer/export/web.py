@@ -1,4 +1,4 @@
-"""A static page that classifies pictures in the browser, with nothing but its own files."""
+"""A static web page that classifies images in the browser, without a server-side model."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_mixer.export.npm import Package, package_files
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tflite import export_tflite
-from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.files import atomic_write, refuse_existing, write_json
 
 MODEL, PAGE = "model.tflite", "web_page"
 CORE = Package(
@@ -29,34 +29,34 @@ IMPORTS = {CORE.name: "./litert/core.js", WASM_UTILS.name: "./litert/wasm-utils.
 LICENSES = """\
 This page contains LiteRT.js (@litertjs/core {version}, https://github.com/google-ai-edge/LiteRT), Copyright Google LLC,
 under the Apache License, Version 2.0 (its text is in APACHE-2.0.txt), unchanged, in the folder litert/.
-The other files were written by keras_mixer, under the same licence. The model is its owner's.
+The other files were written by keras_mixer, under the same license. The model belongs to its owner.
 """
 
 
 def export_web(model, path, *, quantization=None, class_names=None, evaluation_crop=None, classifier_activation=None):
-    """Writes a folder for any static file server: drop a picture or use the camera, see the classes.
+    """Writes a web page that classifies dropped images and camera frames, for any static file server.
 
-    The model runs in the browser as a TFLite file under LiteRT.js, which is downloaded once from the npm registry,
-    checked, and put into the folder; the page itself then needs no internet. Opening the page as a file does not work,
-    because browsers load no modules that way: `python -m http.server --directory PATH`.
+    The model runs in the browser as a TFLite file with LiteRT.js, which is downloaded once from the npm registry,
+    verified and copied into the folder; the page itself needs no internet. It does not work when opened as a file,
+    because browsers then do not load modules. Use `python -m http.server --directory PATH`.
 
-    Pictures are cropped and resized as `keras_mixer.data.preprocessing` does it. EXIF rotation is not applied, as in
-    training. What is transparent is mixed by the browser; elsewhere the alpha channel is dropped.
+    Images are cropped and resized as in `keras_mixer.data.preprocessing`. EXIF rotation is not applied, as in training.
+    The browser blends transparent pixels; elsewhere the alpha channel is dropped.
 
     Args:
         model: a classifier of RGB images of this package, on any backend.
         path: the folder to write; it must not exist.
         quantization: as for `export_tflite`, without "int8".
-        class_names: one name for each class; None for the model's own, or the class numbers.
-        evaluation_crop: how pictures are brought to size; None for the model's own, or "resmall-crop".
-        classifier_activation: for a model of logits, "softmax" or "sigmoid"; None for the one that the loss it was
-            compiled with implies, else "softmax".
+        class_names: one name per class; None for the model's own, or the class numbers.
+        evaluation_crop: how images are cropped and resized; None for the model's own, or "resmall-crop".
+        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
+            compiled loss, else "softmax".
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path`, written atomically.
 
     Raises:
-        ValueError: the folder exists, the model has no head, or an argument does not fit.
+        ValueError: the folder exists, the model has no head, or an argument is invalid.
         OSError: LiteRT.js could not be downloaded.
 
     Source: ours.
@@ -66,9 +66,11 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("to show")
     description = predictor.description
     if quantization == "int8":
-        raise ValueError("The page feeds float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
+        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if description.input_shape[-1] != 3:
-        raise ValueError(f"The page shows RGB pictures; this model takes {description.input_shape[-1]} channels.")
+        raise ValueError(
+            f"The page needs a model of RGB images; this one takes {description.input_shape[-1]} channels."
+        )
     runtime = _runtime_files()
     with atomic_write(path) as folder:
         folder.mkdir()
@@ -79,7 +81,7 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
             class_names=description.class_names,
             evaluation_crop=description.evaluation_crop,
         )
-        (folder / "model.json").write_text(json.dumps(description.as_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "model.json", description.as_json())
         for name, content in (_page_files() | runtime).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

@@ -1,1 +1,1 @@
-"""Looking into models: weights, saliency, mistakes, cost, speed."""
+"""Tools to inspect models: weights, saliency, mistakes, cost, speed."""

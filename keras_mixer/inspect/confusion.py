@@ -1,29 +1,29 @@
-"""Which classes a model takes for which: a picture of the confusion matrix, and its largest entries."""
+"""Which classes a model confuses: the confusion matrix as a figure, and its largest entries."""
 
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
 
-MOST_NUMBERS = 20  # classes up to which every field carries its number
-MOST_NAMES = 60  # classes up to which the axes carry names
+MOST_NUMBERS = 20  # largest number of classes for which cells show counts
+MOST_NAMES = 60  # largest number of classes for which axes show names
 
 
 def mistakes(confusion, class_names, count=10):
     """The most frequent mistakes.
 
     Args:
-        confusion: `(K, K)` numbers of images; rows are labels, columns the guesses.
+        confusion: `(K, K)` image counts; rows are labels, columns are predictions.
         class_names: K names.
-        count: how many mistakes to give at most.
+        count: maximum number of mistakes to return.
 
     Returns:
-        `(label, guess, images, share of the label's images)`, the most frequent first.
+        `(label, prediction, images, fraction of the label's images)`, most frequent first.
     """
     wrong = np.array(confusion)
     totals = wrong.sum(1)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    pairs = [divmod(int(place), len(wrong)) for place in order]
+    pairs = [divmod(int(index), len(wrong)) for index in order]
     return [
         (class_names[label], class_names[guess], int(wrong[label, guess]), float(wrong[label, guess] / totals[label]))
         for label, guess in pairs
@@ -32,30 +32,31 @@ def mistakes(confusion, class_names, count=10):
 
 
 def confusion_figure(confusion, class_names):
-    """A picture of the matrix: each row shows how the images of one class were judged, as shares of the row.
+    """The confusion matrix as a heat map, each row normalized to fractions of its label's images.
 
     Args:
-        confusion: `(K, K)` numbers of images; rows are labels, columns the guesses.
+        confusion: `(K, K)` image counts; rows are labels, columns are predictions.
         class_names: K names.
     """
     confusion = np.asarray(confusion)
     classes = len(confusion)
     images = confusion.sum()
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = float(np.clip(1.6 + 0.42 * classes, 4.0, 12.0))
     figure, ax = canvas(side + 0.6, side)
-    picture = ax.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)  # the root lifts rare mistakes into sight
+    heat_map = ax.imshow(fractions**0.5, cmap="Blues", vmin=0, vmax=1)  # the square root makes rare mistakes visible
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="guess", ylabel="label", title=f"{np.trace(confusion) / max(images, 1):.2%} of {images:,}")
+    accuracy = np.trace(confusion) / max(images, 1)
+    ax.set(xlabel="prediction", ylabel="label", title=f"accuracy {accuracy:.2%} ({images:,} images)")
     if classes <= MOST_NAMES:
-        turn = 90 if max(map(len, class_names)) > 3 else 0
-        ax.set_xticks(range(classes), class_names, rotation=turn)
+        rotation = 90 if max(map(len, class_names)) > 3 else 0
+        ax.set_xticks(range(classes), class_names, rotation=rotation)
         ax.set_yticks(range(classes), class_names)
     if classes <= MOST_NUMBERS:
         for label, guess in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[label, guess] > 0.3 else "black"
+            colour = "white" if fractions[label, guess] > 0.3 else "black"
             ax.text(guess, label, str(confusion[label, guess]), ha="center", va="center", color=colour, fontsize=9)
-    bar = figure.colorbar(picture, ax=ax, shrink=0.7)
+    bar = figure.colorbar(heat_map, ax=ax, shrink=0.7)
     bar.set_ticks([0, 0.1**0.5, 0.5**0.5, 1], labels=["0 %", "10 %", "50 %", "100 %"])
-    bar.set_label("share of the label's images")
+    bar.set_label("fraction of the label's images")
     return figure

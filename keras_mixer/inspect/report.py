@@ -1,4 +1,4 @@
-"""One HTML page about finished runs: curves, tables, confusion, weight pictures, cost. It needs no network."""
+"""A self-contained HTML report on finished runs: curves, tables, confusion matrices, weight figures, cost."""
 
 import base64
 import dataclasses
@@ -13,28 +13,28 @@ from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.cost import exact_cost
 from keras_mixer.inspect.figures import COLOURS, DOTS_PER_INCH, canvas
 from keras_mixer.inspect.token_weights import stem_figure, weights_figure
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.run_directory import read_metrics
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-MOST_BLOCKS = 3  # as many as the paper shows
+MOST_BLOCKS = 3  # as in the paper
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the files of a run say; None for a file that is not there.
+    """The contents of a run directory; None for a file that does not exist.
 
     Attributes:
-        name: of its folder.
+        name: name of the folder.
         config: content of `config.json`.
-        results: of `results.json`.
-        evaluation: of `evaluation.json`, which `keras-mixer evaluate` writes.
-        few_shot: of `fewshot.json`, which `keras-mixer fewshot` writes.
+        results: content of `results.json`.
+        evaluation: content of `evaluation.json`, which `keras-mixer evaluate` writes.
+        few_shot: content of `fewshot.json`, which `keras-mixer fewshot` writes.
         metrics: columns of `metrics.csv`.
-        parameters: of the model.
-        macs: multiply-accumulates of one image.
-        weights: the model's token-mixing weights, as a figure.
-        stem: its stem filters, as a figure.
+        parameters: number of parameters of the model.
+        macs: multiply-accumulates per image.
+        weights: figure of the token-mixing weights.
+        stem: figure of the stem filters.
     """
 
     name: str
@@ -50,24 +50,24 @@ class Run:
 
 
 def write_report(runs, output):
-    """Writes the page.
+    """Writes the report.
 
     Args:
         runs: folders of finished runs.
-        output: the `.html` file to write; it must not exist.
+        output: the `.html` file to write; must not exist.
 
     Returns:
         The `Path` written.
 
     Raises:
-        ValueError: no runs, one that is not finished, another ending, a file that exists already, or a library of the
-            extra `[plots]` is missing.
+        ValueError: there are no runs, a run is not finished, the file exists or does not end in .html, or a library
+            of the extra `[plots]` is missing.
     """
     output = Path(output)
     if not runs:
-        raise ValueError("Name at least one finished run.")
+        raise ValueError("Expected at least one finished run, got none.")
     if output.suffix != ".html":
-        raise ValueError(f"A report is written as .html, unlike {output}.")
+        raise ValueError(f"Expected a path ending in .html, got {output}.")
     refuse_existing(output)
     try:
         import jinja2
@@ -89,11 +89,11 @@ def read_run(folder) -> Run:
     """Reads a finished run.
 
     Raises:
-        ValueError: it is none, or not finished.
+        ValueError: the folder is not a finished run.
     """
     folder = Path(folder)
     if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no finished run: it needs config.json and results.json.")
+        raise ValueError(f"{folder} is not a finished run: config.json and results.json are required.")
     model = load_mixer(folder)
     parameters, macs = exact_cost(model)
     blocks = range(min(MOST_BLOCKS, len(blocks_of(model))))
@@ -112,13 +112,13 @@ def read_run(folder) -> Run:
 
 
 def _described(run):
-    """The run as the template wants it: text and pictures."""
+    """The run as the template needs it: text and inline images."""
     evaluation = None
     if run.evaluation:
         confusion = run.evaluation["confusion"]
         names = run.evaluation.get("class_names") or list(run.evaluation["per_class"])
         evaluation = run.evaluation | {
-            "picture": _inline(confusion_figure(confusion, names)),
+            "image": _inline(confusion_figure(confusion, names)),
             "mistakes": mistakes(confusion, names),
         }
     return {
@@ -135,7 +135,7 @@ def _described(run):
 
 
 def _curves(runs, column, label):
-    """Training (thin) and test (thick) values of every run along the steps."""
+    """Training (thin) and test (thick) curves of every run."""
     figure, ax = canvas(6.0, 3.6)
     for colour, run in zip(COLOURS * len(runs), runs, strict=False):
         for part, prefix, width, alpha in (("training", "", 1, 0.6), ("test", "val_", 2, 1.0)):
@@ -150,7 +150,7 @@ def _curves(runs, column, label):
 
 
 def _inline(figure, format="svg"):
-    """The figure as the address of an image that lies in the page itself."""
+    """The figure as a data URL."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=format, dpi=DOTS_PER_INCH)
     kind = {"svg": "image/svg+xml", "png": "image/png"}[format]

@@ -1,30 +1,33 @@
-"""How fast a model runs, and how near that is to what the machine can do."""
+"""Measured speed and memory of models, and how close they come to the speed of a matrix product."""
 
 import dataclasses
+import functools
 import time
+from pathlib import Path
 from typing import Literal
 
 import keras
 import numpy as np
 
-from keras_mixer.models import Mixer, blocks_of, dtype_policy
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer, dtype_policy
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 
-LIMIT_SIDE = 4096  # of the square matrices whose product is the limit
+LIMIT_SIDE = 4096  # of the square matrices whose product sets the speed limit
 CLASSES = 1000
-TRAINING_COST = 3  # of a forward pass: the gradient takes two products for each of its own
+TRAINING_COST = 3  # forward passes: the gradient needs two products for each one of the forward pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is timed.
+    """One benchmark case.
 
     Attributes:
-        kind: "forward" (images to probabilities) or "train" (one AdamW step with the gradient clipped).
+        kind: "forward" (images to probabilities) or "train" (one AdamW step with gradient clipping).
         variant: row of Table 1.
-        batch_size: images in a call.
-        precision: of the arithmetic.
+        batch_size: images per call.
+        precision: of the computation.
         image_size: side of the images in pixels.
     """
 
@@ -36,11 +39,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For tables: `B/16 train bfloat16 x 16`."""
+        """Row name in tables: `B/16 train bfloat16 x 16`."""
         return f"{self.variant} {self.kind} {self.precision} x {self.batch_size}"
 
     def operations(self) -> float:
-        """Floating-point operations of a call: two for each multiply-accumulate of the matrix products."""
+        """Floating-point operations per call: two for each multiply-accumulate of the matrix products."""
         shape = (self.image_size, self.image_size, 3)
         forward = 2.0 * VARIANTS[self.variant].macs(shape, CLASSES) * self.batch_size
         return forward * (TRAINING_COST if self.kind == "train" else 1)
@@ -56,7 +59,7 @@ CALLS: tuple[tuple[Literal["forward", "train"], int], ...] = (
 
 
 def model_of(case: Case):
-    """The model of a case: probabilities for a forward pass, logits for training."""
+    """The model of a case: returns probabilities for a forward pass, logits for training."""
     sizes = dataclasses.asdict(VARIANTS[case.variant])
     activation = None if case.kind == "train" else "softmax"
     shape = (case.image_size, case.image_size, 3)
@@ -65,7 +68,7 @@ def model_of(case: Case):
 
 
 def compiled_model(case: Case, rematerialize=False):
-    """The model of a case, compiled; for training with AdamW and the gradient clipped."""
+    """The compiled model of a case; for training, with AdamW and gradient clipping."""
     model = model_of(case)
     on_tensorflow = keras.backend.backend() == "tensorflow"  # XLA is slower than TensorFlow's own kernels on CPUs
     jit_compile = False if on_tensorflow else "auto"
@@ -84,7 +87,7 @@ def compiled_model(case: Case, rematerialize=False):
 
 
 def prepare(case: Case, rematerialize=False):
-    """A function without arguments that makes one call of a case and returns when its result is there."""
+    """A function without arguments that runs one call of a case and waits for its result."""
     model = compiled_model(case, rematerialize)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (case.batch_size, case.image_size, case.image_size, 3)).astype(np.float32)
@@ -95,22 +98,88 @@ def prepare(case: Case, rematerialize=False):
 
 
 def prepare_limit(precision, side=LIMIT_SIDE):
-    """A function without arguments that makes one product of square matrices; see `limit_operations`."""
+    """A function without arguments that computes one product of square matrices; see `limit_operations`."""
     x = keras.random.normal((side, side), dtype=precision, seed=0)
     return lambda: keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.matmul(x, x)[0, 0], "float32"))
 
 
 def limit_operations(side=LIMIT_SIDE) -> float:
-    """Floating-point operations of one call of `prepare_limit`."""
+    """Floating-point operations per call of `prepare_limit`."""
     return 2.0 * side**3
 
 
-def rounds(call, seconds) -> list[float]:
-    """Seconds of each call, for about so long and at least three times."""
+def time_calls(call, seconds, fewest=3) -> list[float]:
+    """Seconds of each call, repeated for about `seconds` and at least `fewest` times."""
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        began = time.perf_counter()
+    while len(times) < fewest or time.perf_counter() < end:
+        start = time.perf_counter()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return times
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """Measured speed and memory of a model at one batch size.
+
+    Attributes:
+        batch_size: images per call.
+        images_per_second: of the fastest call.
+        peak_bytes: peak memory during the calls, of the GPU or of the whole process; None if unknown.
+    """
+
+    batch_size: int
+    images_per_second: float
+    peak_bytes: int | None
+
+
+def throughput(model, batch_sizes=(1, 8, 32), seconds=2.0) -> list[Throughput]:
+    """Measures the forward pass at each batch size, with the images already in memory.
+
+    Args:
+        model: any Keras model that takes images.
+        batch_sizes: images per call.
+        seconds: how long to measure each batch size, after two warm-up calls.
+
+    Returns:
+        One `Throughput` per batch size.
+    """
+    generator = np.random.default_rng(0)
+    results = []
+    for size in batch_sizes:
+        pixels = generator.integers(0, 256, (size, *model.input_shape[1:])).astype(np.float32)
+        images = keras.ops.convert_to_tensor(pixels)
+        call = functools.partial(model.predict_on_batch, images)  # returns NumPy arrays, so it waits for the result
+        for _ in range(2):
+            call()
+        _reset_peak()
+        results.append(Throughput(size, size / min(time_calls(call, seconds)), _peak()))
+    return results
+
+
+def _gpu_statistics():
+    """TensorFlow's module with memory statistics of GPUs; None without a GPU."""
+    import tensorflow as tf  # not at the top: benchmarks on JAX use this file without TensorFlow
+
+    return tf.config.experimental if tf.config.list_logical_devices("GPU") else None
+
+
+def _reset_peak():
+    if gpu := _gpu_statistics():
+        gpu.reset_memory_stats("GPU:0")
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Linux: resets the peak
+    except OSError:
+        return
+
+
+def _peak():
+    if gpu := _gpu_statistics():
+        return gpu.get_memory_info("GPU:0")["peak"]
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

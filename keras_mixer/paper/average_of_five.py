@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-FIVE = {  # as the paper names them: as TensorFlow Datasets does
+FIVE = {  # name in the paper: name in TensorFlow Datasets
     "ImageNet": "imagenet2012",
     "CIFAR-10": "cifar10",
     "CIFAR-100": "cifar100",
@@ -19,7 +19,7 @@ class AverageOfFive:
     """The result of `average_of_five`.
 
     Attributes:
-        accuracy: mean top-1 of the runs on each data set that is present, in the paper's order.
+        accuracy: mean top-1 of the runs on each data set that has runs, in the paper's order.
         missing: data sets without a run.
     """
 
@@ -28,19 +28,19 @@ class AverageOfFive:
 
     @property
     def average(self) -> float | None:
-        """The paper's Avg 5; None while a data set is missing, for the mean of fewer is another quantity."""
+        """The paper's Avg 5; None if a data set is missing, since the mean of fewer is a different quantity."""
         return None if self.missing else float(np.mean(list(self.accuracy.values())))
 
 
 def average_of_five(results) -> AverageOfFive:
-    """Gathers the accuracies of runs.
+    """Collects the accuracies of runs.
 
     Args:
-        results: `(data, top-1)` of each run; data is a TensorFlow Datasets name, or a folder of that name. Several runs
-            on one data set (seeds) count with their mean.
+        results: `(data, top-1)` of each run; data is a TensorFlow Datasets name, or a folder of that name. Multiple
+            runs on one data set (seeds) are averaged.
 
     Raises:
-        ValueError: a run is on none of the five.
+        ValueError: a run is not on one of the five.
 
     Source: section 3 of arXiv 2105.01601.
     """
@@ -55,10 +55,10 @@ def paper_name(data) -> str:
     """`"oxford_flowers102" -> "Flowers"`, also from `"oxford_flowers102/2.1.1"` or a path.
 
     Raises:
-        ValueError: it is none of the five; lists them.
+        ValueError: it is not one of the five; lists them.
     """
     parts = Path(data).parts
     for name, key in FIVE.items():
         if key in parts or any(part.startswith(f"{key}:") for part in parts):
             return name
-    raise ValueError(f"{data!r} is none of the five data sets {', '.join(FIVE.values())}.")
+    raise ValueError(f"Expected one of the five data sets {', '.join(FIVE.values())}, got {data!r}.")

@@ -1,44 +1,41 @@
-"""Training networks of any kind side by side: equal data, equal steps, accuracy along the way.
-
-`keras_mixer.fit` trains Mixers; experiments also need ResNets, changed inputs and changed layers. This trainer takes
-the augmentation, batch size, learning rate, warm-up, decay and clipping of a recipe and nothing else.
-"""
+"""Test accuracy along a training, for any network: equal data, augmentation and steps for all."""
 
 import dataclasses
+import tempfile
 
+import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.inspect.figures import COLOURS
-from keras_mixer.training.inputs import recipe_batches
-from keras_mixer.training.optimizers import build_loss, build_optimizer
+from keras_mixer.training.loop import fit_model
 
 
 def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
-    """Trains a model of logits and measures it at equal distances.
+    """Trains a model of logits and measures it at equal intervals.
 
     Args:
-        model: any Keras model of logits, freshly built; images in [0, 255].
-        recipe: a `Recipe` for data and optimisation (AdamW, warm-up, cosine; softmax loss).
+        model: any Keras model from pixels in [0, 255] to logits, newly built.
+        recipe: a `Recipe` for the augmentation (without CutMix), batch size, peak learning rate, warm-up, weight decay,
+            clipping and label smoothing; the rest is fixed: AdamW, cosine schedule, softmax loss, float32, one device.
         source: the data.
         steps: optimizer steps, a multiple of `points`.
-        points: how often to measure.
-        seed: of order and augmentation; initial weights are the caller's.
-        transform: changes a batch of images, for training and test alike; None leaves them.
+        points: number of measurements.
+        seed: of order and augmentation; the caller initializes the weights.
+        transform: applied to each batch of images in front of the model, in training and test; made of `keras.ops`.
 
     Returns:
         Test accuracy after `steps / points`, 2 `steps / points`, ... steps.
 
     Raises:
-        ValueError: `steps` is no multiple of `points`.
+        ValueError: `steps` is not a multiple of `points`.
     """
     if steps % points:
-        raise ValueError(f"steps must be a multiple of points={points}, not {steps}.")
-    classes, image_size = len(source.class_names), recipe.input_shape()[:2]
-    plain = dataclasses.replace(
+        raise ValueError(f"steps must be a multiple of points={points}, got {steps}.")
+    case = dataclasses.replace(
         recipe,
         seed=seed,
+        steps=steps,
+        steps_per_epoch=steps // points,
         loss="softmax",
         optimizer="adamw",
         schedule="cosine",
@@ -47,41 +44,30 @@ def train_curve(model, recipe, source, *, steps, points, seed, transform=None):
         class_weights=None,
         ema_momentum=None,
         data_shards=1,
+        precision="float32",
+        accumulation_steps=1,
+        steps_per_execution=1,
+        devices="1",  # BatchNormalization would have other statistics on more
     )
-    train = recipe_batches(source, plain)
-    crop = recipe.evaluation_crop
-    test = evaluation_batches(source.test, image_size=image_size, batch_size=recipe.global_batch_size, crop=crop)
-    test = test.map(lambda images, labels: (tf.cast(images, tf.float32), tf.one_hot(labels, classes)))
     if transform is not None:
-        train, test = (part.map(lambda images, labels: (transform(images), labels)) for part in (train, test))
-    model.compile(
-        optimizer=build_optimizer(plain, steps),
-        loss=build_loss(plain),
-        metrics=["accuracy"],
-        jit_compile="auto" if tf.config.list_physical_devices("GPU") else recipe.xla_on_cpu,
-    )
-    history = model.fit(
-        train.prefetch(1),
-        validation_data=test,
-        steps_per_epoch=steps // points,
-        epochs=points,
-        shuffle=False,
-        verbose=0,
-    )
-    return history.history["val_accuracy"]
+        image = keras.Input(model.input_shape[1:])
+        model = keras.Model(image, model(transform(image)), name=model.name)
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit_model(case, workdir=folder, source=source, model=model, log=lambda line: None)
+    return result.history["val_accuracy"]
 
 
 def steps_of(steps, points):
-    """The steps at which `train_curve` measures."""
+    """The steps at which `train_curve` measures the accuracy."""
     return [steps // points * (i + 1) for i in range(points)]
 
 
 def draw_curves(ax, x, curves):
-    """Draws named curves of several seeds: the mean as a line, smallest to largest as a band.
+    """Draws named curves of multiple seeds: the mean as a line, minimum to maximum as a band.
 
     Args:
         ax: axes of matplotlib.
-        x: `(n,)` places.
+        x: `(n,)` x coordinates.
         curves: {name: `(seeds, n)` values}.
     """
     for colour, style, (name, values) in zip(COLOURS, ("-", "--", ":", "-.", "-", "--"), curves.items(), strict=False):

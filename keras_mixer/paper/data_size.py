@@ -1,4 +1,4 @@
-"""Accuracy against the amount of training data under equal steps (Fig 2, right, of the paper).
+"""Accuracy over the amount of training data for equal numbers of steps (Fig 2, right, of the paper).
 
 Source: section 3 of arXiv 2105.01601: 3, 10, 30 and 100 % of JFT-300M for the same number of steps. The paper also
 stops early by a validation set, and reports 5-shot accuracy on ImageNet; neither is done here.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 from keras_mixer.files import atomic_write
 from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.paper.resumable_results import ResumableResults
@@ -21,34 +21,34 @@ from keras_mixer.training.recipe import Recipe
 
 
 def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), log=print):
-    """Trains a recipe on parts of its training data, each as many steps as on all of it.
+    """Trains a recipe on subsets of its training data, each for as many steps as on all of it.
 
     Args:
-        recipe: any recipe; its steps, or epochs on all data, hold for every part.
-        workdir: folder of the runs and of `data_size.json`; a stopped experiment goes on.
-        fractions: shares of the training data, in (0, 1].
-        seeds: one training for each.
+        recipe: any recipe; its steps, or epochs on all data, apply to every subset.
+        workdir: folder of the runs and of `data_size.json`; a stopped experiment resumes.
+        fractions: fractions of the training data, in (0, 1].
+        seeds: one training each.
         log: called with each line of text for the user.
 
     Returns:
         {fraction: test accuracies of the seeds}, and the number of training images of each fraction.
 
     Raises:
-        ValueError: a fraction is out of range, or leaves fewer images than a batch holds.
+        ValueError: a fraction is out of range, or leaves fewer images than a batch.
     """
     wrong = [fraction for fraction in fractions if not 0 < fraction <= 1]
     if wrong:
-        raise ValueError(f"Fractions lie in (0, 1], unlike {wrong}.")
+        raise ValueError(f"Expected fractions in (0, 1], got {wrong}.")
     workdir = Path(workdir)
     source = load_recipe_source(recipe)
     sizes = {fraction: round(source.train.size * fraction) for fraction in fractions}
     smallest = min(sizes.values())
     if smallest < recipe.global_batch_size:
         raise ValueError(
-            f"The smallest part has {smallest} images, a batch {recipe.global_batch_size}; lower --global-batch-size "
-            "or leave the fraction out."
+            f"The smallest subset has {smallest} images, a batch {recipe.global_batch_size}. Lower --global-batch-size "
+            "or leave out the fraction."
         )
-    steps = recipe.steps or source.train.size // recipe.global_batch_size * recipe.epochs
+    steps = recipe.total_steps(source.train.size)
     described = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "seed"}
     stored = ResumableResults(workdir / "data_size.json", {"recipe": described, "steps": steps})
     results: dict[float, list[float]] = {fraction: [] for fraction in fractions}
@@ -69,18 +69,18 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
 def part_of(recipe: Recipe, source: Source, count, folder) -> Recipe:
     """The recipe on `count` of its training images.
 
-    A data set of TensorFlow Datasets is cut by its split (their files are in random order). Of bundled digits or an
-    image folder, the images are written into a new folder, evenly from each class; the test images are all there.
+    For TensorFlow Datasets the split is sliced (their files are in random order). For the bundled digits and image
+    folders, the images are written to a new folder, equally many per class, with all test images.
 
     Raises:
-        ValueError: the recipe's own training split does not begin at the beginning.
+        ValueError: the training split of the recipe does not start at the first image.
     """
     if count == source.train.size:
         return recipe
     if recipe.data != "digits" and not source.train.files:
         cut = re.fullmatch(r"(\w+)(\[:[^:\]]+\])?", recipe.train_split)
         if cut is None:
-            raise ValueError(f"The training split {recipe.train_split!r} must begin at the beginning to be cut.")
+            raise ValueError(f"Expected a training split that starts at the first image, got {recipe.train_split!r}.")
         return dataclasses.replace(recipe, train_split=f"{cut[1]}[:{count}]")
     place = Path(folder) / f"{count}_images"
     if not place.exists():
@@ -91,7 +91,7 @@ def part_of(recipe: Recipe, source: Source, count, folder) -> Recipe:
 
 
 def data_size_figure(results, sizes):
-    """Test accuracy over the number of training images: the mean of the seeds, and each seed as a dot.
+    """Test accuracy over the number of training images: the mean over the seeds, and one dot per seed.
 
     Args:
         results: {fraction: accuracies}.
@@ -110,7 +110,7 @@ def data_size_figure(results, sizes):
 
 
 def _write(source, split, indices, folder):
-    """Image files, one folder a class; every class folder is there, even an empty one."""
+    """Writes image files, one folder per class; a class without images gets an empty folder."""
     wanted = {int(index) for index in indices}
     for name in source.class_names:
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""How cost grows with the image: a Mixer block with D_S held fixed beside an attention block of the same width.
+"""How cost grows with the image size: a Mixer block with fixed D_S and an attention block of the same width.
 
 Source: section 2 of arXiv 2105.01601 ("linear in the number of input patches, unlike ViT").
 """
@@ -8,12 +8,13 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.inspect.cost import throughput, traced_macs
+from keras_mixer.inspect.cost import traced_macs
 from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.inspect.speed import throughput
 from keras_mixer.layers import MixerBlock, MlpBlock
 
 SIDES = (112, 224, 448, 896)  # pixels
-TOKENS_AT_ONCE = 3136  # a batch holds as many images as make this many tokens, so that all calls are equally large
+TOKENS_PER_BATCH = 3136  # for all image sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class LinearCost:
 
     Attributes:
         tokens: number of patches of each image size.
-        images_per_second: {block: one value an image size}.
-        macs: {block: exact multiply-accumulates of one image, one value an image size}.
+        images_per_second: {block: one value per image size}.
+        macs: {block: exact multiply-accumulates of one image, one value per image size}.
     """
 
     tokens: tuple[int, ...]
@@ -31,12 +32,12 @@ class LinearCost:
     macs: dict[str, tuple[int, ...]]
 
     def slopes(self) -> dict[str, float]:
-        """{block: slope of log(seconds an image) over log(tokens), by least squares}; 1 is linear cost."""
+        """{block: slope of log(seconds per image) over log(tokens), by least squares}; 1 is linear cost."""
         x = np.log(self.tokens)
         return {name: float(np.polyfit(x, -np.log(values), 1)[0]) for name, values in self.images_per_second.items()}
 
     def macs_slopes(self) -> dict[str, float]:
-        """The same of the exact multiply-accumulates."""
+        """The same for the exact multiply-accumulates."""
         x = np.log(self.tokens)
         return {name: float(np.polyfit(x, np.log(values), 1)[0]) for name, values in self.macs.items()}
 
@@ -44,17 +45,17 @@ class LinearCost:
 def linear_cost(
     sides=SIDES, *, patch_size=16, hidden_dim=768, tokens_mlp_dim=384, channels_mlp_dim=3072, heads=12, seconds=4.0
 ):
-    """Measures both blocks on images of several sizes.
+    """Measures both blocks at multiple image sizes.
 
     Args:
         sides: of square images in pixels.
         patch_size: side of a patch in pixels.
         hidden_dim: channels C of both blocks.
         tokens_mlp_dim: D_S of the Mixer block at every size. (The paper's own rule for fine-tuning at higher resolution
-            multiplies D_S, and its token MLP then costs the square of the tokens.)
+            multiplies D_S, and the cost of its token MLP is then quadratic in the tokens.)
         channels_mlp_dim: hidden units of the channel MLP of both blocks.
-        heads: of the attention.
-        seconds: how long to measure each.
+        heads: number of attention heads.
+        seconds: duration of each measurement.
 
     Returns:
         A `LinearCost`.
@@ -69,7 +70,7 @@ def linear_cost(
     speeds: dict[str, list[float]] = {"Mixer": [], "attention": []}
     macs: dict[str, list[int]] = {"Mixer": [], "attention": []}
     for count in tokens:
-        batch_size = max(1, TOKENS_AT_ONCE // count)
+        batch_size = max(1, TOKENS_PER_BATCH // count)
         for name, model in (
             ("Mixer", _mixer_block(count, hidden_dim, tokens_mlp_dim, channels_mlp_dim)),
             ("attention", _attention_block(count, hidden_dim, heads, channels_mlp_dim)),
@@ -83,12 +84,12 @@ def linear_cost(
 
 
 def linear_cost_figure(result: LinearCost):
-    """Images a second over the number of patches, both axes logarithmic, with the fitted slopes."""
+    """Images per second over the number of patches, log-log, with the fitted slopes."""
     figure, ax = canvas(6.0, 4.4)
     for colour, style, (name, values) in zip(COLOURS, ("o-", "s--"), result.images_per_second.items(), strict=False):
-        label = f"{name} block: seconds an image grow as tokens^{result.slopes()[name]:.2f}"
+        label = f"{name} block: seconds per image grow as tokens^{result.slopes()[name]:.2f}"
         ax.plot(result.tokens, values, style, color=colour, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="patches of an image", ylabel="images a second")
+    ax.set(xscale="log", yscale="log", xlabel="patches per image", ylabel="images per second")
     ax.set_xticks(result.tokens, [str(count) for count in result.tokens])
     ax.minorticks_off()
     ax.grid(alpha=0.25)
@@ -102,7 +103,7 @@ def _mixer_block(tokens, hidden_dim, tokens_mlp_dim, channels_mlp_dim):
 
 
 def _attention_block(tokens, hidden_dim, heads, channels_mlp_dim):
-    """A ViT block: attention, then the same channel MLP as the Mixer's."""
+    """A ViT block: attention, then the channel MLP of the Mixer block."""
     tokens_in = keras.Input((tokens, hidden_dim))
     y = keras.layers.LayerNormalization(epsilon=1e-6)(tokens_in)
     y = keras.layers.MultiHeadAttention(heads, hidden_dim // heads)(y, y)

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs (Figs 2 and 3 of the paper), with the front of what nothing else beats in both."""
+"""Accuracy against cost, with the Pareto front (Figs 2 and 3 of the paper)."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ class OwnPoint:
     """A point measured by the user.
 
     Attributes:
-        name: label in the picture.
+        name: label in the figure.
         accuracy: top-1 in percent.
         images_per_second: of inference, or None.
         core_days: of training, or None.
@@ -28,11 +28,11 @@ class OwnPoint:
 
 
 def pareto_front(cost, gain) -> np.ndarray:
-    """`(n,), (n,) -> (k,)`: indices of the points that no other beats, by rising cost.
+    """`(n,), (n,) -> (k,)`: indices of the points on the Pareto front, by increasing cost.
 
     Args:
-        cost: the smaller the better.
-        gain: the larger the better.
+        cost: smaller is better.
+        gain: larger is better.
     """
     order = np.lexsort((-np.asarray(gain), np.asarray(cost)))
     front, best = [], -np.inf
@@ -44,32 +44,32 @@ def pareto_front(cost, gain) -> np.ndarray:
 
 
 def pareto_figure(own=()):
-    """ImageNet top-1 against inference speed and against the cost of pre-training, all rows of Tables 2 and 3.
+    """ImageNet top-1 against inference speed and against pre-training cost, all rows of Tables 2 and 3.
 
     Args:
-        own: `OwnPoint`s to add; they take no part in the front, for other hardware or other data made them.
+        own: `OwnPoint`s to add; they are not part of the front, since their hardware or data differ.
     """
     figure, axes = canvas(13.0, 5.6, 1, 2, sharey=True)
     for ax, field, label, direction in (
-        (axes[0], "images_per_second", "images a second on one TPUv3 core", -1),
+        (axes[0], "images_per_second", "images per second on one TPUv3 core", -1),
         (axes[1], "core_days", "pre-training, TPUv3-core-days", 1),
     ):
         rows = [row for row in (*TABLE_2, *TABLE_3) if getattr(row, field) is not None]
-        places = np.array([getattr(row, field) for row in rows], float)
+        costs = np.array([getattr(row, field) for row in rows], float)
         accuracy = np.array([row.imagenet for row in rows])
         for family, colour in zip((*MARKERS, "others"), COLOURS, strict=False):
             members = MARKERS if family == "others" else {family}
             chosen = [i for i, row in enumerate(rows) if (row.family in members) != (family == "others")]
             ax.scatter(
-                places[chosen], accuracy[chosen], marker=MARKERS.get(family, "x"), color=colour, label=family, s=28
+                costs[chosen], accuracy[chosen], marker=MARKERS.get(family, "x"), color=colour, label=family, s=28
             )
-        front = pareto_front(direction * places, accuracy)
-        ax.plot(places[front], accuracy[front], color=COLOURS[-1], linewidth=1, zorder=0, label="Pareto front")
+        front = pareto_front(direction * costs, accuracy)
+        ax.plot(costs[front], accuracy[front], color=COLOURS[-1], linewidth=1, zorder=0, label="Pareto front")
         for number, index in enumerate(front):
             ax.annotate(
                 rows[index].model,
-                (places[index], accuracy[index]),
-                xytext=((4, -10), (5, 4))[number % 2],  # neighbours take turns below and above
+                (costs[index], accuracy[index]),
+                xytext=((4, -10), (5, 4))[number % 2],  # neighbors alternate below and above
                 textcoords="offset points",
                 fontsize=7,
             )
@@ -91,16 +91,16 @@ def pareto_figure(own=()):
 
 
 def throughput_figure(results):
-    """Images a second over the batch size, one line a model.
+    """Images per second over the batch size, one line per model.
 
     Args:
-        results: {name: list of `keras_mixer.inspect.cost.Throughput`}.
+        results: {name: list of `keras_mixer.inspect.speed.Throughput`}.
     """
     figure, ax = canvas(6.0, 4.2)
     for colour, (name, measured) in zip(COLOURS * 4, results.items(), strict=False):
         sizes, speeds = zip(*((item.batch_size, item.images_per_second) for item in measured), strict=True)
         ax.plot(sizes, speeds, "o-", color=colour, label=name)
-    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images a second")
+    ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images per second")
     ax.set_xticks(sizes, [str(size) for size in sizes])
     ax.minorticks_off()
     ax.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""Fig 4 of the paper: what is left of a network when the pixels of all images are shuffled in one fixed way.
+"""Fig 4 of the paper: accuracy of a network when the pixels of all images are shuffled in one fixed way.
 
 Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
 """
@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.models import Mixer, blocks_of, rebuild
+from keras_mixer.mixer_model import blocks_of
+from keras_mixer.models import Mixer, rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.variants import as_pair, token_grid
@@ -19,7 +20,7 @@ NETWORKS = ("mixer", "resnet")
 
 
 def shuffle_patches(image_size, patch_size, seed):
-    """`(H W,)`: new place -> old place. Patches change places, and the pixels of each patch change theirs, all alike.
+    """`(H W,)`: new position -> old position. Shuffles the patches, and the pixels within all patches in one order.
 
     Args:
         image_size: `(height, width)` in pixels.
@@ -32,18 +33,21 @@ def shuffle_patches(image_size, patch_size, seed):
     order, inner = _orders(image_size, patch_size, seed)
     patch = as_pair(patch_size)
     grid = token_grid(image_size, patch)
-    places = _by_patch(np.arange(image_size[0] * image_size[1]).reshape(image_size), grid, patch)  # (S, pixels)
-    shuffled = places[order][:, inner]
+    positions = _by_patch(np.arange(image_size[0] * image_size[1]).reshape(image_size), grid, patch)  # (S, pixels)
+    shuffled = positions[order][:, inner]
     return _by_row(shuffled, grid, patch).ravel()
 
 
 def shuffle_pixels(image_size, seed):
-    """`(H W,)`: new place -> old place, any pixel to any place."""
+    """`(H W,)`: new position -> old position, any pixel to any position."""
     return np.random.default_rng(seed).permutation(image_size[0] * image_size[1])
 
 
 def permuted(images, permutation):
-    """`(B, H, W, channels) -> (B, H, W, channels)`: pixels moved, channels kept together; NumPy arrays or tensors."""
+    """`(B, H, W, channels) -> (B, H, W, channels)`: the pixels permuted, each with all its channels.
+
+    NumPy arrays, tensors, or the symbolic images of a functional model: then it is a part of the model.
+    """
     shape = images.shape
     flat = keras.ops.reshape(images, (-1, len(permutation), shape[-1]))
     moved = keras.ops.take(flat, permutation, axis=1)
@@ -51,10 +55,10 @@ def permuted(images, permutation):
 
 
 def permuted_mixer(model, seed):
-    """The Mixer that sees images after `shuffle_patches` as `model` sees them before: its logits are equal.
+    """The Mixer whose logits on images after `shuffle_patches` are those of `model` on the images before.
 
-    Rows of the stem's kernel follow the pixels inside a patch; rows of every token-mixing kernel into, and columns and
-    biases of every one out of the hidden units, follow the patches.
+    The rows of the stem's kernel are permuted like the pixels in a patch; the rows of every first token-mixing kernel,
+    and the columns and biases of every second one, like the patches.
 
     Args:
         model: a Mixer of this package; it is not changed.
@@ -77,12 +81,12 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
     """Trains a Mixer and a ResNet on the three inputs of Fig 4.
 
     Args:
-        recipe: sizes of the Mixer, augmentation and optimisation for both.
+        recipe: sizes of the Mixer; augmentation and optimization of both networks.
         source: the data.
-        file: JSON file of the results; finished parts in it are not done again.
+        file: JSON file of the results; finished trainings in it are not repeated.
         steps: optimizer steps of each training.
-        points: how often to measure each.
-        seeds: each gives initial weights, order, augmentation and permutations.
+        points: number of measurements per training.
+        seeds: seeds of weights, data order, augmentation and permutations; one training each.
         networks: which of `NETWORKS`.
         log: called with a line of text after each training.
 
@@ -90,7 +94,7 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
         {network: {input: `(seeds, points)` test accuracies}}.
 
     Raises:
-        ValueError: the file is of other settings, or `steps` is no multiple of `points`.
+        ValueError: the file has other settings, or `steps` is not a multiple of `points`.
     """
     size = recipe.input_shape()
     settings = {"recipe": recipe.name, "data": source.name, "image_size": size[:2], "steps": steps, "points": points}
@@ -117,7 +121,7 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
 
 
 def permutation_figure(results, steps):
-    """Test accuracy along the training, one panel a network, one curve an input.
+    """Test accuracy along the training, one panel per network, one curve per input.
 
     Args:
         results: of `permutation_experiment`.
@@ -136,7 +140,7 @@ def permutation_figure(results, steps):
 def small_resnet(input_shape, classes):
     """A ResNet of keras.applications with 4 bottleneck blocks, 16 to 128 filters: `(B, H, W, 3)` -> logits.
 
-    The builder behind ResNet50 is no public name of Keras, so this may need a change with a new version.
+    The builder of ResNet50 is not a public name of Keras, so this may need a change for a new version.
     """
     from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
 
@@ -161,7 +165,7 @@ def small_resnet(input_shape, classes):
     )
     for layer in body.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # Keras's 0.99 still remembers the start after some hundred steps
+            layer.momentum = 0.9  # with Keras's 0.99 the averages lag for hundreds of steps
     return keras.Model(image, keras.layers.Dense(classes, name="head")(body(scaled)), name="small_resnet")
 
 
@@ -182,7 +186,7 @@ def _transform(kind, image_size, patch_size, seed):
 
 
 def _orders(image_size, patch_size, seed):
-    """New place -> old place of patches and of pixels inside a patch."""
+    """New position -> old position, of patches and of pixels within a patch."""
     patch = as_pair(patch_size)
     rows, columns = token_grid(image_size, patch)
     generator = np.random.default_rng(seed)

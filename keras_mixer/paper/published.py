@@ -1,7 +1,7 @@
 """Tables 2 and 3 of the paper as data.
 
-Source: arXiv 2105.01601, version 4. Accuracies in percent, after fine-tuning where pre-trained on other data; images a
-second on one TPUv3 core at the best batch size; pre-training in TPUv3-core-days.
+Source: arXiv 2105.01601, version 4. Accuracies in percent, after fine-tuning if pre-trained on other data; images per
+second on one TPUv3 core at the best batch size; pre-training cost in TPUv3-core-days.
 """
 
 import dataclasses
@@ -9,16 +9,16 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class PublishedResult:
-    """One row.
+    """One row of a table.
 
     Attributes:
         table: 2 or 3.
-        model: its name.
-        pretraining: "ImageNet", "ImageNet-21k", "JFT" or what else the images were.
+        model: name of the model.
+        pretraining: images of the pre-training: "ImageNet", "ImageNet-21k", "JFT" or others.
         imagenet: top-1.
         real: top-1 on ReaL.
-        average_5: mean top-1 of the five data sets.
-        vtab: mean of the 19 tasks; Table 2 only.
+        average_5: mean top-1 over the five data sets.
+        vtab: mean over the 19 tasks; Table 2 only.
         images_per_second: on one core.
         core_days: of pre-training.
         image_size: side in pixels; Table 3 only.

@@ -1,21 +1,22 @@
-"""Results of a long experiment in one JSON file: what was measured once is not measured again."""
+"""Results of a long experiment in one JSON file, so that an interrupted experiment resumes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.fields import differences
 from keras_mixer.files import write_json
 
 
 class ResumableResults:
-    """`{"settings": ..., "results": {key: result}}` on disk, written whole after each result.
+    """`{"settings": ..., "results": {key: result}}` on disk, written atomically after each result.
 
     Args:
-        path: the file; made with the first result.
-        settings: everything that decides the results, as data that JSON knows.
+        path: the file; created with the first result.
+        settings: everything that determines the results, as JSON data.
 
     Raises:
-        ValueError: the file is of other settings, or no such file.
+        ValueError: the file has other settings, or is not such a file.
     """
 
     def __init__(self, path, settings: dict[str, Any]):
@@ -26,18 +27,16 @@ class ResumableResults:
             return
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            found, self.results = content["settings"], content["results"]
+            stored, self.results = dict(content["settings"]), content["results"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} holds something else than results of this experiment.") from error
-        changed = [key for key in sorted(self.settings | found) if self.settings.get(key) != found.get(key)]
+            raise ValueError(f"{self.path} contains something else than results of this experiment.") from error
+        changed = differences(stored, self.settings)
         if changed:
-            listed = "; ".join(f"{key}: {found.get(key)!r} there, {self.settings.get(key)!r} now" for key in changed)
-            raise ValueError(f"{self.path} is of other settings ({listed}). Nothing was changed; choose another place.")
+            raise ValueError(f"{self.path} has other settings ({changed}). Nothing was changed. Choose another path.")
 
     def result(self, key, measure):
-        """What `measure()` gave for `key`, now or in an earlier run."""
+        """The result of `measure()` for `key`, computed now or read from an earlier run."""
         if key not in self.results:
             self.results[key] = json.loads(json.dumps(measure()))
-            content = {"settings": self.settings, "results": self.results}
-            write_json(self.path, content)
+            write_json(self.path, {"settings": self.settings, "results": self.results})
         return self.results[key]

@@ -1,19 +1,19 @@
-"""Part of the training data: the same share of each class, for ever the same."""
+"""Subsets of the training data: equally many images per class, deterministic."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 
 
 def with_training_images(source: Source, count, seed=0) -> Source:
-    """The source with `count` of its training images, as many of each class as of any other where there are enough.
+    """The source with `count` of its training images, equally many per class as far as there are enough.
 
     Args:
         source: the data; its labels are read once.
         count: number of training images.
-        seed: of the draw. A larger count draws the same images and more.
+        seed: of the draw. A larger count adds images to those of a smaller one.
 
     Raises:
         ValueError: the source has fewer.
@@ -26,7 +26,7 @@ def with_training_images(source: Source, count, seed=0) -> Source:
 
 
 def draw(labels, count, seed=0) -> np.ndarray:
-    """`(n,) -> (count,)`: sorted indices, class by class in turn, from a shuffled order of each class."""
+    """`(n,) -> (count,)`: sorted indices, drawn from the classes in turn, each class in shuffled order."""
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(labels))
     rank = np.empty(len(labels), np.int64)  # first, second, ... of its class

@@ -1,7 +1,7 @@
-"""Token mixing that is not shared by all channels: one MLP for each group of channels, or for each channel.
+"""Token mixing that is not shared by all channels: one MLP per group of channels, or per channel.
 
 Source: appendix A.1 of arXiv 2105.01601: a token MLP for each channel brought no gain at great cost, G groups up to
-1 to 2 % in 5-shot accuracy, on JFT-300M. The layers lie outside `keras_mixer.layers`: they are for this experiment.
+1 to 2 % in 5-shot accuracy, on JFT-300M. The layer is not in `keras_mixer.layers`: only this experiment uses it.
 """
 
 import keras
@@ -17,15 +17,15 @@ from keras_mixer.variants import Variant
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class GroupedTokenMlp(keras.layers.Layer):
-    """A token MLP for each of G groups of neighbouring channels: `(B, S, C) -> (B, S, C)`.
+    """One token MLP for each of G groups of adjacent channels: `(B, S, C) -> (B, S, C)`.
 
     Args:
-        groups: number G of groups; 1 is the paper's Mixer, C a token MLP of its own for each channel.
-        mlp_dim: hidden units D_S of each.
+        groups: number G of groups; 1 is the paper's Mixer, C gives one token MLP per channel.
+        mlp_dim: hidden units D_S of each MLP.
         **kwargs: those of `keras.layers.Layer`.
 
     Raises:
-        ValueError: when built with channels that the groups do not divide.
+        ValueError: when built for a number of channels that the groups do not divide.
     """
 
     def __init__(self, groups, mlp_dim, **kwargs):
@@ -37,10 +37,10 @@ class GroupedTokenMlp(keras.layers.Layer):
         """Weights of all groups, stacked along the first axis."""
         _, tokens, channels = input_shape
         if channels % self.groups:
-            raise ValueError(f"{channels} channels do not fall into {self.groups} equal groups.")
+            raise ValueError(f"{channels} channels cannot be split into {self.groups} equal groups.")
 
         def weight(name, shape, initializer):
-            def initialize(shape, dtype=None):  # a new initializer draws anew: each group starts as a layer of its own
+            def initialize(shape, dtype=None):  # a new initializer draws new values: each group starts as its own layer
                 return ops.stack([keras.initializers.get(initializer)(shape[1:], dtype) for _ in range(shape[0])])
 
             return self.add_weight(shape=(self.groups, *shape), initializer=initialize, name=name)
@@ -51,7 +51,7 @@ class GroupedTokenMlp(keras.layers.Layer):
         self.bias_1 = weight("bias_1", (tokens,), "zeros")
 
     def call(self, x):
-        """Mixes the tokens of each channel by the MLP of its group."""
+        """Mixes the tokens of each channel with the MLP of its group."""
         _, tokens, channels = x.shape
         y = ops.reshape(x, (-1, tokens, self.groups, channels // self.groups))  # (B, S, G, C / G)
         y = ops.einsum("bsgc,gsd->bgcd", y, self.kernel_0) + self.bias_0[:, None]  # (B, G, C / G, D_S)
@@ -69,16 +69,16 @@ class GroupedTokenMlp(keras.layers.Layer):
 
 
 def untied_mixer(variant: Variant, groups, input_shape, classes):
-    """A Mixer whose token MLPs are not shared by all channels: pixels `(B, H, W, channels)` -> logits `(B, classes)`.
+    """A Mixer with multiple token MLPs per block: pixels `(B, H, W, channels)` -> logits `(B, classes)`.
 
     Args:
         variant: sizes of the model.
-        groups: number of token MLPs in each block, a divisor of the channels.
+        groups: number of token MLPs per block, a divisor of the number of channels.
         input_shape: `(height, width, channels)` in pixels.
         classes: number of outputs.
 
     Raises:
-        ValueError: the groups do not divide the channels, or the patch not the image.
+        ValueError: the groups do not divide the channels, or the patch does not divide the image.
     """
 
     def norm():
@@ -99,30 +99,30 @@ def untied_mixer(variant: Variant, groups, input_shape, classes):
 
 
 def untied_parameters(variant: Variant, groups, input_shape=(224, 224, 3), classes=1000) -> int:
-    """Parameters of `untied_mixer` by formula."""
+    """Number of parameters of `untied_mixer`, by formula."""
     rows, columns = variant.grid(input_shape)
     token_mlp = 2 * rows * columns * variant.tokens_mlp_dim + variant.tokens_mlp_dim + rows * columns
     return variant.parameters(input_shape, classes) + variant.num_blocks * (groups - 1) * token_mlp
 
 
 def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(0, 1, 2), log=print):
-    """Trains Mixers with different numbers of token MLPs a block, all else equal.
+    """Trains Mixers that differ only in the number of token MLPs per block.
 
     Args:
-        recipe: sizes, augmentation and optimisation.
+        recipe: sizes, augmentation and optimization.
         source: the data.
-        file: JSON file of the results; finished parts in it are not done again.
-        groups: numbers of token MLPs a block; 1 is the paper's Mixer.
+        file: JSON file of the results; finished trainings in it are not repeated.
+        groups: numbers of token MLPs per block; 1 is the paper's Mixer.
         steps: optimizer steps of each training.
-        points: how often to measure each.
-        seeds: one training for each.
+        points: number of measurements per training.
+        seeds: one training each.
         log: called with a line of text after each training.
 
     Returns:
         {groups: `(seeds, points)` test accuracies}.
 
     Raises:
-        ValueError: the file is of other settings, or a number of groups does not divide the channels.
+        ValueError: the file has other settings, or a number of groups does not divide the channels.
     """
     shape, classes = recipe.input_shape(), len(source.class_names)
     settings = {"recipe": recipe.name, "data": source.name, "training_images": source.train.size, "steps": steps}
@@ -143,21 +143,21 @@ def untied_experiment(recipe, source, file, *, groups, steps, points=10, seeds=(
 
 
 def untied_figure(results, parameters):
-    """Final test accuracy over the number of parameters, each seed a dot.
+    """Final test accuracy over the number of parameters, one dot per seed.
 
     Args:
         results: of `untied_experiment`.
         parameters: {groups: number of parameters}.
     """
     figure, ax = canvas(6.0, 4.2)
-    for colour, (count, curves) in zip(COLOURS * 9, results.items(), strict=False):
+    for color, (count, curves) in zip(COLOURS * 9, results.items(), strict=False):
         label = "tied (the paper's Mixer)" if count == 1 else f"{count} groups of channels"
         finals = [curve[-1] for curve in curves]
-        ax.plot([parameters[count]] * len(finals), finals, "o", color=colour, alpha=0.7, label=label)
-        ax.plot(parameters[count], sum(finals) / len(finals), "_", color=colour, markersize=22, markeredgewidth=2)
+        ax.plot([parameters[count]] * len(finals), finals, "o", color=color, alpha=0.7, label=label)
+        ax.plot(parameters[count], sum(finals) / len(finals), "_", color=color, markersize=22, markeredgewidth=2)
     ax.set(xscale="log", xlabel="parameters", ylabel="test accuracy")
-    places = [parameters[count] for count in results]
-    ax.set_xticks(places, [f"{place:,}" for place in places], rotation=30, ha="right")
+    ticks = [parameters[count] for count in results]
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30, ha="right")
     ax.minorticks_off()
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)

@@ -1,7 +1,7 @@
-"""The 19 tasks of VTAB-1k as data: where the images are, which of them are used, what is asked about them.
+"""The 19 tasks of VTAB-1k as data: the data set, the splits and the label of each.
 
-Source: Zhai et al. 2019 (arXiv 1910.04867), splits and labels as in google-research/task_adaptation. Caltech101, SVHN
-and the like come without a validation part; it is cut from the end of their training part.
+Source: Zhai et al. 2019 (arXiv 1910.04867), splits and labels as in google-research/task_adaptation. Data sets without
+a validation split, such as Caltech101 and SVHN, use the end of their training split.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mixer.data.sources import Split
-from keras_mixer.evaluation.prepared import prepared_builder, prepared_split
+from keras_mixer.data.prepared import prepared_builder, prepared_split
+from keras_mixer.data.splits import Split
 
 GROUPS = ("natural", "specialised", "structured")
 TRAINING_EXAMPLES, VALIDATION_EXAMPLES = 800, 200
@@ -23,12 +23,12 @@ def _label(element):
 
 
 def _count_objects(element):
-    """Scenes have 3 to 10 objects."""
+    """0 to 7: scenes have 3 to 10 objects."""
     return tf.size(element["objects"]["size"]) - 3
 
 
 def _class_of(distance, lower_bounds):
-    """The last class whose lower bound the distance exceeds."""
+    """The last class whose lower bound is below the distance."""
     return tf.reduce_sum(tf.cast(distance > tf.constant(lower_bounds), tf.int64)) - 1
 
 
@@ -56,15 +56,15 @@ class Task:
         name: as in the VTAB paper.
         group: one of `GROUPS`.
         data: TensorFlow Datasets name.
-        classes: number of answers.
-        train: part that the 800 training examples open.
-        validation: part that the 200 validation examples open.
-        test: part measured on, all of it.
-        small: whether images have at most 96 x 96 px; they are then shown at 224 px, others at 448.
-        crop_and_flip: whether random crops and mirroring leave the answer right.
-        features: what besides the image the answer needs.
-        answer: maps an element to it, in [0, classes).
-        brightness: factor on the pixels; dSprites stores 0 and 1.
+        classes: number of classes.
+        train: its first 800 examples are the training examples.
+        validation: its first 200 examples are the validation examples.
+        test: all of its examples are test examples.
+        small: whether images have at most 96 x 96 px; the input is then 224 px, otherwise 448 px.
+        crop_and_flip: whether random crops and flips preserve the label.
+        features: what the label needs in addition to the image.
+        answer: maps an element to its label, in [0, classes).
+        brightness: factor applied to the pixels; dSprites stores 0 and 1.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Task:
 
 
 def _parts(split, first, second, third=None):
-    """Training, validation and, unless it has its own, test part cut from one split, by percentages."""
+    """Training, validation and, with `third`, test part of one split, by percentages."""
     parts = {"train": (split, 0, first), "validation": (split, first, second)}
     return parts | ({"test": (split, second, third)} if third else {})
 
@@ -164,7 +164,7 @@ VTAB_TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """The images of a task: 800 to choose settings with, 200 to choose by, both to train on, and the test part."""
+    """The images of a task: 800 and 200 to choose settings, both for the final training, the test images."""
 
     train: Split
     validation: Split
@@ -177,11 +177,11 @@ def load_task(task: Task, data_dir=None, download=False) -> TaskData:
 
     Args:
         task: one of `VTAB_TASKS`.
-        data_dir: folder with prepared TensorFlow Datasets; None for the TFDS default.
-        download: fetch and prepare what is missing and needs nothing by hand.
+        data_dir: folder of prepared TensorFlow Datasets; None for the TFDS default.
+        download: download and prepare what is missing and needs no manual download.
 
     Raises:
-        NotPrepared: the data set is not on disk; says how to get it there.
+        NotPrepared: the data set is not on disk; says how to get it.
     """
     builder = prepared_builder(task.data, data_dir, download)
 
@@ -198,7 +198,7 @@ def load_task(task: Task, data_dir=None, download=False) -> TaskData:
 
 
 def _slice(builder, part: Part, count=None):
-    """`("train", 90, 100) -> "train[900:1000]"`; at most `count` examples from its beginning."""
+    """`("train", 90, 100) -> "train[900:1000]"`; at most its first `count` examples."""
     split, first, last = part
     size = builder.info.splits[split].num_examples
     begin, end = round(size * first / 100), round(size * last / 100)

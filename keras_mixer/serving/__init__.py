@@ -1,1 +1,1 @@
-"""Using what was trained and exported."""
+"""The client of TensorFlow Serving."""

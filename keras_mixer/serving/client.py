@@ -1,41 +1,27 @@
-"""Classifies image files with a model that TensorFlow Serving serves."""
+"""Classifies image files with a model on TensorFlow Serving."""
 
 from pathlib import Path
-from typing import Protocol
 
-from keras_mixer.export.prediction import Prediction
-from keras_mixer.serving.protocol import RETRIES, Address, Answer, UnreadableImageError, VersionStatus
+from keras_mixer.export.predictor import Prediction
+from keras_mixer.serving.protocol import RETRIES, Address, Answer, Client, UnreadableImageError
 
 IMAGES_PER_REQUEST = 32
-
-
-class Client(Protocol):
-    """What `RestClient` and `GrpcClient` both do."""
-
-    def status(self) -> list[VersionStatus]:
-        """All versions of the model."""
-
-    def classify(self, images) -> list[Answer]:
-        """Classifies encoded images in one request."""
-
-    def close(self) -> None:
-        """Closes the connections."""
 
 
 def connect(url, timeout=30.0, retries=RETRIES) -> Client:
     """A client for one model of a server; nothing is sent yet.
 
     Args:
-        url: `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`, with `/versions/N` for one version.
-        timeout: seconds until an answer must be there.
-        retries: how often to ask again when the server is unavailable.
+        url: `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`, followed by `/versions/N` for one version.
+        timeout: seconds to wait for an answer.
+        retries: how often to send a request again while the server is unavailable.
 
     Raises:
-        ValueError: the URL is neither, or the extra that it needs is not installed.
+        ValueError: the URL has another form, or the extra it needs is not installed.
     """
     address = Address.of(url)
     if timeout <= 0 or retries < 0:
-        raise ValueError(f"timeout must be positive and retries not negative; they are {timeout} and {retries}.")
+        raise ValueError(f"Expected timeout > 0 and retries >= 0, got {timeout} and {retries}.")
     if address.scheme == "grpc":
         from keras_mixer.serving.grpc_client import GrpcClient
 
@@ -49,9 +35,9 @@ def predict_files(client: Client, paths, top_k=5) -> list[Prediction]:
     """The `top_k` most probable classes of image files, in order.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: a file cannot be decoded (names it), or the model was exported for fewer classes an answer.
-        ServingError: the server does not do its part.
+        FileNotFoundError: a file does not exist.
+        ValueError: a file cannot be decoded (the message names it), or the model was exported with a smaller `top_k`.
+        ServingError: the server failed.
     """
     paths = [Path(path) for path in paths]
     for path in paths:
@@ -59,37 +45,32 @@ def predict_files(client: Client, paths, top_k=5) -> list[Prediction]:
             raise FileNotFoundError(f"There is no image file {path}.")
     answers: list[Answer] = []
     for start in range(0, len(paths), IMAGES_PER_REQUEST):
-        answers += _classify(client, paths[start : start + IMAGES_PER_REQUEST])
+        batch = paths[start : start + IMAGES_PER_REQUEST]
+        try:
+            answers += client.classify([path.read_bytes() for path in batch])
+        except UnreadableImageError:
+            # One request per image finds the unreadable one. The index in the server's message does not: a server that
+            # batches counts images of other clients too.
+            answers += [_classify_one(client, path) for path in batch]
     return [_prediction(path, answer, top_k) for path, answer in zip(paths, answers, strict=True)]
 
 
-def _classify(client, paths):
-    """One request; when an image cannot be decoded, one for each image to learn which.
-
-    The index in the server's message will not do: a server that batches counts through the images of several clients.
-    """
-    images = [path.read_bytes() for path in paths]
+def _classify_one(client, path):
     try:
-        return client.classify(images)
-    except UnreadableImageError:
-        return [_classify_one(client, path, image) for path, image in zip(paths, images, strict=True)]
-
-
-def _classify_one(client, path, image):
-    try:
-        return client.classify([image])[0]
+        return client.classify([path.read_bytes()])[0]
     except UnreadableImageError as error:
         raise ValueError(
-            f"{path} cannot be decoded; the server wants whole JPEG, PNG, GIF, BMP or WebP images, none too large."
+            f"{path} cannot be decoded; the server takes complete JPEG, PNG, GIF, BMP or WebP images of at most 128 "
+            "million pixels."
         ) from error
 
 
 def _prediction(path, answer, top_k):
-    given, classes = len(answer.labels), len(answer.probabilities)
-    if given < min(top_k, classes):
+    given = len(answer.labels)
+    if given < min(top_k, len(answer.probabilities)):
         raise ValueError(
-            f"The served model names its {given} best classes only; ask for --top-k {given}, or export it anew with "
+            f"The served model returns only its {given} best classes; use --top-k {given}, or export it again with "
             f"--top-k {top_k}."
         )
-    best = answer.classes[:top_k]
-    return Prediction(str(path), answer.labels[:top_k], tuple(float(answer.probabilities[i]) for i in best))
+    probabilities = tuple(float(answer.probabilities[number]) for number in answer.classes[:top_k])
+    return Prediction(str(path), answer.labels[:top_k], probabilities)

@@ -6,43 +6,13 @@ Source: prediction_service.proto and model_service.proto of TensorFlow Serving.
 import json
 from typing import Any
 
-from keras_mixer.serving.protocol import (
-    INPUT,
-    MALFORMED,
-    OUTPUTS,
-    RETRIES,
-    SIGNATURE,
-    Address,
-    Answer,
-    ServingError,
-    VersionStatus,
-    busy,
-    checked_answers,
-    refused,
-    rejected,
-    timed_out,
-    unexpected,
-    why_not_found,
-)
-
-MOST_ATTEMPTS = RETRIES + 1
-LONGEST_BACKOFF = 10.0  # seconds
+from keras_mixer.serving import protocol
 
 
-class GrpcClient:
-    """One model of one server; safe to share between threads.
+class GrpcClient(protocol.Client):
+    """A client for the gRPC port; `timeout` is for all attempts, `backoff` the seconds before the first retry."""
 
-    Args:
-        address: where it is.
-        timeout: seconds until an answer must be there, repetitions included.
-        retries: how often to ask again when the server is unavailable; gRPC allows 4, the default.
-        backoff: seconds before the first repetition, doubled each time, and varied at random.
-
-    Raises:
-        ValueError: the extra is not installed.
-    """
-
-    def __init__(self, address: Address, timeout=30.0, retries=RETRIES, backoff=0.2):
+    def __init__(self, address, timeout=30.0, retries=protocol.RETRIES, backoff=0.2):
         try:
             import grpc
             from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -51,95 +21,54 @@ class GrpcClient:
                 "gRPC needs grpcio and tensorflow-serving-api: pip install 'keras-mixer[serving]' && pip install "
                 "--no-deps tensorflow-serving-api (its dependencies would bring a second TensorFlow)."
             ) from error
-        self.address, self.timeout = address, timeout
-        self.attempts = min(retries + 1, MOST_ATTEMPTS)
-        policy = {
-            "maxAttempts": self.attempts,
-            "initialBackoff": f"{backoff}s",
-            "maxBackoff": f"{LONGEST_BACKOFF}s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        method: dict[str, Any] = {"name": [{}]} | ({"retryPolicy": policy} if self.attempts > 1 else {})
+        super().__init__(address, timeout, min(retries, protocol.RETRIES) + 1)
+        method: dict[str, Any] = {"name": [{}]}  # all methods
+        if self.attempts > 1:
+            method["retryPolicy"] = {
+                "maxAttempts": self.attempts,
+                "initialBackoff": f"{backoff}s",
+                "maxBackoff": "10s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }
         unlimited = -1  # a batch of photographs exceeds gRPC's 4 MB
-        self._grpc = grpc
-        self._channel = grpc.insecure_channel(
-            address.host,
-            options=[
-                ("grpc.max_send_message_length", unlimited),
-                ("grpc.max_receive_message_length", unlimited),
-                ("grpc.service_config", json.dumps({"methodConfig": [method]})),
-            ],
-        )
-        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        options: dict[str, Any] = {"grpc.service_config": json.dumps({"methodConfig": [method]})}
+        options |= {"grpc.max_send_message_length": unlimited, "grpc.max_receive_message_length": unlimited}
+        channel = grpc.insecure_channel(address.host, options=list(options.items()))
+        self.close = channel.close
+        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(channel)
 
-    def status(self) -> list[VersionStatus]:
-        """All versions of the model; empty when the server does not know it.
-
-        Raises:
-            ServingError: the server cannot be reached.
-        """
+    def _status(self):
+        from google.protobuf.json_format import MessageToDict
         from tensorflow_serving.apis import get_model_status_pb2
 
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = self.address.model
-        try:
-            response = self._models.GetModelStatus(request, timeout=self.timeout)
-        except self._grpc.RpcError as error:
-            if error.code() is self._grpc.StatusCode.NOT_FOUND:
-                return []
-            raise self._explained(error) from error
-        states = get_model_status_pb2.ModelVersionStatus.State
-        return [
-            VersionStatus(entry.version, states.Name(entry.state), entry.status.error_message)
-            for entry in response.model_version_status
-        ]
+        response = self._call(self._models.GetModelStatus, request)
+        return protocol.statuses_in(MessageToDict(response, preserving_proto_field_name=True))
 
-    def classify(self, images) -> list[Answer]:
-        """Classifies encoded images (JPEG, PNG, GIF, BMP or WebP as bytes) in one request.
-
-        Raises:
-            UnreadableImageError: one of them cannot be decoded.
-            ServingError: anything else; says what.
-        """
+    def _predict(self, images):
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
         request = predict_pb2.PredictRequest()
-        request.model_spec.name = self.address.model
-        request.model_spec.signature_name = SIGNATURE
+        request.model_spec.name, request.model_spec.signature_name = self.address.model, protocol.SIGNATURE
         if self.address.version is not None:
             request.model_spec.version.value = self.address.version
-        request.inputs[INPUT].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
-        request.output_filter.extend(OUTPUTS)
-        try:
-            response = self._predictions.Predict(request, timeout=self.timeout)
-        except self._grpc.RpcError as error:
-            if error.code() is self._grpc.StatusCode.NOT_FOUND:
-                raise ServingError(why_not_found(self.address, self.status())) from error
-            raise self._explained(error) from error
-        try:
-            probabilities, classes, labels = (tf.make_ndarray(response.outputs[name]) for name in OUTPUTS)
+        request.inputs[protocol.INPUT].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
+        request.output_filter.extend(protocol.OUTPUTS)
+        outputs = self._call(self._predictions.Predict, request).outputs
+        with protocol.parsing():
+            probabilities, classes, labels = (tf.make_ndarray(outputs[name]) for name in protocol.OUTPUTS)
             names = [[name.decode() for name in row] for row in labels]
             rows = list(zip(probabilities, classes, names, strict=True))
-        except MALFORMED as error:
-            raise unexpected(error) from error
-        return checked_answers(rows, len(images))
+        return protocol.checked_answers(rows, len(images))
 
-    def close(self):
-        """Closes the connection."""
-        self._channel.close()
+    def _call(self, method, request):
+        import grpc
 
-    def _explained(self, error):
-        code, details = error.code(), error.details() or ""
-        codes = self._grpc.StatusCode
-        if code is codes.DEADLINE_EXCEEDED:
-            return timed_out(self.address, self.timeout)
-        if code is codes.UNAVAILABLE and "refused" in details:
-            return refused(self.address)
-        if code is codes.UNAVAILABLE:
-            return busy(self.address, self.attempts, details)
-        if code in (codes.INVALID_ARGUMENT, codes.FAILED_PRECONDITION):
-            return rejected(self.address, details)
-        return ServingError(f"{self.address.host} answered {code.name}: {details}")
+        try:
+            return method(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            raise protocol.RequestFailed(error.code().name, error.details() or "") from error

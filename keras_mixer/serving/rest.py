@@ -1,7 +1,4 @@
-"""TensorFlow Serving over REST.
-
-Source: TensorFlow Serving's "RESTful API".
-"""
+"""TensorFlow Serving over REST. Source: TensorFlow Serving's "RESTful API"."""
 
 import base64
 import json
@@ -9,149 +6,68 @@ from typing import Any
 
 import urllib3
 
-from keras_mixer.serving.protocol import (
-    INPUT,
-    MALFORMED,
-    OUTPUTS,
-    RETRIES,
-    SIGNATURE,
-    Address,
-    Answer,
-    ServingError,
-    VersionStatus,
-    busy,
-    checked_answers,
-    refused,
-    rejected,
-    timed_out,
-    unexpected,
-    why_not_found,
-)
+from keras_mixer.serving import protocol
 
-NOT_FOUND, BAD_REQUEST, UNAVAILABLE, TIMED_OUT = 404, 400, 503, 504
+CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
 
 
-class RestClient:
-    """One model of one server; safe to share between threads.
+class RestClient(protocol.Client):
+    """A client for the REST port; `timeout` is for each attempt, `backoff` the seconds before the second retry."""
 
-    Args:
-        address: where it is.
-        timeout: seconds until an answer must be there.
-        retries: how often to ask again when the server is unavailable (503), each time waiting twice as long.
-        backoff: seconds before the second repetition; about as long again is drawn at random on top.
-    """
-
-    def __init__(self, address: Address, timeout=30.0, retries=RETRIES, backoff=0.2):
-        self.address, self.timeout, self.retries = address, timeout, retries
-        again = urllib3.Retry(
-            total=None,
-            connect=0,
-            read=0,
-            status=retries,
+    def __init__(self, address, timeout=30.0, retries=protocol.RETRIES, backoff=0.2):
+        super().__init__(address, timeout, retries + 1)
+        retry = urllib3.Retry(
+            retries,
+            connect=False,
+            read=False,
             other=0,
-            redirect=0,
-            status_forcelist=[UNAVAILABLE],
+            status_forcelist=[503],
             allowed_methods=None,  # predictions change nothing, so POST may be repeated
             backoff_factor=backoff,
             backoff_jitter=backoff,
             raise_on_status=False,
         )
-        self._pool = urllib3.PoolManager(maxsize=32, retries=again, timeout=urllib3.Timeout(timeout))
-        self._models = f"{address.scheme}://{address.host}/v1/models/{address.model}"
-        self._version = "" if address.version is None else f"/versions/{address.version}"
+        self._pool = urllib3.PoolManager(maxsize=32, retries=retry, timeout=urllib3.Timeout(timeout))
+        self.close = self._pool.clear
+        self._url = f"{address.scheme}://{address.host}/v1/models/{address.model}"
 
-    def status(self) -> list[VersionStatus]:
-        """All versions of the model; empty when the server does not know it.
+    def _status(self):
+        return protocol.statuses_in(self._request("GET", self._url))
 
-        Raises:
-            ServingError: the server cannot be reached.
-        """
-        code, content = self._request("GET", self._models)
-        if code == NOT_FOUND:
-            return []
-        if code != 200:
-            raise ServingError(f"{self.address.host} answered {code}: {content.get('error', content)}")
-        return statuses_in(content)
+    def _predict(self, images):
+        instances = [{protocol.INPUT: {"b64": base64.b64encode(image).decode()}} for image in images]
+        version = "" if self.address.version is None else f"/versions/{self.address.version}"
+        request = {"signature_name": protocol.SIGNATURE, "instances": instances}
+        return answers_in(self._request("POST", f"{self._url}{version}:predict", json=request), len(images))
 
-    def classify(self, images) -> list[Answer]:
-        """Classifies encoded images (JPEG, PNG, GIF, BMP or WebP as bytes) in one request.
-
-        Raises:
-            UnreadableImageError: one of them cannot be decoded.
-            ServingError: anything else; says what.
-        """
-        instances = [{INPUT: {"b64": base64.b64encode(image).decode()}} for image in images]
-        body = json.dumps({"signature_name": SIGNATURE, "instances": instances})
-        code, content = self._request("POST", f"{self._models}{self._version}:predict", body)
-        message = str(content.get("error", ""))
-        if code == NOT_FOUND:
-            raise ServingError(why_not_found(self.address, self.status()))
-        if code == UNAVAILABLE:
-            raise busy(self.address, self.retries + 1, message)
-        if code == TIMED_OUT:
-            raise timed_out(self.address, self.timeout)
-        if code == BAD_REQUEST:
-            raise rejected(self.address, message)
-        if code != 200:
-            raise ServingError(f"{self.address.host} answered {code}: {message or content}")
-        return answers_in(content, len(instances))
-
-    def close(self):
-        """Closes all connections."""
-        self._pool.clear()
-
-    def _request(self, method, url, body=None):
-        headers = {"Content-Type": "application/json"} if body else None
+    def _request(self, method, url, **body):
         try:
-            response = self._pool.request(method, url, body=body, headers=headers)
-        except urllib3.exceptions.MaxRetryError as error:
-            raise self._explained(error.reason or error) from error
+            response = self._pool.request(method, url, **body)
         except urllib3.exceptions.HTTPError as error:
-            raise self._explained(error) from error
-        return response.status, content_of(response.data, f"{self.address.host} answered {response.status}")
-
-    def _explained(self, error):
-        if isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(
-            error, urllib3.exceptions.NewConnectionError
-        ):
-            return timed_out(self.address, self.timeout)
-        if isinstance(error, urllib3.exceptions.NewConnectionError) and "refused" in str(error):
-            return refused(self.address)
-        return ServingError(f"Talking to {self.address.host} failed; is it the REST port, 8501 by default? {error}")
+            cause = getattr(error, "reason", None) or error
+            late = isinstance(cause, urllib3.exceptions.TimeoutError)
+            late = late and not isinstance(cause, urllib3.exceptions.NewConnectionError)  # in some versions both
+            raise protocol.RequestFailed("DEADLINE_EXCEEDED" if late else "UNREACHABLE", str(cause)) from error
+        content = content_of(response.data, f"{self.address.host} answered {response.status}")
+        if response.status != 200:
+            code = CODES.get(response.status, str(response.status))
+            raise protocol.RequestFailed(code, str(content.get("error", content)))
+        return content
 
 
 def content_of(data: bytes, who) -> dict[str, Any]:
-    """The JSON object of an answer.
-
-    Raises:
-        ServingError: it is no JSON.
-    """
+    """The JSON object of an answer; ServingError if it is not JSON."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ServingError(
-            f"{who} with something that is no JSON: is it the REST port of TensorFlow Serving? {data[:200]!r}"
+        raise protocol.ServingError(
+            f"{who} with something that is not JSON: is it the REST port of TensorFlow Serving? {data[:200]!r}"
         ) from error
     return content if isinstance(content, dict) else {"error": content}
 
 
-def statuses_in(content) -> list[VersionStatus]:
-    """The versions in the answer to a question for the status; ServingError where it is none."""
-    try:
-        return [
-            VersionStatus(
-                int(entry["version"]), str(entry["state"]), str(entry.get("status", {}).get("error_message", ""))
-            )
-            for entry in content["model_version_status"]
-        ]
-    except MALFORMED as error:
-        raise unexpected(error) from error
-
-
-def answers_in(content, count) -> list[Answer]:
-    """What is said of `count` images in the answer to a prediction; ServingError where it is none."""
-    try:
-        rows = [tuple(row[name] for name in OUTPUTS) for row in content["predictions"]]
-    except MALFORMED as error:
-        raise unexpected(error) from error
-    return checked_answers(rows, count)
+def answers_in(content, count) -> list[protocol.Answer]:
+    """The predictions for `count` images in the answer to a request; ServingError if it is malformed."""
+    with protocol.parsing():
+        rows = [tuple(row[name] for name in protocol.OUTPUTS) for row in content["predictions"]]
+    return protocol.checked_answers(rows, count)

@@ -1,4 +1,4 @@
-"""What happens beside training: one progress bar, metrics, checkpoints, a clean stop on Ctrl-C or divergence."""
+"""Callbacks of a run: progress bar, metrics, checkpoints, and a clean stop on Ctrl-C or divergence."""
 
 import math
 import signal
@@ -14,7 +14,7 @@ from keras_mixer.training.checkpoints import save_checkpoint
 
 
 class StepCounter(keras.callbacks.Callback):
-    """Counts optimizer steps; Keras tells batches within an epoch, and several at once with steps_per_execution."""
+    """Counts optimizer steps. Keras reports batches per epoch, and only every n-th with steps_per_execution=n."""
 
     def __init__(self, start_step=0):
         super().__init__()
@@ -29,17 +29,17 @@ class StepCounter(keras.callbacks.Callback):
 
 
 class ProgressBar(StepCounter):
-    """One bar over all steps of a run, with the last epoch's loss and accuracies."""
+    """One progress bar for all steps of a run, with the loss and accuracies of the last epoch."""
 
     def __init__(self, total_steps, start_step, shown=True):
         super().__init__(start_step)
-        quiet = not sys.stderr.isatty()  # in a log file, a line now and then
+        in_log_file = not sys.stderr.isatty()  # there each update is a new line
         self.bar = tqdm(
             total=total_steps,
             initial=start_step,
             unit="step",
             desc="training",
-            mininterval=10 if quiet else 0.2,
+            mininterval=10 if in_log_file else 0.2,
             disable=not shown,
         )
 
@@ -53,12 +53,12 @@ class ProgressBar(StepCounter):
         self.bar.set_postfix(values, refresh=False)
 
     def close(self):
-        """Ends the bar's line."""
+        """Ends the line of the progress bar."""
         self.bar.close()
 
 
 class EpochMetrics(StepCounter):
-    """Adds step, learning rate, gradient norm and images a second to an epoch's logs; goes before TensorBoard."""
+    """Adds step, learning rate, gradient norm and images per second to the logs of an epoch; before TensorBoard."""
 
     def __init__(self, batch_size, append_row):
         super().__init__()
@@ -71,7 +71,7 @@ class EpochMetrics(StepCounter):
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        self.ended = time.perf_counter()  # validation comes after the last batch and does not count
+        self.ended = time.perf_counter()  # excludes validation, which follows the last batch
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
@@ -84,27 +84,27 @@ class EpochMetrics(StepCounter):
 
 
 class ValidateAverage(keras.callbacks.Callback):
-    """Validates the running average of the weights; training goes on from the very weights that were there before.
+    """Validates the moving average of the weights, then restores exactly the weights being trained.
 
-    Keras's own `SwapEMAWeights` exchanges them by adding and subtracting on TensorFlow, which rounds them.
+    Keras's `SwapEMAWeights` swaps them by adding and subtracting on TensorFlow, which introduces rounding errors.
     """
 
     def on_test_begin(self, logs=None):
         variables = self.model.trainable_variables
-        self.kept = [np.array(variable.numpy()) for variable in variables]
+        self.saved = [np.array(variable.numpy()) for variable in variables]
         self.model.optimizer.take_average(variables)
 
     def on_test_end(self, logs=None):
-        for variable, value in zip(self.model.trainable_variables, self.kept, strict=True):
+        for variable, value in zip(self.model.trainable_variables, self.saved, strict=True):
             variable.assign(value)
 
 
 class TrainingDiverged(ValueError):
-    """The loss or its gradient is no finite number any more."""
+    """The loss or its gradient is no longer finite."""
 
 
 class StopWhenDiverged(StepCounter):
-    """Stops a run at the step whose loss is not finite, before anything of it is kept; goes before all others."""
+    """Stops a run at the first step whose loss is not finite, before it is saved; must be the first callback."""
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
@@ -115,16 +115,16 @@ class StopWhenDiverged(StepCounter):
 
 
 def check_finite(name, value, step):
-    """Raises TrainingDiverged unless a number of the run is finite."""
+    """Raises TrainingDiverged if a value is not finite."""
     if not math.isfinite(value):
         raise TrainingDiverged(
-            f"The {name} is {value} at step {step}: training diverged and was stopped. Checkpoints of finite steps are "
-            "kept. Lower --learning-rate, lengthen --warmup-steps, or clip with --clip-norm 1, in another --workdir."
+            f"The {name} is {value} at step {step}: training diverged and was stopped. Earlier checkpoints are kept. "
+            "Lower --learning-rate, lengthen --warmup-steps, or clip with --clip-norm 1, in another --workdir."
         )
 
 
 class RunStopped(KeyboardInterrupt):
-    """A signal stopped a run; everything up to `step` is in a checkpoint."""
+    """A signal stopped the run; a checkpoint of `step` has been saved."""
 
     def __init__(self, step):
         super().__init__(f"stopped at step {step}")
@@ -132,33 +132,33 @@ class RunStopped(KeyboardInterrupt):
 
 
 class Checkpoints(StepCounter):
-    """Writes a checkpoint every so many steps, and one more when asked to stop by Ctrl-C or SIGTERM.
+    """Saves a checkpoint every `every_steps` steps, and another when Ctrl-C or SIGTERM requests a stop.
 
-    A signal only leaves a note that is read between two steps, where the state is whole; then `RunStopped` is raised.
-    A second Ctrl-C stops at once, without a checkpoint.
+    A signal only sets a flag, which is checked between two steps, when the state is consistent. Then a checkpoint is
+    saved and `RunStopped` is raised. A second Ctrl-C stops immediately, without a checkpoint.
     """
 
     def __init__(self, folder, every_steps, start_step):
         super().__init__(start_step)
         self.folder = folder
         self.every_steps = every_steps
-        self.due = self.asked = False
+        self.due = self.stop_requested = False
         self.handlers = {}
 
     def take_signals(self):
-        """From here on Ctrl-C and SIGTERM ask instead of killing."""
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+        """From now on Ctrl-C and SIGTERM request a clean stop."""
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self._ask)
+                self.handlers[number] = signal.signal(number, self._request_stop)
 
     def release_signals(self):
-        """Gives the signals back to whoever had them."""
+        """Restores the previous signal handlers."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
 
-    def _ask(self, number, frame):
-        self.asked = True
+    def _request_stop(self, number, frame):
+        self.stop_requested = True
         self.release_signals()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -171,13 +171,13 @@ class Checkpoints(StepCounter):
         self._save_or_stop()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save_or_stop()  # after the epoch's metrics were written: a run resumed here would not write them
+        self._save_or_stop()  # after the epoch's metrics, which a run resumed here would not write
 
     def _save_or_stop(self):
-        if self.due or self.asked:
-            model = self.model  # brings JAX's state up to date
+        if self.due or self.stop_requested:
+            model = self.model  # on JAX this property updates the variables
             check_finite("gradient", float(model.optimizer.gradient_norm.numpy()), self.step)
             save_checkpoint(self.folder, model, self.step)
             self.due = False
-        if self.asked:
+        if self.stop_requested:
             raise RunStopped(self.step)

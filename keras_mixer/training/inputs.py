@@ -1,4 +1,4 @@
-"""What a recipe reads: its data set, batches to train on, batches to test on."""
+"""The data of a recipe: its data set, training batches, validation batches."""
 
 import dataclasses
 
@@ -6,16 +6,17 @@ import numpy as np
 
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
-from keras_mixer.data.sources import Source, hold_out, load_source
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
-from keras_mixer.training.distribution import Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
 EXAMPLES = 64
 
 
 def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=None, remember=True) -> Source:
-    """The data of a recipe, every image file of which decodes; the other arguments are those of `check_source`.
+    """The data of a recipe, its image files checked; the other arguments are those of `check_source`.
 
     Raises:
         ValueError: as `load_source`, `check_source` and `hold_out`.
@@ -30,10 +31,10 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=Non
 
 
 def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):
-    """The training batches of a recipe from a step on; see `training_batches`.
+    """The training batches of a recipe, from `start_step` on; see `training_batches`.
 
     Raises:
-        ValueError: the class weights do not fit the classes.
+        ValueError: the number of class weights is not the number of classes.
     """
     return training_batches(
         source.train,
@@ -53,7 +54,7 @@ def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Device
 
 
 def example_images(source: Source, recipe: Recipe):
-    """`(B, h, w, 3) float32`: augmented training images to look at, without filling a large shuffle buffer."""
+    """`(B, h, w, 3) float32`: augmented training images to show, without filling a large shuffle buffer."""
     few = dataclasses.replace(
         recipe,
         global_batch_size=min(EXAMPLES, source.train.size),
@@ -66,7 +67,7 @@ def example_images(source: Source, recipe: Recipe):
 
 
 def validation_batches(source: Source, recipe: Recipe, devices: Devices):
-    """The test part for Keras's `fit`: every device count can share these batches; see `padded_batches`."""
+    """The test images for Keras's `fit`, in batches that the devices share evenly; see `padded_batches`."""
     size = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
     return padded_batches(
         source.test,
@@ -80,7 +81,7 @@ def validation_batches(source: Source, recipe: Recipe, devices: Devices):
 
 
 def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluation:
-    """Accuracy on the test part of a source, prepared the recipe's way."""
+    """Accuracy on the test images of a source, preprocessed as the recipe says."""
     batches = evaluation_batches(
         source.test,
         image_size=recipe.input_shape()[:2],
@@ -91,7 +92,7 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
 
 
 def _class_weights(source, wanted):
-    """`(classes,) float64` with mean 1 over the training examples where balanced, or None."""
+    """`(classes,) float64`, if balanced with mean 1 over the training examples; or None."""
     classes = len(source.class_names)
     if wanted is None:
         return None

@@ -1,4 +1,4 @@
-"""`fit`: a recipe and a folder in, a trained model out. Stops and resumes at any step."""
+"""`fit`: a recipe and a folder in, a trained model out. Stops and resumes at any step. The only training loop."""
 
 import contextlib
 import dataclasses
@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
-from keras_mixer.export.loading import load_mixer
+from keras_mixer.data.splits import Source
+from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
-from keras_mixer.mixer_model import CARRIED
-from keras_mixer.models import rebuild
+from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import read_newest
-from keras_mixer.training.distribution import check_recipe, choose_devices
+from keras_mixer.training.devices import check_recipe, choose_devices
 from keras_mixer.training.inputs import (
     evaluate_source,
     example_images,
@@ -23,23 +23,23 @@ from keras_mixer.training.inputs import (
     recipe_batches,
     validation_batches,
 )
-from keras_mixer.training.pictures import Pictures
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import RunDirectory
-from keras_mixer.training.trainee import Start, build_trainee, compile_trainee, start_model
+from keras_mixer.training.tensorboard_images import TensorBoardImages
+from keras_mixer.training.trainee import Start, build_trainee, classifier_of, compile_trainee, start_model
 
-BYTES_OF_A_PARAMETER = 4
+BYTES_PER_PARAMETER = 4
 COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What `fit` gives back.
+    """What `fit` returns.
 
     Attributes:
-        model: the trained classifier, pixels in and probabilities out; what `model.keras` holds.
-        history: one value an epoch for each column of `metrics.csv`.
+        model: the trained classifier, from pixels to probabilities; saved as `model.keras`.
+        history: one value per epoch for each column of `metrics.csv`.
         metrics: the content of `results.json`.
     """
 
@@ -49,17 +49,17 @@ class FitResult:
 
 
 def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None, log=print, **overrides) -> FitResult:
-    """Trains a Mixer as a recipe says and keeps everything about the run in one folder.
+    """Trains a Mixer as the recipe says and keeps everything about the run in one folder.
 
-    A run that was stopped goes on from its newest checkpoint when called again in the same way; a finished one is
-    loaded, not trained again. Of several processes that train together (`keras.distribution.initialize`, JAX), each
-    calls this with the same arguments and a folder that all can read; the first writes.
+    Call it again with the same arguments to resume a stopped run from its newest checkpoint; a finished run is loaded,
+    not trained again. If multiple processes train together (`keras.distribution.initialize`, JAX), each calls this with
+    the same arguments and a folder that all can read; the first process writes.
 
     Args:
         recipe: a `Recipe`, or the name of one in `RECIPES`.
-        workdir: folder of the run; made when missing, never shared by two configurations.
-        skip_corrupt: leave image files out that cannot be decoded, instead of raising.
-        profile_steps: `(first, last)` step, counted from where this call starts, to profile for TensorBoard.
+        workdir: folder of the run; created if missing, never shared by two configurations.
+        skip_corrupt: leave out image files that cannot be decoded instead of raising.
+        profile_steps: `(first, last)` step to profile for TensorBoard, counted from the start of this call.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -68,8 +68,8 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None
 
     Raises:
         ValueError: unknown recipe or field, unusable data, or a folder that belongs to another configuration.
-        TrainingDiverged: (a ValueError) the loss is not finite any more; checkpoints of before are kept.
-        OSError: the folder cannot be written or the disk is too small. Both come before any training.
+        TrainingDiverged: (a ValueError) the loss is not finite; earlier checkpoints are kept.
+        OSError: the folder cannot be written or the disk is too small. Both are found before training.
         RunStopped: (a KeyboardInterrupt) Ctrl-C or SIGTERM; the state is in a checkpoint.
 
     Source: ours.
@@ -79,89 +79,123 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None
         0.93
     """
     recipe = resolve(recipe, **overrides)
+    return fit_model(recipe, workdir=workdir, skip_corrupt=skip_corrupt, profile_steps=profile_steps, log=log)
+
+
+def fit_model(
+    recipe: Recipe,
+    *,
+    workdir,
+    source: Source | None = None,
+    model: keras.Model | None = None,
+    validate=True,
+    skip_corrupt=False,
+    profile_steps=None,
+    log=print,
+) -> FitResult:
+    """`fit`, also for data and models that no recipe can name; the other arguments are those of `fit`.
+
+    Args:
+        recipe: a `Recipe`. With `source`, its data fields are not used; with `model`, its architecture and weights.
+        source: the data; None loads those of the recipe.
+        model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. None builds that
+            of the recipe. A Keras model that is not a Mixer trains in float32, on one device or on JAX. When a run
+            resumes, the weights come from the checkpoint.
+        validate: measure the test accuracy after each epoch too, not only at the end.
+    """
+    started = time.perf_counter()
     devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
-    needed = recipe.architecture().parameters(recipe.input_shape()) * BYTES_OF_A_PARAMETER * COPIES_ON_DISK
+    architecture = recipe.architecture()
+    parameters = architecture.parameters(recipe.input_shape()) if model is None else model.count_params()
+    with _open_run(workdir, recipe, devices, parameters, log) as run:
+        if run.finished:
+            log(f"Run {run.path} is already finished; delete it or choose another --workdir to train again.")
+            return FitResult(load_model(run.model), run.read_metrics(), run.read_results())
+        with devices.all_or_none():
+            source = source or load_recipe_source(
+                recipe, skip_corrupt, log, run.checked_images, remember=devices.writes
+            )
+            total_steps = _count_steps(recipe, source, devices, log)
+            keras.utils.set_random_seed(recipe.seed)
+            checkpoint = read_newest(run.checkpoints, log)
+            start_accuracy = None
+            if model is None:
+                model, start_accuracy = _start(recipe, source, run, bool(checkpoint), devices.writes, log)
+            with devices.scope():
+                trainee = build_trainee(model, recipe, total_steps, devices)
+                if checkpoint:
+                    checkpoint.restore(trainee)
+                    log(f"Resuming after step {checkpoint.step} of {total_steps}.")
+            start_step = checkpoint.step if checkpoint else 0
+            del checkpoint  # as large as the trainee
+        _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, profile_steps)
+        model.set_weights([weight.numpy() for weight in trainee.weights])  # float32, on one device
+        trained = classifier_of(model, recipe.loss)
+        evaluation = evaluate_source(trained, source, recipe)
+        for remark in evaluation.remarks():
+            log(remark)
+        seconds = time.perf_counter() - started
+        results = _results(recipe, evaluation, start_accuracy, trained.count_params(), seconds)
+        if devices.writes:
+            trained.save(run.model)
+            run.write_results(results)
+        return FitResult(trained, run.read_metrics(), results)
+
+
+def _silent(line):
+    """The log of the processes that do not write."""
+
+
+@contextlib.contextmanager
+def _open_run(workdir, recipe, devices, parameters, log):
+    """The folder of the run, locked and ready for training unless the run is finished."""
     with contextlib.ExitStack() as until_the_end:
         with devices.all_or_none():
             if devices.writes:
                 run = RunDirectory(workdir, recipe)
                 if not run.finished:
+                    needed = parameters * BYTES_PER_PARAMETER * COPIES_ON_DISK
                     until_the_end.enter_context(run.prepared(needed, log))
         with devices.all_or_none():
-            if not devices.writes:  # only now: it would take a folder in the making for somebody else's
+            if not devices.writes:  # only now: a folder that is being created would be refused
                 run = RunDirectory(workdir, recipe)
-        if run.finished:
-            log(f"Run {run.path} is finished already; delete it or choose another --workdir to train again.")
-            return FitResult(load_mixer(run.model), run.read_metrics(), run.read_results())
-        return _fit(recipe, run, devices, skip_corrupt, profile_steps, log)
+        yield run
 
 
-def _fit(recipe, run, devices, skip_corrupt, profile_steps, log):
-    started = time.perf_counter()
-    with devices.all_or_none():
-        source = load_recipe_source(recipe, skip_corrupt, log, run.checked_images, remember=devices.writes)
-        if recipe.global_batch_size > source.train.size:
-            raise ValueError(
-                f"global_batch_size={recipe.global_batch_size} is more than the {source.train.size} training images of "
-                f"{source.name!r}; lower --global-batch-size."
-            )
-        log(
-            f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} test images of {source.name}, "
-            f"{len(source.class_names)} classes; {devices.description}, "
-            f"{recipe.global_batch_size // devices.count} images a device and {recipe.global_batch_size} a step"
+def _count_steps(recipe, source, devices, log):
+    """Optimizer steps of the run; logs what the run is about to do."""
+    batch, images = recipe.global_batch_size, source.train.size
+    if not recipe.epoch_steps(images):
+        raise ValueError(
+            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
+            "--global-batch-size."
         )
-        keras.utils.set_random_seed(recipe.seed)
-        checkpoint = read_newest(run.checkpoints, log)
-        start = Start.read(run.start) if checkpoint else None
-        if start is None:
-            model = start_model(recipe, source, log)
-            start = Start.of(model, _accuracy_at_start(model, recipe, source, log))
-            if devices.writes:
-                write_json(run.start, start.as_json())
-        else:
-            model = start.model(recipe, source)
-        total_steps = recipe.steps or source.train.size // recipe.global_batch_size * recipe.epochs
-        with devices.scope():
-            trainee = build_trainee(model, recipe, total_steps, devices)
-            if checkpoint:
-                checkpoint.restore(trainee)
-                log(f"Resuming after step {checkpoint.step} of {total_steps}.")
-        start_step = checkpoint.step if checkpoint else 0
-        del checkpoint  # as large as the trainee
-    _train(trainee, recipe, run, source, devices, start_step, total_steps, profile_steps)
-    trained = rebuild(trainee, classifier_activation=recipe.loss)  # float32, on one device
-    for name in CARRIED:
-        setattr(trained, name, getattr(model, name))
-    trained.set_weights([weight.numpy() for weight in trainee.weights])
-    evaluation = evaluate_source(trained, source, recipe)
-    for remark in evaluation.remarks():
-        log(remark)
-    seconds = time.perf_counter() - started
-    results = _results(recipe, evaluation, start.accuracy, trained.count_params(), seconds)
-    if devices.writes:
-        trained.save(run.model)
-        run.write_results(results)
-    return FitResult(trained, run.read_metrics(), results)
+    log(
+        f"{recipe.name}: {images:,} training and {source.test.size:,} test images of {source.name}, "
+        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{batch} per step"
+    )
+    return recipe.total_steps(images)
 
 
-def _silent(line):
-    """Takes the reports of the processes that do not write."""
+def _start(recipe, source, run, resumes, writes, log):
+    """The model that training starts from, and its test accuracy; None for random weights or a zero head."""
+    start = Start.read(run.start) if resumes else None
+    if start is not None:
+        return start.model(recipe, source), start.accuracy
+    model, accuracy = start_model(recipe, source, log), None
+    if model.get_layer("head").kernel.numpy().any():  # the head of a model without weights is zero too
+        accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
+        log(f"Before training: {accuracy:.2%} test accuracy.")
+    if writes:
+        write_json(run.start, Start.of(model, accuracy).as_json())
+    return model, accuracy
 
 
-def _accuracy_at_start(model, recipe, source, log):
-    """Test accuracy of the weights that training starts from; None for random ones, or where the head is zero."""
-    if not model.get_layer("head").kernel.numpy().any():  # as it is, too, in a model without loaded weights
-        return None
-    accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
-    log(f"Before training: {accuracy:.2%} of the test images right.")
-    return accuracy
-
-
-def _train(model, recipe, run, source, devices, start_step, total_steps, profile_steps):
-    """Trains a compiled model of logits to the last step, from wherever the run stands."""
-    steps_per_epoch = source.train.size // recipe.global_batch_size
+def _train(model, recipe, run, source, devices, start_step, total_steps, validate, profile_steps):
+    """Trains a compiled model of logits from `start_step` to the last step."""
     with devices.scope():
         checkpoints = Checkpoints(run.checkpoints, recipe.checkpoint_every_steps, start_step)
         bar = ProgressBar(total_steps, start_step, shown=devices.writes)
@@ -170,17 +204,19 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, profile
             callbacks.append(ValidateAverage())
         if devices.writes:
             run.drop_metrics_after(start_step)
-            images = None if start_step else example_images(source, recipe)
             callbacks += [
                 EpochMetrics(recipe.global_batch_size, run.append_metrics),
                 keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0),
-                Pictures(run.tensorboard / "pictures", images, start_step, total_steps),
-                checkpoints,
             ]
-        if devices.processes == 1:  # several would stop at different steps and wait for each other
+            if blocks_of(model):
+                images = None if start_step else example_images(source, recipe)
+                callbacks.append(TensorBoardImages(run.tensorboard / "pictures", images, start_step, total_steps))
+            callbacks.append(checkpoints)
+        if devices.processes == 1:  # multiple processes would stop at different steps and wait for each other
             checkpoints.take_signals()
         try:
-            for leg in _legs(start_step, steps_per_epoch, total_steps, recipe.steps_per_execution):
+            epoch_steps = recipe.epoch_steps(source.train.size)
+            for leg in _legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution):
                 if leg.steps_per_execution != model.steps_per_execution:
                     compile_trainee(model, model.optimizer, recipe, devices, leg.steps_per_execution)
                 model.fit(
@@ -188,7 +224,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, profile
                     steps_per_epoch=leg.steps_per_epoch,
                     initial_epoch=leg.first_epoch,
                     epochs=leg.last_epoch,
-                    validation_data=validation_batches(source, recipe, devices),
+                    validation_data=validation_batches(source, recipe, devices) if validate else None,
                     callbacks=callbacks,
                     shuffle=False,  # the stream is shuffled; True only makes Keras warn
                     verbose=0,
@@ -201,7 +237,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, profile
 
 @dataclasses.dataclass(frozen=True)
 class _Leg:
-    """Epochs of equal length, one call of Keras's `fit`."""
+    """Epochs of equal length: one call of Keras's `fit`."""
 
     first_step: int
     first_epoch: int
@@ -211,22 +247,22 @@ class _Leg:
 
 
 def _legs(step, steps_per_epoch, total_steps, steps_per_execution):
-    """The rest of an epoch that was broken off, the whole epochs after it, and a last one that may be shorter.
+    """The rest of an interrupted epoch, the complete epochs after it, and a last one that may be shorter.
 
-    Where several steps are executed at once, an epoch ends at the last whole execution in it: Keras would run over.
+    With multiple steps per execution, an epoch ends at the last complete execution in it: Keras would overrun it.
     """
     together = min(steps_per_execution, steps_per_epoch)
     steps_per_epoch -= steps_per_epoch % together
     while step < total_steps:
         epoch, done = divmod(step, steps_per_epoch)
-        whole = (total_steps - step) // steps_per_epoch
-        if done or not whole:
+        complete = (total_steps - step) // steps_per_epoch
+        if done or not complete:
             steps = min(steps_per_epoch - done, total_steps - step)
             yield _Leg(step, epoch, epoch + 1, steps, 1 if steps % together else together)
             step += steps
         else:
-            yield _Leg(step, epoch, epoch + whole, steps_per_epoch, together)
-            step += whole * steps_per_epoch
+            yield _Leg(step, epoch, epoch + complete, steps_per_epoch, together)
+            step += complete * steps_per_epoch
 
 
 def _results(recipe, evaluation, start_accuracy, parameters, seconds):

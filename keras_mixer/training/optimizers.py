@@ -6,18 +6,19 @@ import numpy as np
 from keras_mixer.training.recipe import Recipe
 
 ADAM_EPSILON = 1e-8  # optax's; Keras's is 1e-7
-LINEAR_END = 1e-5  # share of the peak that is left at the end (big_vision)
+LINEAR_END = 1e-5  # final learning rate as a fraction of the peak (big_vision)
+DROPS = (4, 6, 8)  # tenths of all steps after which the staircase divides by 10 (BiT-HyperRule)
 NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters named .../kernel only
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
-    """Clips the gradient summed over replicas, not each replica's share of it, and keeps its norm.
+    """Clips the gradient after it is summed over replicas, and stores its norm.
 
-    Keras 3.15 clips before the all-reduce of tf.distribute, so that R replicas clip up to R times looser than one
-    device. The hook is the TensorFlow backend's; on others, and on one device, the order is right already.
+    Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device. The
+    hook belongs to the TensorFlow backend; on other backends, and on one device, the order is already correct.
 
     Attributes:
-        gradient_norm: `()` float32 variable: global norm of the last gradient before clipping.
+        gradient_norm: `()` float32 variable: global norm of the last gradient, before clipping.
     """
 
     def build(self, variables):
@@ -26,26 +27,26 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         super().build(variables)
 
     def finalize_variable_values(self, var_list):
-        """Does nothing: Keras calls it after every `fit`, of which a run has several; see `take_average`."""
+        """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
 
     def take_average(self, variables):
-        """Gives variables a copy of the running average of their values, where there is one.
+        """Sets variables to a copy of the moving average of their values, if the optimizer has one.
 
-        A copy, because JAX hands memory on from step to step: Keras's assignment would let two variables share it.
+        A copy, because JAX donates buffers from step to step: Keras's assignment would let two variables share one.
         """
         if self.use_ema:
             for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
                 variable.assign(np.array(average.numpy()))
 
     def _clip_gradients(self, grads):
-        return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_norm_of_all(grads)
+        return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_global_norm(grads)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         reduced = super()._all_reduce_sum_gradients(grads_and_vars)
-        clipped = self._clip_by_norm_of_all([gradient for gradient, _ in reduced])
+        clipped = self._clip_by_global_norm([gradient for gradient, _ in reduced])
         return list(zip(clipped, [variable for _, variable in reduced], strict=True))
 
-    def _clip_by_norm_of_all(self, grads):
+    def _clip_by_global_norm(self, grads):
         squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(gradient, "float32"))) for gradient in grads]
         norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
         self.gradient_norm.assign(norm)
@@ -56,14 +57,14 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 
 
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
-    """Keras's AdamW with clipping in the right place, and on TensorFlow a step of one pass over memory.
+    """Keras's AdamW, clipping after the all-reduce, and on TensorFlow updating in one pass over memory.
 
-    Keras writes the same arithmetic as a dozen operations, each of which TensorFlow runs by itself: on a CPU AdamW then
-    takes 1.6 times as long, which a bfloat16 step of S/32 feels with 5 %.
+    Keras writes the same arithmetic as a dozen operations, which TensorFlow runs one by one: on a CPU, AdamW then takes
+    1.6 times as long, which costs 5 % of a bfloat16 S/32 step.
     """
 
     def update_step(self, gradient, variable, learning_rate):
-        """Moves one variable and its two moments."""
+        """Updates one variable and its two moments."""
         if keras.backend.backend() != "tensorflow" or self.amsgrad:
             return super().update_step(gradient, variable, learning_rate)
         import tensorflow as tf
@@ -87,15 +88,11 @@ class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
 
 
 class SGD(_ClipAfterReduction, keras.optimizers.SGD):
-    """Keras's SGD with clipping in the right place."""
+    """Keras's SGD, clipping after the all-reduce."""
 
 
-@keras.saving.register_keras_serializable("keras_mixer")
-class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to the peak over the warm-up, then linear down to `LINEAR_END` of it at the last step.
-
-    Source: big_vision's `create_learning_rate_schedule` with decay_type "linear".
-    """
+class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to the peak over the warm-up, times `decay` of the step."""
 
     def __init__(self, peak, warmup_steps, total_steps):
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
@@ -103,29 +100,54 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
         step = keras.ops.cast(step, "float32")
-        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        falling = 1 + keras.ops.clip(progress, 0.0, 1.0) * (LINEAR_END - 1)
-        rising = keras.ops.minimum(1.0, step / max(self.warmup_steps, 1)) if self.warmup_steps else 1.0
-        return self.peak * falling * rising
+        rising = keras.ops.minimum(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.peak * self.decay(step) * rising
 
     def get_config(self):
         """The constructor's arguments."""
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
+class WarmupLinear(_Warmup):
+    """Linear from 0 to the peak over the warm-up, then linear down to `LINEAR_END` of it at the last step.
+
+    Source: big_vision's `create_learning_rate_schedule` with decay_type "linear".
+    """
+
+    def decay(self, step):
+        """`() -> ()`: from 1 at the end of the warm-up to `LINEAR_END`."""
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return 1 + keras.ops.clip(progress, 0.0, 1.0) * (LINEAR_END - 1)
+
+
+@keras.saving.register_keras_serializable("keras_mixer")
+class WarmupStaircase(_Warmup):
+    """Linear from 0 to the peak over the warm-up, then divided by 10 after 40, 60 and 80 % of all steps.
+
+    Source: BiT-HyperRule, `get_schedule` and `get_lr` of google-research/big_transfer.
+    """
+
+    def decay(self, step):
+        """`() -> ()`: 1, 0.1, 0.01, 0.001."""
+        drops = [-(-tenths * self.total_steps // 10) for tenths in DROPS]  # the first step that is not before the drop
+        return 0.1 ** sum(keras.ops.cast(step >= drop, "float32") for drop in drops)
+
+
 def build_schedule(recipe: Recipe, total_steps):
-    """Linear warm-up from 0 to the peak, then down as the recipe says, to the last of `total_steps`.
+    """Linear warm-up from 0 to the peak, then the decay of the recipe, over `total_steps`.
 
     Raises:
-        ValueError: the warm-up is as long as the whole run.
+        ValueError: the warm-up is not shorter than the run.
     """
     if recipe.warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
             "or raise --epochs."
         )
-    if recipe.schedule == "linear":
-        return WarmupLinear(recipe.learning_rate, recipe.warmup_steps, total_steps)
+    warmups = {"linear": WarmupLinear, "staircase": WarmupStaircase}
+    if recipe.schedule in warmups:
+        return warmups[recipe.schedule](recipe.learning_rate, recipe.warmup_steps, total_steps)
     if not recipe.warmup_steps:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total_steps)
     return keras.optimizers.schedules.CosineDecay(
@@ -137,7 +159,7 @@ def build_schedule(recipe: Recipe, total_steps):
 
 
 def build_optimizer(recipe: Recipe, total_steps):
-    """The recipe's optimizer, its schedule inside; weight decay acts on kernels only."""
+    """The optimizer of a recipe with its schedule; weight decay applies to kernels only."""
     options = {
         "learning_rate": build_schedule(recipe, total_steps),
         "weight_decay": recipe.weight_decay,
@@ -152,7 +174,7 @@ def build_optimizer(recipe: Recipe, total_steps):
 
 
 def build_loss(recipe: Recipe):
-    """Loss on logits `(B, classes)` and one-hot labels; the sigmoid form is summed over classes, as in big_vision."""
+    """Loss on logits `(B, classes)` and one-hot labels; sigmoid: summed over the classes, as in big_vision."""
     if recipe.loss == "sigmoid":
         return sigmoid_cross_entropy
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)

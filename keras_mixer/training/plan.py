@@ -1,4 +1,4 @@
-"""What a recipe would do, worked out without touching its data: steps, size, cost, memory."""
+"""Steps, model size, cost and memory of a recipe, computed without reading its data."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import re
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.variants import token_grid
 
-# Training examples and classes of data sets that the recipes name. Source: the catalogue of TensorFlow Datasets.
+# Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
 KNOWN_DATA = {
     "cifar10": (50_000, 10),
     "cifar100": (50_000, 100),
@@ -16,25 +16,25 @@ KNOWN_DATA = {
     "oxford_iiit_pet": (3680, 37),
 }
 DIGITS = (1797, 10)  # of scikit-learn, training and test images together
-# Numbers that a block keeps for its gradient, fitted to peak memory of training steps of S/32, S/16 and B/16 (float32,
-# TensorFlow on a CPU), which it meets within 15 %: for each hidden unit of both MLPs, and for each number of x.
-KEPT_OF_HIDDEN, KEPT_OF_TOKENS = 3, 9.5
-SLOTS = {"adamw": 2, "sgd": 1}
+# Values that a block stores for its gradient, per hidden unit of both MLPs and per value of x. Fitted to the peak
+# memory of training steps of S/32, S/16 and B/16 (float32, TensorFlow on a CPU), with an error of at most 15 %.
+STORED_PER_HIDDEN, STORED_PER_INPUT = 3, 9.5
+SLOTS = {"adamw": 2, "sgd": 1}  # optimizer variables per weight
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A recipe in numbers; None where they depend on data that have not been read.
+    """A recipe in numbers; None if a number depends on data that have not been read.
 
     Attributes:
-        examples: training images.
-        classes: their classes.
-        steps_per_epoch: optimizer steps.
-        total_steps: of the run.
-        parameters: of the model; with the head only where the number of classes is known.
-        macs: multiply-accumulates for one image.
-        weight_bytes: weights, gradients, optimizer and running average.
-        activation_bytes: what one device keeps for the gradient, an estimate.
+        examples: number of training images.
+        classes: number of classes.
+        steps_per_epoch: optimizer steps per epoch.
+        total_steps: optimizer steps of the run.
+        parameters: parameters of the model, without the head if the number of classes is unknown.
+        macs: multiply-accumulate operations per image.
+        weight_bytes: memory of weights, gradients, optimizer and moving average.
+        activation_bytes: memory of the activations that one device stores for the gradient, estimated.
     """
 
     examples: int | None
@@ -48,17 +48,17 @@ class Plan:
 
 
 def plan(recipe: Recipe, devices=1) -> Plan:
-    """Works a recipe out for a number of devices.
+    """Computes the plan of a recipe for a number of devices.
 
     Raises:
-        ValueError: the sizes of the model do not fit the image.
+        ValueError: the patch does not divide the image.
 
-    Source: ours; parameters and multiply-accumulates are exact, see `keras_mixer.VARIANTS`.
+    Source: ours; parameters and multiply-accumulate operations are exact, see `keras_mixer.VARIANTS`.
     """
     variant = recipe.architecture()
     examples, classes = _known(recipe)
-    steps_per_epoch = None if examples is None else examples // recipe.global_batch_size
-    total = recipe.steps or (None if steps_per_epoch is None else steps_per_epoch * recipe.epochs)
+    steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)
+    total = recipe.steps or (steps_per_epoch and steps_per_epoch * recipe.epochs)
     shape = recipe.input_shape()
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None)
@@ -71,15 +71,17 @@ def plan(recipe: Recipe, devices=1) -> Plan:
         parameters=parameters,
         macs=variant.macs(shape, classes or 0),
         weight_bytes=4 * copies * parameters,
-        activation_bytes=images * _bytes_of_an_image(recipe, variant),
+        activation_bytes=images * _activation_bytes(recipe, variant),
     )
 
 
 def _known(recipe):
-    """Training images and classes, as far as they are known."""
-    if recipe.data == "digits":  # split by test_fraction, whatever train_split says
-        total, ten = DIGITS
-        return _without(recipe.holdout, total - math.ceil(total * recipe.test_fraction)), ten  # as scikit-learn rounds
+    """Number of training images and classes, None if unknown."""
+    if recipe.data == "digits":  # always split by test_fraction; train_split is not used
+        total, digits = DIGITS
+        return _without(
+            recipe.holdout, total - math.ceil(total * recipe.test_fraction)
+        ), digits  # rounded as in scikit-learn
     images, classes = KNOWN_DATA.get(recipe.data, (None, None))
     part = re.fullmatch(r"train(?:\[:(\d+)%\])?", recipe.train_split)
     if images is None or part is None:
@@ -87,18 +89,18 @@ def _known(recipe):
     return _without(recipe.holdout, round(images * int(part[1] or 100) / 100)), classes
 
 
-def _without(share, images):
-    """How many are left when `hold_out` has taken its share."""
-    return images - int(images * share + 1e-9)
+def _without(fraction, images):
+    """Number of training images that `hold_out` leaves."""
+    return images - int(images * fraction + 1e-9)
 
 
-def _bytes_of_an_image(recipe, variant):
-    """What the blocks keep of one image until its gradient is known."""
+def _activation_bytes(recipe, variant):
+    """Activations of one image that the blocks store for the gradient."""
     grid = token_grid(recipe.input_shape()[:2], (variant.patch_size, variant.patch_size))
     tokens = grid[0] * grid[1]
     hidden = variant.hidden_dim * variant.tokens_mlp_dim + tokens * variant.channels_mlp_dim
-    block = KEPT_OF_HIDDEN * hidden + KEPT_OF_TOKENS * tokens * variant.hidden_dim
-    numbers = variant.num_blocks * block
-    if recipe.rematerialize:  # the inputs of both halves of every block, and the insides of one block at a time
-        numbers = variant.num_blocks * 4 * tokens * variant.hidden_dim + block
-    return int(numbers * (2 if recipe.precision == "mixed_bfloat16" else 4))
+    block = STORED_PER_HIDDEN * hidden + STORED_PER_INPUT * tokens * variant.hidden_dim
+    stored = variant.num_blocks * block
+    if recipe.rematerialize:  # inputs of both halves of each block, and all of one block at a time
+        stored = variant.num_blocks * 4 * tokens * variant.hidden_dim + block
+    return int(stored * (2 if recipe.precision == "mixed_bfloat16" else 4))

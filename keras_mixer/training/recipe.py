@@ -1,12 +1,10 @@
-"""A training run as plain data: everything that decides what it does."""
+"""A training run as plain data: everything that determines its result."""
 
 import dataclasses
 import re
 from typing import Annotated, Literal
 
-from keras_mixer.data.augmentation import Augmentation
-from keras_mixer.data.crops import EvaluationCrop
-from keras_mixer.data.operations import RANDAUGMENT_OPERATIONS
+from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation, EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,
@@ -43,26 +41,27 @@ class Recipe:
     """A training run as data. Every field is an option of `keras-mixer train`."""
 
     name: FileName
-    """Name of the recipe, a file name; the default run directory is runs/NAME."""
+    """Name of the recipe, usable as a file name; the default run directory is runs/NAME."""
 
     data: Text
-    """"digits", the path of an image folder, or a TensorFlow Datasets name such as cifar10."""
+    """"digits", the path of an image folder or of a folder of IDX files (MNIST's format), or a TensorFlow Datasets name
+    such as cifar10."""
     data_dir: Text | None = None
-    """Folder with prepared TensorFlow Datasets, local or gs://; by default that of tensorflow_datasets."""
+    """Folder of prepared TensorFlow Datasets, local or gs://; the default is that of tensorflow_datasets."""
     train_split: Text = "train"
-    """Training split: a TFDS split such as 'train[:99%]', or the sub-folder of an image folder."""
+    """Training split: a TFDS split such as 'train[:99%]', or a sub-folder of an image folder."""
     test_split: Text = "test"
-    """Test split, likewise."""
+    """Test split, in the same form."""
     holdout: Rate = 0.0
-    """Fraction of the training images that replaces the test part, in [0, 1): to choose settings honestly."""
+    """Fraction of the training images held out and used in place of the test images, in [0, 1), to choose settings."""
     data_shards: Count = 1
-    """Parts that the training data are shuffled and read in, at least 1; a multiple of the number of processes that
-    divides global_batch_size."""
+    """Shards in which the training data are read and shuffled, at least 1; must be a multiple of the number of
+    processes and divide global_batch_size."""
     test_fraction: Fraction = 0.2
-    """Fraction of each class used for testing, in (0, 1), where an image folder has no split of its own."""
+    """Fraction of each class used for testing, in (0, 1), if an image folder has no split of its own."""
 
     variant: VariantName = "B/16"
-    """Row of Table 1, such as B/16, or tiny/4 for pictures of 16 px; the five numbers below replace its own."""
+    """Row of Table 1, such as B/16, or tiny/4 for 16 px images; the five sizes below override those of the variant."""
     patch_size: Count | None = None
     """Side of a patch in pixels, at least 1."""
     num_blocks: Count | None = None
@@ -76,93 +75,99 @@ class Recipe:
     weights: Text | None = None
     """Weights to start from: imagenet1k, imagenet21k, sam, or a .npz, .safetensors, .keras or .weights.h5 file."""
     resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
-    """How weights made for another image size are fitted: the paper's rule, or stretched (not from the paper)."""
+    """How weights of another image size are adapted: the paper's rule, or bilinearly (not from the paper)."""
     image_size: Count | tuple[Count, Count] = 224
-    """Side of the model's input in pixels, or height and width; at least 1 and a multiple of the patch."""
+    """Side of the model's input in pixels, or height and width; at least 1 and a multiple of the patch size."""
     dropout_rate: Rate = 0.0
     """Dropout in the MLPs, in [0, 1)."""
     drop_path_rate: Rate = 0.0
-    """Stochastic depth of the last MLP, in [0, 1), rising linearly from 0 at the first."""
+    """Stochastic depth rate of the last MLP, in [0, 1); the rate rises linearly from 0 at the first MLP."""
 
     epochs: Count = 300
-    """Passes over the training data, at least 1; steps, where given, replaces it."""
+    """Number of epochs, at least 1: passes over the training images, unless steps_per_epoch is set. Ignored if steps is
+    set."""
     steps: Count | None = None
     """Optimizer steps of the whole run, at least 1."""
+    steps_per_epoch: Count | None = None
+    """Optimizer steps in an epoch, after which the model is validated, at least 1; None: one pass over the training
+    images."""
     global_batch_size: Count = 4096
-    """Images in a step, over all devices, at least 1."""
+    """Images per optimizer step, over all devices, at least 1."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Cross-entropy over the classes (softmax), or of each class alone, summed (sigmoid)."""
+    """Softmax cross-entropy, or sigmoid cross-entropy summed over the classes."""
     class_weights: Literal["balanced"] | ClassWeights | None = None
-    """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse to its frequency."""
+    """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse class frequency."""
     label_smoothing: Rate = 0.0
-    """Fraction of the target spread evenly over all classes, in [0, 1); softmax only."""
+    """Label smoothing, in [0, 1): fraction of the target spread evenly over all classes; softmax only."""
     head_bias: Annotated[float, ANY] = 0.0
-    """Start value of the head's biases, any number; -6.9 and -10 (about -log of the classes) go with sigmoid."""
+    """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (beta 0.9, 0.999, epsilon 1e-8), or SGD with momentum 0.9."""
     learning_rate: Positive = 1e-3
-    """Peak learning rate, greater than 0, reached after the warm-up."""
-    schedule: Literal["cosine", "linear"] = "cosine"
-    """How the learning rate falls after the warm-up: to 0 along a cosine, or straight to 1e-5 of the peak."""
+    """Peak learning rate, greater than 0, reached at the end of the warm-up."""
+    schedule: Literal["cosine", "linear", "staircase"] = "cosine"
+    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: to a tenth
+    after 40, 60 and 80 % of all steps (BiT-HyperRule)."""
     warmup_steps: CountFrom0 = 10_000
-    """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the run has."""
+    """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     weight_decay: NonNegative = 0.0
-    """Decoupled decay of kernels only, at least 0, times the learning rate (Keras's and the paper's convention)."""
+    """Decoupled weight decay of kernels, at least 0; multiplied by the learning rate, as in Keras and the paper."""
     clip_norm: Positive | None = 1.0
-    """Largest global norm of the gradient, greater than 0; None does not clip."""
+    """Maximum global norm of the gradient, greater than 0; None: no clipping."""
     ema_momentum: Fraction | None = None
-    """Fraction of the running average of the weights that stays at each step, in (0, 1), such as 0.999; the averaged
-    weights are validated and kept. None keeps the last ones, as the paper does."""
+    """Momentum of an exponential moving average of the weights, in (0, 1), such as 0.999; the averaged weights are
+    validated and saved. None: no averaging, as in the paper."""
 
     crop_area: Annotated[tuple[Area, Area], ASCENDING] = (0.05, 1.0)
-    """Smallest and largest fraction of a training image that the random crop covers, in (0, 1] and ascending."""
-    crop_aspect: Annotated[tuple[Positive, Positive], ASCENDING] = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of the random crop, greater than 0 and ascending."""
+    """Smallest and largest fraction of a training image covered by the random crop, in (0, 1] and ascending."""
+    crop_aspect: Annotated[tuple[Positive, Positive], ASCENDING] | None = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of the random crop, greater than 0 and ascending; None: that of the image."""
     flip: bool = True
-    """Mirror half of the training images left-right."""
+    """Flip half of the training images horizontally."""
     randaugment_num_ops: CountFrom0 = 0
-    """RandAugment operations on each training image, at least 0; 0 for none."""
+    """RandAugment operations per training image, at least 0; 0: no RandAugment."""
     randaugment_level: Annotated[float, Range("[0, 20]")] = 0.0
-    """Strength of the operations, in [0, 20]; the paper uses 10, 15 and 20."""
+    """RandAugment magnitude, in [0, 20]; the paper uses 10, 15 and 20."""
     randaugment_operations: Operations | None = None
-    """Names of the operations to draw from, one or more; None for the paper's sixteen."""
+    """Names of the RandAugment operations to draw from, one or more; None: the paper's sixteen."""
     randaugment_fill: Annotated[int, Range("[0, 255]")] = 128
-    """Grey value, in [0, 255], that appears where an operation moved the image away; the paper's is 128."""
+    """Grey value, in [0, 255], that fills areas an operation moved out of the image; the paper's is 128."""
     mixup_alpha: NonNegative = 0.0
-    """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0 for none."""
+    """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
-    """Beta parameter of CutMix, at least 0 (not from the paper); 0 for none. With mixup too, each batch gets one of
-    the two."""
+    """Beta parameter of CutMix, at least 0 (not from the paper); 0: no CutMix. If mixup is on too, each batch gets one
+    of the two."""
     shuffle_buffer: Count = 250_000
-    """Encoded images (or paths) held in memory for shuffling, at least 1."""
+    """Size of the shuffle buffer in encoded images (or paths), at least 1."""
     cache_gib: Annotated[float, Range("[0, 1048576]")] = 0.0
-    """Memory, in [0, 1048576] GiB for each process, in which decoded training images stay after their first use, before
-    they are cropped and augmented (500 x 375 px: 0.5 MiB each); those that no longer fit are decoded every time."""
+    """Memory per process, in [0, 1048576] GiB, for caching decoded training images, before they are cropped and
+    augmented (500 x 375 px: 0.5 MiB each). Images that do not fit are decoded every time."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
-    """How test images are brought to size: plain, 256 x 256 then centre, or short side 256 then centre (for 224)."""
+    """How test images are resized: directly, to 256 x 256 then centre crop, or short side to 256 then centre crop (for
+    224 px)."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Number format of the arithmetic; weights and logits stay float32."""
+    """Compute dtype; weights and logits stay float32."""
     accumulation_steps: Count = 1
-    """Pieces in which the gradient of a batch is computed, one after the other, for less memory; at least 1, and a
-    divisor of global_batch_size. One update for all."""
+    """Micro-batches whose gradients are accumulated into one update, to save memory; at least 1, and a divisor of
+    global_batch_size."""
     rematerialize: bool = False
-    """Compute each block's insides again for the gradient instead of keeping them: less memory, more time. No gain with
-    JAX on CPUs, where XLA keeps them all the same."""
+    """Recompute the activations of each block in the backward pass instead of storing them: less memory, more time. No
+    gain with JAX on CPUs, where XLA stores them anyway."""
     steps_per_execution: Count = 1
-    """Optimizer steps between two visits of Python, at least 1: more is faster where a step is short, as on TPUs."""
+    """Optimizer steps per call from Python, at least 1: more is faster if a step is short, as on TPUs."""
     xla_on_cpu: bool = False
-    """Compile for one CPU with XLA too: about twice as fast for tiny models, slower for those of Table 1."""
+    """Compile with XLA on a single CPU too: about twice as fast for tiny models, slower for those of Table 1."""
     devices: DeviceChoice = "auto"
-    """Where to train: auto, cpu, gpu, tpu, or how many devices of the best kind, from 1."""
+    """Devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1."""
     seed: Seed = 0
-    """Seed of the initial weights, the order of the data and all augmentation, in [0, 2147483647]."""
+    """Seed of the initial weights, the data order and all augmentation, in [0, 2147483647]."""
     checkpoint_every_steps: Count = 1000
     """Steps between checkpoints, at least 1; the newest two are kept."""
 
     def __post_init__(self):
         number: object = self.devices
-        if isinstance(number, int) and not isinstance(number, bool):  # as config.json has always held it
+        if isinstance(number, int) and not isinstance(number, bool):  # config.json stores a string
             object.__setattr__(self, "devices", str(number))
         check_fields(self)
         for field in ("accumulation_steps", "data_shards"):
@@ -171,10 +176,11 @@ class Recipe:
                     f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
                 )
         if self.label_smoothing and self.loss == "sigmoid":
-            raise ValueError("label_smoothing works with loss 'softmax' only; set one of the two to its default.")
+            raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
         if self.rematerialize and self.dropout_rate:
             raise ValueError(
-                "rematerialize would draw other dropout masks the second time; set dropout_rate to 0, or do without."
+                "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
+                "or turn off rematerialize."
             )
 
     def architecture(self) -> Variant:
@@ -184,9 +190,17 @@ class Recipe:
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
 
     def augmentation(self) -> Augmentation:
-        """What happens to training images at random."""
+        """The random augmentation of training images."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""
         return (*as_pair(self.image_size), 3)
+
+    def epoch_steps(self, training_images) -> int:
+        """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
+        return self.steps_per_epoch or training_images // self.global_batch_size
+
+    def total_steps(self, training_images) -> int:
+        """Optimizer steps of the whole run for a number of training images."""
+        return self.steps or self.epoch_steps(training_images) * self.epochs

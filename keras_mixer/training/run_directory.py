@@ -1,4 +1,4 @@
-"""The folder of one training run and the rules that protect what is in it."""
+"""The folder of one training run, and the rules that protect its content."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.fields import differences
 from keras_mixer.files import atomic_write, remove_abandoned, write_json
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
@@ -20,24 +21,24 @@ CHECKED_IMAGES = "checked_images.json"
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
-    Besides, `start.json` remembers what a resumed run need not work out again, and `checked_images.json` that the image
-    files were checked. Nothing is written before `prepare`.
+    In addition, `start.json` stores what a resumed run needs to know about its start, and `checked_images.json` the
+    result of checking the image files. Nothing is written before `prepared`.
 
     Args:
-        path: the folder; need not exist.
-        recipe: what the run does.
+        path: the folder; it need not exist.
+        recipe: the recipe of the run.
 
     Raises:
-        ValueError: the folder holds another configuration; names the fields that differ. Or it is an address such as
-            gs://..., not a folder.
+        ValueError: the folder has another configuration (the message names the fields that differ), or it is an address
+            such as gs://... instead of a folder.
 
     Source: ours.
     """
 
     def __init__(self, path, recipe: Recipe):
-        if "://" in str(path):  # pathlib would make a local folder of it
+        if "://" in str(path):  # pathlib would create a local folder
             raise ValueError(
-                f"--workdir must be a folder, not the address {path}. Mount the bucket, and name a folder there."
+                f"--workdir must be a folder, got the address {path}. Mount the bucket and use a folder in it."
             )
         self.path = Path(path)
         self.recipe = recipe
@@ -54,31 +55,31 @@ class RunDirectory:
 
     @property
     def finished(self):
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return self.results.is_file() and self.model.is_file()
 
     @contextlib.contextmanager
     def prepared(self, needed_bytes, log=print):
-        """Makes the folder ready for training, and keeps other processes out of it while the block runs.
+        """Prepares the folder for training, and locks it while the block runs.
 
         Args:
-            needed_bytes: space that the run will need.
+            needed_bytes: disk space that the run needs.
             log: called with each line of text for the user.
 
         Raises:
-            OSError: it cannot be written, or the disk has too little space; raised before anything is trained.
-            RunInUse: (an OSError) another process trains in it.
+            OSError: the folder is not writable, or the disk has too little space.
+            RunInUse: (an OSError) another process trains in the folder.
         """
         self._check_writable(needed_bytes)
         with locked(self.lock, log):
-            self._check_configuration()  # another process may have been faster
+            self._check_configuration()  # another process may have written it meanwhile
             if not self.config.is_file():
                 write_json(self.config, _as_data(self.recipe))
             remove_abandoned(self.path)
             yield
 
     def write_results(self, results):
-        """Writes `results.json` whole or not at all."""
+        """Writes `results.json` atomically."""
         write_json(self.results, results)
 
     def read_results(self):
@@ -86,11 +87,11 @@ class RunDirectory:
         return json.loads(self.results.read_text(encoding="utf-8"))
 
     def read_metrics(self) -> dict[str, list[float]]:
-        """The columns of `metrics.csv` by name, one value an epoch; empty where there is none."""
+        """The columns of `metrics.csv` by name, one value per epoch; empty if there is no file."""
         return read_metrics(self.metrics)
 
     def append_metrics(self, row):
-        """Adds one epoch to `metrics.csv`."""
+        """Appends one epoch to `metrics.csv`."""
         new = not self.metrics.is_file()
         with self.metrics.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
@@ -99,7 +100,7 @@ class RunDirectory:
             writer.writerow(row)
 
     def drop_metrics_after(self, step):
-        """Takes out the rows of epochs that a resumed run is going to repeat, and a last line that is cut off."""
+        """Removes the rows of epochs that a resumed run will repeat, and an incomplete last line."""
         if not self.metrics.is_file():
             return
         rows = _rows(self.metrics)
@@ -120,85 +121,87 @@ class RunDirectory:
                 probe.flush()
         except OSError as error:
             raise OSError(
-                f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another place "
-                "with --workdir, or free the disk."
+                f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another "
+                "folder with --workdir, or free disk space."
             ) from error
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
             raise OSError(
                 f"The run directory {self.path} needs about {needed_bytes / 1e6:,.0f} MB for model and checkpoints, "
-                f"but its disk has {free / 1e6:,.0f} MB free. Free some, or choose another place with --workdir."
+                f"but its disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
             )
 
     def _check_configuration(self):
         if not self.config.is_file():
-            own = (self.checkpoints.name, self.lock.name, ".writing-")  # of a start that was killed
+            own = (self.checkpoints.name, self.lock.name, ".writing-")  # left by a run killed at its start
             found = self.path.iterdir() if self.path.is_dir() else ()
-            strangers = sorted(item.name for item in found if not item.name.startswith(own))
-            if strangers:
+            other_files = sorted(item.name for item in found if not item.name.startswith(own))
+            if other_files:
                 raise ValueError(
-                    f"The run directory {self.path} holds something else already ({', '.join(strangers[:5])}); choose "
-                    "an empty or new folder with --workdir."
+                    f"The run directory {self.path} contains other files ({', '.join(other_files[:5])}); choose an "
+                    "empty or new folder with --workdir."
                 )
             return
-        wanted, found = _as_data(self.recipe), json.loads(self.config.read_text(encoding="utf-8"))
-        changed = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
+        stored = _DEFAULTS | json.loads(self.config.read_text(encoding="utf-8"))  # older runs lack newer fields
+        changed = differences(stored, _as_data(self.recipe))
         if changed:
-            listed = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in changed)
             raise ValueError(
-                f"The run directory {self.path} belongs to another configuration ({listed}). Nothing was changed. "
+                f"The run directory {self.path} belongs to another configuration ({changed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
 
 
 def _as_data(recipe) -> dict[str, Any]:
-    """A recipe as in its file: tuples become lists."""
+    """A recipe as in `config.json`: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
+_DEFAULTS = _as_data(Recipe("any", "any"))
+
+
 def read_recipe(path) -> Recipe:
-    """The recipe that a run directory was made with.
+    """The recipe of a run directory.
 
     Raises:
-        ValueError: the folder is no run directory, or its `config.json` holds no recipe.
+        ValueError: the folder is not a run directory, or its `config.json` does not contain a valid recipe.
     """
     config = Path(path) / "config.json"
     if not config.is_file():
-        raise ValueError(f"{path} is no run directory: it has no config.json.")
+        raise ValueError(f"{path} is not a run directory: it has no config.json.")
     try:
         return recipe_from(config.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{config} holds no recipe of this version of the package: {error}") from error
+        raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
 
 
 def recipe_from(text: bytes) -> Recipe:
-    """The recipe in the content of a `config.json`.
+    """The recipe in the text of a `config.json`.
 
     Raises:
-        ValueError: it is no JSON object, or a field is unknown, missing, or holds what it cannot.
+        ValueError: the text is not a JSON object, or a field is unknown, missing or invalid.
     """
     try:
         content = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"a recipe is a JSON object, not {content!r:.200}.")
+        raise ValueError(f"expected a JSON object, got {content!r:.200}.")
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     needed = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-    wrong = {"unknown": sorted(content.keys() - fields), "missing": [name for name in needed if name not in content]}
-    if any(wrong.values()):
-        raise ValueError("; ".join(f"{what} fields: {names}" for what, names in wrong.items() if names))
+    invalid = {"unknown": sorted(content.keys() - fields), "missing": [name for name in needed if name not in content]}
+    if any(invalid.values()):
+        raise ValueError("; ".join(f"{what} fields: {names}" for what, names in invalid.items() if names))
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     return Recipe(**values)
 
 
 def read_metrics(path) -> dict[str, list[float]]:
-    """The columns of a `metrics.csv` by name, one value an epoch; empty where there is none.
+    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file.
 
-    A last line that was cut off, by a full disk or a power failure, is left out with a warning.
+    An incomplete last line, after a full disk or a power failure, is skipped with a warning.
 
     Raises:
-        ValueError: another line is damaged.
+        ValueError: any other line is damaged.
     """
     rows = _rows(Path(path))
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
@@ -210,7 +213,7 @@ def _rows(path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = file.read().splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
-        warnings.warn(f"The last line of {path} is cut off and left out; the curves lack its epoch.", stacklevel=2)
+        warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
     reader = csv.DictReader(lines)
     rows = []
@@ -221,7 +224,7 @@ def _rows(path) -> list[dict[str, str]]:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"Line {reader.line_num} of {path} is damaged: {lines[reader.line_num - 1].strip()!r:.200}. Restore "
-                "the file, or remove that line."
+                "the file, or delete that line."
             ) from error
         rows.append(row)
     return rows

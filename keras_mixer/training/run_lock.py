@@ -1,4 +1,4 @@
-"""One process at a time on a run directory."""
+"""A lock that allows one process at a time in a run directory."""
 
 import contextlib
 import datetime
@@ -8,27 +8,27 @@ import socket
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks; runs are not protected from each other there
+except ImportError:  # Windows: run directories are not locked there
     fcntl = None  # type: ignore[assignment]
 
 
 class RunInUse(OSError):
-    """Another process works on the run."""
+    """Another process is using the run directory."""
 
 
 @contextlib.contextmanager
 def locked(path, log=print):
-    """Holds a lock file while the block runs; the system frees it when the process ends, however it ends.
+    """Holds a lock file while the block runs. The system releases it when the process ends, even if killed.
 
     Args:
-        path: the lock file, which tells who holds it; removed at the end of the block.
-        log: called with a line of text when the lock of a process that was killed is taken over, and where the
-            file system has no locks.
+        path: the lock file, which contains its owner; removed at the end of the block.
+        log: called with a line of text if the lock of a killed process is taken over, or if the file system does not
+            support locks.
 
     Raises:
-        RunInUse: another process holds it; says which, where, and since when.
+        RunInUse: another process holds the lock; the message says which, where, and since when.
 
-    Source: ours, around `flock`; Linux extends it between machines on NFS (not tested here).
+    Source: ours, around `flock`. On Linux it also works between machines over NFS (not tested).
     """
     if fcntl is None:
         yield
@@ -36,32 +36,32 @@ def locked(path, log=print):
     file = _acquire(path, log)
     try:
         file.seek(0)
-        if before := _holder(file):
-            log(f"The run was left by {before}, which has ended; its lock is taken over.")
+        if before := _owner(file):
+            log(f"The run was left by {before}, which has ended; taking over its lock.")
         file.truncate(0)
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, file)
         file.flush()
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is still locked
+        path.unlink(missing_ok=True)  # before the lock is released
         file.close()
 
 
 def _acquire(path, log):
-    """The open lock file, locked where the file system can."""
+    """The open lock file, locked if the file system supports it."""
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file  # else its last holder removed it between the two lines above
+                return file  # otherwise its last owner removed it between the two lines above
         except BlockingIOError as error:
             file.seek(0)
-            holder = _holder(file) or "another process"
+            owner = _owner(file) or "another process"
             file.close()
             raise RunInUse(
-                f"The run directory {path.parent} is in use by {holder}. Wait until it has ended, stop it, or choose "
+                f"The run directory {path.parent} is in use by {owner}. Wait for it to finish, stop it, or choose "
                 "another --workdir."
             ) from error
         except OSError as error:
@@ -73,8 +73,8 @@ def _acquire(path, log):
         file.close()
 
 
-def _holder(file):
-    """Who an open lock file says holds it; nothing where it is empty."""
+def _owner(file):
+    """The owner named in an open lock file; an empty string if there is none."""
     try:
         content = json.load(file)
         return f"process {content['process']} on {content['host']} since {content['since']}"

@@ -1,4 +1,4 @@
-"""Choosing the learning rate the paper's way: a grid on a held-out part of the training data, then all of it."""
+"""Learning-rate sweep as in the paper: compare rates on held-out training images, then train on all of them."""
 
 import dataclasses
 from pathlib import Path
@@ -14,12 +14,12 @@ from keras_mixer.training.recipes import resolve
 
 @dataclasses.dataclass(frozen=True)
 class SweepResult:
-    """What `sweep` gives back.
+    """The result of `sweep`.
 
     Attributes:
-        accuracies: held-out accuracy for each learning rate; None where training diverged.
-        best: the learning rate with the highest.
-        final: the run on all training data with it, measured on the test part; None if it was not asked for.
+        accuracies: held-out accuracy for each learning rate; None if training diverged.
+        best: the learning rate with the highest accuracy.
+        final: the run on all training images with the best rate, evaluated on the test images; None with `final=False`.
     """
 
     accuracies: dict[float, float | None]
@@ -28,18 +28,18 @@ class SweepResult:
 
 
 def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **overrides):
-    """Trains a recipe once for each learning rate and once more with the best.
+    """Trains a recipe once for each learning rate, then once more with the best.
 
-    The runs lie in `workdir/lr_RATE` and `workdir/final`; a sweep that was stopped goes on when called again in the
-    same way. `workdir/sweep.json` sums up.
+    The runs are in `workdir/lr_RATE` and `workdir/final`, and `workdir/sweep.json` is a summary. To resume an
+    interrupted sweep, call it again with the same arguments.
 
     Args:
         recipe: a `Recipe`, or the name of one in `RECIPES`.
-        learning_rates: peak rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
+        learning_rates: peak learning rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
         workdir: folder of all runs.
-        holdout: fraction of the training images that the rates are compared on, in (0, 1); the paper takes 10 % of Pets
-            and Flowers, 2 % of CIFAR, 1 % of ImageNet.
-        final: train on everything at the end.
+        holdout: fraction of the training images held out to compare the rates, in (0, 1); the paper uses 10 % of Pets
+            and Flowers, 2 % of CIFAR and 1 % of ImageNet.
+        final: train on all training images at the end.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -47,8 +47,8 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         A `SweepResult`.
 
     Raises:
-        ValueError: no rate was given, a rate or the fraction is out of range, or no rate trained to the end; else as
-            `fit`.
+        ValueError: no rate was given, a rate or the fraction is out of range, or training diverged at every rate;
+            otherwise as `fit`.
 
     Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
     """
@@ -69,10 +69,10 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     reached = {rate: accuracy for rate, accuracy in accuracies.items() if accuracy is not None}
     if not reached:
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
-    best = max(reached, key=lambda rate: reached[rate])  # the lowest of equals
+    best = max(reached, key=lambda rate: reached[rate])  # the lowest rate in a tie
     summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
     write_json(workdir / "sweep.json", {**summary, "best": best})
     if not final:
         return SweepResult(accuracies, best, None)
-    log(f"Best learning rate {best:g}; now on all training images:")
+    log(f"Best learning rate {best:g}; training on all training images:")
     return SweepResult(accuracies, best, fit(recipe, workdir=workdir / "final", log=log, learning_rate=best))

@@ -1,4 +1,4 @@
-"""The model that a run trains: where it starts, and how it is built and compiled for the devices."""
+"""The model of a run: where it starts, its copy that is trained on the devices, and the classifier that results."""
 
 import dataclasses
 import json
@@ -6,25 +6,26 @@ import json
 import keras
 import numpy as np
 
-from keras_mixer.data.sources import Source
-from keras_mixer.models import Mixer, MixerModel, blocks_of, rebuild
+from keras_mixer.data.splits import Source
+from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
+from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
-from keras_mixer.training.distribution import Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.weights.loading import WeightFile, load_weights, open_weights
+from keras_mixer.weights.loading import WeightFile, load_weights, open_widened
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a resumed run must know of its start, since its weights come from a checkpoint.
+    """What a resumed run needs to know about its start; its weights come from a checkpoint.
 
     Attributes:
         tokens_mlp_dim: of the model; weights for a smaller image widen it.
-        exact_gelu: whether the weights want the erf form of GELU.
-        pixel_range: values of a black and a white pixel that they want at the stem.
+        exact_gelu: whether the weights need the erf form of GELU.
+        pixel_range: values of a black and a white pixel at the stem.
         class_names: of the data, in label order.
-        accuracy: test accuracy before training; None where the head starts at zero.
+        accuracy: test accuracy before training; None if the head starts at zero.
     """
 
     tokens_mlp_dim: int
@@ -35,13 +36,13 @@ class Start:
 
     @classmethod
     def of(cls, model, accuracy) -> "Start":
-        """The start from a model."""
+        """The start of a model."""
         block = blocks_of(model)[0]
         return cls(block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, model.class_names, accuracy)
 
     @classmethod
     def read(cls, path) -> "Start | None":
-        """What `as_json` wrote; None where there is no file, as in runs of version 0.1.0.
+        """What `as_json` wrote; None if there is no file, as in runs of version 0.1.0.
 
         Raises:
             ValueError: the file is damaged.
@@ -53,7 +54,7 @@ class Start:
             tuples = {name: tuple(content[name]) for name in ("pixel_range", "class_names")}
             return cls(**content | tuples)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it, and the run starts from its weights.") from error
+            raise ValueError(f"{path} is damaged ({error}); remove it to start from the weights again.") from error
 
     def as_json(self):
         """Plain data for `start.json`."""
@@ -63,7 +64,7 @@ class Start:
         """The model that the run started from, with random weights.
 
         Raises:
-            ValueError: the data have other classes now.
+            ValueError: the data have different classes now.
         """
         if source.class_names != self.class_names:
             raise ValueError(
@@ -80,12 +81,11 @@ class Start:
 
 
 def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
-    """The recipe's model of logits with the weights that training starts from."""
+    """The recipe's model of logits with its initial weights."""
     variant, method = recipe.architecture(), recipe.resolution_method
     weights: str | WeightFile | None = recipe.weights
-    if recipe.weights and method == "block_diagonal" and not recipe.weights.endswith(".weights.h5"):
-        weights = file = open_weights(recipe.weights, variant)
-        variant = file.widened(variant, variant.grid(recipe.input_shape()))
+    if recipe.weights and method == "block_diagonal":
+        weights, variant = open_widened(recipe.weights, variant, variant.grid(recipe.input_shape()))
     model = _new_model(recipe, source, variant)
     if weights:
         load_weights(model, weights, method=method, log=log)
@@ -111,18 +111,22 @@ def _new_model(recipe, source, sizes):
 
 
 def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
-    """A copy of `start` with the recipe's optimizer and number format; within the devices' scope.
+    """A copy of `start` with the recipe's optimizer and precision. Call it in the scope of the devices.
 
     Returns:
-        A compiled `keras.Model` from pixels to logits, its weights in the order of those of `start`.
+        A compiled `keras.Model` from pixels to logits; its weights are in the order of those of `start`.
+
+    Raises:
+        ValueError: `start` is not a Mixer, and the recipe or the devices need one.
     """
     keras.utils.set_random_seed(recipe.seed)
-    model = rebuild(start, precision=recipe.precision)
+    mixer = isinstance(start, MixerModel)
+    model = rebuild(start, precision=recipe.precision) if mixer else _clone(start, recipe, devices)
     for block in blocks_of(model):
         block.rematerialize = recipe.rematerialize
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
-        model.pieces = recipe.accumulation_steps
+        model.accumulation_steps = recipe.accumulation_steps
     model.set_weights(start.get_weights())
     devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)
@@ -131,8 +135,16 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
     return model
 
 
+def _clone(model, recipe, devices):
+    if recipe.precision != "float32":
+        raise ValueError(f"precision={recipe.precision!r} works only with a Mixer, got {model.name!r}. Use 'float32'.")
+    if devices.strategy is not None:  # each replica would have its own BatchNormalization statistics
+        raise ValueError(f"{devices.description} works only with a Mixer, got {model.name!r}. Use one device.")
+    return keras.models.clone_model(model)
+
+
 def compile_trainee(model, optimizer, recipe: Recipe, devices: Devices, steps_per_execution=1):
-    """Compiles, or compiles again for other steps per execution; the optimizer keeps its state."""
+    """Compiles the model, or recompiles it for another `steps_per_execution`; the optimizer keeps its state."""
     model.compile(
         optimizer=optimizer,
         loss=build_loss(recipe),
@@ -140,3 +152,15 @@ def compile_trainee(model, optimizer, recipe: Recipe, devices: Devices, steps_pe
         jit_compile=devices.jit_compile,
         steps_per_execution=steps_per_execution,
     )
+
+
+def classifier_of(model, activation):
+    """Pixels to probabilities: a model of logits and an activation after it. The layers of `model` are shared."""
+    logits = model.outputs[0]
+    probabilities = keras.layers.Activation(activation, dtype=logits.dtype, name="probabilities")(logits)
+    if not isinstance(model, MixerModel):
+        return keras.Model(model.inputs[0], probabilities, name=model.name)
+    classifier = MixerModel(model.inputs[0], probabilities, name=model.name)
+    for name in CARRIED:
+        setattr(classifier, name, getattr(model, name))
+    return classifier

@@ -1,1 +1,1 @@
-"""Weights of a Mixer: from and to files."""
+"""Reading and writing the weights of a Mixer."""

@@ -1,4 +1,4 @@
-"""Makes the arrays of a file fit a model: head, stem and token mixing are adapted, all else must agree exactly."""
+"""Fits the arrays of a file to a model: head, stem and token mixing are adapted, all other shapes must match."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from keras_mixer.weights.resolution import TokenMlp, resample, tiles, widen
 
 HEAD = ("head/kernel", "head/bias")
 TOKEN_MLP = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")
-LISTED = 20  # arrays that an error names before it counts the rest
+LISTED = 20  # largest number of arrays that an error lists
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -19,7 +19,7 @@ def variant_of(shapes: Shapes) -> Variant:
     """The sizes of a Mixer from the shapes of its weights.
 
     Raises:
-        ValueError: they are not those of a Mixer.
+        ValueError: they are not the weights of a Mixer.
     """
     try:
         patch_height, patch_width, _, hidden_dim = shapes["stem/kernel"]
@@ -31,21 +31,21 @@ def variant_of(shapes: Shapes) -> Variant:
             channels_mlp_dim=shapes["mixer_block_0/channel_mixing/dense_0/bias"][0],
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"These are not the weights of a Mixer (looked for {error}).") from error
+        raise ValueError(f"These are not the weights of a Mixer (missing or malformed: {error}).") from error
 
 
 def choose_head(entries: dict[str, Entry], shapes: Shapes, head, log) -> dict[str, Entry]:
-    """Drops the file's head where it does not serve the model; the model's then starts at zero.
+    """Drops the head of the file if it does not fit the model, whose head then starts at zero.
 
     Raises:
-        ValueError: `head` is "load" and the file's does not fit.
+        ValueError: `head` is "load" and the head does not fit.
     """
     given = {name: entries[name].shape for name in HEAD if name in entries}
     wanted = {name: shapes[name] for name in HEAD if name in shapes}
     if not wanted:
         return {name: entry for name, entry in entries.items() if name not in HEAD}
     if given == wanted or len(given) == 1:
-        return entries  # it fits, or it is damaged and reported with the rest
+        return entries  # it fits, or is damaged and reported with the rest
     hidden_dim, classes = wanted["head/kernel"]
     found = f"{given['head/kernel'][-1]} classes" if given and given["head/kernel"] else "no head"
     regular = not given or given == {"head/kernel": (hidden_dim, *given["head/bias"]), "head/bias": given["head/bias"]}
@@ -56,29 +56,29 @@ def choose_head(entries: dict[str, Entry], shapes: Shapes, head, log) -> dict[st
 
 
 def check(entries: dict[str, Entry], shapes: Shapes, source_grid, target_grid, method):
-    """Sees that every array is there once and has its shape, or one that can be adapted.
+    """Checks that every array occurs exactly once and has the model's shape, or one that can be adapted.
 
     Raises:
-        ValueError: lists what is missing, left over, or of the wrong shape (expected, found).
+        ValueError: lists the arrays that are missing, unexpected, or of the wrong shape (expected, found).
     """
     missing = [name for name in shapes if name not in entries and not (name in HEAD and not set(HEAD) & set(entries))]
-    left_over = [entry.origin for name, entry in entries.items() if name not in shapes]
+    unexpected = [entry.origin for name, entry in entries.items() if name not in shapes]
     expected = {name: _expected(name, shapes, entries, source_grid, target_grid) for name in shapes}
     wrong = [
         f"{entry.origin} (expected {expected[name]}, found {entry.shape})"
         for name, entry in entries.items()
         if name in shapes and entry.shape != expected[name]
     ]
-    problems = {"missing": missing, "left over": left_over, "of the wrong shape": wrong}
-    said = [f"{what}: {', '.join(names[:LISTED])}{_more(names)}" for what, names in problems.items() if names]
-    if said:
-        raise ValueError("arrays do not fit the model; " + "; ".join(said) + ".")
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    if any(problems.values()):
+        lists = [f"{kind}: {', '.join(names[:LISTED])}{_more(names)}" for kind, names in problems.items() if names]
+        raise ValueError(f"arrays do not fit the model; {'; '.join(lists)}.")
     if source_grid != target_grid:
         _check_grids(entries, shapes, source_grid, target_grid, method)
 
 
 def _expected(name, shapes, entries, source_grid, target_grid):
-    """The shape that an array of the file must have; its own freedom is the number of channels and of tokens."""
+    """The shape that an array of the file must have; only the numbers of channels and tokens may be the file's own."""
     shape = shapes[name]
     if name == "stem/kernel" and len(entries.get(name, _NOTHING).shape) == 4:
         return (*shape[:2], entries[name].shape[2] or shape[2], shape[3])
@@ -123,7 +123,7 @@ def _check_grids(entries, shapes, source_grid, target_grid, method):
 
 
 def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_grid, method, log):
-    """Arrays of the file as arrays of the model, in place; says what it changes."""
+    """Adapts the arrays of the file to the model, in place, and logs each change."""
     stem = arrays["stem/kernel"]
     if stem.shape != shapes["stem/kernel"]:
         channels = shapes["stem/kernel"][2]
@@ -132,9 +132,7 @@ def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_gri
     if source_grid == target_grid:
         return
     rule = resample if method == "bilinear" else widen
-    how = (
-        "stretched bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
-    )
+    how = "resized bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
     log(f"Token mixing is {how}: from {source_grid} to {target_grid} tokens.")
     for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
         mlp = rule(TokenMlp(*(arrays[f"{prefix}/{part}"] for part in TOKEN_MLP)), source_grid, target_grid)
@@ -143,9 +141,9 @@ def adapt(arrays: dict[str, np.ndarray], shapes: Shapes, source_grid, target_gri
 
 
 def adapt_channels(kernel, channels):
-    """`(h, w, c, C) -> (h, w, channels, C)`: one channel gets the sum, more get the old ones in turn, rescaled.
+    """`(h, w, c, C) -> (h, w, channels, C)`: the sum for one channel, else the old channels repeated and rescaled.
 
-    A grey picture then gives the tokens that its three equal channels gave.
+    A grayscale image then gives the same tokens as its RGB version with three equal channels.
     """
     old = kernel.shape[2]
     if channels == 1:

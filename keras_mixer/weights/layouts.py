@@ -1,7 +1,7 @@
-"""Other people's names for the weights of a Mixer, turned into ours: the two official layouts and timm's.
+"""Maps the weight names of the two official layouts and of timm to ours.
 
-Linen is what the authors' code writes today; pre-linen is older, with other names, MLP biases in one scope and axes of
-length 1. Kernels of both are oriented as ours. timm's are PyTorch's: transposed.
+Linen is the layout of the authors' current code; pre-linen is older, with other names, MLP biases in one scope and axes
+of length 1. Kernels of both have our orientation. Those of timm are transposed, as in PyTorch.
 
 Source: vit_jax and big_vision (`models/mlp_mixer.py`, its loader), timm (`models/mlp_mixer.py`, its checkpoint filter).
 """
@@ -14,12 +14,12 @@ NORM = {"scale": "gamma", "weight": "gamma", "bias": "beta"}
 
 
 def own_names(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """Arrays under the names that the layers of this package have. Unknown arrays keep their names.
+    """The arrays under the weight names of this package. Unknown arrays keep their names.
 
     Raises:
-        ValueError: the arrays are those of no known layout (says what was looked for), or two mean the same weight.
+        ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
     """
-    if "stem.proj.weight" in entries:
+    if is_timm(entries):
         return _from_timm(entries)
     if "embedding/kernel" in entries:
         return _from_pre_linen(entries)
@@ -27,13 +27,13 @@ def own_names(entries: dict[str, Entry]) -> dict[str, Entry]:
         return _renamed(entries, LINEN)
     some = ", ".join(sorted(entries)[:5]) or "none"
     raise ValueError(
-        "The arrays are those of no known Mixer file. Looked for 'stem/kernel' (official), 'embedding/kernel' "
-        f"(official, pre-linen) and 'stem.proj.weight' (timm); the file has {len(entries)} arrays, among them: {some}."
+        "The arrays are not those of a known Mixer file. Expected 'stem/kernel' (official), 'embedding/kernel' "
+        f"(official, pre-linen) or 'stem.proj.weight' (timm), got {len(entries)} arrays, among them: {some}."
     )
 
 
 def is_timm(entries: dict[str, Entry]) -> bool:
-    """Whether a file has timm's names."""
+    """Whether the names are those of timm."""
     return "stem.proj.weight" in entries
 
 
@@ -98,7 +98,7 @@ def _renamed(entries, rules):
 
 
 def _from_pre_linen(entries):
-    """Flax numbered modules of one scope through, so LayerNorm indices need not start at 0: they are taken in order."""
+    """Flax numbered all modules of a scope, so LayerNorm indices need not start at 0; only their order counts."""
     indices: dict[str, set[int]] = {}
     for name in entries:
         if match := re.fullmatch(r"(Mixer/encoderblock_\d+)/LayerNorm_(\d+)/\w+", name):
@@ -107,8 +107,10 @@ def _from_pre_linen(entries):
     def in_order(match):
         return f"{match[1]}/LayerNorm_{sorted(indices[match[1]]).index(int(match[2]))}/"
 
-    counted = {re.sub(r"^(Mixer/encoderblock_\d+)/LayerNorm_(\d+)/", in_order, name): e for name, e in entries.items()}
-    renamed = _renamed(counted, PRE_LINEN)
+    renumbered = {
+        re.sub(r"^(Mixer/encoderblock_\d+)/LayerNorm_(\d+)/", in_order, name): e for name, e in entries.items()
+    }
+    renamed = _renamed(renumbered, PRE_LINEN)
     return {name: entry.squeezed() if "_mixing/" in name else entry for name, entry in renamed.items()}
 
 

@@ -1,42 +1,42 @@
-"""One door for all weight files: `load_weights(model, source)`; a model changes only when the whole file fits."""
+"""The only loader of weights: `load_weights(model, source)`. A model changes only if all weights fit."""
 
 import dataclasses
 import logging
 import math
 from pathlib import Path
 
-import h5py
-import keras
 import numpy as np
 
-from keras_mixer.layers import MixerBlock
+from keras_mixer.mixer_model import blocks_of, grid_of
 from keras_mixer.variants import Variant
 from keras_mixer.weights import registry
 from keras_mixer.weights.archives import Entry, open_arrays
 from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
-from keras_mixer.weights.hdf5 import check_hdf5, check_keras
+from keras_mixer.weights.keras_files import load_keras, load_weights_h5
 from keras_mixer.weights.layouts import is_timm, own_names
 from keras_mixer.weights.resolution import METHODS, widened_dim
 
 LOG = logging.getLogger("keras_mixer")
-TIMM = (  # its normalisation is in no weight file
-    "timm's layout: the exact (erf) GELU is set, as timm computes. Pixels are scaled to [-1, 1], which is timm's "
-    "mean 0.5 and std 0.5; for a model trained with another mean and std set model.pixel_range = "
-    "(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
+PUBLISHED, WEIGHTS_H5 = "published", ".weights.h5"
+SUFFIXES = (".npz", ".safetensors", ".keras", WEIGHTS_H5)
+TIMM = (  # no weight file contains its normalization
+    "timm layout: the exact (erf) GELU is set, as in timm. Pixels are scaled to [-1, 1], which is timm's mean 0.5 and "
+    "std 0.5; for a model trained with another mean and std set model.pixel_range = (-mean / std, (1 - mean) / std), "
+    "which is (0, 1) for miil."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """An opened file.
+    """The weights of a Mixer, not yet read.
 
     Attributes:
-        path: of the file.
+        path: of the file, for messages.
         entries: its arrays under our names.
-        grid: `(g_h, g_w)` rows and columns of tokens that it was made for, or None where it does not say.
+        grid: `(g_h, g_w)` rows and columns of its tokens, or None if the file does not contain them.
         timm: whether it has timm's layout.
         exact_gelu: whether its model computes the erf form of GELU.
-        pixel_range: values of a black and a white pixel at the stem of its model, or None where it does not say.
+        pixel_range: values of a black and a white pixel at the stem of its model, or None if unknown.
     """
 
     path: Path
@@ -46,58 +46,95 @@ class WeightFile:
     exact_gelu: bool = False
     pixel_range: tuple[float, float] | None = None
 
+    @classmethod
+    def of(cls, model, path) -> "WeightFile":
+        """The weights of a model in memory."""
+        return cls(
+            Path(path),
+            {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights},
+            grid_of(model),
+            exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
+            pixel_range=getattr(model, "pixel_range", None),
+        )
+
     def variant(self) -> Variant:
-        """The sizes of the model in the file; ValueError if it holds no Mixer."""
+        """The sizes of the model in the file; ValueError if it does not contain a Mixer."""
         return variant_of({name: entry.shape for name, entry in self.entries.items()})
 
     def grid_for(self, target_grid=None) -> tuple[int, int]:
-        """The grid of the file; one that does not say is taken for `target_grid`, or else for a square."""
+        """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
         if self.grid is not None:
             return self.grid
         tokens = self.entries["mixer_block_0/token_mixing/dense_1/bias"].shape[0]
         if target_grid is not None and tokens == math.prod(target_grid):
             return target_grid
-        side = math.isqrt(tokens)  # no layout but ours holds the grid, and the published models saw square images
+        side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
         if side * side != tokens:
-            raise ValueError(f"{tokens} tokens are mixed, which is no square grid; pass source_grid=(rows, columns).")
+            raise ValueError(f"{tokens} tokens do not form a square grid; pass source_grid=(rows, columns).")
         return side, side
 
-    def widened(self, variant: Variant, target_grid) -> Variant:
-        """The sizes of a model for `target_grid` that the paper's rule can fill from this file."""
-        tokens_mlp_dim = widened_dim(variant.tokens_mlp_dim, self.grid_for(target_grid), target_grid)
-        return dataclasses.replace(variant, tokens_mlp_dim=tokens_mlp_dim)
+
+def kind_of(source) -> str:
+    """What a source is: "published" for the name of a published checkpoint, else the suffix of the file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if str(source) in registry.names():
+        return PUBLISHED
+    kind = next((suffix for suffix in SUFFIXES if Path(source).name.endswith(suffix)), None)
+    if kind is None:
+        raise ValueError(
+            f"weights={str(source)!r} is not a known source: expected a published checkpoint "
+            f"({', '.join(registry.names())}) or a file that ends in .npz, .safetensors, .keras or .weights.h5."
+        )
+    return kind
 
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
-    """Opens a published checkpoint or a file that is no `.weights.h5`. Data of arrays are not read yet.
+    """Opens a published checkpoint or a file other than `.weights.h5`. The data of the arrays are not read yet.
 
     Args:
         source: as for `load_weights`.
-        variant: sizes of the model to be filled; which published file a name means depends on them.
-        source_grid: rows and columns of tokens of the file, where it does not say itself.
+        variant: sizes of the model to fill; a published name stands for one file per variant.
+        source_grid: rows and columns of the file's tokens, if it does not contain them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no weight file.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a weight file, or a `.weights.h5` file, which does not say what model it belongs to.
     """
-    name, path = str(source), Path(source)
-    if name in registry.names():
-        published = registry.find(name, variant)
+    kind, path = kind_of(source), Path(source)
+    if kind == PUBLISHED:
+        published = registry.find(str(source), variant)
         path = registry.download(published)
         return WeightFile(path, own_names(open_arrays(path)), published.grid)
-    if path.suffix not in (".npz", ".safetensors", ".keras"):
-        raise ValueError(
-            f"weights={name!r} is no known source: expected a published checkpoint ({', '.join(registry.names())}) or "
-            "a file that ends in .npz, .safetensors, .keras or .weights.h5."
-        )
-    if path.suffix == ".keras":
-        return _open_keras(path)
+    if kind == WEIGHTS_H5:
+        raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
+    if kind == ".keras":
+        return WeightFile.of(load_keras(path), path)
     entries = open_arrays(path)
     try:
         timm = is_timm(entries)
         return WeightFile(path, own_names(entries), source_grid, timm, exact_gelu=timm)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def open_widened(source, variant: Variant, grid) -> "tuple[WeightFile | str, Variant]":
+    """Opens weights for a model with these sizes and token grid, and widens D_S as the paper's rule needs.
+
+    Returns:
+        What `load_weights` takes, and the sizes of the model to build: `variant`, with D_S multiplied by the number of
+        tiles of the file's image size in `grid`. A `.weights.h5` file stays closed, since its model cannot be inferred.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_weights`.
+    """
+    if kind_of(source) == WEIGHTS_H5:
+        return source, variant
+    file = open_weights(source, variant)
+    widened = widened_dim(variant.tokens_mlp_dim, file.grid_for(grid), grid)
+    return file, dataclasses.replace(variant, tokens_mlp_dim=widened)
 
 
 def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):
@@ -108,38 +145,38 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam"); an `.npz` file in one of the
             two official layouts or with timm's names; a timm `.safetensors` file; a `.keras` or `.weights.h5` file of
             this package.
-        head: "auto" loads the head where the number of classes agrees and otherwise starts it at zero, saying so;
-            "load" makes that an error.
-        method: for a model of another image size than the file's. None or "block_diagonal" applies the paper's rule,
-            which needs whole tiles and a model with D_S times their number; "bilinear" stretches the token weights
-            over any grid, D_S kept (not from the paper).
-        source_grid: rows and columns of tokens of the file, where it does not say and they are no square.
-        log: called with each line about what was adapted, such as a head that starts at zero. None makes each line a
-            warning of the logger "keras_mixer", which Python prints unless told otherwise.
+        head: "auto" loads the head if the number of classes matches and otherwise starts it at zero and logs that;
+            "load" makes a mismatch an error.
+        method: for a model with another image size than the file. None or "block_diagonal" applies the paper's rule,
+            which needs whole tiles and a model with D_S times their number; "bilinear" resizes the token weights to
+            any grid and keeps D_S (not from the paper).
+        source_grid: rows and columns of the file's tokens, if it does not contain them and they are not a square.
+        log: called with each line about an adaptation, such as a head that starts at zero. None logs each line as a
+            warning of the logger "keras_mixer", which Python prints by default.
 
     Returns:
         The same model.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or its arrays do not fit the model: lists what is missing, left over or of the
-            wrong shape. The model is untouched.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or its arrays do not fit the model: lists those that are missing, unexpected or
+            of the wrong shape. The model is unchanged.
 
-    Source: ours; the rule for another image size is that of appendix C of arXiv 2105.01601.
+    Source: ours; the rule for another image size is from appendix C of arXiv 2105.01601.
 
     Example:
         >>> model = keras_mixer.load_weights(keras_mixer.MixerB16(), "Mixer-B_16.npz")  # doctest: +SKIP
     """
     if head not in ("auto", "load"):
-        raise ValueError(f'head must be "auto" or "load", not {head!r}.')
+        raise ValueError(f'head must be "auto" or "load", got {head!r}.')
     if method not in (None, *METHODS):
-        raise ValueError(f"method must be None or one of {', '.join(METHODS)}, not {method!r}.")
+        raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     log = log or LOG.warning
-    if str(source).endswith(".weights.h5"):
-        return _load_own_h5(model, Path(source))
-    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    target_grid = tuple(model.get_layer("stem").output.shape[1:3])
     is_open = isinstance(source, WeightFile)
+    if not is_open and kind_of(source) == WEIGHTS_H5:
+        return load_weights_h5(model, Path(source))
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    target_grid = grid_of(model)
     file = source if is_open else open_weights(source, variant_of(shapes), source_grid)
     try:
         entries = choose_head(file.entries, shapes, head, log)
@@ -151,7 +188,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     adapt(arrays, shapes, grid, target_grid, method, log)
     for weight in model.weights:
         weight.assign(arrays.pop(weight.path) if weight.path in arrays else np.zeros(weight.shape))
-    blocks = [layer for layer in model.layers if isinstance(layer, MixerBlock)]
+    blocks = blocks_of(model)
     if file.timm:
         log(TIMM)
     elif file.exact_gelu and not all(block.exact_gelu for block in blocks):
@@ -167,66 +204,5 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
 def _finite(entry):
     array = entry.read()
     if not np.isfinite(array).all():
-        raise ValueError(f"array {entry.origin!r} holds values that are not finite.")
+        raise ValueError(f"array {entry.origin!r} contains values that are not finite.")
     return array
-
-
-def load_keras(path):
-    """The Mixer in a `.keras` file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds no Mixer of this package.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    try:
-        check_keras(path)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)  # no code from the file
-        model.get_layer("stem")
-    except Exception as error:  # Keras raises whatever its zip, JSON or HDF5 reader does
-        raise ValueError(f"{path} is no readable .keras file of a Mixer: {error}") from error
-    return model
-
-
-def _open_keras(path) -> WeightFile:
-    model = load_keras(path)
-    entries = {w.path: Entry(w.path, tuple(w.shape), w.numpy) for w in model.weights}
-    exact_gelu = any(block.exact_gelu for block in model.layers if isinstance(block, MixerBlock))
-    return WeightFile(
-        path,
-        entries,
-        tuple(model.get_layer("stem").output.shape[1:3]),
-        exact_gelu=exact_gelu,
-        pixel_range=getattr(model, "pixel_range", None),
-    )
-
-
-def _load_own_h5(model, path):
-    """Through a copy: Keras changes weights one by one, and an error half way must not show in the model."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    copy = keras.models.clone_model(model)
-    try:
-        check_hdf5(path)
-        copy.load_weights(path)
-        count = _count_weights(path)
-    except Exception as error:  # Keras and h5py raise all sorts
-        raise ValueError(f"{path} does not hold the weights of a model like this one: {error}") from error
-    if count != len(model.weights):  # Keras passes over layers that the model lacks
-        raise ValueError(
-            f"{path} holds {count} arrays, the model has {len(model.weights)}: they are of different models."
-        )
-    for weight in copy.weights:
-        if not np.isfinite(weight.numpy()).all():
-            raise ValueError(f"{path}: array {weight.path!r} holds values that are not finite.")
-    model.set_weights(copy.get_weights())
-    return model
-
-
-def _count_weights(path):
-    """Arrays of a `.weights.h5` file without the states of random generators."""
-    names: list[str] = []
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return sum("seed_generator" not in name for name in names)

@@ -1,4 +1,4 @@
-"""Weights as an official `.npz` file, the linen layout that the authors' code reads."""
+"""Writes weights as an official `.npz` file, in the linen layout of the authors' code."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from keras_mixer.weights.layouts import official_name
 def save_official(model, path):
     """Writes the weights of a Mixer in the layout of Google's checkpoints (`MixerBlock_0/token_mixing/Dense_0/kernel`).
 
-    Reading the file back gives the same weights bit for bit. A model without head gives a file without head.
+    Reading the file back gives bit-identical weights. A model without a head gives a file without a head.
 
     Args:
         model: a Mixer of this package.
         path: the `.npz` file to write; it must not exist.
 
     Returns:
-        The `Path` written. It appears whole or not at all.
+        The `Path`, written atomically.
 
     Raises:
-        ValueError: the name does not end in `.npz`, or the file exists already (nothing is overwritten).
+        ValueError: the name does not end in `.npz`, or the file exists (nothing is overwritten).
 
     Source: names and shapes of google-research/vision_transformer, vit_jax/models_mixer.py.
 
@@ -31,7 +31,7 @@ def save_official(model, path):
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"An official checkpoint ends in .npz, unlike {path}.")
+        raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
     arrays: dict[str, Any] = {official_name(weight.path): weight.numpy() for weight in model.weights}
     with atomic_write(path) as temporary:

@@ -1,25 +1,23 @@
-"""The checkpoints that Google published: where they are, what they were trained on, how good they are, and a download.
+"""The checkpoints published by Google: their training data, accuracy and download.
 
-Nothing is published for S, L/32 and H/14, nothing trained on JFT-300M, and nothing pre-trained on ImageNet-21k and then
-fine-tuned on ImageNet (a paper author in huggingface/pytorch-image-models, pull request 651).
+Not published: S, L/32 and H/14, anything trained on JFT-300M, and anything pre-trained on ImageNet-21k and then
+fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
 
 Source: README and loader of google-research/vision_transformer and google-research/big_vision.
 """
 
 import dataclasses
 import hashlib
-import os
-import time
 from pathlib import Path
 
-from keras_mixer.downloads import download as download_file
+from keras_mixer.downloads import cache_path, cached_download
+from keras_mixer.files import atomic_write
 from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
 
 BUCKET = "https://storage.googleapis.com/mixer_models"
-LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest of the files below has 918 MB
-STALE_SECONDS = 24 * 3600  # a partial download that old belongs to nobody
+LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest file below has 918 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +25,13 @@ class Published:
     """One published checkpoint.
 
     Attributes:
-        name: what `weights=` takes.
+        name: the value of `weights=`.
         variant: its row of Table 1.
         file: path below `BUCKET`.
         classes: outputs of its head.
-        data: what it was trained on.
-        accuracy: published ImageNet top-1 in percent, None for a checkpoint without an ImageNet head.
-        measured: how that accuracy was measured, and by whom. Not measured here.
+        data: its training data.
+        accuracy: published ImageNet top-1 accuracy in percent; None without an ImageNet head.
+        measured: how and by whom that accuracy was measured. Not measured here.
     """
 
     name: str
@@ -46,7 +44,7 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where the file is."""
+        """Address of the file."""
         return f"{BUCKET}/{self.file}"
 
     @property
@@ -56,7 +54,7 @@ class Published:
 
     @property
     def preprocessing(self) -> str:
-        """What pixels must look like; the same for all."""
+        """The expected pixels; the same for all checkpoints."""
         return "RGB, pixels mapped from [0, 255] to [-1, 1] (include_preprocessing=True does it)"
 
 
@@ -89,24 +87,24 @@ PUBLISHED = (
 
 
 def names() -> tuple[str, ...]:
-    """What `weights=` takes besides files."""
+    """The values of `weights=` that are not files."""
     return tuple(dict.fromkeys(published.name for published in PUBLISHED))
 
 
 def find(name, variant: Variant | None) -> Published:
-    """The published file of a name for a model of certain sizes; D_S may be that of a widened model.
+    """The published checkpoint of a name for a model of these sizes; D_S may be that of a widened model.
 
     Raises:
-        ValueError: there is none, or no sizes were given; says which variants have one.
+        ValueError: there is none, or `variant` is None; lists the variants that are published.
     """
-    having = [published for published in PUBLISHED if published.name == name]
+    candidates = [published for published in PUBLISHED if published.name == name]
     if variant is None:
-        variants = [published.variant for published in having]
+        variants = [published.variant for published in candidates]
         raise ValueError(
-            f"{name!r} is published for {', '.join(variants)}: the name alone does not say which. Build the model with "
-            f"it, such as keras_mixer.Mixer{variants[0].replace('/', '')}(weights={name!r}), and save that."
+            f"{name!r} is published for {', '.join(variants)}: the name alone does not identify a file. Build the "
+            f"model with it, such as keras_mixer.Mixer{variants[0].replace('/', '')}(weights={name!r}), and save that."
         )
-    for published in having:
+    for published in candidates:
         sizes = VARIANTS[published.variant]
         if variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
             narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)
@@ -121,49 +119,32 @@ def find(name, variant: Variant | None) -> Published:
 
 
 def download(published: Published) -> Path:
-    """The file of a published checkpoint, downloaded at first use into Keras's cache (`KERAS_HOME`).
+    """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    It appears in the cache only when complete and readable. Its SHA-256 is written beside it then and compared at every
-    later use. Google publishes no checksum, so the first download is trusted as far as https is.
+    The SHA-256 of the first download is stored next to it and compared at every later use. Google publishes no
+    checksum, so the first download is trusted as far as https is.
 
     Raises:
-        OSError: the download failed; nothing is left behind. Run again to try again.
-        ValueError: what came is no Mixer checkpoint, or the cached file has changed since it was downloaded.
+        OSError: the download failed; nothing is left behind.
+        ValueError: the file is not a Mixer checkpoint, or has changed since it was downloaded.
     """
-    folder = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer")
-    target = folder / published.file.replace("/", "-")
-    recorded = target.with_suffix(".sha256")
-    if target.is_file():
-        found = _sha256(target)
-        if not recorded.is_file():  # put there by hand, on a machine without internet
-            own_names(open_arrays(target))
-            recorded.write_text(f"{found}  {target.name}\n", encoding="utf-8")
-        if found != recorded.read_text(encoding="utf-8").split()[0]:
-            raise ValueError(f"{target} has changed since it was downloaded (SHA-256); remove it to download it again.")
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.part"):
-        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
-            stale.unlink(missing_ok=True)
-    partial = folder / f"{target.stem}-{os.getpid()}.part"
-    try:
-        partial.unlink(missing_ok=True)
-        with partial.open("wb") as file:
-            try:
-                download_file(published.url, file, LARGEST_CHECKPOINT, progress=True)
-            except OSError as error:
-                raise OSError(f"{error} Without internet, put the file there by hand: {target}") from error
+    name = published.file.replace("/", "-")
+    checksum = cache_path(name).with_suffix(".sha256")
+
+    def check(file):
         try:
-            own_names(open_arrays(partial))
+            own_names(open_arrays(file))
         except ValueError as error:
-            raise ValueError(f"{published.url} gave no Mixer checkpoint: {error}") from error
-        recorded.write_text(f"{_sha256(partial)}  {target.name}\n", encoding="utf-8")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+            raise ValueError(f"{published.url} is not a Mixer checkpoint: {error}") from error
+        checksum.unlink(missing_ok=True)  # of an earlier download
 
-
-def _sha256(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    file = cached_download(published.url, name, LARGEST_CHECKPOINT, check, progress=True)
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if not checksum.is_file():  # just downloaded, or put there by hand
+        own_names(open_arrays(file))
+        with atomic_write(checksum) as temporary:
+            temporary.write_text(f"{found}  {file.name}\n", encoding="utf-8")
+    if checksum.read_text(encoding="utf-8").split()[:1] != [found]:
+        raise ValueError(f"{file} has changed since it was downloaded (SHA-256); remove it to download it again.")
+    return file

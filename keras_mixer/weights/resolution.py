@@ -2,8 +2,8 @@
 
 Arrays of one block, S tokens, D_S hidden units: kernel_0 (S, D_S), bias_0 (D_S,), kernel_1 (D_S, S), bias_1 (S,).
 
-Source: appendix C of arXiv 2105.01601 for the widening. The paper states it for tokens in the order of tiles; models
-order tokens row by row over the whole image, hence the permutation here. Resampling is ours, not from the paper.
+Source: appendix C of arXiv 2105.01601 for the widening. The paper states it for tokens ordered tile by tile; models
+order them row by row over the whole image, hence the permutation. Resampling is ours, not from the paper.
 """
 
 import dataclasses
@@ -25,33 +25,33 @@ class TokenMlp:
 
 
 def tiles(source_grid, target_grid) -> tuple[int, int] | None:
-    """How many source grids fit into the target `(K_h, K_w)`, or None where a side is no multiple."""
+    """The number of source grids in the target, `(K_h, K_w)`; None unless both sides are multiples."""
     if target_grid[0] % source_grid[0] or target_grid[1] % source_grid[1]:
         return None
     return target_grid[0] // source_grid[0], target_grid[1] // source_grid[1]
 
 
 def widened_dim(tokens_mlp_dim, source_grid, target_grid) -> int:
-    """D_S of the widened model: D_S for every tile. Without whole tiles it stays, and loading says what is wrong."""
+    """D_S of the widened model: D_S times the number of tiles. Unchanged without whole tiles; loading then fails."""
     return tokens_mlp_dim * math.prod(tiles(source_grid, target_grid) or (1,))
 
 
 def widen(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
-    """The paper's rule: every tile of the larger image is mixed by a copy of the MLP, and no tile by another's.
+    """The paper's rule: every tile of the larger image is mixed separately, by its own copy of the MLP.
 
     `S -> n S` and `D_S -> n D_S` for n = K_h K_w tiles.
 
     Args:
         mlp: weights for `source_grid`.
         source_grid: `(g_h, g_w)` rows and columns of tokens.
-        target_grid: the same of the larger image; each side a multiple.
+        target_grid: the same for the larger image; each side a multiple.
 
     Raises:
-        ValueError: a side is no multiple.
+        ValueError: a side is not a multiple.
     """
     counts = tiles(source_grid, target_grid)
     if counts is None:
-        raise ValueError(f"A grid of {target_grid} is not made of whole tiles of {source_grid}.")
+        raise ValueError(f"A grid of {target_grid} does not consist of whole tiles of {source_grid}.")
     count = counts[0] * counts[1]
     tokens, hidden = mlp.kernel_0.shape
     rows = _rows_of_tiles(source_grid, counts)
@@ -67,7 +67,7 @@ def widen(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
 
 
 def _rows_of_tiles(source_grid, counts):
-    """`(n, S)` int: the positions, row by row over the whole grid, of the tokens of each tile in their own order."""
+    """`(n, S)` int: for each tile, the positions of its tokens in the row-by-row order of the whole grid."""
     height, width = source_grid
     positions = np.arange(height * counts[0] * width * counts[1])
     positions = positions.reshape(counts[0], height, counts[1], width)  # (tile row, row, tile column, column)
@@ -75,9 +75,9 @@ def _rows_of_tiles(source_grid, counts):
 
 
 def resample(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
-    """Stretches the weights over the grid like pictures, bilinearly; D_S stays. Not from the paper.
+    """Resizes the weights like images, bilinearly; D_S stays. Not from the paper.
 
-    Incoming weights are divided by the growth of the number of tokens, so that hidden units keep their size.
+    Incoming weights are divided by the growth of the number of tokens, which keeps the scale of the hidden units.
 
     Args:
         mlp: weights for `source_grid`.
@@ -91,11 +91,11 @@ def resample(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
 
 
 def _interpolation(source, target):
-    """`(target, source)`: linear interpolation between cell centres, the border repeated; rows sum to 1."""
+    """`(target, source)`: linear interpolation between cell centers, border repeated; rows sum to 1."""
     centers = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     left = np.minimum(centers.astype(int), max(source - 2, 0))
-    share = centers - left
+    fraction = centers - left
     matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] += 1 - share
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += share
+    matrix[np.arange(target), left] += 1 - fraction
+    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += fraction
     return matrix

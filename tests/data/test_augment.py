@@ -6,7 +6,8 @@ import tensorflow as tf
 from image_files import photographs
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_mixer.data.augment import OPERATIONS, Move, cutmix, mixup, rand_augment
+from keras_mixer.data.batch_mixing import cutmix, mixup
+from keras_mixer.data.randaugment import OPERATIONS, GeometryParameters, rand_augment
 
 STRENGTHS = (0.3, 1.0, 1.5, 2.0)  # levels 3, 10, 15, 20
 
@@ -17,8 +18,8 @@ def photograph(request):
     return image // 2 + 40  # a reduced range, so that stretching shows
 
 
-def move(sign=1.0, fill=128):
-    return Move(tf.constant(sign), tf.constant([1, 2]), fill)
+def geometry(sign=1.0, fill=128):
+    return GeometryParameters(tf.constant(sign), tf.constant([1, 2]), fill)
 
 
 def affine(image, matrix):
@@ -49,7 +50,7 @@ PILLOW = {
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("name", PILLOW)
 def test_colour_operations_equal_pillow(photograph, name, strength):
-    ours = np.asarray(OPERATIONS[name](tf.constant(photograph), strength, move())).astype(int)
+    ours = np.asarray(OPERATIONS[name](tf.constant(photograph), strength, geometry())).astype(int)
     theirs = np.asarray(PILLOW[name](Image.fromarray(photograph), strength)).astype(int)
     difference = np.abs(ours - theirs)
     assert difference.max() <= 1  # rounding of a blend
@@ -68,7 +69,7 @@ def test_geometric_operations_equal_pillow(photograph, strength, sign):
         "TranslateY": (1, 0, 0, 0, 1, shift_y),
     }
     for name, matrix in expected.items():
-        ours = np.asarray(OPERATIONS[name](tf.constant(photograph), strength, move(sign)))
+        ours = np.asarray(OPERATIONS[name](tf.constant(photograph), strength, geometry(sign)))
         if name.startswith("Translate"):  # whole pixels: nothing to round
             np.testing.assert_array_equal(ours, affine(photograph, matrix), name)
         else:  # Pillow samples at pixel centres, half a pixel aside
@@ -102,7 +103,7 @@ def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strengt
     for name, their in theirs.items():  # in graphs, whose optimiser must not round elsewhere
 
         def our(image, sign, name=name):
-            return OPERATIONS[name](image, strength, Move(sign, tf.constant([1, 2]), 128))
+            return OPERATIONS[name](image, strength, GeometryParameters(sign, tf.constant([1, 2]), 128))
 
         for sign in (tf.constant(1.0), tf.constant(-1.0)):
             pictures = [tf.function(function)(tf.constant(photograph), sign) for function in (our, their)]
@@ -111,7 +112,7 @@ def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strengt
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_rotation_equals_pillow(photograph, strength):
-    ours = np.asarray(OPERATIONS["Rotate"](tf.constant(photograph), strength, move())).astype(int)
+    ours = np.asarray(OPERATIONS["Rotate"](tf.constant(photograph), strength, geometry())).astype(int)
     pil = Image.fromarray(photograph)
     theirs = np.asarray(pil.rotate(strength * 30, Image.Resampling.NEAREST, fillcolor=(128,) * 3)).astype(int)
     assert (np.abs(ours - theirs).max(-1) > 0).mean() < 0.01
@@ -120,7 +121,8 @@ def test_rotation_equals_pillow(photograph, strength):
 def test_cutout_is_a_grey_square_of_the_right_size(photograph):
     image = tf.constant(photograph[:160, :160])
     for seed in range(20):
-        cut = np.asarray(OPERATIONS["Cutout"](image, 1.0, Move(tf.constant(1.0), tf.constant([0, seed]), 128)))
+        drawn = GeometryParameters(tf.constant(1.0), tf.constant([0, seed]), 128)
+        cut = np.asarray(OPERATIONS["Cutout"](image, 1.0, drawn))
         changed = (cut != image.numpy()).any(-1)
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         assert np.ptp(rows) < 2 * int(40 * 160 / 224)
@@ -131,7 +133,7 @@ def test_cutout_is_a_grey_square_of_the_right_size(photograph):
 def test_a_flat_picture_stays_flat():
     flat = tf.fill((8, 8, 3), tf.constant(77, tf.uint8))
     for name in ("AutoContrast", "Equalize", "Contrast", "Color", "Sharpness"):
-        np.testing.assert_array_equal(OPERATIONS[name](flat, 1.5, move()), flat, name)
+        np.testing.assert_array_equal(OPERATIONS[name](flat, 1.5, geometry()), flat, name)
 
 
 def test_all_sixteen_operations_of_the_paper_are_drawn_about_equally_often():

@@ -9,7 +9,8 @@ import pytest
 from keras_mixer.data import idx
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.preprocessing import decode_image
-from keras_mixer.data.sources import hold_out, load_source
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import hold_out
 
 NAMES = {"train": 40, "t10k": 10}
 

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mixer.data import pipeline
-from keras_mixer.data.augmentation import Augmentation
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
+from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.sources import load_source
 
 OPTIONS = {
@@ -168,9 +168,9 @@ def test_padded_batches_have_one_size_and_count_every_example_once(digits, size,
     np.testing.assert_array_equal(labels[real].argmax(1), np.concatenate([labels for _, labels in expected]))
 
 
-@pytest.mark.parametrize(("limit", "reads"), [(pipeline.KEPT_BYTES, 1), (0, 3)])
+@pytest.mark.parametrize(("limit", "reads"), [(pipeline.MAX_CACHED_BYTES, 1), (0, 3)])
 def test_a_small_test_part_is_read_once_however_often_it_is_looked_at(digits, limit, reads, monkeypatch):
-    monkeypatch.setattr(pipeline, "KEPT_BYTES", limit)
+    monkeypatch.setattr(pipeline, "MAX_CACHED_BYTES", limit)
     counter = tf.Variable(0)
 
     def counted(element):

@@ -113,3 +113,26 @@ def test_training_crops_cover_the_share_of_the_image_that_is_asked_for(format):
     assert min(aspects) > 0.7
     assert max(aspects) < 1.42
     assert 15 < mirrored < 45
+
+
+def test_a_crop_with_the_aspect_ratio_of_the_image_is_a_slice_at_a_random_place():
+    rows, columns = np.mgrid[:64, :128].astype(np.uint8)
+    image = np.stack([rows, columns, rows * 0], -1)
+    png = encode(image, "PNG")
+
+    def crop(seed, size, area):
+        return np.asarray(training_image(png, size, tf.constant([0, seed]), area=area, aspect=None, flip=False))
+
+    corners = []
+    for seed in range(200):
+        found = crop(seed, (56, 112), ((7 / 8) ** 2,) * 2)  # 7/8 of both sides: nothing is resized
+        top, left = map(int, found[0, 0, :2])
+        np.testing.assert_array_equal(found, image[top : top + 56, left : left + 112])
+        corners.append((top, left))
+    tops, lefts = map(set, zip(*corners, strict=True))
+    assert tops == set(range(9))
+    assert lefts == set(range(17))
+    np.testing.assert_array_equal(crop(0, (32, 48), (1, 1)), evaluation_image(png, (32, 48), "resize"))
+    spans = np.array([np.ptp(crop(seed, (64, 128), (0.25, 1)), axis=(0, 1))[:2] for seed in range(50)]) / (64, 128)
+    np.testing.assert_allclose(spans[:, 0], spans[:, 1], atol=0.03)
+    assert 0.48 < spans.min() < 0.6 < 0.9 < spans.max() <= 1

@@ -5,7 +5,8 @@ from image_files import encode, photographs, write_folder
 
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.preprocessing import decode_image
-from keras_mixer.data.sources import hold_out, load_source, stratified_split
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import hold_out, stratified_split
 
 
 def test_digits_are_the_1797_of_scikit_learn_split_for_ever_the_same():
@@ -57,16 +58,16 @@ def test_files_that_are_no_images_by_name_are_ignored(tmp_path):
 
 
 def test_useless_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds none"):
+    with pytest.raises(ValueError, match="contains none"):
         load_source(str(tmp_path))
     (tmp_path / "one").mkdir()
     with pytest.raises(ValueError, match=r"only one \(one\)"):
         load_source(str(tmp_path))
     (tmp_path / "two").mkdir()
-    with pytest.raises(ValueError, match=r"one holds no image \(.jpg"):
+    with pytest.raises(ValueError, match=r"one contains no images \(.jpg"):
         load_source(str(tmp_path))
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match="no 'test' beside it"):
+    with pytest.raises(ValueError, match="no 'test' next to it"):
         load_source(str(tmp_path))
     with pytest.raises(ValueError, match="neither 'digits', nor an existing folder"):
         load_source("surely_no_such_dataset")

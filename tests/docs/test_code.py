@@ -1,8 +1,8 @@
-"""What README and the guides print runs: commands and Python, page by page, from top to bottom.
+"""Runs the commands and Python code of README and the guides, page by page, from top to bottom.
 
-Stand-ins take the place of what a test cannot have: two small folders of pictures for `photos`, a tiny model and a few
-steps for every training, the digits model for published weights. A block that cannot run says so in a comment above it;
-its commands must parse and its imports exist all the same.
+Tests use stand-ins: two small image folders for `photos`, a tiny model and a few steps for every training run, the
+digits model for published weights. A block that cannot run is marked by a comment above it; its commands must parse
+and its imports must exist all the same.
 """
 
 import ast
@@ -25,7 +25,7 @@ from keras_mixer.weights import registry
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the guides are on TensorFlow")
 
-REASONS = {  # why a block may not run
+REASONS = {  # accepted reasons for not running a block
     "downloads published weights",
     "downloads LiteRT.js",
     "needs ImageNet",
@@ -36,7 +36,7 @@ REASONS = {  # why a block may not run
     "several trainings",
     "starts a server",
 }
-MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # minutes to hours: parsed only
+MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
 OTHER_PROGRAMS = {
     "python3",
     "python3.12",
@@ -50,7 +50,7 @@ OTHER_PROGRAMS = {
     "mkdocs",
     "pip-licenses",
 }
-SMALL = {  # the settings of every training here
+SMALL = {  # settings of every training run in these tests
     "variant": "tiny/4",
     "num_blocks": 1,
     "hidden_dim": 16,
@@ -63,12 +63,12 @@ SMALL = {  # the settings of every training here
     "randaugment_num_ops": 0,
 }
 STAND_IN = "runs/digits/model.keras"  # for published weights
-SIDE, LARGE, TIMES = 16, 224, 14  # pixels: large sides are divided
+SIDE, LARGE, TIMES = 16, 224, 14  # pixels; sides from LARGE on are divided by TIMES
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A folder with everything that the pages take for given."""
+    """A folder with everything that the pages assume."""
     folder = tmp_path_factory.mktemp("table")
     for name in ("docs/images", "saved_models"):
         shutil.copytree(ROOT / name, folder / name)
@@ -80,9 +80,9 @@ def table(tmp_path_factory):
 
 
 def shrunk(arguments):
-    """A command with what a test can afford in place of what the page asks for; the last option wins.
+    """A command with small settings appended; the last value of an option wins.
 
-    Exports of a model that has hardly been trained may change its mind: quantization is not judged here.
+    Quantization may change the predictions of a barely trained model, so its accuracy is not checked here.
     """
     command, *rest = arguments
     if command == "export":
@@ -104,13 +104,13 @@ def shrunk(arguments):
 
 
 def small_fit(recipe, *, workdir, **overrides):
-    """`keras_mixer.fit` with the same stand-ins."""
+    """`keras_mixer.fit` with the same small settings."""
     fields = {"image_size": SIDE} | overrides | SMALL | {"xla_on_cpu": False}
     return loop.fit(recipe, workdir=workdir, log=lambda line: None, **fields)
 
 
 def commands(code):
-    """`(program, arguments)` of a block of shell, variables in front left out."""
+    """`(program, arguments)` of each command in a shell block, without leading variables."""
     for line in code.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s&&\s", line):
             words = shlex.split(part, comments=True)
@@ -121,11 +121,11 @@ def commands(code):
 
 
 class Parsed(Exception):
-    """A command line was understood."""
+    """Raised after a command line was parsed."""
 
 
 def parse(arguments, monkeypatch):
-    """Fails unless a command has all these options with such values; runs nothing."""
+    """Fails unless a command accepts these options and values; runs nothing."""
     real = tyro.cli
 
     def only_parse(function, **options):
@@ -147,7 +147,7 @@ def run_shell(code, run):
         if program == "keras-mixer":
             run(arguments)
         else:
-            assert program in OTHER_PROGRAMS | {"pytest"}, f"{program} is no program that the pages may call"
+            assert program in OTHER_PROGRAMS | {"pytest"}, f"{program} is not a program that the pages may call"
 
 
 def run_python(code, names, capsys):
@@ -173,7 +173,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
 
     def run(arguments):
         assert cli.main(shrunk(arguments)) == 0, capsys.readouterr().err
-        if arguments[0] == "train" and "--workdir" in arguments:  # the next page that types the same finds it done
+        if arguments[0] == "train" and "--workdir" in arguments:  # so that later pages find it finished
             workdir = arguments[arguments.index("--workdir") + 1]
             shutil.copytree(workdir, table / workdir, dirs_exist_ok=True)
 
@@ -187,7 +187,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
         elif block.language == "python":
             only_imports(block.code) if block.not_run else run_python(block.code, names, capsys)
         else:
-            assert block.language in ("text", "json"), f"{page}: a block in {block.language!r} is checked by nobody"
+            assert block.language in ("text", "json"), f"{page}: no check for blocks in {block.language!r}"
 
 
 def test_a_command_that_does_not_parse_is_found(monkeypatch):

@@ -1,4 +1,4 @@
-"""The reference holds every name, command, option and recipe; troubleshooting quotes messages that are raised."""
+"""The reference lists every name, command, option and recipe; troubleshooting quotes existing messages."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ from keras_mixer.training.recipe import Recipe
 
 REFERENCE = ROOT / "docs" / "reference"
 MESSAGES = re.compile(r"^> `(.+)`$", re.M)
-OF_OTHERS = {  # what Python and TensorFlow say
+OF_OTHERS = {  # messages of Python and TensorFlow
     "No module named 'tensorflow'",
     "Detected incompatible Protobuf Gencode/Runtime versions when loading tensorflow_metadata/...",
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -25,7 +25,7 @@ OF_OTHERS = {  # what Python and TensorFlow say
 
 @pytest.fixture(scope="module")
 def generated():
-    """The hook that writes tables while the site is built."""
+    """The MkDocs hook that generates tables."""
     specification = importlib.util.spec_from_file_location("generated", ROOT / "docs" / "generated.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -85,7 +85,7 @@ def test_the_table_of_recipes_has_a_row_for_each(generated):
 
 
 def texts():
-    """Every string of the package that is no docstring, what is filled in as a zero byte."""
+    """Every string of the package, with formatted values as a zero byte."""
     for path in (ROOT / "keras_mixer").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
@@ -97,11 +97,11 @@ def texts():
 def test_messages_in_troubleshooting_are_those_of_the_package():
     quoted = MESSAGES.findall((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"))
     assert len(quoted) == len(set(quoted)) > 60
-    said = set(texts())
+    known = set(texts())
     for message in set(quoted) - OF_OTHERS:
         parts = [re.escape(part) for part in message.removesuffix("...").split("...")]
         pattern = re.compile("(?:.*\0.*)".join(parts), re.S)
-        assert any(pattern.match(text) for text in said), f"No error says: {message}"
+        assert any(pattern.match(text) for text in known), f"Not a message of the package: {message}"
 
 
 def test_the_card_of_the_digits_model_counts_right():

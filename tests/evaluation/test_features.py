@@ -29,7 +29,7 @@ def test_the_file_holds_the_features_of_every_image_in_order(tiny_mixer, data, t
 
 def test_mistakes_leave_no_file(tiny_mixer, data, tmp_path):
     model = tiny_mixer(input_shape=(16, 24, 3))
-    with pytest.raises(ValueError, match="11 images, not the 12"):
+    with pytest.raises(ValueError, match="Expected 12 images, got 11"):
         write_features(model, data[2], 12, tmp_path / "f.npz")
     with pytest.raises(ValueError, match=r"Unknown features \['block_9'\].*block_0/token_mixing"):
         write_features(model, data[2], 11, tmp_path / "f.npz", layer="block_9")

@@ -6,8 +6,7 @@ from keras_mixer.evaluation.few_shot import least_squares
 
 
 def oracle(features, labels, classes, l2, queries):
-    """Scores by the normal equations, written from the definition: augmented least squares without any decomposition
-    of ours."""
+    """Scores by augmented least squares, written from the definition, independently of our decomposition."""
     features, queries = features.astype(np.float64), queries.astype(np.float64)
     mean, deviation = features.mean(0), np.sqrt(((features - features.mean(0)) ** 2).mean(0)) + 1e-5
     x, z = (np.hstack([(part - mean) / deviation, np.full((len(part), 1), 100.0)]) for part in (features, queries))
@@ -36,7 +35,7 @@ def test_a_feature_that_never_changes_does_no_harm(rng):
 
 @pytest.fixture
 def data(rng):
-    """Three classes that differ in colour, 8 images each to learn from and 11 in all to measure."""
+    """Three classes that differ in colour: 8 training images per class and 11 test images in total."""
 
     def batches(labels, size):
         images = rng.integers(0, 60, (len(labels), 16, 16, 3)).astype(np.uint8)

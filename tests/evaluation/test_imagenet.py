@@ -5,12 +5,12 @@ import pytest
 from image_files import encode
 from tfds_files import write_tfds
 
+from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.evaluation import imagenet
-from keras_mixer.evaluation.prepared import NotPrepared
 
 
 class Fixed:
-    """A classifier that reads its guess off the first pixel."""
+    """A classifier that predicts the value of the first pixel."""
 
     output_shape = (None, 1000)
 
@@ -23,7 +23,7 @@ def picture(value):
 
 
 SETS = [[3, 5], [], [7], [10, 200, 4], [0]]
-GUESSES = [5, 1, 6, 200, 0]  # right, left out, wrong, right, right
+GUESSES = [5, 1, 6, 200, 0]  # correct, left out, wrong, correct, correct
 
 
 def check(split):
@@ -69,7 +69,7 @@ def test_real_from_tfds(tmp_path):
 def test_real_from_a_label_file_goes_by_the_number_in_the_file_name(tmp_path):
     (tmp_path / "real.json").write_text(json.dumps(SETS))
     for i, guess in enumerate(GUESSES):
-        folder = tmp_path / "images" / f"n{9 - i}"  # sorted by class folder the order would be another
+        folder = tmp_path / "images" / f"n{9 - i}"  # not the order of the class folders
         folder.mkdir(parents=True)
         (folder / f"ILSVRC2012_val_{i + 1:08}.JPEG").write_bytes(encode(picture(guess), "PNG"))
     check(imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path / "images"))

@@ -148,11 +148,11 @@ def test_a_model_without_head_exports_its_features_alone(tiny_mixer, registry, r
     assert predictor.description.class_names == ()
     assert compare(model, path, [(pixels, np.zeros(3))], Threshold(max_difference=1e-5)).passed
     for format in ("tflite", "onnx", "web"):
-        with pytest.raises(ValueError, match="A model without head has no classes"):
+        with pytest.raises(ValueError, match="A model without a head has no classes"):
             write(model, format, tmp_path)
     model.save(tmp_path / "model.keras")
     for holder in (path, tmp_path / "model.keras"):
-        with pytest.raises(ValueError, match=r"without head has no classes to predict.*include_top=True"):
+        with pytest.raises(ValueError, match=r"without a head has no classes to predict.*include_top=True"):
             load_predictor(holder)
     assert {item.name for item in tmp_path.iterdir()} <= {"features", "model.keras", "home", "registry"}
 

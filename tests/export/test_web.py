@@ -124,7 +124,7 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
         browser.wait()
     failed, upright, turned, *classified = posted[0]["seen"]
     assert turned["probabilities"] == upright["probabilities"]
-    assert failed["message"].startswith("no.png is no picture that this browser can read")
+    assert failed["message"].startswith("no.png is not an image that this browser can read")
     for result, name in zip(classified, ["large.png", "small.png"], strict=True):
         image = np.asarray(evaluation_image(pictures[name], (16, 24), crop), np.float32)
         expected = np.asarray(classifier(image[None]))[0]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
-from keras_mixer.inspect.figures import check_picture_path, write_figure
+from keras_mixer.inspect.figures import check_figure_path, write_figure
 
 CONFUSION = np.array([[5, 0, 3], [1, 0, 0], [0, 2, 8]])
 
@@ -26,7 +26,7 @@ def test_pictures_are_the_same_file_each_time_and_have_known_endings(tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
-    with pytest.raises(ValueError, match=r"\.png or \.svg, unlike"):
+    with pytest.raises(ValueError, match=r"ending in \.png or \.svg, got"):
         write_figure(confusion_figure(CONFUSION, "abc"), tmp_path / "a.pdf")
     with pytest.raises(ValueError, match="not overwritten"):
-        check_picture_path(tmp_path / "c.png")
+        check_figure_path(tmp_path / "c.png")

@@ -2,7 +2,7 @@ import keras
 import pytest
 
 import keras_mixer
-from keras_mixer.inspect.cost import exact_cost, throughput, traced_macs
+from keras_mixer.inspect.cost import exact_cost, traced_macs
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((16, 16, 3), 4), ((16, 24, 1), (8, 4)), ((32, 16, 4), 16)], ids=str)
@@ -22,9 +22,3 @@ def test_attention_is_counted_too():
     tokens = keras.Input((10, 32))
     y = keras.layers.MultiHeadAttention(4, 8)(tokens, tokens)
     assert traced_macs(keras.Model(tokens, y)) == 4 * 10 * 32 * 32 + 2 * 10 * 10 * 32
-
-
-def test_throughput_measures_every_batch_size(tiny_mixer):
-    found = throughput(tiny_mixer(num_blocks=1), (1, 3), seconds=0.05)
-    assert [item.batch_size for item in found] == [1, 3]
-    assert all(item.images_per_second > 0 for item in found)

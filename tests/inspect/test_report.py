@@ -50,8 +50,8 @@ def test_mistakes_leave_no_page(run, tmp_path):
     (tmp_path / "there.html").write_text("precious")
     for runs, output, message in [
         ([], "r.html", "at least one"),
-        ([tmp_path], "r.html", "no finished run"),
-        ([run], "r.pdf", "written as .html"),
+        ([tmp_path], "r.html", "not a finished run"),
+        ([run], "r.pdf", "ending in .html"),
         ([run], "there.html", "not overwritten"),
     ]:
         with pytest.raises(ValueError, match=message):

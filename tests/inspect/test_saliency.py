@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from image_files import encode, photographs
 
-from keras_mixer.inspect.saliency import overlay, saliency, write_picture
+from keras_mixer.inspect.saliency import overlay, saliency, write_saliency
 
 pytestmark = pytest.mark.backends
 
@@ -17,7 +17,7 @@ def test_the_map_adds_up_to_the_logit(tiny_mixer, rng):
     for index in (0, 7):
         activation = saliency(model, image, index)
         assert activation.shape == (16, 24)
-        # stretched by a whole factor, the mean over pixels is the mean over cells, up to the border
+        # resized by an integer factor, the mean over pixels is that over cells, except at the border
         cells = np.asarray(tf.image.resize(activation[..., None], (4, 6), antialias=True))[..., 0]
         assert abs(cells.mean() + bias[index] - logits[index]) < 0.15 * np.abs(activation).max()
     np.testing.assert_array_equal(saliency(model, image), saliency(model, image, int(logits.argmax())))
@@ -26,7 +26,7 @@ def test_the_map_adds_up_to_the_logit(tiny_mixer, rng):
 def test_the_map_points_at_the_part_that_speaks_for_the_class(tiny_mixer):
     model = tiny_mixer(include_preprocessing=False, classifier_activation=None, num_blocks=1)
     block = model.get_layer("mixer_block_0")
-    for mlp in (block.token_mixing, block.channel_mixing):  # no mixing: a token sees its own patch alone
+    for mlp in (block.token_mixing, block.channel_mixing):  # no mixing: a token sees only its own patch
         mlp.dense_1.kernel.assign(np.zeros(mlp.dense_1.kernel.shape))
     image = np.zeros((16, 16, 3), np.float32)
     image[8:12, 4:8] = 1
@@ -41,15 +41,15 @@ def test_a_picture_is_written_for_the_class_that_is_asked_for(tiny_mixer, tmp_pa
     model = tiny_mixer(input_shape=(32, 32, 3))
     model.class_names = tuple("abcdefghij")
     (tmp_path / "photograph.jpg").write_bytes(encode(photographs()[0], "JPEG"))
-    assert write_picture(model, tmp_path / "photograph.jpg", tmp_path / "s.png", "c") == "c"
+    assert write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "s.png", "c") == "c"
     picture = tf.io.decode_png((tmp_path / "s.png").read_bytes())
     assert picture.shape == (256, 256, 3)
     with pytest.raises(ValueError, match="not overwritten"):
-        write_picture(model, tmp_path / "photograph.jpg", tmp_path / "s.png")
-    with pytest.raises(ValueError, match="Unknown class 'z'; the model knows a, b"):
-        write_picture(model, tmp_path / "photograph.jpg", tmp_path / "t.png", "z")
+        write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "s.png")
+    with pytest.raises(ValueError, match="Unknown class 'z'; the model has a, b"):
+        write_saliency(model, tmp_path / "photograph.jpg", tmp_path / "t.png", "z")
     with pytest.raises(FileNotFoundError, match="There is no image file"):
-        write_picture(model, tmp_path / "nothing.jpg", tmp_path / "t.png")
+        write_saliency(model, tmp_path / "nothing.jpg", tmp_path / "t.png")
 
 
 def test_colours_say_for_and_against():

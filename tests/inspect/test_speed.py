@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_mixer import cli
-from keras_mixer.inspect.speed import Case, limit_operations, prepare, prepare_limit, rounds
+from keras_mixer.inspect.speed import Case, limit_operations, prepare, prepare_limit, throughput, time_calls
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -29,9 +29,15 @@ def test_every_case_can_be_called_again_and_again(precision):
     assert np.isfinite(prepare_limit(precision, side=16)())
 
 
-def test_rounds_are_at_least_three_and_take_about_the_time_given():
-    assert len(rounds(lambda: None, 0.0)) == 3
-    assert sum(rounds(lambda: None, 0.05)) <= 0.06
+def test_calls_are_timed_at_least_three_times_and_for_about_the_given_seconds():
+    assert len(time_calls(lambda: None, 0.0)) == 3
+    assert sum(time_calls(lambda: None, 0.05)) <= 0.06
+
+
+def test_throughput_measures_every_batch_size(tiny_mixer):
+    found = throughput(tiny_mixer(num_blocks=1), (1, 3), seconds=0.05)
+    assert [item.batch_size for item in found] == [1, 3]
+    assert all(item.images_per_second > 0 for item in found)
 
 
 def test_the_command_prints_a_table_and_writes_what_it_measured(tmp_path, capsys):

@@ -8,13 +8,13 @@ from keras_mixer.inspect.token_weights import (
     mean_radial_frequency,
     mosaic,
     stem_figure,
-    token_pictures,
+    unit_weights,
     weights_figure,
 )
 
 
 def wave(shape, cycles, phase=0.0):
-    """A plane wave of `cycles` (rows, columns) over the picture."""
+    """A plane wave with `cycles` (rows, columns) over the image."""
     y, x = np.meshgrid(*(np.arange(side) / side for side in shape), indexing="ij")
     return np.cos(2 * np.pi * (cycles[0] * y + cycles[1] * x) + phase)
 
@@ -40,34 +40,34 @@ def test_planted_waves_come_out_in_order_with_their_opposites_beside_them(shape,
 
 
 def test_a_dead_unit_comes_last_and_an_odd_one_alone():
-    pictures = np.array(
+    weights = np.array(
         [np.zeros((6, 6)), wave((6, 6), (2, 2)), wave((6, 6), (0, 1)), -wave((6, 6), (0, 1)), [[1] * 6] * 6]
     )
-    result = arrange(pictures)
+    result = arrange(weights)
     assert result.order[0] == 4
     assert result.order[-1] == 0
     assert np.isinf(result.frequency[0])
     assert len(result.similarity) == 2
 
 
-def test_pictures_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
+def test_weights_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
     model = tiny_mixer(input_shape=(16, 24, 3))
-    pictures = token_pictures(model, 1)
-    assert pictures.shape == (16, 4, 6)
+    weights = unit_weights(model, 1)
+    assert weights.shape == (16, 4, 6)
     kernel = model.get_layer("mixer_block_1").token_mixing.dense_0.get_weights()[0]
-    assert pictures[5, 2, 3] == kernel[2 * 6 + 3, 5]
-    with pytest.raises(ValueError, match="blocks 0 to 1, not 2"):
-        token_pictures(model, 2)
+    assert weights[5, 2, 3] == kernel[2 * 6 + 3, 5]
+    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
+        unit_weights(model, 2)
 
 
 def test_units_of_a_widened_model_are_shown_on_their_tile(tiny_mixer):
     model = tiny_mixer(input_shape=(16, 24, 3))
-    before = token_pictures(model, 0)
+    before = unit_weights(model, 0)
     wide = keras_mixer.change_resolution(model, (32, 48, 3))
-    assert token_pictures(wide, 0).shape == (64, 8, 12)
-    np.testing.assert_array_equal(token_pictures(wide, 0, (4, 6)), np.concatenate([before] * 4))
-    with pytest.raises(ValueError, match="8 x 12 tokens is not made of whole tiles"):
-        token_pictures(wide, 0, (3, 6))
+    assert unit_weights(wide, 0).shape == (64, 8, 12)
+    np.testing.assert_array_equal(unit_weights(wide, 0, (4, 6)), np.concatenate([before] * 4))
+    with pytest.raises(ValueError, match="divides 8 x 12 tokens, got 3 x 6"):
+        unit_weights(wide, 0, (3, 6))
 
 
 def test_a_mosaic_keeps_pairs_in_one_row():

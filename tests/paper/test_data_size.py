@@ -50,7 +50,7 @@ def test_parts_of_a_tfds_split_are_slices():
     assert part_of(recipe, Source, 100, "nowhere").train_split == "train[:100]"
     sliced = dataclasses.replace(recipe, train_split="train[:99%]")
     assert part_of(sliced, Source, 100, "nowhere").train_split == "train[:100]"
-    with pytest.raises(ValueError, match="must begin at the beginning"):
+    with pytest.raises(ValueError, match="starts at the first image"):
         part_of(dataclasses.replace(recipe, train_split="train[10%:]"), Source, 100, "nowhere")
 
 
@@ -72,7 +72,7 @@ def test_all_parts_train_the_same_number_of_steps(tmp_path, monkeypatch):
     assert len(calls) == 4
     (ax,) = data_size_figure(results, sizes).axes
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.375, 0.875])
-    with pytest.raises(ValueError, match="smallest part has 14 images, a batch 64"):
+    with pytest.raises(ValueError, match="smallest subset has 14 images, a batch 64"):
         data_size_experiment(TINY, tmp_path / "other", fractions=(0.01, 1.0))
-    with pytest.raises(ValueError, match=r"unlike \[1.5\]"):
+    with pytest.raises(ValueError, match=r"got \[1.5\]"):
         data_size_experiment(TINY, tmp_path / "other", fractions=(1.5,))

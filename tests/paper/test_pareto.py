@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_mixer.inspect.cost import Throughput
 from keras_mixer.inspect.figures import write_figure
+from keras_mixer.inspect.speed import Throughput
 from keras_mixer.paper.pareto import OwnPoint, pareto_figure, pareto_front, throughput_figure
 from keras_mixer.paper.published import TABLE_2, TABLE_3
 

@@ -44,7 +44,7 @@ def test_a_group_sees_its_own_channels_and_weights_alone(rng):
     layer.kernel_0.assign(kernel)
     changed = np.abs(numpy(layer(x)) - before).max((0, 1)) > 1e-6
     assert changed.tolist() == [False] * 4 + [True] * 2 + [False] * 2
-    with pytest.raises(ValueError, match="8 channels do not fall into 3"):
+    with pytest.raises(ValueError, match="8 channels cannot be split into 3"):
         GroupedTokenMlp(3, 5).build((None, 12, 8))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,9 +6,13 @@ import pytest
 import tensorflow as tf
 from tfds_files import write_tfds
 
-from keras_mixer.evaluation.prepared import NotPrepared
+from keras_mixer.data.prepared import NotPrepared
+from keras_mixer.paper import vtab
 from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
+from keras_mixer.training import loop
+from keras_mixer.training.callbacks import Checkpoints, TrainingDiverged
+from keras_mixer.training.optimizers import build_schedule
 
 GREY = np.full((16, 16, 1), 7, np.uint8)
 
@@ -107,12 +112,12 @@ def colours(tmp_path):
 def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, colours, tmp_path):
     model = tiny_mixer(classes=5, num_blocks=1)
     before = model.get_weights()
-    settings = VtabSettings(learning_rates=(1e-9, 0.3), steps=12, batch_size=32, image_size=16)
+    settings = VtabSettings(learning_rates=(1e-50, 0.3), steps=12, batch_size=32, image_size=16)
     lines = []
     options = {"data_dir": colours, "settings": settings, "log": lines.append}
     result = vtab_1k(model, tmp_path / "report", tasks=["svhn", "resisc45"], **options)
     assert result.tasks["svhn"]["accuracy"] == 1.0
-    assert result.tasks["svhn"]["learning_rate"] == 0.3  # the other teaches nothing
+    assert result.tasks["svhn"]["learning_rate"] == 0.3  # the other is 0 in float32
     assert "by hand" in result.absent["resisc45"]
     result = vtab_1k(model, tmp_path / "report", **options)
     assert list(result.tasks) == ["svhn"]
@@ -122,10 +127,101 @@ def test_a_report_learns_what_is_there_lists_the_rest_and_goes_on(tiny_mixer, co
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert json.loads((tmp_path / "report" / "vtab.json").read_text())["results"].keys() == {"svhn"}
-    with pytest.raises(ValueError, match="is of other settings"):
+    assert not list((tmp_path / "report" / "runs").iterdir())  # the runs are removed once their results are stored
+    with pytest.raises(ValueError, match="has other settings"):
         vtab_1k(model, tmp_path / "report", data_dir=colours, settings=VtabSettings(steps=3))
     with pytest.raises(ValueError, match="Unknown tasks cars; valid ones are caltech101"):
         vtab_1k(model, tmp_path / "report", tasks=["cars"])
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The classifiers that the fine-tunings of a test end with, in order."""
+    models = []
+
+    def fit_model(recipe, **options):
+        result = loop.fit_model(recipe, **options)
+        models.append(result.model)
+        return result
+
+    monkeypatch.setattr(vtab, "fit_model", fit_model)
+    return models
+
+
+def distance(one, other):
+    return max(np.abs(a - b).max() for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+QUICK = VtabSettings(learning_rates=(0.03, 0.3), steps=6, batch_size=32, seeds=(0, 1), image_size=16)
+
+
+def test_an_interrupted_report_resumes_to_the_same_weights(tiny_mixer, colours, tmp_path, kept, monkeypatch):
+    model = tiny_mixer(classes=5, num_blocks=1)
+    options = {"tasks": ["svhn"], "data_dir": colours, "settings": QUICK, "log": lambda line: None}
+    expected = vtab_1k(model, tmp_path / "whole", **options).tasks["svhn"]
+    uninterrupted = kept[:]
+    assert len(uninterrupted) == 4  # two learning rates, two seeds
+    assert distance(*uninterrupted[2:]) > 1e-4  # a seed decides the order of the data
+    monkeypatch.setattr(vtab, "CHECKPOINT_EVERY_STEPS", 2)
+    kept.clear()
+    steps = 0
+
+    def crash(self, batch, logs=None, original=Checkpoints.on_train_batch_begin):
+        nonlocal steps
+        original(self, batch, logs)  # which may write a checkpoint
+        steps += 1
+        if steps in (4, 6 + 6):  # after step 3 of the first run and of the second
+            raise RuntimeError("power failure")
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_begin", crash)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power failure"):
+            vtab_1k(model, tmp_path / "crashed", **options)
+    folder = tmp_path / "crashed" / "runs" / "svhn"
+    assert {item.name for item in folder.iterdir()} == {"accuracies.json", "validation_svhn_lr_0.3_seed_0"}
+    result = vtab_1k(model, tmp_path / "crashed", **options).tasks["svhn"]
+    assert steps == 4 * 6 + 2 * 2  # at each crash one step was lost and one had begun
+    assert [distance(one, other) for one, other in zip(uninterrupted, kept, strict=True)] == [0.0] * 4
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+
+
+@pytest.mark.backends
+def test_several_devices_fine_tune_to_the_weights_of_one(tiny_mixer, colours, tmp_path, kept):
+    model = tiny_mixer(classes=5, num_blocks=1)
+    options = {"tasks": ["svhn"], "data_dir": colours, "log": lambda line: None}
+    options["settings"] = dataclasses.replace(QUICK, learning_rates=(0.03,), seeds=(0,))
+    one, several = (
+        vtab_1k(model, tmp_path / devices, devices=devices, **options).tasks["svhn"] for devices in ("cpu", "2")
+    )
+    assert distance(*kept) <= 1e-6
+    assert several["accuracy"] == one["accuracy"]
+    options["settings"] = dataclasses.replace(options["settings"], precision="mixed_bfloat16")
+    vtab_1k(model, tmp_path / "bfloat16", devices="cpu", **options)
+    assert 0 < distance(kept[0], kept[2]) < 1e-2
+
+
+def test_a_diverged_fine_tuning_counts_as_zero(tiny_mixer, colours, tmp_path, monkeypatch):
+    def diverge(recipe, **options):
+        raise TrainingDiverged("The loss is nan at step 3.")
+
+    monkeypatch.setattr(vtab, "fit_model", diverge)
+    lines = []
+    options = {"tasks": ["svhn"], "data_dir": colours, "settings": VtabSettings(image_size=16), "log": lines.append}
+    assert vtab_1k(tiny_mixer(classes=5, num_blocks=1), tmp_path / "report", **options).tasks["svhn"]["accuracy"] == 0
+    assert lines[0] == "svhn: The loss is nan at step 3."
+
+
+def test_the_recipe_of_a_task_is_that_of_the_paper():
+    settings = VtabSettings()
+    pets, count = (settings.recipe(VTAB_TASKS[name], 0.003, 0) for name in ("pets", "clevr_count"))
+    assert (pets.steps, pets.global_batch_size, pets.warmup_steps, pets.optimizer) == (500, 512, 100, "sgd")
+    assert (pets.clip_norm, pets.weight_decay, pets.mixup_alpha, pets.image_size) == (1.0, 0.0, 0.0, 448)
+    schedule = build_schedule(pets, 500)
+    steps = [0, 50, 99, 100, 199, 200, 299, 300, 399, 400, 499]
+    rates = [0, 0.5, 0.99, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose([float(schedule(step)) for step in steps], np.multiply(rates, 0.003), rtol=1e-5)
+    assert (pets.crop_area, pets.crop_aspect, pets.flip) == ((49 / 64, 49 / 64), None, True)
+    assert (count.crop_area, count.crop_aspect, count.flip) == ((1.0, 1.0), None, False)
 
 
 def test_what_needs_no_hand_says_the_command(tmp_path):

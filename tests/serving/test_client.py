@@ -157,7 +157,7 @@ def test_an_unreadable_file_is_named(client, images, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"d\.jpg"):
         predict_files(client, [*paths, tmp_path / "d.jpg"])
     assert [prediction.image for prediction in predict_files(client, [paths[2], paths[0]])] == [*map(str, paths[::-2])]
-    with pytest.raises(ValueError, match="names its 5 best classes only; ask for --top-k 5"):
+    with pytest.raises(ValueError, match="returns only its 5 best classes; use --top-k 5"):
         predict_files(client, paths[:1], top_k=6)
 
 
@@ -239,7 +239,7 @@ def test_what_is_no_tensorflow_serving_is_told(images):
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as other:
         thread = threading.Thread(target=other.serve_forever, args=(0.05,))
         thread.start()
-        with pytest.raises(ServingError, match="something that is no JSON: is it the REST port"):
+        with pytest.raises(ServingError, match="something that is not JSON: is it the REST port"):
             connect(f"http://127.0.0.1:{other.server_port}/v1/models/mixer").classify(images)
         other.shutdown()
         thread.join()
@@ -247,7 +247,7 @@ def test_what_is_no_tensorflow_serving_is_told(images):
 
 @pytest.mark.parametrize("url", ["", "localhost:8501", "http://localhost:8501/", "grpc://localhost/x", "ftp://a:1/b"])
 def test_a_url_that_is_no_server_is_refused(url):
-    with pytest.raises(ValueError, match="expected http://HOST:8501/v1/models/NAME"):
+    with pytest.raises(ValueError, match="Expected a server like http://HOST:8501/v1/models/NAME"):
         connect(url)
 
 

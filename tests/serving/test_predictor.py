@@ -66,7 +66,7 @@ def test_useless_paths_are_refused(classifier, photograph, tmp_path):
     with pytest.raises(FileNotFoundError, match="no model at"):
         load_predictor(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="does not contain a model"):
         load_predictor(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="did not finish"):

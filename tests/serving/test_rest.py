@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from keras_mixer.serving.protocol import ServingError
-from keras_mixer.serving.rest import answers_in, content_of, statuses_in
+from keras_mixer.serving.protocol import ServingError, statuses_in
+from keras_mixer.serving.rest import answers_in, content_of
 
 ROW = {"probabilities": [0.25, 0.75], "classes": [1, 0], "labels": ["b", "a"]}
 
@@ -51,6 +51,6 @@ def test_a_malformed_status_is_a_serving_error(content):
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_a_serving_error(data):
-    with pytest.raises(ServingError, match="that is no JSON"):
+    with pytest.raises(ServingError, match="that is not JSON"):
         content_of(data, "it answered 200")
     assert content_of(json.dumps([1]).encode(), "it") == {"error": [1]}

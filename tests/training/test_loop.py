@@ -14,9 +14,10 @@ from image_files import encode, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_mixer
-from keras_mixer import cli
+from keras_mixer import cli, models
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.layers import PatchEmbed
 from keras_mixer.training import loop
 from keras_mixer.training.callbacks import Checkpoints, RunStopped, TrainingDiverged
 from keras_mixer.training.checkpoints import list_checkpoints
@@ -89,14 +90,14 @@ def test_another_configuration_never_touches_a_run(tmp_path):
 
 def test_an_address_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"not the address gs://bucket/run"):
+    with pytest.raises(ValueError, match=r"got the address gs://bucket/run"):
         keras_mixer.fit("smoke", workdir="gs://bucket/run")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(ValueError, match=r"something else already \(thesis.txt\)"):
+    with pytest.raises(ValueError, match=r"other files \(thesis.txt\)"):
         run(tmp_path)
 
 
@@ -259,6 +260,80 @@ def test_a_run_can_be_given_in_steps_and_start_with_a_head_bias(tmp_path):
     assert result.history["step"] == [5, 7]
     np.testing.assert_allclose(result.model.get_layer("head").get_weights()[1], -2, atol=1e-6)
     assert result.history["val_loss"][-1] == pytest.approx(10 * np.log1p(np.exp(-2)) + 2, rel=1e-4)
+
+
+@pytest.mark.backends
+def test_an_epoch_can_be_given_in_steps(tmp_path):
+    result = run(tmp_path / "steps", steps=7, steps_per_epoch=3)
+    assert result.history["step"] == [3, 6, 7]
+    assert run(tmp_path / "epochs", epochs=2, steps_per_epoch=4).history["step"] == [4, 8]
+
+
+def test_a_run_builds_one_model_to_train_and_one_to_keep(tmp_path, monkeypatch):
+    built = []
+
+    class Counted(PatchEmbed):
+        def __init__(self, *arguments, **options):
+            built.append(options)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(models, "PatchEmbed", Counted)
+    run(tmp_path, epochs=1)
+    assert len(built) == 2
+
+
+def small_network():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 127.5, offset=-1)(image))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(16, "relu")(x))
+    return keras.Model(image, keras.layers.Dense(10)(keras.layers.Dropout(0.1)(x)), name="small_network")
+
+
+@pytest.mark.parametrize("kind", ["mixer", "other"])
+@pytest.mark.backends
+def test_a_given_model_on_given_data_trains_and_resumes(tmp_path, tiny_mixer, monkeypatch, kind):
+    source = load_source("digits")
+    source = dataclasses.replace(source, train=source.train.part(np.arange(source.train.size) < 600))
+    start = tiny_mixer(num_blocks=1, classifier_activation=None) if kind == "mixer" else small_network()
+    weights = start.get_weights()
+    options = {"epochs": 3, "global_batch_size": 200, "warmup_steps": 2, "checkpoint_every_steps": 2, "devices": "1"}
+    recipe = loop.resolve("digits", **options, xla_on_cpu=False)
+
+    def train(folder, model):
+        return loop.fit_model(recipe, workdir=tmp_path / folder, source=source, model=model, log=quiet)
+
+    whole = train("whole", start)
+    assert len(whole.history["val_accuracy"]) == 3
+    assert whole.metrics["start_accuracy"] is None
+    for mine, theirs in zip(start.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert any((mine != before).any() for mine, before in zip(start.get_weights(), weights, strict=True))
+    start.set_weights(weights)
+
+    def press_ctrl_c(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", press_ctrl_c)
+    with pytest.raises(RunStopped, match="stopped at step 5"):
+        train("stopped", start)
+    monkeypatch.undo()
+    start.set_weights([weight * 0 for weight in weights])  # a resumed run takes those of its checkpoint
+    resumed = train("stopped", start)
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert train("stopped", start).metrics == resumed.metrics  # it is loaded
+
+
+def test_only_a_mixer_trains_in_bfloat16_or_on_replicas(tmp_path):
+    options = {"source": load_source("digits"), "model": small_network(), "log": quiet}
+    with pytest.raises(ValueError, match="precision='mixed_bfloat16' works only with a Mixer, got 'small_network'"):
+        loop.fit_model(loop.resolve("digits", precision="mixed_bfloat16"), workdir=tmp_path / "a", **options)
+    with pytest.raises(ValueError, match="MirroredStrategy on 2 CPU works only with a Mixer, got 'small_network'"):
+        loop.fit_model(loop.resolve("digits", devices="2"), workdir=tmp_path / "b", **options)
 
 
 def test_an_image_folder_trains(tmp_path):

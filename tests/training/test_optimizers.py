@@ -26,6 +26,16 @@ def test_the_linear_schedule_ends_at_a_hundred_thousandth_of_the_peak():
     assert float(copy(7)) == float(schedule(7))
 
 
+def test_the_staircase_divides_by_ten_at_four_six_and_eight_tenths_of_the_steps():
+    for total in (24, 20):
+        schedule = build_schedule(resolve("digits", schedule="staircase", **BASE), total)
+        steps = np.arange(total)
+        expected = 0.01 * np.minimum(steps / 4, 1) * 0.1 ** sum(10 * steps >= tenths * total for tenths in (4, 6, 8))
+        np.testing.assert_allclose([float(schedule(step)) for step in steps], expected, rtol=1e-5)
+    copy = type(schedule).from_config(schedule.get_config())
+    assert float(copy(7)) == float(schedule(7))
+
+
 def test_a_run_of_warm_up_alone_is_refused():
     with pytest.raises(ValueError, match="warmup_steps=4 leaves nothing of a run of 4 steps"):
         build_schedule(resolve("digits", **BASE), 4)

@@ -24,6 +24,11 @@ def test_what_depends_on_unread_data_is_left_open():
     assert plan(resolve("digits", data="my_pictures")).total_steps is None
 
 
+def test_an_epoch_given_in_steps_needs_no_images():
+    numbers = plan(resolve("digits", data="my_pictures", steps_per_epoch=10, epochs=3))
+    assert (numbers.steps_per_epoch, numbers.total_steps) == (10, 30)
+
+
 def test_held_out_images_are_not_counted():
     assert plan(resolve("digits", holdout=0.1)).examples == 1437 - 143
 

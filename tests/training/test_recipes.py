@@ -243,7 +243,7 @@ def test_recipes_are_checked_without_tensorflow():
     [
         (b"", "Expecting value"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[1]", "a JSON object, not"),
+        (b"[1]", "expected a JSON object, got"),
         (b"\xff", "decode"),
         (b'{"name": "a"}', r"missing fields: \['data'\]"),
         (b'{"name": "a", "data": "b", "batch": 3}', r"unknown fields: \['batch'\]"),
@@ -252,7 +252,7 @@ def test_recipes_are_checked_without_tensorflow():
 )
 def test_a_damaged_configuration_says_what_is_wrong(tmp_path, content, message):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"config\.json holds no recipe.*{message}"):
+    with pytest.raises(ValueError, match=rf"config\.json does not contain a recipe.*{message}"):
         read_recipe(tmp_path)
 
 

@@ -258,7 +258,7 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
         assert [process.returncode for process in started] == [2, 2], "\n".join(outputs)
         assert "error: The run directory" in outputs[failing]
         assert f"error: Process {failing} of 2 failed: ValueError: The run directory" in outputs[1 - failing]
-        assert "holds something else already (thesis.txt)" in outputs[1 - failing]
+        assert "contains other files (thesis.txt)" in outputs[1 - failing]
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
@@ -270,6 +270,9 @@ def test_runs_of_version_0_1_0_still_resume(photos, tmp_path, stop, monkeypatch)
     monkeypatch.undo()
     for name in ("start.json", "checked_images.json"):
         (tmp_path / "stopped" / name).unlink()
+    config = json.loads((tmp_path / "stopped" / "config.json").read_text())
+    del config["steps_per_epoch"]
+    (tmp_path / "stopped" / "config.json").write_text(json.dumps(config))
     resumed = fit(tmp_path / "stopped", photos)
     for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

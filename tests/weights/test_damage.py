@@ -248,8 +248,8 @@ def claims_to_be_huge(group, name):
     [
         (link_to_another_file, "is a link to another place or file"),
         (soft_link, "is a link to another place or file"),
-        (values_elsewhere, "lie in another file"),
-        (values_from_another_file, "lie in another file"),
+        (values_elsewhere, "are in another file"),
+        (values_from_another_file, "are in another file"),
         (claims_to_be_huge, "says that it unpacks to 4,000,000,"),
     ],
 )

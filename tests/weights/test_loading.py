@@ -211,7 +211,7 @@ def test_nothing_is_overwritten_by_saving(source, tmp_path):
 def test_useless_arguments_are_refused(source, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         keras_mixer.load_weights(source, tmp_path / "missing.npz")
-    with pytest.raises(ValueError, match=r"no known source: .*imagenet21k.*\.weights\.h5"):
+    with pytest.raises(ValueError, match=r"not a known source: .*imagenet21k.*\.weights\.h5"):
         keras_mixer.load_weights(source, "imagenet99k")
     with pytest.raises(ValueError, match="head must be"):
         keras_mixer.load_weights(source, "imagenet1k", head="zero")

@@ -84,7 +84,7 @@ def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatc
     assert (cache / "some-Mixer-tiny.sha256").is_file()
     (cache / "some-Mixer-tiny.sha256").unlink()
     (cache / "some-Mixer-tiny.npz").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=r"no readable \.npz"):
+    with pytest.raises(ValueError, match=r"not a readable \.npz"):
         registry.download(PUBLISHED)
 
 
@@ -97,8 +97,8 @@ def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatc
             r"failed(?s:.)*by hand: .*Mixer-tiny\.npz",
         ),
         (lambda handler, content: send(handler, b"not here", status=404), OSError, "404"),
-        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "no Mixer checkpoint"),
-        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "no Mixer checkpoint"),
+        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "not a Mixer checkpoint"),
+        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "not a Mixer checkpoint"),
     ],
     ids=["cut connection", "404", "wrong content", "half a file"],
 )

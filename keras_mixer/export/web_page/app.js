@@ -6,7 +6,7 @@ const element = (id) => document.getElementById(id);
 const [zone, file, camera, video] = ["drop-zone", "file", "camera", "video"].map(element);
 
 const ready = load();
-let queue = Promise.resolve(); // one picture at a time
+let queue = Promise.resolve(); // one image at a time
 
 async function load() {
   try {
@@ -16,12 +16,12 @@ async function load() {
     element("status").textContent = "The model is ready.";
     return { description, model };
   } catch (error) {
-    fail(`The model cannot run in this browser. LiteRT.js says: ${error.message ?? error}`);
+    fail(`The model cannot run in this browser. LiteRT.js error: ${error.message ?? error}`);
     throw error;
   }
 }
 
-/** Probabilities in class order for decoded pixels, and the milliseconds that the model took. */
+/** Probabilities in class order for decoded pixels, and the model's run time in milliseconds. */
 async function classify(image) {
   const { description, model } = await ready;
   const [height, width] = description.input_shape;
@@ -47,31 +47,31 @@ function show(source) {
       return;
     }
     try {
-      report(await classify(image));
+      showResult(await classify(image));
     } catch (error) {
-      fail(`The model failed on this picture. LiteRT.js says: ${error.message ?? error}`);
+      fail(`The model failed on this image. LiteRT.js error: ${error.message ?? error}`);
     }
   });
   return queue;
 }
 
-function report({ probabilities, milliseconds, seen, names }) {
+function showResult({ probabilities, milliseconds, seen, names }) {
   const best = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN);
   const percent = (i) => `${(100 * probabilities[i]).toFixed(1)} %`;
   element("bars").replaceChildren(
     ...best.map((i) => {
       const item = document.createElement("li");
-      const [name, share, bar] = ["span", "span", "div"].map((tag) => document.createElement(tag));
+      const [name, probability, bar] = ["span", "span", "div"].map((tag) => document.createElement(tag));
       name.textContent = names[i];
-      share.textContent = percent(i);
+      probability.textContent = percent(i);
       bar.className = "bar";
       bar.style.width = `${100 * probabilities[i]}%`;
-      bar.setAttribute("aria-hidden", "true"); // the number says it
-      item.append(name, share, bar);
+      bar.setAttribute("aria-hidden", "true"); // the percentage says the same
+      item.append(name, probability, bar);
       return item;
     }),
   );
-  element("latency").textContent = `The model took ${milliseconds.toFixed(1)} ms.`;
+  element("latency").textContent = `Inference took ${milliseconds.toFixed(1)} ms.`;
   element("status").textContent = `${names[best[0]]}, ${percent(best[0])}`;
   element("result").hidden = false;
   draw(seen);
@@ -101,19 +101,19 @@ function showFile(blob) {
     try {
       return await decode(blob);
     } catch {
-      throw new Error(`${blob.name ?? "This"} is no picture that this browser can read; expected JPEG, PNG, GIF, BMP or WebP.`);
+      throw new Error(`${blob.name ?? "This"} is not an image that this browser can read; expected JPEG, PNG, GIF, BMP or WebP.`);
     }
   });
 }
 
 file.addEventListener("change", () => {
   if (file.files.length) showFile(file.files[0]);
-  file.value = ""; // the same file may be chosen again
+  file.value = ""; // so that the same file can be chosen again
 });
 
 for (const [event, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
   document.addEventListener(event, (drag) => {
-    drag.preventDefault(); // else the browser opens the file
+    drag.preventDefault(); // otherwise the browser opens the file
     zone.classList.toggle("over", over);
   });
 }
@@ -121,7 +121,7 @@ for (const [event, over] of [["dragover", true], ["dragleave", false], ["drop", 
 document.addEventListener("drop", (drag) => {
   const [dropped] = drag.dataTransfer.files;
   if (dropped) showFile(dropped);
-  else show(async () => { throw new Error("What was dropped is no file; drop a picture file."); });
+  else show(async () => { throw new Error("Expected an image file; drop a file instead."); });
 });
 
 document.addEventListener("paste", (event) => {
@@ -134,12 +134,12 @@ camera.addEventListener("click", async () => {
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
-      fail(`The camera cannot be used: ${error.message}`);
+      fail(`The camera is not available: ${error.message}`);
       return;
     }
     await video.play();
     video.hidden = false;
-    camera.textContent = "classify the camera picture";
+    camera.textContent = "classify the camera image";
     return;
   }
   show(async () => fromDrawable(video));

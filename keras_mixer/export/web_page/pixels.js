@@ -1,7 +1,7 @@
-// From a picture file to the pixels that the model was trained on, the way keras_mixer/data/preprocessing.py does it:
-// bilinear without anti-aliasing or "area", fractions cut off, central crop with the offset rounded down.
+// Turns an image file into the pixels for the model, exactly as keras_mixer/data/preprocessing.py: resizing bilinearly
+// without anti-aliasing or by area, truncation to integers, central crop with the offset rounded down.
 
-/** Decodes a picture to {width, height, data: RGB bytes}; throws when the browser cannot read it. */
+/** Decodes an image to {width, height, data: RGB bytes}; throws if the browser cannot read it. */
 export async function decode(blob) {
   const bytes = withoutExif(new Uint8Array(await blob.arrayBuffer()));
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
@@ -25,7 +25,7 @@ export function fromDrawable(source) {
   return { width, height, data };
 }
 
-/** Brings an image to the model's size; `crop` is one of "resize", "resize-crop", "resmall-crop". */
+/** Resizes and crops an image to the model's size; `crop` is one of "resize", "resize-crop", "resmall-crop". */
 export function prepare(image, height, width, crop) {
   if (crop === "resize") {
     return bilinear(image, height, width);
@@ -54,10 +54,10 @@ function bilinear(image, height, width) {
       const column = columns[x];
       for (let c = 0; c < 3; c++) {
         const at = (i, j) => image.data[(i * image.width + j) * 3 + c];
-        const mix = (from, to, share) => fround(from + fround(fround(to - from) * share));
-        const upper = mix(at(row.low, column.low), at(row.low, column.high), column.share);
-        const lower = mix(at(row.high, column.low), at(row.high, column.high), column.share);
-        out[(y * width + x) * 3 + c] = mix(upper, lower, row.share);
+        const mix = (from, to, weight) => fround(from + fround(fround(to - from) * weight));
+        const upper = mix(at(row.low, column.low), at(row.low, column.high), column.weight);
+        const lower = mix(at(row.high, column.low), at(row.high, column.high), column.weight);
+        out[(y * width + x) * 3 + c] = mix(upper, lower, row.weight);
       }
     }
   }
@@ -72,35 +72,36 @@ function neighbours(from, to) {
     return {
       low: Math.max(floor, 0),
       high: Math.min(Math.ceil(place), from - 1),
-      share: Math.fround(place - floor),
+      weight: Math.fround(place - floor),
     };
   });
 }
 
 function area(image, height, width) {
   const out = new Uint8Array(height * width * 3);
-  const rows = shares(image.height, height);
-  const columns = shares(image.width, width);
+  const rows = overlaps(image.height, height);
+  const columns = overlaps(image.width, width);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const sums = [0, 0, 0];
       let total = 0;
       for (const [i, tall] of rows[y]) {
         for (const [j, wide] of columns[x]) {
-          const share = tall * wide;
+          const weight = tall * wide;
           const at = (i * image.width + j) * 3;
-          total += share;
-          for (let c = 0; c < 3; c++) sums[c] += image.data[at + c] * share;
+          total += weight;
+          for (let c = 0; c < 3; c++) sums[c] += image.data[at + c] * weight;
         }
       }
-      // A whole number may come out a rounding error below itself, and fractions are cut off.
+      // Rounding errors may put an integer slightly below itself, and the result is truncated.
       for (let c = 0; c < 3; c++) out[(y * width + x) * 3 + c] = sums[c] / total + 1e-4;
     }
   }
   return { width, height, data: out };
 }
 
-function shares(from, to) {
+/** For each of `to` intervals, the [index, length] of its overlaps with `from` unit intervals. */
+function overlaps(from, to) {
   const scale = from / to;
   return Array.from({ length: to }, (_, k) => {
     const start = k * scale;
@@ -129,7 +130,7 @@ function halfToEven(x) {
   return x % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
-/** A JPEG without its EXIF segment: browsers turn pictures by it, the training data was never turned. */
+/** A JPEG without its EXIF segment: browsers apply its rotation, training did not. */
 function withoutExif(bytes) {
   if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return bytes;
   const kept = [bytes.subarray(0, 2)];

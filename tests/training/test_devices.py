@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 
 import keras_mixer
-from keras_mixer.data.sources import Split, load_source
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import Split
 from keras_mixer.training import loop
-from keras_mixer.training.distribution import Devices, check_recipe, choose_devices, join_processes
+from keras_mixer.training.devices import Devices, check_recipe, choose_devices, join_processes
 from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends
@@ -54,7 +55,7 @@ def test_what_devices_cannot_do_is_refused_with_the_remedy():
     check_recipe(recipe, Devices("four", 4))
     with pytest.raises(ValueError, match="use 64 or 68"):
         check_recipe(dataclasses.replace(recipe, global_batch_size=66), Devices("four", 4))
-    with pytest.raises(ValueError, match=r"by 4 devices in 8 pieces each; use 64 or 96"):
+    with pytest.raises(ValueError, match=r"by 4 devices x 8 accumulation steps; use 64 or 96"):
         check_recipe(dataclasses.replace(recipe, global_batch_size=80, accumulation_steps=8), Devices("four", 4))
     with pytest.raises(ValueError, match=r"--data-shards 2"):
         check_recipe(recipe, Devices("two processes", 2, processes=2))
@@ -187,8 +188,8 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path):
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert "DataParallel on 4 CPU of 2 processes, 60 images a device" in outputs[0]
-    assert "images a device" not in outputs[1]
+    assert "DataParallel on 4 CPU of 2 processes, 60 images per device" in outputs[0]
+    assert "images per device" not in outputs[1]
     assert len(list((tmp_path / "two" / "tensorboard" / "train").iterdir())) == 1
     one = fit(tmp_path / "one", "cpu", **options)
     two = keras.saving.load_model(tmp_path / "two" / "model.keras")

@@ -1,27 +1,27 @@
-"""Pictures for TensorBoard: what the model is shown, and what its token-mixing MLPs learn."""
+"""TensorBoard images: augmented training images and token-mixing weights."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.models import blocks_of
+from keras_mixer.mixer_model import blocks_of, grid_of
 
-MAX_UNITS = 64
-SMALLEST_TILE = 32  # pixels; smaller pictures are enlarged by whole factors
-WRITTEN = 10  # weight pictures in a run, evenly spaced
+MAX_UNITS = 64  # hidden units shown per block
+SMALLEST_TILE = 32  # pixels; smaller images are enlarged by an integer factor
+WEIGHT_IMAGES = 10  # per run, evenly spaced
 
 
-class Pictures(keras.callbacks.Callback):
-    """Writes a grid of augmented training images once, and token-mixing weights from time to time.
+class TensorBoardImages(keras.callbacks.Callback):
+    """Writes a grid of augmented training images once, and token-mixing weights about ten times per run.
 
-    The weights are those of the first Dense layer of a token-mixing MLP: each hidden unit is a picture on the grid of
-    tokens, as in Figure 5 of the paper, here unsorted and scaled each to its own range.
+    The weights are those of the first Dense layer of a token-mixing MLP. Each hidden unit is shown on the token grid,
+    as in Figure 5 of the paper, but unsorted and each scaled to its own range.
 
     Args:
-        folder: of the event files.
-        images: `(N, h, w, 3)` pixels in [0, 255], as the model sees them in training; None shows none.
+        folder: folder of the event files.
+        images: `(N, h, w, 3)` pixels in [0, 255], as the model sees them in training; None writes none.
         start_step: optimizer steps before this call of `fit`.
-        total_steps: of the whole run.
+        total_steps: optimizer steps of the whole run.
     """
 
     def __init__(self, folder, images, start_step, total_steps):
@@ -29,7 +29,7 @@ class Pictures(keras.callbacks.Callback):
         self.writer = tf.summary.create_file_writer(str(folder))
         self.images = images
         self.start_step = start_step
-        self.every_steps = max(total_steps // WRITTEN, 1)
+        self.every_steps = max(total_steps // WEIGHT_IMAGES, 1)
         self.last = None
 
     def on_train_begin(self, logs=None):
@@ -45,25 +45,25 @@ class Pictures(keras.callbacks.Callback):
             self._write_weights(step)
 
     def _write_weights(self, step):
-        grid = self.model.get_layer("stem").output.shape[1:3]
+        grid = grid_of(self.model)
         blocks = blocks_of(self.model)
         with self.writer.as_default(step):
             for i in sorted({0, len(blocks) // 2, len(blocks) - 1}):
                 kernel = blocks[i].token_mixing.dense_0.kernel.numpy()  # (S, D_S)
                 units = kernel.T.reshape(-1, *grid, 1)[:MAX_UNITS]  # (units, g_h, g_w, 1)
                 largest = np.abs(units).max((1, 2, 3), keepdims=True)
-                picture = tile(127.5 + 127.5 * units / np.maximum(largest, 1e-12))
-                tf.summary.image(f"token mixing, block {i}", picture[None])
+                image = tile(127.5 + 127.5 * units / np.maximum(largest, 1e-12))
+                tf.summary.image(f"token mixing, block {i}", image[None])
         self.writer.flush()
         self.last = step
 
 
 def tile(images) -> np.ndarray:
-    """`(N, h, w, channels) in [0, 255] -> (H, W, channels) uint8`: side by side in rows, enlarged if tiny."""
+    """`(N, h, w, channels) in [0, 255] -> (H, W, channels) uint8`: arranges images in a grid and enlarges tiny ones."""
     images = np.asarray(images).clip(0, 255).astype(np.uint8)
     factor = -(-SMALLEST_TILE // min(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    images = np.pad(images, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)  # a white line between two
+    images = np.pad(images, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)  # a white line between images
     columns = int(np.ceil(len(images) ** 0.5))
     missing = -len(images) % columns
     images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)

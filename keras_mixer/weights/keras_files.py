@@ -1,0 +1,142 @@
+"""Keras's own files, `.keras` and `.weights.h5`, from untrusted sources: checked before Keras reads them.
+
+An HDF5 file may link to other files and declare shapes whose values it does not contain.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from keras_mixer.weights.archives import refuse_bomb
+
+WEIGHTS = "model.weights.h5"  # inside a `.keras` file
+CONFIG, LARGEST_CONFIG = "config.json", 100_000_000  # bytes; that of H/14 has about 60,000
+LOCAL_HEADER = 30  # bytes of a zip member before its name
+
+
+def load_keras(path, compile=False):
+    """The Mixer in a `.keras` file; compiled, if it was saved so, only with `compile=True`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged, or does not contain a Mixer of this package.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    _check_keras(path)
+    try:
+        model = keras.saving.load_model(path, compile=compile, safe_mode=True)  # runs no code from the file
+        model.get_layer("stem")
+    except Exception as error:  # whatever Keras's zip, JSON, registry or HDF5 reader raises
+        raise ValueError(f"{path} is not a readable .keras file of a Mixer: {error}") from error
+    return model
+
+
+def load_weights_h5(model, path):
+    """Loads a `.weights.h5` file into a model, all or nothing.
+
+    A copy is loaded first: Keras changes weights one by one, and a failure half way must not reach the model.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged, or belongs to a different model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    copy = keras.models.clone_model(model)
+    try:
+        _check_hdf5(path, path)
+        copy.load_weights(path)
+        count = _count_weights(path)
+    except Exception as error:  # whatever Keras and h5py raise
+        raise ValueError(f"{path} does not contain the weights of a model like this one: {error}") from error
+    if count != len(model.weights):  # Keras skips layers that the model lacks
+        raise ValueError(f"{path} has {count} arrays, the model {len(model.weights)}: it belongs to a different model.")
+    for weight in copy.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise ValueError(f"{path}: array {weight.path!r} contains values that are not finite.")
+    model.set_weights(copy.get_weights())
+    return model
+
+
+def _count_weights(path):
+    """The number of arrays in a `.weights.h5` file, without the states of random generators."""
+    names: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return sum("seed_generator" not in name for name in names)
+
+
+def _check_keras(path):
+    """Raises ValueError unless `path` is a zip archive of plausible size whose weights pass `_check_hdf5`."""
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
+            if archive.getinfo(CONFIG).file_size > LARGEST_CONFIG:
+                raise ValueError(f"{path}: {CONFIG} is larger than {LARGEST_CONFIG:,} bytes.")
+            weights = archive.getinfo(WEIGHTS)
+            stored = weights.compress_type == zipfile.ZIP_STORED  # as Keras writes it; zipfile would seek by reading
+            _check_hdf5(_Part(file, weights) if stored else io.BytesIO(archive.read(weights)), path)
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a readable .keras file: {error}") from error
+
+
+def _check_hdf5(file, path):
+    """Raises ValueError if an HDF5 file is damaged, refers to other files, or declares far more data than it has."""
+    declared = 0
+    seen = set()  # a group may contain itself
+
+    def visit(group):
+        nonlocal declared
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path}: {group.name}/{name} is a link to another place or file.")
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                visit(item)
+            elif item.external or item.is_virtual:
+                raise ValueError(f"{path}: the values of {item.name} are in another file.")
+            else:
+                declared += item.nbytes
+
+    try:
+        with h5py.File(file, "r") as opened:
+            visit(opened)
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # from h5py, if damaged
+        raise ValueError(f"{path} does not contain a readable HDF5 file: {error}") from error
+    refuse_bomb(path, declared)
+
+
+class _Part(io.RawIOBase):
+    """The bytes of an uncompressed zip member, as a file."""
+
+    def __init__(self, file, member):
+        file.seek(member.header_offset + LOCAL_HEADER - 4)
+        lengths = file.read(4)  # of the name and of the extra field
+        self.start = member.header_offset + LOCAL_HEADER + sum(lengths[::2]) + 256 * sum(lengths[1::2])
+        self.file, self.size, self.position = file, member.file_size, 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, buffer):
+        self.file.seek(self.start + self.position)
+        content = self.file.read(max(min(len(buffer), self.size - self.position), 0))
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)
