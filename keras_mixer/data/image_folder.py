@@ -1,5 +1,7 @@
 """A folder of image files as a data set: one sub-folder per class."""
 
+import os
+
 from keras_mixer.data.splits import Source, file_split, stratified_split
 
 # The formats of tf.io.decode_image; WebP from TensorFlow 2.20.
@@ -51,9 +53,13 @@ def _labelled_files(folder, class_names):
         if not (folder / name).is_dir():
             continue  # a test split may lack a class
         found = sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+            (
+                os.path.join(parent, file)
+                for parent, _, names in os.walk(folder / name)
+                for file in names
+                if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
+            ),
+            key=lambda path: path.split(os.sep),
         )
         if not found:
             raise ValueError(f"Class folder {folder / name} contains no images ({', '.join(IMAGE_SUFFIXES)}).")

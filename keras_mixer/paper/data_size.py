@@ -118,7 +118,7 @@ def _write(source, split, indices, folder):
         if i not in wanted:
             continue
         if split.files:
-            original = split.files[i]
+            original = Path(split.files[i])
             target = folder / source.class_names[int(element["label"])] / f"{i:07}{original.suffix}"
             target.symlink_to(original.resolve())
         else:
