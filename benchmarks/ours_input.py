@@ -12,7 +12,7 @@ from protocol import serve
 
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.settings import Augmentation
-from keras_mixer.data.sources import file_split
+from keras_mixer.data.splits import file_split
 from keras_mixer.inspect.speed import Case, compiled_model
 
 CLASSES = 1000

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 VIRTUAL_DEVICES = 4
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={VIRTUAL_DEVICES}"  # read when JAX starts
@@ -14,6 +15,25 @@ if keras.backend.backend() == "tensorflow":
 
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_DEVICES)
+
+
+@pytest.fixture(scope="session")
+def keras_home(tmp_path_factory):
+    """A cache of its own, with what earlier exports downloaded for the browser."""
+    real = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer")
+    home = tmp_path_factory.mktemp("keras_home")
+    (home / "keras_mixer").mkdir()
+    for file in real.glob("*.tgz"):
+        (home / "keras_mixer" / file.name).symlink_to(file)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def separate_cache(keras_home):
+    """Tests leave nothing in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(keras_home))
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.randaugment import rand_augment
 from keras_mixer.data.settings import Augmentation
-from keras_mixer.data.sources import Split
+from keras_mixer.data.splits import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
 MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224

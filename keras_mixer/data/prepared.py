@@ -1,6 +1,10 @@
-"""Prepared TensorFlow Datasets, read with any set of features. Nothing is downloaded unless requested."""
+"""TensorFlow Datasets: sources of images and labels, and prepared sets read with any other features."""
 
 from pathlib import Path
+
+import tensorflow as tf
+
+from keras_mixer.data.splits import Source, Split
 
 
 class NotPrepared(ValueError):
@@ -44,3 +48,68 @@ def file_names(folder, pattern):
     if not found:
         raise NotPrepared(f"{folder} contains no file {pattern}.")
     return found
+
+
+def _image_and_label(element):
+    return {"image": element["image"], "label": tf.cast(element["label"], tf.int64)}
+
+
+def prepared_split(builder, split, features=("label",), read=_image_and_label) -> Split:
+    """One split of a prepared TensorFlow Dataset, in order, images left encoded.
+
+    Args:
+        builder: of a data set on disk.
+        split: a TFDS split, such as "train[:800]" or "train[:800]+validation[:200]".
+        features: names of the features to read in addition to "image"; the others are not even parsed.
+        read: maps an element with these features to `{"image": encoded bytes, "label": ...}`.
+    """
+    import tensorflow_datasets as tfds
+
+    wanted = dict.fromkeys(("image", *features), True)
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+    if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
+        parts = [part.strip() for part in split.split("+")]
+        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
+
+    def read_shard(count, index):  # opens only the files that contain the shard
+        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
+
+    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)
+
+
+def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source:
+    """The data set of a TensorFlow Datasets name, downloaded and prepared if it is not on disk.
+
+    Raises:
+        ValueError: unknown name or split, or the data set has no images with one label each.
+    """
+    import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only here
+
+    try:
+        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        where = f" in {data_dir}" if data_dir else ""
+        raise ValueError(
+            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
+            "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
+        ) from error
+    if not builder.is_prepared():
+        builder.download_and_prepare()
+    info = builder.info
+    if not {"image", "label"} <= set(info.features or {}):
+        raise ValueError(
+            f"Data set {name!r} has no features 'image' and 'label'; it has {sorted(info.features or {})}."
+        )
+    label = info.features["label"]
+    parts = []
+    for split in (train_split, test_split):
+        try:
+            info.splits[split].num_examples  # noqa: B018 - raises if there is no such split
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
+                "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
+            ) from error
+        parts.append(prepared_split(builder, split))
+    return Source(info.full_name, tuple(label.names), *parts)

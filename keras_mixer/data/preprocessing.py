@@ -32,10 +32,14 @@ def decode_image(encoded):
 
 
 def check_image(encoded, crop):
-    """Decodes an image and checks that it can be cropped; raises as `evaluation_image`."""
+    """`() string -> (2,) int32`: the `(height, width)` of an image that decodes and can be cropped.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `evaluation_image`.
+    """
     sides = tf.shape(decode_image(encoded))[:2]
-    if crop == "resmall-crop":
-        refuse_elongated(sides)
+    with tf.control_dependencies([refuse_elongated(sides)] if crop == "resmall-crop" else []):
+        return tf.identity(sides)
 
 
 def refuse_elongated(sides):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.prepared import NotPrepared, file_names, prepared_builder
-from keras_mixer.data.sources import Split, file_split, prepared_split
+from keras_mixer.data.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+from keras_mixer.data.splits import Split, file_split
 from keras_mixer.evaluation.outputs import NO_GUESS, OutputCheck, describe_outputs, guesses, outputs_of
 
 CLASSES = 1000

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_mixer.cores import available_cores
-from keras_mixer.data.sources import Split
+from keras_mixer.data.splits import Split
 from keras_mixer.description import describe, probabilities_of, with_arguments
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.files import publish, refuse_existing, staging_folder, write_json

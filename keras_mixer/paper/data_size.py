@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 from keras_mixer.files import atomic_write
 from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.paper.resumable_results import ResumableResults
@@ -118,7 +118,7 @@ def _write(source, split, indices, folder):
         if i not in wanted:
             continue
         if split.files:
-            original = split.files[i]
+            original = Path(split.files[i])
             target = folder / source.class_names[int(element["label"])] / f"{i:07}{original.suffix}"
             target.symlink_to(original.resolve())
         else:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 
 
 def with_training_images(source: Source, count, seed=0) -> Source:

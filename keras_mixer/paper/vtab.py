@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from keras_mixer.data.prepared import NotPrepared
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
 from keras_mixer.models import rebuild
 from keras_mixer.paper.resumable_results import ResumableResults

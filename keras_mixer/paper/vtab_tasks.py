@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mixer.data.prepared import prepared_builder
-from keras_mixer.data.sources import Split, prepared_split
+from keras_mixer.data.prepared import prepared_builder, prepared_split
+from keras_mixer.data.splits import Split
 
 GROUPS = ("natural", "specialised", "structured")
 TRAINING_EXAMPLES, VALIDATION_EXAMPLES = 800, 200

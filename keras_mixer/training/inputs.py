@@ -6,7 +6,8 @@ import numpy as np
 
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
-from keras_mixer.data.sources import Source, hold_out, load_source
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe

@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.integrity import naming_corrupt_files
+from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
 from keras_mixer.mixer_model import blocks_of
@@ -130,7 +131,8 @@ def fit_model(
                     log(f"Resuming after step {checkpoint.step} of {total_steps}.")
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
-        _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, profile_steps)
+        with naming_corrupt_files(source, recipe.evaluation_crop):
+            _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, profile_steps)
         model.set_weights([weight.numpy() for weight in trainee.weights])  # float32, on one device
         trained = classifier_of(model, recipe.loss)
         evaluation = evaluate_source(trained, source, recipe)

@@ -44,7 +44,8 @@ class Recipe:
     """Name of the recipe, usable as a file name; the default run directory is runs/NAME."""
 
     data: Text
-    """"digits", the path of an image folder, or a TensorFlow Datasets name such as cifar10."""
+    """"digits", the path of an image folder or of a folder of IDX files (MNIST's format), or a TensorFlow Datasets name
+    such as cifar10."""
     data_dir: Text | None = None
     """Folder of prepared TensorFlow Datasets, local or gs://; the default is that of tensorflow_datasets."""
     train_split: Text = "train"

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 
-from keras_mixer.data.sources import Source
+from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
 from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel

@@ -7,7 +7,8 @@ from keras_mixer.data.cache import DecodedImages
 from keras_mixer.data.pipeline import training_batches
 from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.data.settings import Augmentation
-from keras_mixer.data.sources import Split, file_split, load_source
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import Split, file_split
 
 OPTIONS = {"classes": 3, "image_size": (24, 24), "batch_size": 4, "seed": 1}
 SIDES = [(40, 60), (52, 44), (64, 64), (30, 50), (48, 40), (36, 36), (44, 60)]

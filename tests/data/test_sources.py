@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode, photographs, write_folder
 
+from keras_mixer.data import integrity
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.preprocessing import decode_image
-from keras_mixer.data.sources import hold_out, load_source, stratified_split
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import hold_out, stratified_split
 
 
 def test_digits_are_the_1797_of_scikit_learn_split_for_ever_the_same():
@@ -102,6 +106,29 @@ def test_broken_files_are_all_named_before_training_or_left_out(tmp_path):
     assert check_source(kept) == (kept, 0)
 
 
+def test_checked_files_are_remembered_until_one_changes(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    source = load_source(str(tmp_path))
+    assert check_source(source) == (source, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(integrity, "corrupt_files", lambda *arguments: pytest.fail("the images are decoded again"))
+        assert check_source(load_source(str(tmp_path)))[1] == 0
+    Path(source.train.files[0]).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="1 image file"):
+        check_source(source)
+
+
+def test_a_large_folder_is_decoded_in_advance_only_if_damaged_files_are_to_be_left_out(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    monkeypatch.setattr(integrity, "MOST_DECODED", 0)
+    source = load_source(str(tmp_path))
+    Path(source.train.files[0]).write_bytes(b"damaged")
+    lines = []
+    assert check_source(source, log=lines.append) == (source, 0)
+    assert "not decoded in advance" in lines[0]
+    assert check_source(source, skip_corrupt=True)[1] == 1
+
+
 @pytest.fixture(scope="module")
 def prepared_dataset(tmp_path_factory):
     """A TensorFlow Datasets set on disk, written through TFDS itself: digits 0 and 1, two splits."""
@@ -170,6 +197,6 @@ def test_holding_out_keeps_files_in_step(tmp_path):
     source = load_source(str(write_folder(tmp_path / "images", images_per_class=8)))
     held = hold_out(source, 0.25)
     paths = [element["path"].decode() for element in held.train.elements.as_numpy_iterator()]
-    assert paths == [str(path) for path in held.train.files]
+    assert paths == list(held.train.files)
     with pytest.raises(ValueError, match="leaves nothing"):
         hold_out(source, 0.001)

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_parts_of_a_folder_are_links(tmp_path):
     recipe = dataclasses.replace(TINY, data=str(write_folder(tmp_path / "images", images_per_class=8)))
     part = load_recipe_source(part_of(recipe, load_recipe_source(recipe), 6, tmp_path / "parts"))
     assert (part.train.size, part.test.size) == (6, 16)
-    assert all(file.is_symlink() for file in part.train.files)
+    assert all(Path(file).is_symlink() for file in part.train.files)
 
 
 def test_parts_of_a_tfds_split_are_slices():

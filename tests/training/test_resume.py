@@ -71,6 +71,7 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
         fit(tmp_path / "stopped", photos, **options)
     monkeypatch.undo()
     (tmp_path / "start.keras").unlink()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))  # the run remembers, not only the cache
     monkeypatch.setattr(integrity, "corrupt_files", lambda *arguments: pytest.fail("the images are decoded again"))
     said = []
     resumed = fit(tmp_path / "stopped", photos, said, **options)
@@ -98,6 +99,16 @@ def test_a_changed_folder_is_checked_again_and_that_is_said(photos, tmp_path, st
     assert said.count("Images of photos have changed since they were checked; checking them again.") == 1
     file.write_bytes(content)
     assert fit(tmp_path / "run", photos, said).metrics["test_images"] == 24
+
+
+def test_a_damaged_file_is_named_when_training_reaches_it(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(integrity, "MOST_DECODED", 0)
+    file = sorted((photos / "train" / "circle").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:100])
+    said = []
+    with pytest.raises(ValueError, match=f"1 image file(?s:.)*{file.name}"):
+        fit(tmp_path / "run", photos, said)
+    assert any("not decoded in advance" in line for line in said)
 
 
 def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkeypatch):

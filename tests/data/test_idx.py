@@ -1,0 +1,128 @@
+"""IDX files as MNIST and its successors are published, written here in miniature."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from keras_mixer.data import idx
+from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import hold_out
+
+NAMES = {"train": 40, "t10k": 10}
+
+
+def write_set(folder, prefix="", parts=NAMES, packed=True, classes=10, first=0, sides=(5, 7)):
+    """A small set of random images; returns {part: (images, labels)}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    written = {}
+    for part, count in parts.items():
+        images = rng.integers(0, 256, (count, *sides), dtype=np.uint8)
+        labels = (np.arange(count) % classes + first).astype(np.uint8)
+        contents = {
+            "images-idx3": struct.pack(">4I", 0x0803, *images.shape) + images.tobytes(),
+            "labels-idx1": struct.pack(">2I", 0x0801, count) + labels.tobytes(),
+        }
+        for kind, content in contents.items():
+            path = folder / f"{prefix}{part}-{kind}-ubyte{'.gz' * packed}"
+            path.write_bytes(gzip.compress(content) if packed else content)
+        written[part] = images, labels
+    return written
+
+
+def pixels(split):
+    return np.stack([np.asarray(decode_image(split.read(element)["image"])) for element in split.elements])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
+    written = write_set(tmp_path / "set", packed=packed)
+    source = load_source(str(tmp_path / "set"))
+    assert source.class_names == tuple("0123456789")
+    for split, part in ((source.train, "train"), (source.test, "t10k")):
+        images, labels = written[part]
+        assert split.size == len(images)
+        np.testing.assert_array_equal(pixels(split), np.repeat(images[..., None], 3, -1))
+        np.testing.assert_array_equal(split.labels(), labels)
+
+
+def test_parts_and_shards_cover_the_set(tmp_path):
+    images, _ = write_set(tmp_path)["train"]
+    source = load_source(str(tmp_path))
+    held = hold_out(source, 0.25)
+    assert (held.train.size, held.test.size) == (30, 10)
+    sharded = np.concatenate([pixels(source.train.shard(3, i)) for i in range(3)])
+    assert sorted(image.tobytes() for image in sharded[..., 0]) == sorted(image.tobytes() for image in images)
+
+
+def test_emnist_is_transposed_and_names_its_classes(tmp_path):
+    images, _ = write_set(tmp_path, "emnist-letters-", {"train": 6, "test": 4}, first=1, classes=2)["train"]
+    (tmp_path / "emnist-letters-mapping.txt").write_text("1 65 97\n2 66 98\n")
+    source = load_source(str(tmp_path))
+    assert source.class_names == ("A", "B")
+    np.testing.assert_array_equal(source.train.labels(), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(pixels(source.train)[..., 0], images.transpose(0, 2, 1))
+
+
+def test_class_names_of_known_sets(tmp_path, monkeypatch):
+    write_set(tmp_path / "kmnist")
+    assert load_source(str(tmp_path / "kmnist")).class_names == idx.HIRAGANA
+    write_set(tmp_path / "clothes")
+    labels = gzip.decompress((tmp_path / "clothes" / "train-labels-idx1-ubyte.gz").read_bytes())
+    monkeypatch.setattr(idx, "FASHION_LABELS", idx.zlib.crc32(labels))
+    assert load_source(str(tmp_path / "clothes")).class_names == idx.CLOTHES
+
+
+def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, monkeypatch):
+    write_set(tmp_path / "fashion-mnist")
+    monkeypatch.setattr(idx, "FASHION_MNIST", tmp_path / "fashion-mnist")
+    assert load_source("fashion_mnist").name == f"fashion-mnist (IDX files in {tmp_path / 'fashion-mnist'})"
+
+
+def damaged(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train-images-idx3-ubyte.gz", lambda data: data[:-50], "truncated or damaged"),
+        ("t10k-labels-idx1-ubyte.gz", lambda data: data[:20] + b"xx" + data[22:], "truncated or damaged"),
+        ("t10k-images-idx3-ubyte.gz", lambda data: gzip.compress(gzip.decompress(data)[:-7]), "announces 350 bytes"),
+        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b"PK" + gzip.decompress(data)), "not an IDX file"),
+        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b""), "not an IDX file"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, change, message):
+    write_set(tmp_path)
+    damaged(tmp_path / name, change)
+    with pytest.raises(ValueError, match=message) as error:
+        load_source(str(tmp_path))
+    assert name in str(error.value)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    write_set(tmp_path / "a", parts={"train": 6, "t10k": 4})
+    write_set(tmp_path / "b", parts={"train": 8, "t10k": 4})
+    (tmp_path / "b" / "train-labels-idx1-ubyte.gz").replace(tmp_path / "a" / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(ValueError, match="has 6 images, but its labels file has 8"):
+        load_source(str(tmp_path / "a"))
+    (tmp_path / "a" / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(ValueError, match=r"no test images\. Expected t10k-images-idx3-ubyte"):
+        load_source(str(tmp_path / "a"))
+    write_set(tmp_path / "c")
+    write_set(tmp_path / "c", "emnist-digits-")
+    with pytest.raises(ValueError, match="Expected one data set"):
+        load_source(str(tmp_path / "c"))
+
+
+def test_evaluation_batches_read_the_files(tmp_path):
+    write_set(tmp_path, sides=(8, 8))
+    test = load_source(str(tmp_path)).test
+    images, labels = next(iter(evaluation_batches(test, image_size=(8, 8), batch_size=4, crop="resize")))
+    assert images.shape == (4, 8, 8, 3)
+    assert labels.numpy().tolist() == [0, 1, 2, 3]
