@@ -16,6 +16,7 @@ COMMANDS = {
     "variants": ("look", "List the published sizes with parameters and cost."),
     "train": ("train", "Train a recipe, or resume it: train [RECIPE]."),
     "sweep": ("train", "Try learning rates on held-out training data, then train: sweep [RECIPE]."),
+    "compile": ("compile_only", "Compile a recipe for a TPU without a TPU: does it fit? compile [RECIPE]."),
     "evaluate": ("use", "Measure a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
@@ -40,7 +41,8 @@ PLOTS = {
     "data-size": ("experiments", "Fig 2, right: accuracy over the amount of training data, equal steps."),
     "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, by none."),
 }
-FROM_RECIPE = ("train", "sweep")  # a recipe gives the defaults, so these parse what follows its name themselves
+# A recipe gives the defaults, so these parse what follows its name themselves.
+FROM_RECIPE = ("train", "sweep", "compile")
 
 
 def main(arguments=None) -> int:

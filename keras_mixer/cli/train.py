@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from keras_mixer.cli.terminal import print_table, read_options
+from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
 from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.recipes import RECIPES
 from keras_mixer.training.sweep import sweep as try_learning_rates
 
 
@@ -42,7 +42,7 @@ class Training:
 
 def train(arguments):
     """Reads the options of a run, trains and prints the result."""
-    recipe, arguments = _take_recipe(arguments, "digits")
+    recipe, arguments = take_recipe(arguments, "digits")
     options = read_options(
         Training,
         f"train {recipe.name}",
@@ -125,7 +125,7 @@ class Sweep:
 
 def sweep(arguments):
     """Reads the options of a sweep, tries every learning rate and prints a table of them."""
-    recipe, arguments = _take_recipe(arguments, "finetune")
+    recipe, arguments = take_recipe(arguments, "finetune")
     options = read_options(
         Sweep,
         f"sweep {recipe.name}",
@@ -151,10 +151,3 @@ def sweep(arguments):
         print(
             f"Test accuracy ({recipe.evaluation_crop}) after training on everything: {accuracy:.2%} ({workdir}/final)"
         )
-
-
-def _take_recipe(arguments, default):
-    """The recipe that the first argument names, or the default, and the other arguments."""
-    if arguments and not arguments[0].startswith("-"):
-        return resolve(arguments[0]), arguments[1:]
-    return resolve(default), arguments

@@ -1,0 +1,190 @@
+"""The real compiler's verdict on a training step, without its chips: does it lower, partition and fit?
+
+Source: ours; the way is that of MaxText's `train_compile.py`, memory as in axlearn's `run_aot_compilation.py`.
+"""
+
+import dataclasses
+import importlib.metadata
+import re
+import time
+from typing import Any
+
+import keras
+
+from keras_mixer.training.lowering import lower_step, without_weights
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.topologies import chip_of, topology_devices
+
+PASSES = {"train": 3, "evaluate": 1, "features": 1}  # a backward pass costs two forward passes
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+PACKAGES = ("keras-mixer", "keras", "jax", "jaxlib", "libtpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileReport:
+    """What the compiler says of one step on one chip. Sizes are of one chip; None where it ran out of memory.
+
+    Attributes:
+        recipe: its name.
+        step: "train", "evaluate" or "features".
+        topology: name of the slice.
+        device_kind: the compiler's name of its chips.
+        chips: how many share the batch.
+        global_batch_size: images in a step.
+        images_per_chip: of them, on each chip.
+        classes: outputs of the head.
+        rematerialize: whether blocks are computed again for the gradient.
+        fits: whether the program fits into the chip's memory.
+        hbm_bytes: arguments, outputs that take no argument's place, temporaries and code. Where it does not fit, what
+            the compiler names, which can be a part.
+        hbm_limit_bytes: memory that the chip has for them.
+        argument_bytes: weights, optimizer, images and labels.
+        temp_bytes: activations and everything else that lives within the step.
+        output_bytes: the new state and metrics.
+        alias_bytes: of the output, what takes the place of arguments, as the donated state does.
+        code_bytes: the program.
+        flops: of a step, by the compiler.
+        model_flops: of a step, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
+        bytes_accessed: of a step, by the compiler's own count, which does not know what stays on chip: good for
+            comparing two forms of a program, not for a time.
+        all_reduces: collective sums over the chips.
+        all_gathers: collectives that copy parts of a tensor to all chips.
+        copies: operations that only rearrange memory.
+        fusions: operations that XLA fused.
+        compile_seconds: time that compiling took on the machine that did it.
+        versions: of the packages that decide the result.
+        problem: the compiler's own words where it does not fit.
+    """
+
+    recipe: str
+    step: str
+    topology: str
+    device_kind: str
+    chips: int
+    global_batch_size: int
+    images_per_chip: int
+    classes: int
+    rematerialize: bool
+    fits: bool
+    hbm_bytes: int
+    hbm_limit_bytes: int
+    compile_seconds: float
+    versions: dict[str, str]
+    model_flops: int
+    argument_bytes: int | None = None
+    temp_bytes: int | None = None
+    output_bytes: int | None = None
+    alias_bytes: int | None = None
+    code_bytes: int | None = None
+    flops: float | None = None
+    bytes_accessed: float | None = None
+    all_reduces: int | None = None
+    all_gathers: int | None = None
+    copies: int | None = None
+    fusions: int | None = None
+    problem: str | None = None
+
+
+def compile_step(recipe: Recipe, topology, classes, step="train") -> tuple[CompileReport, str]:
+    """Compiles a step for the chips of a slice, in this process: JAX, and libtpu as `compile_process` sets it up.
+
+    Args:
+        recipe: what to train.
+        topology: name of a slice, from `TOPOLOGIES`.
+        classes: outputs of the head.
+        step: "train", "evaluate" or "features".
+
+    Returns:
+        The report, and the compiled program as text; "" where it does not fit.
+
+    Raises:
+        ValueError: an unknown slice, or the batch cannot be shared by its chips.
+    """
+    recipe, devices = without_weights(recipe), topology_devices(topology)
+    lowered = lower_step(recipe, classes, devices, step)
+    images = recipe.global_batch_size // len(devices)
+    macs = recipe.architecture().macs(recipe.input_shape(), 0 if step == "features" else classes)
+    common: dict[str, Any] = {
+        "recipe": recipe.name,
+        "step": step,
+        "topology": topology,
+        "device_kind": devices[0].device_kind,
+        "chips": len(devices),
+        "global_batch_size": recipe.global_batch_size,
+        "images_per_chip": images,
+        "classes": classes,
+        "rematerialize": recipe.rematerialize,
+        "model_flops": 2 * PASSES[step] * macs * images,
+        "versions": {"backend": keras.backend.backend()} | {name: _version(name) for name in PACKAGES},
+    }
+    limit = chip_of(topology).usable_bytes
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except Exception as error:  # JaxRuntimeError has no kind of its own for this
+        if not is_out_of_memory(error):
+            raise
+        used, available = memory_of(str(error))
+        seconds = time.perf_counter() - began
+        problem = str(error).splitlines()[0]
+        return CompileReport(
+            **common,
+            fits=False,
+            hbm_bytes=used or limit,
+            hbm_limit_bytes=available or limit,
+            compile_seconds=seconds,
+            problem=problem,
+        ), ""
+    seconds = time.perf_counter() - began
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    aliased, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
+    code = memory.generated_code_size_in_bytes
+    counts = count_operations(text)
+    return CompileReport(
+        **common,
+        fits=True,
+        hbm_bytes=arguments + outputs - aliased + temporaries + code,
+        hbm_limit_bytes=limit,
+        compile_seconds=seconds,
+        argument_bytes=arguments,
+        temp_bytes=temporaries,
+        output_bytes=outputs,
+        alias_bytes=aliased,
+        code_bytes=code,
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        all_reduces=counts.get("all-reduce", 0) + counts.get("all-reduce-start", 0),
+        all_gathers=counts.get("all-gather", 0) + counts.get("all-gather-start", 0),
+        copies=counts.get("copy", 0),
+        fusions=counts.get("fusion", 0),
+    ), text
+
+
+def is_out_of_memory(error) -> bool:
+    """Whether the compiler gave up because a program needs more memory than a chip has."""
+    message = str(error).lower()
+    return "resource_exhausted" in message or "hbm" in message
+
+
+def memory_of(message) -> tuple[int | None, int | None]:
+    """`(needed, available)` bytes that an out-of-memory message names: "(23.46G) exceeds available HBM (15.75G)"."""
+    sizes = re.findall(r"\(?([\d.]+)([KMGT])\)?\b", message)
+    pair = [int(float(number) * UNITS[unit]) for number, unit in sizes[:2]]
+    return (pair[0], pair[1]) if len(pair) == 2 else (None, None)
+
+
+def count_operations(text) -> dict[str, int]:
+    """How often each operation occurs in a compiled program, insides of fusions included."""
+    counts: dict[str, int] = {}
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        if found := re.match(r"\s+(?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z0-9-]*)\(", line):
+            counts[found[1]] = counts.get(found[1], 0) + 1
+    return counts
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed as a package"

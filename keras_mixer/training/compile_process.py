@@ -1,0 +1,129 @@
+"""Compiling in a process of its own, whatever backend this one has: libtpu is noisy, and Keras's backend is fixed."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_mixer.training.compile_only import CompileReport, compile_step
+from keras_mixer.training.largest_batch import search_largest_batch
+from keras_mixer.training.plan import plan
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run_directory import recipe_from
+from keras_mixer.training.topologies import check_topology, topology_devices
+
+PACKAGE_PARENT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for chips, and there are none
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no server of Google's cloud where this is
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def compile_only(
+    recipe: Recipe, topology, *, classes=None, step="train", largest_batch=False, program=None
+) -> Iterator[CompileReport]:
+    """Compiles the step of a recipe for chips that need not exist, with the compiler that they would use.
+
+    It proves that the step lowers, partitions and fits. It says nothing about speed, and nothing about numbers.
+
+    Args:
+        recipe: what to train. Neither its data nor its weights are read.
+        topology: name of a TPU slice, such as "v5e-8"; see `keras_mixer.training.topologies.TOPOLOGIES`.
+        classes: outputs of the head; None for those of a data set that `keras_mixer.training.plan` knows.
+        step: "train", "evaluate" or "features".
+        largest_batch: search the largest global batch that fits, from the recipe's on.
+        program: a path to write the compiled program to, as text; None for none.
+
+    Yields:
+        A `CompileReport` for each program that was compiled, as soon as it is.
+
+    Raises:
+        ValueError: no libtpu, an unknown slice or number of classes, or the batch cannot be shared by the chips.
+        RuntimeError: the compiler failed for another reason than memory; carries the end of what it printed.
+
+    Source: ours. Not run on a TPU.
+    """
+    check_topology(topology)
+    classes = classes or plan(recipe).classes
+    if classes is None:
+        raise ValueError(f"The number of classes of {recipe.data!r} is not known before it is read. Use --classes.")
+    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"Compiling for TPUs needs {' and '.join(missing)}. Use pip install 'keras-mixer[tpu-compile]' on Linux."
+        )
+    request = {
+        "recipe": dataclasses.asdict(recipe),
+        "topology": topology,
+        "classes": classes,
+        "step": step,
+        "largest_batch": largest_batch,
+        "program": program and str(Path(program).resolve()),
+    }
+    paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
+    with tempfile.TemporaryFile("w+") as noise:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "keras_mixer.training.compile_process", json.dumps(request)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=noise,
+            text=True,
+        )
+        try:
+            for line in child.stdout or ():
+                content = json.loads(line)
+                if "error" in content:
+                    raise ValueError(content["error"])
+                yield CompileReport(**content)
+            if child.wait():
+                noise.seek(0)
+                raise RuntimeError(f"The compiler ended with status {child.returncode}:\n{noise.read()[-2000:]}")
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            if child.stdout:
+                child.stdout.close()
+
+
+def _run(request):
+    """The child's side: one JSON object a line on standard output, to which nothing else may write."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+
+        def answer(content):
+            print(json.dumps(content), file=answers, flush=True)
+
+        recipe = recipe_from(json.dumps(request["recipe"]).encode())
+
+        def compile_batch(size):
+            batch = dataclasses.replace(recipe, global_batch_size=size, data_shards=1)  # how they are read is no matter
+            report, text = compile_step(batch, request["topology"], request["classes"], request["step"])
+            answer(dataclasses.asdict(report))
+            if request["program"]:
+                Path(request["program"]).write_text(text, encoding="utf-8")
+            return report
+
+        try:
+            if request["largest_batch"]:
+                unit = len(topology_devices(request["topology"])) * recipe.accumulation_steps
+                search_largest_batch(compile_batch, unit, recipe.global_batch_size)
+            else:
+                compile_batch(recipe.global_batch_size)
+        except ValueError as error:
+            answer({"error": str(error)})
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        _run(json.loads(sys.argv[1]))
