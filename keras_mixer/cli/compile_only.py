@@ -12,6 +12,7 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES
 from keras_mixer.training.topologies import TOPOLOGIES
 
+SHOWN = 20  # rows of traffic; the JSON has all
 PROVES = (
     "The TPU compiler lowered, partitioned and fitted this step. It was not run: this says nothing about speed, and "
     "nothing about the values that it computes."
@@ -33,8 +34,8 @@ class Compilation:
     """Search the largest global batch that fits, without rematerialization and with it."""
     output: Path | None = None
     """Write the reports as JSON to this file, which must not exist."""
-    program: Path | None = None
-    """Write the compiled program, as text, to this file."""
+    details: bool = False
+    """Also report the memory traffic by layer and operation, main and on-chip memory apart."""
 
     def __post_init__(self):
         check_fields(self)
@@ -66,7 +67,7 @@ def _compiled(options, recipe):
         classes=options.classes,
         step=options.step,
         largest_batch=options.largest_batch,
-        program=options.program,
+        details=options.details,
     )
 
 
@@ -74,6 +75,23 @@ def _one(options):
     (report,) = _compiled(options, options.recipe)
     header = (f"{report.recipe}, {report.step}", f"{report.topology}: {report.chips} x {report.device_kind}")
     print_table(header, _rows(report))
+    if report.traffic:
+        shown = report.traffic[:SHOWN]
+        print()
+        print_table(
+            ("layer, direction", "operation", "count", "main memory", "on chip", "cycles, estimated"),
+            [
+                (
+                    row["source"],
+                    row["operation"],
+                    f"{row['count']:,}",
+                    f"{row['hbm_bytes'] / 1e9:.3f} GB",
+                    f"{row['on_chip_bytes'] / 1e9:.3f} GB",
+                    f"{row['estimated_cycles'] / 1e6:.2f} M",
+                )
+                for row in shown
+            ],
+        )
     if not report.fits:
         print(f"\n{report.problem}\nIt does not fit. Use {_ways_out(options.recipe)}.")
     return [report]
@@ -92,7 +110,8 @@ def _rows(report):
             ("- outputs; in place of arguments", f"{_size(report.output_bytes)}; {_size(report.alias_bytes)}"),
             ("- code", _size(report.code_bytes)),
             ("FLOPs per chip and step", f"{report.flops:.4g}, {report.flops / report.model_flops:.3f} of the formula"),
-            ("bytes accessed, by the compiler's count", f"{report.bytes_accessed / 1e9:.1f} GB"),
+            ("bytes accessed, main and on-chip memory", f"{report.bytes_accessed / 1e9:.1f} GB"),
+            ("- of them in main memory", f"{report.hbm_traffic_bytes / 1e9:.1f} GB"),
             ("all-reduces, all-gathers", f"{report.all_reduces}, {report.all_gathers}"),
             ("copies, fusions", f"{report.copies}, {report.fusions}"),
         ]

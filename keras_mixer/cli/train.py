@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import keras
+
 from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
 from keras_mixer.training.distribution import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
@@ -91,6 +93,7 @@ def _print_plan(recipe):
     def known(value):
         return f"{value:,}" if value is not None else "unknown before the data are read"
 
+    engine = "on a TPU" if keras.backend.backend() == "jax" else "TensorFlow on a CPU"
     rows = [
         ("training images", known(numbers.examples)),
         ("classes", known(numbers.classes)),
@@ -101,10 +104,11 @@ def _print_plan(recipe):
         ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
         ("GMACs an image", f"{numbers.macs / 1e9:.3f}"),
         ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
-        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB a device"),
+        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device, {engine}"),
     ]
     print()
     print_table(("plan", ""), rows)
+    print("\nFor the memory that a TPU needs, use keras-mixer compile with the same options.")
 
 
 @dataclasses.dataclass(frozen=True)

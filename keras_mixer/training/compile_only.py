@@ -14,6 +14,7 @@ import keras
 from keras_mixer.training.lowering import lower_step, without_weights
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.topologies import chip_of, topology_devices
+from keras_mixer.training.traffic import traffic
 
 PASSES = {"train": 3, "evaluate": 1, "features": 1}  # a backward pass costs two forward passes
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -45,8 +46,9 @@ class CompileReport:
         code_bytes: the program.
         flops: of a step, by the compiler.
         model_flops: of a step, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
-        bytes_accessed: of a step, by the compiler's own count, which does not know what stays on chip: good for
-            comparing two forms of a program, not for a time.
+        bytes_accessed: of a step, by the compiler's own count, on-chip memory included: good for comparing two forms
+            of a program, not for a time; see `traffic`.
+        hbm_traffic_bytes: of a step, in main memory only, by the layouts in the compiled program.
         all_reduces: collective sums over the chips.
         all_gathers: collectives that copy parts of a tensor to all chips.
         copies: operations that only rearrange memory.
@@ -54,6 +56,7 @@ class CompileReport:
         compile_seconds: time that compiling took on the machine that did it.
         versions: of the packages that decide the result.
         problem: the compiler's own words where it does not fit.
+        traffic: what its operations move, as `keras_mixer.training.traffic.Traffic`; None unless asked for.
     """
 
     recipe: str
@@ -78,14 +81,16 @@ class CompileReport:
     code_bytes: int | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
+    hbm_traffic_bytes: int | None = None
     all_reduces: int | None = None
     all_gathers: int | None = None
     copies: int | None = None
     fusions: int | None = None
     problem: str | None = None
+    traffic: list[dict[str, Any]] | None = None
 
 
-def compile_step(recipe: Recipe, topology, classes, step="train") -> tuple[CompileReport, str]:
+def compile_step(recipe: Recipe, topology, classes, step="train", details=False) -> CompileReport:
     """Compiles a step for the chips of a slice, in this process: JAX, and libtpu as `compile_process` sets it up.
 
     Args:
@@ -93,9 +98,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train") -> tuple[Compi
         topology: name of a slice, from `TOPOLOGIES`.
         classes: outputs of the head.
         step: "train", "evaluate" or "features".
-
-    Returns:
-        The report, and the compiled program as text; "" where it does not fit.
+        details: whether the report has its `traffic`.
 
     Raises:
         ValueError: an unknown slice, or the batch cannot be shared by its chips.
@@ -134,13 +137,13 @@ def compile_step(recipe: Recipe, topology, classes, step="train") -> tuple[Compi
             hbm_limit_bytes=available or limit,
             compile_seconds=seconds,
             problem=problem,
-        ), ""
+        )
     seconds = time.perf_counter() - began
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliased, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
     code = memory.generated_code_size_in_bytes
-    counts = count_operations(text)
+    counts, rows = count_operations(text), traffic(text)
     return CompileReport(
         **common,
         fits=True,
@@ -158,7 +161,9 @@ def compile_step(recipe: Recipe, topology, classes, step="train") -> tuple[Compi
         all_gathers=counts.get("all-gather", 0) + counts.get("all-gather-start", 0),
         copies=counts.get("copy", 0),
         fusions=counts.get("fusion", 0),
-    ), text
+        hbm_traffic_bytes=sum(row.hbm_bytes for row in rows),
+        traffic=[dataclasses.asdict(row) for row in rows] if details else None,
+    )
 
 
 def is_out_of_memory(error) -> bool:

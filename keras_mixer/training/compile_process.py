@@ -29,7 +29,7 @@ ENVIRONMENT = {
 
 
 def compile_only(
-    recipe: Recipe, topology, *, classes=None, step="train", largest_batch=False, program=None
+    recipe: Recipe, topology, *, classes=None, step="train", largest_batch=False, details=False
 ) -> Iterator[CompileReport]:
     """Compiles the step of a recipe for chips that need not exist, with the compiler that they would use.
 
@@ -41,7 +41,7 @@ def compile_only(
         classes: outputs of the head; None for those of a data set that `keras_mixer.training.plan` knows.
         step: "train", "evaluate" or "features".
         largest_batch: search the largest global batch that fits, from the recipe's on.
-        program: a path to write the compiled program to, as text; None for none.
+        details: fill `CompileReport.traffic`, the memory traffic of the program by layer and operation.
 
     Yields:
         A `CompileReport` for each program that was compiled, as soon as it is.
@@ -67,7 +67,7 @@ def compile_only(
         "classes": classes,
         "step": step,
         "largest_batch": largest_batch,
-        "program": program and str(Path(program).resolve()),
+        "details": details,
     }
     paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -108,10 +108,9 @@ def _run(request):
 
         def compile_batch(size):
             batch = dataclasses.replace(recipe, global_batch_size=size, data_shards=1)  # how they are read is no matter
-            report, text = compile_step(batch, request["topology"], request["classes"], request["step"])
+            options = {"classes": request["classes"], "step": request["step"], "details": request["details"]}
+            report = compile_step(batch, request["topology"], **options)
             answer(dataclasses.asdict(report))
-            if request["program"]:
-                Path(request["program"]).write_text(text, encoding="utf-8")
             return report
 
         try:

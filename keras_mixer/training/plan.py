@@ -4,6 +4,8 @@ import dataclasses
 import math
 import re
 
+import keras
+
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.variants import token_grid
 
@@ -17,9 +19,12 @@ KNOWN_DATA = {
     "oxford_iiit_pet": (3680, 37),
 }
 DIGITS = (1797, 10)  # of scikit-learn, training and test images together
-# Numbers that a block keeps for its gradient, fitted to peak memory of training steps of S/32, S/16 and B/16 (float32,
-# TensorFlow on a CPU), which it meets within 15 %: for each hidden unit of both MLPs, and for each number of x.
-KEPT_OF_HIDDEN, KEPT_OF_TOKENS = 3, 9.5
+# Numbers that a block keeps for its gradient: for each hidden unit of both MLPs, and for each number of x. TensorFlow:
+# fitted to peak memory of training steps of S/32, S/16 and B/16 (float32, on a CPU). JAX: to what the TPU compiler says
+# of S/32, B/16 and L/16 (mixed_bfloat16, v5e), see docs/guides/tpu.md. Both are met within 15 %.
+KEPT_OF_HIDDEN = {"tensorflow": 3, "jax": 1}
+KEPT_OF_TOKENS = {"tensorflow": 9.5, "jax": 3.3}
+KEPT_OF_REMATERIALIZED = {"tensorflow": 4, "jax": 2}  # for each number of x: the inputs of both halves of a block
 SLOTS = {"adamw": 2, "sgd": 1}
 
 
@@ -48,8 +53,13 @@ class Plan:
     activation_bytes: int
 
 
-def plan(recipe: Recipe, devices=1) -> Plan:
+def plan(recipe: Recipe, devices=1, backend=None) -> Plan:
     """Works a recipe out for a number of devices.
+
+    Args:
+        recipe: what to train.
+        devices: how many share a batch.
+        backend: "tensorflow" estimates memory for TensorFlow on a CPU, "jax" for JAX on a TPU; None for Keras's own.
 
     Raises:
         ValueError: the sizes of the model do not fit the image.
@@ -72,7 +82,7 @@ def plan(recipe: Recipe, devices=1) -> Plan:
         parameters=parameters,
         macs=variant.macs(shape, classes or 0),
         weight_bytes=4 * copies * parameters,
-        activation_bytes=images * _bytes_of_an_image(recipe, variant),
+        activation_bytes=images * _bytes_of_an_image(recipe, variant, classes or 0, backend or keras.backend.backend()),
     )
 
 
@@ -93,13 +103,15 @@ def _without(share, images):
     return images - int(images * share + 1e-9)
 
 
-def _bytes_of_an_image(recipe, variant):
-    """What the blocks keep of one image until its gradient is known."""
+def _bytes_of_an_image(recipe, variant, classes, backend):
+    """What a device keeps of one image until its gradient is known."""
     grid = token_grid(recipe.input_shape()[:2], (variant.patch_size, variant.patch_size))
     tokens = grid[0] * grid[1]
     hidden = variant.hidden_dim * variant.tokens_mlp_dim + tokens * variant.channels_mlp_dim
-    block = KEPT_OF_HIDDEN * hidden + KEPT_OF_TOKENS * tokens * variant.hidden_dim
+    block = KEPT_OF_HIDDEN[backend] * hidden + KEPT_OF_TOKENS[backend] * tokens * variant.hidden_dim
+    # On a TPU also the batch: pixels in float32 and bfloat16, labels and the terms of the loss in float32.
+    outside = 6 * math.prod(recipe.input_shape()) + 20 * classes if backend == "jax" else 0
     numbers = variant.num_blocks * block
-    if recipe.rematerialize:  # the inputs of both halves of every block, and the insides of one block at a time
-        numbers = variant.num_blocks * 4 * tokens * variant.hidden_dim + block
-    return int(numbers * (2 if recipe.precision == "mixed_bfloat16" else 4))
+    if recipe.rematerialize:  # and the insides of one block at a time
+        numbers = variant.num_blocks * KEPT_OF_REMATERIALIZED[backend] * tokens * variant.hidden_dim + block
+    return int(numbers * (2 if recipe.precision == "mixed_bfloat16" else 4)) + outside

@@ -15,6 +15,7 @@ from keras_mixer.training.compile_only import CompileReport, count_operations, m
 from keras_mixer.training.largest_batch import search_largest_batch
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.topologies import CHIPS, TOPOLOGIES, check_topology, chip_of
+from keras_mixer.training.traffic import Traffic, size_of, traffic
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "randaugment_num_ops": 0}
 GIB = 2**30
@@ -62,6 +63,25 @@ ENTRY %main {
   ROOT %copy.1 = f32[8,128]{1,0} copy(%p)
 }"""
     assert count_operations(text) == {"parameter": 1, "all-reduce": 1, "copy": 1}
+
+
+def test_sizes_in_both_memories_are_read_from_a_program():
+    assert size_of("bf16[64,196,768]{2,1,0:T(8,128)(2,1)}") == (2 * 64 * 200 * 768, 0)  # padded to tiles
+    assert size_of("(f32[8,128]{1,0:T(8,128)S(1)}, u32[]{:T(128)S(6)}, pred[3])") == (3, 4 * 1024 + 4)
+    program = """HloModule m
+
+ENTRY %main (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %copy-start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  ROOT %f = f32[8,128]{1,0:T(8,128)} fusion(%copy-done), kind=kLoop, calls=%c, metadata={op_name="jit(train_step)/\
+transpose(jvp(mixer_block_3))/token_mixing/dense_0/dot_general"}, backend_config={"estimated_cycles":"7"}
+}""".replace("\\\n", "")
+    moved, computed = traffic(program)
+    assert (moved.operation, moved.hbm_bytes, moved.on_chip_bytes) == ("copy-done", 4096, 4096)
+    assert computed == Traffic(
+        "mixer_block_*/token_mixing/dense_0, backward", "dot_general", 1, 4096, 4096, estimated_cycles=7
+    )
 
 
 @pytest.mark.parametrize("true", [1, 3, 17, 100, 1000])
