@@ -88,7 +88,8 @@ class MlpBlock(keras.layers.Layer):
     """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`.
 
     All axes but the last are flattened into one around the two products: a rank-2 product with its bias and GELU is
-    what TensorFlow's CPU kernels fuse; on rank-3 tensors they do not.
+    what TensorFlow's CPU kernels fuse; on rank-3 tensors they do not. On a TPU the flattening would rearrange memory,
+    because 196 tokens do not fill its tiles; see `flattened`.
 
     Args:
         mlp_dim: hidden units between the two Dense layers.
@@ -96,6 +97,9 @@ class MlpBlock(keras.layers.Layer):
             use 0; the official code has no dropout at all.
         exact_gelu: the erf form of GELU that timm's models are trained with, instead of the tanh form.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
+
+    Attributes:
+        flattened: set to False, before the first call, for a TPU: the same values, a third less memory traffic.
 
     Returns:
         Called on a tensor: one of the same shape, compute dtype.
@@ -112,6 +116,7 @@ class MlpBlock(keras.layers.Layer):
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         self.exact_gelu = exact_gelu
+        self.flattened = True
         self.called = False  # once called, compiled functions may hold what it computed
         self.dense_0 = keras.layers.Dense(
             mlp_dim, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name="dense_0"
@@ -129,14 +134,14 @@ class MlpBlock(keras.layers.Layer):
 
     def call(self, x, training=None):
         self.called = True
-        y = ops.reshape(x, (-1, x.shape[-1]))  # (rows, D)
+        y = ops.reshape(x, (-1, x.shape[-1])) if self.flattened else x  # (rows, D)
         gelu = erf_gelu if self.exact_gelu else tanh_gelu
         y = self.dense_0(y)  # (rows, mlp_dim)
         with keras.name_scope("gelu"):  # behind "dense_0": TensorFlow sorts inputs by name before it looks what to fuse
             y = (for_training(gelu) if training else gelu)(y)
         y = self.dropout_0(y, training=training)
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
-        return ops.reshape(y, (-1, *x.shape[1:]))  # (B, ..., D)
+        return ops.reshape(y, (-1, *x.shape[1:])) if self.flattened else y  # (B, ..., D)
 
     def use_exact_gelu(self):
         """Changes to the erf form of GELU; `predict`, `evaluate` and `fit` of models with this layer follow."""

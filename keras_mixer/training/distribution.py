@@ -23,6 +23,7 @@ class Devices:
     Attributes:
         description: for people, such as "MirroredStrategy on 2 GPU".
         count: how many devices share a batch, over all processes.
+        platform: their kind: "cpu", "gpu" or "tpu".
         strategy: the `tf.distribute` strategy, or None.
         distribution: the `keras.distribution` object, or None.
         jit_compile: what to give to `compile`. XLA is mostly slower than TensorFlow's own kernels on a CPU, and Keras
@@ -33,6 +34,7 @@ class Devices:
 
     description: str
     count: int
+    platform: str = "cpu"
     strategy: Any = None
     distribution: Any = None
     jit_compile: bool | str = "auto"
@@ -224,14 +226,16 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
             tpus = []
     if tpus:
         strategy = tf.distribute.TPUStrategy(resolver)
-        return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), strategy=strategy, jit_compile=False)
+        return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), "tpu", strategy=strategy, jit_compile=False)
     kinds = {"tpu": tpus, "gpu": tf.config.list_logical_devices("GPU"), "cpu": tf.config.list_logical_devices("CPU")}
     chosen = _pick(devices, kinds)
     kind = chosen[0].device_type
     if len(chosen) == 1:
-        return Devices(f"one {kind}", 1, jit_compile="auto" if kind == "GPU" else xla_on_cpu)
+        return Devices(f"one {kind}", 1, kind.lower(), jit_compile="auto" if kind == "GPU" else xla_on_cpu)
     mirrored = tf.distribute.MirroredStrategy([device.name for device in chosen])
-    return Devices(f"MirroredStrategy on {len(chosen)} {kind}", len(chosen), strategy=mirrored, jit_compile=False)
+    return Devices(
+        f"MirroredStrategy on {len(chosen)} {kind}", len(chosen), kind.lower(), strategy=mirrored, jit_compile=False
+    )
 
 
 def _jax_list(kind):
@@ -251,9 +255,9 @@ def _jax_devices(devices) -> Devices:
     chosen = _pick(devices, kinds)
     kind = chosen[0].split(":")[0].upper()
     if len(chosen) == 1:
-        return Devices(f"one {kind}", 1)
+        return Devices(f"one {kind}", 1, kind.lower())
     distribution = keras.distribution.DataParallel(devices=chosen)
-    return Devices(f"DataParallel on {len(chosen)} {kind}", len(chosen), distribution=distribution)
+    return Devices(f"DataParallel on {len(chosen)} {kind}", len(chosen), kind.lower(), distribution=distribution)
 
 
 def _jax_processes(devices, kinds, processes, process) -> Devices:
@@ -267,6 +271,7 @@ def _jax_processes(devices, kinds, processes, process) -> Devices:
     return Devices(
         f"DataParallel on {len(chosen)} {kind.upper()} of {processes} processes",
         len(chosen),
+        kind,
         distribution=keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False),
         process=process,
         processes=processes,

@@ -39,7 +39,7 @@ def lower_step(recipe: Recipe, classes, devices, step="train"):
     """
     import jax
 
-    on = Devices(f"{len(devices)} devices", len(devices))
+    on = Devices(f"{len(devices)} devices", len(devices), devices[0].platform)
     check_recipe(recipe, on)
     source = _source_of_shapes(recipe, classes)
     total_steps = max(plan(recipe).total_steps or SOME_STEPS, recipe.warmup_steps + 1)

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
-from keras_mixer.training import compile_only, compile_process, lowering
+from keras_mixer.training import compile_only, compile_process, loop, lowering
 from keras_mixer.training.compile_only import CompileReport, count_operations, memory_of
 from keras_mixer.training.largest_batch import search_largest_batch
 from keras_mixer.training.recipes import resolve
@@ -169,6 +170,25 @@ def test_the_lowered_step_is_the_one_that_fit_runs(tmp_path, monkeypatch, count,
         assert without_device(lowered) == without_device(run[name]), step
 
 
+@on_jax
+@pytest.mark.backends
+def test_the_form_for_tpus_trains_the_same_weights(tmp_path, monkeypatch):
+    """20 steps in float32."""
+    import keras_mixer
+
+    options = {"learning_rate": 3e-4, "steps": 20, "global_batch_size": 240, "warmup_steps": 2, "drop_path_rate": 0.1}
+    options |= SMALL | {"log": lambda line: None}
+    one = keras_mixer.fit("digits", workdir=tmp_path / "flattened", **options)
+    choose = loop.choose_devices
+    monkeypatch.setattr(
+        loop, "choose_devices", lambda *arguments: dataclasses.replace(choose(*arguments), platform="tpu")
+    )
+    other = keras_mixer.fit("digits", workdir=tmp_path / "not", **options)
+    pairs = list(zip(one.model.get_weights(), other.model.get_weights(), strict=True))
+    assert max(np.abs(a - b).max() for a, b in pairs) <= 1e-6
+    assert one.history["val_loss"] == pytest.approx(other.history["val_loss"], rel=1e-5)
+
+
 needs_libtpu = pytest.mark.skipif(
     compile_process.importlib.util.find_spec("libtpu") is None,
     reason="libtpu, the TPU compiler, is not installed: pip install 'keras-mixer[tpu-compile]'",
@@ -188,6 +208,7 @@ def test_a_small_mixer_compiles_with_one_reduction_and_its_state_donated(topolog
     assert (found.chips, found.images_per_chip, found.fits) == (chips, 64 // chips, True)
     assert found.device_kind == "TPU v5 lite"
     assert (found.all_reduces, found.all_gathers) == (all_reduces, 0)
+    assert found.copies < 40  # 119 where MLPs flatten their input
     assert found.alias_bytes > 0.99 * found.output_bytes
     assert 1 < found.flops / found.model_flops < 1.25  # tokens padded to what the chip multiplies, and AdamW
     assert found.versions["libtpu"]
