@@ -16,7 +16,7 @@ COMMANDS = {
     "variants": ("look", "List the published sizes with parameters and cost."),
     "train": ("train", "Train a recipe, or resume it: train [RECIPE]."),
     "sweep": ("train", "Try learning rates on held-out training data, then train: sweep [RECIPE]."),
-    "compile": ("compile_only", "Compile a recipe for a TPU without a TPU: does it fit? compile [RECIPE]."),
+    "compile": ("compile_only", "Compile a recipe for TPUs or GPUs that need not exist: compile [RECIPE]."),
     "evaluate": ("use", "Measure a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),

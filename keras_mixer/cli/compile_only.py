@@ -14,7 +14,7 @@ from keras_mixer.training.topologies import TOPOLOGIES
 
 SHOWN = 20  # rows of traffic; the JSON has all
 PROVES = (
-    "The TPU compiler lowered, partitioned and fitted this step. It was not run: this says nothing about speed, and "
+    "The compiler lowered, partitioned and fitted this step. It was not run: this says nothing about speed, and "
     "nothing about the values that it computes."
 )
 
@@ -25,7 +25,8 @@ class Compilation:
 
     recipe: Recipe
     topology: Annotated[str, Where(f"one of {', '.join(TOPOLOGIES)}", TOPOLOGIES.__contains__)] = "v5e-1"
-    """TPU slice: v5e-1 (Colab), v5e-4, v5e-8 (Kaggle), v5e-16 to v5e-256, v6e-1 to v6e-256, v4-8, v5p-8."""
+    """Chips to compile for: v5e-1 (Colab), v5e-4, v5e-8 (Kaggle), v5e-16 to v5e-256, v6e-1 to v6e-256, v4-8, v5p-8;
+    GPUs: h100-1, h100-8."""
     classes: Count | None = None
     """Outputs of the head, at least 1; known for digits and the recipes' data sets."""
     step: Literal["train", "evaluate", "features"] = "train"
@@ -48,7 +49,7 @@ def compile(arguments):
         Compilation,
         f"compile {recipe.name}",
         arguments,
-        description=f"Compile the step of recipe {recipe.name!r} for a TPU, without a TPU. All recipes: "
+        description=f"Compile the step of recipe {recipe.name!r} for chips that need not exist. All recipes: "
         f"{', '.join(RECIPES)}. Defaults are the recipe's.",
         default=Compilation(recipe),
     )
@@ -93,7 +94,7 @@ def _one(options):
             ],
         )
     if not report.fits:
-        print(f"\n{report.problem}\nIt does not fit. Use {_ways_out(options.recipe)}.")
+        print(f"\n{report.problem or ''}\nIt does not fit. Use {_ways_out(options.recipe)}.")
     return [report]
 
 
@@ -103,15 +104,21 @@ def _rows(report):
         ("fits", "yes" if report.fits else "no"),
         ("memory per chip", f"{_size(report.hbm_bytes)} of {_size(report.hbm_limit_bytes)}"),
     ]
-    if report.fits:
+    if report.temp_bytes is not None:
         rows += [
             ("- arguments (weights, optimizer, batch)", _size(report.argument_bytes)),
             ("- temporaries (activations)", _size(report.temp_bytes)),
             ("- outputs; in place of arguments", f"{_size(report.output_bytes)}; {_size(report.alias_bytes)}"),
             ("- code", _size(report.code_bytes)),
+        ]
+    if report.flops:
+        rows += [
             ("FLOPs per chip and step", f"{report.flops:.4g}, {report.flops / report.model_flops:.3f} of the formula"),
             ("bytes accessed, main and on-chip memory", f"{report.bytes_accessed / 1e9:.1f} GB"),
-            ("- of them in main memory", f"{report.hbm_traffic_bytes / 1e9:.1f} GB"),
+        ]
+    if report.copies is not None:
+        rows += [
+            ("bytes in main memory, by the layouts", f"{report.hbm_traffic_bytes / 1e9:.1f} GB"),
             ("all-reduces, all-gathers", f"{report.all_reduces}, {report.all_gathers}"),
             ("copies, fusions", f"{report.copies}, {report.fusions}"),
         ]
@@ -151,7 +158,7 @@ def _largest_batches(options):
         largest = max(tried, key=lambda report: report.global_batch_size, default=None)
         cells = ("none", "-", "-", "-")
         if largest:
-            ratio = f"{largest.flops / largest.model_flops:.2f}"
+            ratio = f"{largest.flops / largest.model_flops:.2f}" if largest.flops else "-"
             size = _size(largest.hbm_bytes)
             cells = (f"{largest.global_batch_size:,}", f"{largest.images_per_chip:,}", size, ratio)
         rows.append(("yes" if recipe.rematerialize else "no", *cells))

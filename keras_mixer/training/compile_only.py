@@ -3,13 +3,12 @@
 Source: ours; the way is that of MaxText's `train_compile.py`, memory as in axlearn's `run_aot_compilation.py`.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import re
 import time
 from typing import Any
-
-import keras
 
 from keras_mixer.training.lowering import lower_step, without_weights
 from keras_mixer.training.recipe import Recipe
@@ -18,7 +17,7 @@ from keras_mixer.training.traffic import traffic
 
 PASSES = {"train": 3, "evaluate": 1, "features": 1}  # a backward pass costs two forward passes
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-PACKAGES = ("keras-mixer", "keras", "jax", "jaxlib", "libtpu")
+PACKAGES = ("keras-mixer", "keras", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class CompileReport:
         output_bytes: the new state and metrics.
         alias_bytes: of the output, what takes the place of arguments, as the donated state does.
         code_bytes: the program.
-        flops: of a step, by the compiler.
+        flops: of a step, by the compiler; None for a GPU, whose compiler does not say.
         model_flops: of a step, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
         bytes_accessed: of a step, by the compiler's own count, on-chip memory included: good for comparing two forms
             of a program, not for a time; see `traffic`.
@@ -118,7 +117,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
         "classes": classes,
         "rematerialize": recipe.rematerialize,
         "model_flops": 2 * PASSES[step] * macs * images,
-        "versions": {"backend": keras.backend.backend()} | {name: _version(name) for name in PACKAGES},
+        "versions": _versions(),
     }
     limit = chip_of(topology).usable_bytes
     began = time.perf_counter()
@@ -139,15 +138,17 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
             problem=problem,
         )
     seconds = time.perf_counter() - began
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}  # none for a GPU
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliased, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
     code = memory.generated_code_size_in_bytes
     counts, rows = count_operations(text), traffic(text)
+    needed = arguments + outputs - aliased + temporaries + code
     return CompileReport(
         **common,
-        fits=True,
-        hbm_bytes=arguments + outputs - aliased + temporaries + code,
+        fits=needed <= limit,  # the TPU compiler raised otherwise, that of a GPU does not
+        hbm_bytes=needed,
         hbm_limit_bytes=limit,
         compile_seconds=seconds,
         argument_bytes=arguments,
@@ -155,8 +156,8 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
         output_bytes=outputs,
         alias_bytes=aliased,
         code_bytes=code,
-        flops=cost["flops"],
-        bytes_accessed=cost["bytes accessed"],
+        flops=cost.get("flops"),
+        bytes_accessed=cost.get("bytes accessed"),
         all_reduces=counts.get("all-reduce", 0) + counts.get("all-reduce-start", 0),
         all_gathers=counts.get("all-gather", 0) + counts.get("all-gather-start", 0),
         copies=counts.get("copy", 0),
@@ -188,8 +189,9 @@ def count_operations(text) -> dict[str, int]:
     return counts
 
 
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed as a package"
+def _versions():
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -16,7 +16,7 @@ from keras_mixer.training.largest_batch import search_largest_batch
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import recipe_from
-from keras_mixer.training.topologies import check_topology, topology_devices
+from keras_mixer.training.topologies import check_topology, chip_of, topology_devices
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -37,7 +37,7 @@ def compile_only(
 
     Args:
         recipe: what to train. Neither its data nor its weights are read.
-        topology: name of a TPU slice, such as "v5e-8"; see `keras_mixer.training.topologies.TOPOLOGIES`.
+        topology: name of a TPU slice or GPU machine, such as "v5e-8"; see `keras_mixer.training.topologies.TOPOLOGIES`.
         classes: outputs of the head; None for those of a data set that `keras_mixer.training.plan` knows.
         step: "train", "evaluate" or "features".
         largest_batch: search the largest global batch that fits, from the recipe's on.
@@ -47,20 +47,19 @@ def compile_only(
         A `CompileReport` for each program that was compiled, as soon as it is.
 
     Raises:
-        ValueError: no libtpu, an unknown slice or number of classes, or the batch cannot be shared by the chips.
+        ValueError: no compiler, unknown topology or number of classes, or the batch cannot be shared by the chips.
         RuntimeError: the compiler failed for another reason than memory; carries the end of what it printed.
 
-    Source: ours. Not run on a TPU.
+    Source: ours. The programs were not run on a TPU.
     """
     check_topology(topology)
     classes = classes or plan(recipe).classes
     if classes is None:
         raise ValueError(f"The number of classes of {recipe.data!r} is not known before it is read. Use --classes.")
-    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
+    chip = chip_of(topology)
+    missing = [name for name in chip.needs if not _is_installed(name)]
     if missing:
-        raise ValueError(
-            f"Compiling for TPUs needs {' and '.join(missing)}. Use pip install 'keras-mixer[tpu-compile]' on Linux."
-        )
+        raise ValueError(f"Compiling for {topology} needs {' and '.join(missing)}. Use pip install {chip.install}.")
     request = {
         "recipe": dataclasses.asdict(recipe),
         "topology": topology,
@@ -94,6 +93,13 @@ def compile_only(
             child.wait()
             if child.stdout:
                 child.stdout.close()
+
+
+def _is_installed(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def _run(request):

@@ -23,7 +23,7 @@ DIGITS = (1797, 10)  # of scikit-learn, training and test images together
 # fitted to peak memory of training steps of S/32, S/16 and B/16 (float32, on a CPU). JAX: to what the TPU compiler says
 # of S/32, B/16 and L/16 (mixed_bfloat16, v5e), see docs/guides/tpu.md. Both are met within 15 %.
 KEPT_OF_HIDDEN = {"tensorflow": 3, "jax": 1}
-KEPT_OF_TOKENS = {"tensorflow": 9.5, "jax": 3.3}
+KEPT_OF_TOKENS = {"tensorflow": 9.5, "jax": 1.5}
 KEPT_OF_REMATERIALIZED = {"tensorflow": 4, "jax": 2}  # for each number of x: the inputs of both halves of a block
 SLOTS = {"adamw": 2, "sgd": 1}
 
