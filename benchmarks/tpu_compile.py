@@ -18,6 +18,8 @@ CASES = [  # recipe, changes, topology, classes
     (PRETRAIN, {"global_batch_size": 512, "rematerialize": True}, "v5e-8", CLASSES),
     (PRETRAIN, {"global_batch_size": 4096}, "v5e-64", CLASSES),
     *(("finetune", {"global_batch_size": batch}, "v5e-1", 10) for batch in (256, 512)),
+    ("finetune", {"global_batch_size": 512, "accumulation_steps": 8}, "v5e-1", 37),
+    (PRETRAIN, {"global_batch_size": 512}, "h100-8", CLASSES),
     *((PRETRAIN, {"variant": variant, "global_batch_size": 64 * chips}, f"{chip}-{chips}", CLASSES)
       for variant in ("S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14")
       for chip, chips in (("v5e", 1), ("v5e", 8), ("v5e", 64), ("v6e", 8))),

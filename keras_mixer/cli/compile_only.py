@@ -112,8 +112,12 @@ def _rows(report):
             ("- code", _size(report.code_bytes)),
         ]
     if report.flops:
+        part = f"one of {report.accumulation_steps} pieces" if report.accumulation_steps > 1 else "step"
         rows += [
-            ("FLOPs per chip and step", f"{report.flops:.4g}, {report.flops / report.model_flops:.3f} of the formula"),
+            (
+                f"FLOPs per chip and {part}",
+                f"{report.flops:.4g}, {report.flops / report.model_flops:.3f} of the formula",
+            ),
             ("bytes accessed, main and on-chip memory", f"{report.bytes_accessed / 1e9:.1f} GB"),
         ]
     if report.copies is not None:

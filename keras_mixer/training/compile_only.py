@@ -33,6 +33,8 @@ class CompileReport:
         global_batch_size: images in a step.
         images_per_chip: of them, on each chip.
         classes: outputs of the head.
+        accumulation_steps: pieces of a chip's batch, one after the other. The compiler counts FLOPs, bytes and operations
+            of one piece, because the others are turns of the same loop.
         rematerialize: whether blocks are computed again for the gradient.
         fits: whether the program fits into the chip's memory.
         hbm_bytes: arguments, outputs that take no argument's place, temporaries and code. Where it does not fit, what
@@ -43,8 +45,8 @@ class CompileReport:
         output_bytes: the new state and metrics.
         alias_bytes: of the output, what takes the place of arguments, as the donated state does.
         code_bytes: the program.
-        flops: of a step, by the compiler; None for a GPU, whose compiler does not say.
-        model_flops: of a step, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
+        flops: of a step or piece, by the compiler; None for a GPU, whose compiler does not say.
+        model_flops: of the same, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
         bytes_accessed: of a step, by the compiler's own count, on-chip memory included: good for comparing two forms
             of a program, not for a time; see `traffic`.
         hbm_traffic_bytes: of a step, in main memory only, by the layouts in the compiled program.
@@ -66,6 +68,7 @@ class CompileReport:
     global_batch_size: int
     images_per_chip: int
     classes: int
+    accumulation_steps: int
     rematerialize: bool
     fits: bool
     hbm_bytes: int
@@ -106,6 +109,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
     lowered = lower_step(recipe, classes, devices, step)
     images = recipe.global_batch_size // len(devices)
     macs = recipe.architecture().macs(recipe.input_shape(), 0 if step == "features" else classes)
+    pieces = recipe.accumulation_steps if step == "train" else 1
     common: dict[str, Any] = {
         "recipe": recipe.name,
         "step": step,
@@ -115,8 +119,9 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
         "global_batch_size": recipe.global_batch_size,
         "images_per_chip": images,
         "classes": classes,
+        "accumulation_steps": pieces,
         "rematerialize": recipe.rematerialize,
-        "model_flops": 2 * PASSES[step] * macs * images,
+        "model_flops": 2 * PASSES[step] * macs * images // pieces,
         "versions": _versions(),
     }
     limit = chip_of(topology).usable_bytes
