@@ -33,8 +33,8 @@ class CompileReport:
         global_batch_size: images in a step.
         images_per_chip: of them, on each chip.
         classes: outputs of the head.
-        accumulation_steps: pieces of a chip's batch, one after the other. The compiler counts FLOPs, bytes and operations
-            of one piece, because the others are turns of the same loop.
+        accumulation_steps: pieces of a chip's batch, one after the other. FLOPs, bytes and operations are those of one
+            piece: the others are turns of the same loop.
         rematerialize: whether blocks are computed again for the gradient.
         fits: whether the program fits into the chip's memory.
         hbm_bytes: arguments, outputs that take no argument's place, temporaries and code. Where it does not fit, what

@@ -7,7 +7,17 @@ import re
 BITS = {"pred": 8, "bf16": 16}  # the others end in their number of bits: f32, s8, u16
 ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)")
-FREE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-start", "slice-start", "after-all")
+FREE = (
+    "while",
+    "parameter",
+    "constant",
+    "bitcast",
+    "tuple",
+    "get-tuple-element",
+    "copy-start",
+    "slice-start",
+    "after-all",
+)
 MOVES = ("copy-done", "slice-done")  # what the operations of that name began has arrived in the other memory
 
 
@@ -35,7 +45,8 @@ class Traffic:
 def traffic(program: str) -> list[Traffic]:
     """The memory traffic of a compiled program, most first.
 
-    Operands and results of each operation count once, in the memory that their layout names.
+    Operands and results of each operation count once, in the memory that their layout names; so does each operation in
+    the body of a loop.
 
     Args:
         program: text of the compiled program, from `jax.stages.Compiled.as_text`.
@@ -43,9 +54,13 @@ def traffic(program: str) -> list[Traffic]:
     text = re.sub(r"/\*.*?\*/", "", program)
     shapes: dict[str, tuple[int, int]] = {}
     sums: dict[tuple[str, str], list[int]] = {}
-    for line in text[text.index("\nENTRY ") :].splitlines()[1:]:
+    bodies = set(re.findall(r"\bbody=%?([\w.-]+)", text))
+    runs = False  # whether this part of the text is a program or the body of its loop, not the inside of a fusion
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            runs = line.startswith("ENTRY") or line.split(" ", 1)[0].lstrip("%") in bodies
         found = INSTRUCTION.match(line)
-        if not found:
+        if not found or not runs:
             continue
         name, result, operation, rest = found.groups()
         shapes[name] = size_of(result)
