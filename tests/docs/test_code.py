@@ -31,6 +31,7 @@ REASONS = {  # why a block may not run
     "needs ImageNet",
     "needs TensorFlow Serving",
     "needs a TPU",
+    "needs libtpu",
     "needs several devices",
     "needs several machines",
     "several trainings",
