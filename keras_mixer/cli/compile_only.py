@@ -134,6 +134,11 @@ def _size(count):
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
 
+def _verdict(report):
+    flops = f", {report.flops / report.model_flops:.2f} of the formula's FLOPs" if report.flops else ""
+    return f"fits{flops}" if report.fits else "does not fit"
+
+
 def _ways_out(recipe):
     ways = ["a smaller --global-batch-size (see --largest-batch)", "--accumulation-steps", "more chips"]
     if not recipe.rematerialize and not recipe.dropout_rate:
@@ -151,22 +156,18 @@ def _largest_batches(options):
     for recipe in recipes:
         for report in _compiled(options, recipe):
             reports.append(report)
-            print(
-                f"{report.global_batch_size:,} images{', rematerialized' if report.rematerialize else ''}: "
-                f"{'fits' if report.fits else 'does not fit'}",
-                flush=True,
-            )
+            how = f"{report.global_batch_size:,} images{', rematerialized' if report.rematerialize else ''}"
+            print(f"{how}: {_verdict(report)}", flush=True)
     rows = []
     for recipe in recipes:
         tried = [report for report in reports if report.fits and report.rematerialize == recipe.rematerialize]
         largest = max(tried, key=lambda report: report.global_batch_size, default=None)
         cells = ("none", "-", "-", "-")
         if largest:
-            ratio = f"{largest.flops / largest.model_flops:.2f}" if largest.flops else "-"
             size = _size(largest.hbm_bytes)
-            cells = (f"{largest.global_batch_size:,}", f"{largest.images_per_chip:,}", size, ratio)
+            cells = (f"{largest.global_batch_size:,}", f"{largest.images_per_chip:,}", size, _verdict(largest))
         rows.append(("yes" if recipe.rematerialize else "no", *cells))
     print()
-    columns = ("largest global batch", "per chip", "memory per chip", "FLOPs / formula")
+    columns = ("largest global batch", "per chip", "memory per chip", "result")
     print_table(("rematerialize", *columns), rows)
     return reports
