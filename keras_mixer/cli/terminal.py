@@ -60,6 +60,15 @@ def read_options(what, command, arguments, **options):
         raise ValueError(_without_box(printed.getvalue())) from None
 
 
+def take_recipe(arguments, default):
+    """The recipe that the first argument names, or the default, and the other arguments."""
+    from keras_mixer.training.recipes import resolve  # with tyro alone, the other commands start without it
+
+    if arguments and not arguments[0].startswith("-"):
+        return resolve(arguments[0]), arguments[1:]
+    return resolve(default), arguments
+
+
 def _without_box(text):
     """The text of a box drawn by tyro, without title, borders and hints about --help."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[1:-1]  # colours

@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from keras_mixer.cli.terminal import print_table, read_options
+import keras
+
+from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
 from keras_mixer.training.devices import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.recipes import RECIPES
 from keras_mixer.training.sweep import sweep as run_sweep
 
 
@@ -42,7 +44,7 @@ class Training:
 
 def train(arguments):
     """Parses the options of a run, trains, and prints the result."""
-    recipe, arguments = _take_recipe(arguments, "digits")
+    recipe, arguments = take_recipe(arguments, "digits")
     options = read_options(
         Training,
         f"train {recipe.name}",
@@ -91,6 +93,7 @@ def _print_plan(recipe):
     def known(value):
         return f"{value:,}" if value is not None else "unknown before the data are read"
 
+    engine = "on a TPU" if keras.backend.backend() == "jax" else "TensorFlow on a CPU"
     rows = [
         ("training images", known(numbers.examples)),
         ("classes", known(numbers.classes)),
@@ -101,10 +104,11 @@ def _print_plan(recipe):
         ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
         ("GMACs per image", f"{numbers.macs / 1e9:.3f}"),
         ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
-        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device"),
+        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device, {engine}"),
     ]
     print()
     print_table(("plan", ""), rows)
+    print("\nFor the memory that a TPU needs, use keras-mixer compile with the same options.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Sweep:
 
 def sweep(arguments):
     """Parses the options of a sweep, tries every learning rate, and prints a table of the results."""
-    recipe, arguments = _take_recipe(arguments, "finetune")
+    recipe, arguments = take_recipe(arguments, "finetune")
     options = read_options(
         Sweep,
         f"sweep {recipe.name}",
@@ -151,10 +155,3 @@ def sweep(arguments):
         print(
             f"Test accuracy ({recipe.evaluation_crop}) after training on all images: {accuracy:.2%} ({workdir}/final)"
         )
-
-
-def _take_recipe(arguments, default):
-    """The recipe named by the first argument, or the default, and the remaining arguments."""
-    if arguments and not arguments[0].startswith("-"):
-        return resolve(arguments[0]), arguments[1:]
-    return resolve(default), arguments

@@ -23,6 +23,7 @@ class Devices:
     Attributes:
         description: for log lines, such as "MirroredStrategy on 2 GPU".
         count: number of devices that share a batch, over all processes.
+        platform: kind of the devices: "cpu", "gpu" or "tpu".
         strategy: the `tf.distribute` strategy, or None.
         distribution: the `keras.distribution` object, or None.
         jit_compile: argument for `compile`. On a CPU, XLA is mostly slower than TensorFlow's own kernels, and Keras
@@ -33,6 +34,7 @@ class Devices:
 
     description: str
     count: int
+    platform: str = "cpu"
     strategy: Any = None
     distribution: Any = None
     jit_compile: bool | str = "auto"
@@ -222,14 +224,14 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
             pass  # no TPU
     if tpus:
         strategy = tf.distribute.TPUStrategy(resolver)
-        return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), strategy=strategy, jit_compile=False)
+        return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), "tpu", strategy=strategy, jit_compile=False)
     found = {"tpu": tpus} | {kind: tf.config.list_logical_devices(kind.upper()) for kind in ("gpu", "cpu")}
     kind, selected = _select(devices, found)
     count = len(selected)
     if count == 1:
-        return Devices(f"one {kind.upper()}", 1, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
+        return Devices(f"one {kind.upper()}", 1, kind, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
     mirrored = tf.distribute.MirroredStrategy([device.name for device in selected])
-    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, strategy=mirrored, jit_compile=False)
+    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, kind, strategy=mirrored, jit_compile=False)
 
 
 def _jax_devices(devices) -> Devices:
@@ -245,10 +247,11 @@ def _jax_devices(devices) -> Devices:
         selected = found[kind]  # of all processes; each reads the data for its own
         description += f" of {processes} processes"
     elif len(selected) == 1:
-        return Devices(f"one {description}", 1)
+        return Devices(f"one {description}", 1, kind)
     return Devices(
         f"DataParallel on {len(selected)} {description}",
         len(selected),
+        kind,
         distribution=keras.distribution.DataParallel(devices=selected, auto_shard_dataset=processes == 1),
         process=jax.process_index(),
         processes=processes,

@@ -4,21 +4,26 @@ import dataclasses
 import math
 import re
 
+import keras
+
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.variants import token_grid
 
 # Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
 KNOWN_DATA = {
     "cifar10": (50_000, 10),
     "cifar100": (50_000, 100),
     "imagenet2012": (1_281_167, 1000),
+    "imagenet21k": (None, 21_843),  # not in the catalogue: the classes of the published heads
     "oxford_flowers102": (1020, 102),
     "oxford_iiit_pet": (3680, 37),
 }
 DIGITS = (1797, 10)  # of scikit-learn, training and test images together
-# Values that a block stores for its gradient, per hidden unit of both MLPs and per value of x. Fitted to the peak
-# memory of training steps of S/32, S/16 and B/16 (float32, TensorFlow on a CPU), with an error of at most 15 %.
-STORED_PER_HIDDEN, STORED_PER_INPUT = 3, 9.5
+# Values that a block stores for its gradient, per hidden unit of both MLPs and per value of x; error at most 15 %.
+# TensorFlow: fitted to the peak memory of training steps of S/32, S/16 and B/16 (float32, CPU). JAX: fitted to the
+# figures of the TPU compiler for S/32, B/16 and L/16 (mixed_bfloat16, v5e), see docs/guides/tpu.md.
+STORED_PER_HIDDEN = {"tensorflow": 3, "jax": 1}
+STORED_PER_INPUT = {"tensorflow": 9.5, "jax": 1.5}
+STORED_REMATERIALIZED = {"tensorflow": 4, "jax": 2}  # per value of x: the inputs of both halves of a block
 SLOTS = {"adamw": 2, "sgd": 1}  # optimizer variables per weight
 
 
@@ -47,8 +52,13 @@ class Plan:
     activation_bytes: int
 
 
-def plan(recipe: Recipe, devices=1) -> Plan:
+def plan(recipe: Recipe, devices=1, backend=None) -> Plan:
     """Computes the plan of a recipe for a number of devices.
+
+    Args:
+        recipe: what to train.
+        devices: how many share a batch.
+        backend: "tensorflow" estimates memory for TensorFlow on a CPU, "jax" for JAX on a TPU; None for Keras's own.
 
     Raises:
         ValueError: the patch does not divide the image.
@@ -71,7 +81,7 @@ def plan(recipe: Recipe, devices=1) -> Plan:
         parameters=parameters,
         macs=variant.macs(shape, classes or 0),
         weight_bytes=4 * copies * parameters,
-        activation_bytes=images * _activation_bytes(recipe, variant),
+        activation_bytes=images * _bytes_per_image(recipe, variant, classes or 0, backend or keras.backend.backend()),
     )
 
 
@@ -94,13 +104,14 @@ def _without(fraction, images):
     return images - int(images * fraction + 1e-9)
 
 
-def _activation_bytes(recipe, variant):
-    """Activations of one image that the blocks store for the gradient."""
-    grid = token_grid(recipe.input_shape()[:2], (variant.patch_size, variant.patch_size))
-    tokens = grid[0] * grid[1]
+def _bytes_per_image(recipe, variant, classes, backend):
+    """Memory of one image on a device: the activations stored for the gradient and, on a TPU, the batch."""
+    tokens = math.prod(variant.grid(recipe.input_shape()))
     hidden = variant.hidden_dim * variant.tokens_mlp_dim + tokens * variant.channels_mlp_dim
-    block = STORED_PER_HIDDEN * hidden + STORED_PER_INPUT * tokens * variant.hidden_dim
+    block = STORED_PER_HIDDEN[backend] * hidden + STORED_PER_INPUT[backend] * tokens * variant.hidden_dim
+    # On a TPU the batch too: pixels in float32 and bfloat16, labels and loss terms in float32.
+    outside = 6 * math.prod(recipe.input_shape()) + 20 * classes if backend == "jax" else 0
     stored = variant.num_blocks * block
-    if recipe.rematerialize:  # inputs of both halves of each block, and all of one block at a time
-        stored = variant.num_blocks * 4 * tokens * variant.hidden_dim + block
-    return int(stored * (2 if recipe.precision == "mixed_bfloat16" else 4))
+    if recipe.rematerialize:  # and all of one block at a time
+        stored = variant.num_blocks * STORED_REMATERIALIZED[backend] * tokens * variant.hidden_dim + block
+    return int(stored * (2 if recipe.precision == "mixed_bfloat16" else 4)) + outside

@@ -124,6 +124,8 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
     model = rebuild(start, precision=recipe.precision) if mixer else _clone(start, recipe, devices)
     for block in blocks_of(model):
         block.rematerialize = recipe.rematerialize
+        for mlp in (block.token_mixing, block.channel_mixing):
+            mlp.flattened = devices.platform != "tpu"
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
         model.accumulation_steps = recipe.accumulation_steps

@@ -31,6 +31,7 @@ REASONS = {  # accepted reasons for not running a block
     "needs ImageNet",
     "needs TensorFlow Serving",
     "needs a TPU",
+    "needs libtpu",
     "needs several devices",
     "needs several machines",
     "several trainings",

@@ -40,7 +40,8 @@ def test_a_plan_counts_the_digits_that_training_sees(test_fraction, holdout):
     assert plan(recipe).examples == load_recipe_source(recipe).train.size
 
 
-def test_memory_follows_what_saves_it():
+def test_memory_follows_what_saves_it(monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "tensorflow")
     recipe = RECIPES["imagenet1k_b16"]
     whole = plan(recipe).activation_bytes
     assert plan(recipe, devices=8).activation_bytes == whole // 8
@@ -55,6 +56,17 @@ def test_memory_follows_what_saves_it():
 def test_estimates_lie_near_the_peak_memory_that_was_measured(variant, batch, measured):
     """Peak over the memory before a training step in MB, float32, 1000 classes, TensorFlow on a CPU."""
     recipe = resolve("imagenet1k_b16", variant=variant, global_batch_size=batch, precision="float32")
-    numbers = plan(recipe)
+    numbers = plan(recipe, backend="tensorflow")
     gradients = 4 * numbers.parameters
     assert abs((numbers.activation_bytes + gradients) / 1e6 / measured - 1) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("variant", "batch", "compiled"),
+    [("S/32", 64, 0.809), ("S/32", 512, 3.524), ("B/16", 16, 1.562), ("B/16", 64, 3.031), ("L/16", 32, 5.837)],
+)
+def test_estimates_for_a_tpu_lie_near_what_its_compiler_says(variant, batch, compiled):
+    """Memory per chip in GB, libtpu 0.0.52 for v5e-8, ImageNet-21k recipe (docs/guides/tpu.md)."""
+    numbers = plan(resolve("imagenet21k_b16", variant=variant, global_batch_size=8 * batch), 8, backend="jax")
+    assert numbers.classes == 21_843
+    assert abs((numbers.weight_bytes + numbers.activation_bytes) / 1e9 / compiled - 1) < 0.15
