@@ -71,7 +71,7 @@ class MlpBlock(keras.layers.Layer):
     """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`.
 
     All other axes are flattened into one around the two products, which lets TensorFlow's CPU kernels fuse bias and
-    GELU. `flattened = False`, set before the first call, keeps them: the same values, but a TPU moves a third less memory.
+    GELU. `flattened = False`, set before the first call, keeps them: same values, and a TPU moves a third less memory.
 
     Args:
         mlp_dim: hidden units between the two Dense layers.

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_mixer.data.sources import Source, Split
+from keras_mixer.data.splits import Source, Split
 from keras_mixer.features import feature_extractor
 from keras_mixer.training.devices import Devices, check_recipe
 from keras_mixer.training.inputs import recipe_batches, validation_batches
