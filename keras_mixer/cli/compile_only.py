@@ -1,4 +1,4 @@
-"""The command compile: a recipe compiled for a TPU slice that need not exist. Options are the recipe's, as in train."""
+"""The command compile: compiles a recipe for a TPU slice or GPUs that need not be present; options as in train."""
 
 import dataclasses
 from pathlib import Path
@@ -14,14 +14,14 @@ from keras_mixer.training.topologies import TOPOLOGIES
 
 SHOWN = 20  # rows of traffic; the JSON has all
 PROVES = (
-    "The compiler lowered, partitioned and fitted this step. It was not run: this says nothing about speed, and "
-    "nothing about the values that it computes."
+    "The compiler lowered and partitioned this step and checked its memory. The step was not run: this says nothing "
+    "about its speed or the values it computes."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """What a person can choose for compiling."""
+    """The options of a compilation."""
 
     recipe: Recipe
     topology: Annotated[str, Where(f"one of {', '.join(TOPOLOGIES)}", TOPOLOGIES.__contains__)] = "v5e-1"
@@ -43,13 +43,13 @@ class Compilation:
 
 
 def compile(arguments):
-    """Reads the options, compiles and prints what the compiler says."""
+    """Parses the options, compiles, and prints the report of the compiler."""
     recipe, arguments = take_recipe(arguments, "digits")
     options = read_options(
         Compilation,
         f"compile {recipe.name}",
         arguments,
-        description=f"Compile the step of recipe {recipe.name!r} for chips that need not exist. All recipes: "
+        description=f"Compile the step of recipe {recipe.name!r} for chips that need not be present. All recipes: "
         f"{', '.join(RECIPES)}. Defaults are the recipe's.",
         default=Compilation(recipe),
     )

@@ -1,6 +1,6 @@
-"""The real compiler's verdict on a training step, without its chips: does it lower, partition and fit?
+"""Compiles a training step for chips that need not be present: does it lower, partition and fit into memory?
 
-Source: ours; the way is that of MaxText's `train_compile.py`, memory as in axlearn's `run_aot_compilation.py`.
+Source: ours; the approach of MaxText's `train_compile.py`, with memory as in axlearn's `run_aot_compilation.py`.
 """
 
 import contextlib
@@ -22,42 +22,42 @@ PACKAGES = ("keras-mixer", "keras", "jax", "jaxlib", "libtpu", "jax-cuda12-plugi
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """What the compiler says of one step on one chip. Sizes are of one chip; None where it ran out of memory.
+    """The compiler's figures for one step on one chip. All sizes are per chip; None if it ran out of memory.
 
     Attributes:
-        recipe: its name.
+        recipe: name of the recipe.
         step: "train", "evaluate" or "features".
         topology: name of the slice.
-        device_kind: the compiler's name of its chips.
-        chips: how many share the batch.
-        global_batch_size: images in a step.
-        images_per_chip: of them, on each chip.
+        device_kind: the compiler's name for the chips.
+        chips: number of chips that share the batch.
+        global_batch_size: images per step.
+        images_per_chip: images per step on each chip.
         classes: outputs of the head.
-        accumulation_steps: pieces of a chip's batch, one after the other. FLOPs, bytes and operations are those of one
-            piece: the others are turns of the same loop.
-        rematerialize: whether blocks are computed again for the gradient.
+        accumulation_steps: micro-batches into which a chip's batch is divided. FLOPs, bytes and operations are those of
+            one micro-batch: the others are iterations of the same loop.
+        rematerialize: whether blocks are recomputed for the gradient.
         fits: whether the program fits into the chip's memory.
-        hbm_bytes: arguments, outputs that take no argument's place, temporaries and code. Where it does not fit, what
-            the compiler names, which can be a part.
+        hbm_bytes: arguments, outputs that do not reuse an argument's memory, temporaries and code. If the program does
+            not fit, the number that the compiler reports, which may cover only a part.
         hbm_limit_bytes: memory that the chip has for them.
-        argument_bytes: weights, optimizer, images and labels.
-        temp_bytes: activations and everything else that lives within the step.
-        output_bytes: the new state and metrics.
-        alias_bytes: of the output, what takes the place of arguments, as the donated state does.
-        code_bytes: the program.
-        flops: of a step or piece, by the compiler; None for a GPU, whose compiler does not say.
-        model_flops: of the same, by the exact formula: 2 a multiply-accumulate, 3 passes for training.
-        bytes_accessed: of a step, by the compiler's own count, on-chip memory included: good for comparing two forms
-            of a program, not for a time; see `traffic`.
-        hbm_traffic_bytes: of a step, in main memory only, by the layouts in the compiled program.
-        all_reduces: collective sums over the chips.
-        all_gathers: collectives that copy parts of a tensor to all chips.
+        argument_bytes: weights, optimizer state, images and labels.
+        temp_bytes: activations and everything else that lives only within the step.
+        output_bytes: the new state and the metrics.
+        alias_bytes: the part of the output that reuses the memory of arguments, as the donated state does.
+        code_bytes: size of the program.
+        flops: FLOPs of a step or micro-batch as counted by the compiler; None for a GPU, whose compiler does not count.
+        model_flops: the same by the exact formula: 2 per multiply-accumulate, 3 passes for training.
+        bytes_accessed: bytes per step as counted by the compiler, on-chip memory included: useful to compare two forms
+            of a program, not to estimate a time; see `traffic`.
+        hbm_traffic_bytes: bytes per step in main memory only, from the layouts in the compiled program.
+        all_reduces: number of sums over all chips.
+        all_gathers: number of collectives that copy parts of a tensor to all chips.
         copies: operations that only rearrange memory.
-        fusions: operations that XLA fused.
-        compile_seconds: time that compiling took on the machine that did it.
-        versions: of the packages that decide the result.
-        problem: the compiler's own words where it does not fit.
-        traffic: what its operations move, as `keras_mixer.training.traffic.Traffic`; None unless asked for.
+        fusions: fused operations.
+        compile_seconds: compilation time on the machine used.
+        versions: versions of the packages that determine the result.
+        problem: the compiler's message if the program does not fit.
+        traffic: bytes moved by its operations, as `keras_mixer.training.traffic.Traffic`; None unless requested.
     """
 
     recipe: str
@@ -93,17 +93,17 @@ class CompileReport:
 
 
 def compile_step(recipe: Recipe, topology, classes, step="train", details=False) -> CompileReport:
-    """Compiles a step for the chips of a slice, in this process: JAX, and libtpu as `compile_process` sets it up.
+    """Compiles a step for the chips of a slice in this process, which needs JAX and the set-up of `compile_process`.
 
     Args:
-        recipe: what to train.
+        recipe: the training run.
         topology: name of a slice, from `TOPOLOGIES`.
         classes: outputs of the head.
         step: "train", "evaluate" or "features".
-        details: whether the report has its `traffic`.
+        details: whether to fill the report's `traffic`.
 
     Raises:
-        ValueError: an unknown slice, or the batch cannot be shared by its chips.
+        ValueError: unknown slice, or the chips cannot share the batch.
     """
     recipe, devices = without_weights(recipe), topology_devices(topology)
     lowered = lower_step(recipe, classes, devices, step)
@@ -128,7 +128,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
     began = time.perf_counter()
     try:
         compiled = lowered.compile()
-    except Exception as error:  # JaxRuntimeError has no kind of its own for this
+    except Exception as error:  # JAX has no exception class of its own for this
         if not is_out_of_memory(error):
             raise
         used, available = memory_of(str(error))
@@ -152,7 +152,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
     needed = arguments + outputs - aliased + temporaries + code
     return CompileReport(
         **common,
-        fits=needed <= limit,  # the TPU compiler raised otherwise, that of a GPU does not
+        fits=needed <= limit,  # the TPU compiler raises if it does not fit, a GPU's does not
         hbm_bytes=needed,
         hbm_limit_bytes=limit,
         compile_seconds=seconds,
@@ -173,20 +173,20 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
 
 
 def is_out_of_memory(error) -> bool:
-    """Whether the compiler gave up because a program needs more memory than a chip has."""
+    """Whether compilation failed because the program needs more memory than the chip has."""
     message = str(error).lower()
     return "resource_exhausted" in message or "hbm" in message
 
 
 def memory_of(message) -> tuple[int | None, int | None]:
-    """`(needed, available)` bytes that an out-of-memory message names: "(23.46G) exceeds available HBM (15.75G)"."""
+    """`(needed, available)` bytes in an out-of-memory message: "(23.46G) exceeds available HBM (15.75G)"."""
     sizes = re.findall(r"\(?([\d.]+)([KMGT])\)?\b", message)
     pair = [int(float(number) * UNITS[unit]) for number, unit in sizes[:2]]
     return (pair[0], pair[1]) if len(pair) == 2 else (None, None)
 
 
 def count_operations(text) -> dict[str, int]:
-    """How often each operation occurs in a compiled program, insides of fusions included."""
+    """Number of occurrences of each operation in a compiled program, including inside fusions."""
     counts: dict[str, int] = {}
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
         if found := re.match(r"\s+(?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z0-9-]*)\(", line):

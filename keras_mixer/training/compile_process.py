@@ -1,4 +1,4 @@
-"""Compiling in a process of its own, whatever backend this one has: libtpu is noisy, and Keras's backend is fixed."""
+"""Compiles in a child process: libtpu writes to standard error, and the Keras backend of this process may differ."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 def compile_only(
     recipe: Recipe, topology, *, classes=None, step="train", largest_batch=False, details=False
 ) -> Iterator[CompileReport]:
-    """Compiles the step of a recipe for chips that need not exist, with the compiler that they would use.
+    """Compiles the step of a recipe with the real compiler, for chips that need not be present.
 
     It proves that the step lowers, partitions and fits. It says nothing about speed, and nothing about numbers.
 

@@ -1,4 +1,4 @@
-"""The largest batch that fits into the memory of a chip, found by compiling a few."""
+"""The largest batch that fits into the memory of a chip, found by compiling a few sizes."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ PRECISION = 8  # the batch one part in so many larger does not fit
 
 
 def search_largest_batch(compile_batch: Callable[[int], CompileReport], unit, first) -> CompileReport | None:
-    """The largest global batch that fits, to an eighth: a larger one was compiled too, and does not fit.
+    """The largest global batch that fits, to within an eighth: a larger one was compiled and does not fit.
 
     At first memory grows with the batch. Near the limit XLA computes things again instead of keeping them, at the cost
     of more FLOPs, so that much larger batches than a straight line promises can still fit.
@@ -41,6 +41,6 @@ def search_largest_batch(compile_batch: Callable[[int], CompileReport], unit, fi
 
 
 def _rounded(count, low):
-    """A number that hardware likes, with few significant bits, but more than `low`."""
+    """A number with few significant bits, as hardware prefers, but more than `low`."""
     grain = 1 << max((count // PRECISION).bit_length() - 1, 0)
     return max(count // grain * grain, low + 1)

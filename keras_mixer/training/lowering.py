@@ -1,4 +1,4 @@
-"""The step that Keras would jit, lowered for devices that need not exist: shapes instead of arrays. JAX only."""
+"""The step that Keras would jit, lowered for devices that need not be present: shapes instead of arrays. JAX only."""
 
 import dataclasses
 

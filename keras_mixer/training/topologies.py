@@ -1,4 +1,4 @@
-"""TPU slices and GPU machines by the names people know, and what their makers say about the chips."""
+"""TPU slices and GPU machines by their usual names, with the published figures of their chips."""
 
 import dataclasses
 from typing import Any
@@ -94,7 +94,7 @@ def chip_of(name) -> Chip:
 
 
 def topology_devices(name):
-    """The JAX devices of a topology, which need not exist: programs can be compiled for them, not run.
+    """The JAX devices of a topology, which need not be present: programs can be compiled for them, but not run.
 
     Raises:
         ValueError: the name is unknown.

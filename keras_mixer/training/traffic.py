@@ -1,4 +1,4 @@
-"""Which operations of a compiled TPU program move how much memory, by layer and direction: read from its text."""
+"""Memory traffic of the operations of a compiled TPU program, by layer and direction, parsed from its text."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ MOVES = ("copy-done", "slice-done")  # what the operations of that name began ha
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What the operations of one kind move in one step, on one chip.
+    """The memory traffic of all operations of one kind in one step, on one chip.
 
     Attributes:
         source: layer and direction, the number of a block left out: "mixer_block_*/token_mixing, backward".
@@ -43,7 +43,7 @@ class Traffic:
 
 
 def traffic(program: str) -> list[Traffic]:
-    """The memory traffic of a compiled program, most first.
+    """The memory traffic of a compiled program, largest first.
 
     Operands and results of each operation count once, in the memory that their layout names; so does each operation in
     the body of a loop.
