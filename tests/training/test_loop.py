@@ -105,6 +105,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 @pytest.mark.backends
 def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, stop_at):
     noise = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9}
+    handler = signal.getsignal(signal.SIGINT)
     whole = run(tmp_path / "whole", **noise)
 
     def press_ctrl_c(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
@@ -122,7 +123,7 @@ def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, s
         np.testing.assert_array_equal(one, other)
     assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
     assert len(resumed.history["loss"]) == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.backends
