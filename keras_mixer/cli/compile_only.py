@@ -15,7 +15,7 @@ from keras_mixer.training.topologies import TOPOLOGIES
 SHOWN = 20  # rows of traffic; the JSON has all
 PROVES = (
     "The compiler lowered and partitioned this step and checked its memory. The step was not run: this says nothing "
-    "about its speed or the values it computes."
+    "about speed or the values it computes."
 )
 
 
