@@ -1,6 +1,6 @@
 """The table of docs/guides/tpu.md: steps compiled by the TPU compiler, without a TPU. Hours on two cores.
 
-python benchmarks/tpu_compile.py --output benchmarks/results/tpu-compile.json   # goes on where the file ends
+python benchmarks/tpu_compile.py --output benchmarks/results/tpu-compile.json   # resumes where the file ends
 """
 
 import argparse

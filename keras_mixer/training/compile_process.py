@@ -113,7 +113,7 @@ def _run(request):
         recipe = recipe_from(json.dumps(request["recipe"]).encode())
 
         def compile_batch(size):
-            batch = dataclasses.replace(recipe, global_batch_size=size, data_shards=1)  # how they are read is no matter
+            batch = dataclasses.replace(recipe, global_batch_size=size, data_shards=1)  # reading is not compiled
             options = {"classes": request["classes"], "step": request["step"], "details": request["details"]}
             report = compile_step(batch, request["topology"], **options)
             answer(dataclasses.asdict(report))
