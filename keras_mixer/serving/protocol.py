@@ -1,5 +1,6 @@
 """What the REST and the gRPC client share: addresses, answers, and the meaning of errors."""
 
+import abc
 import contextlib
 import dataclasses
 import operator
@@ -70,7 +71,7 @@ class VersionStatus:
     error: str = ""  # why it failed to load
 
 
-class Client:
+class Client(abc.ABC):
     """One model of one server; safe to share between threads. Subclasses send the requests."""
 
     close: Callable[[], None]
@@ -99,11 +100,13 @@ class Client:
         except RequestFailed as failure:
             raise self._error(*failure.args) from failure
 
+    @abc.abstractmethod
     def _status(self) -> list[VersionStatus]:
-        raise NotImplementedError
+        """All versions of the model; RequestFailed if the server does not answer with them."""
 
+    @abc.abstractmethod
     def _predict(self, images) -> list[Answer]:
-        raise NotImplementedError
+        """The answers to encoded images; RequestFailed if the server does not answer with them."""
 
     def _error(self, code, message) -> Exception:
         if code == "NOT_FOUND":
