@@ -19,7 +19,7 @@ PARTS = {"train": "training", "t10k": "test", "test": "test"}  # EMNIST says "te
 MAGIC = {"images-idx3": 0x0803, "labels-idx1": 0x0801}  # unsigned bytes in three dimensions, in one
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
-FASHION_LABELS = 0x741A4657  # CRC-32 of its uncompressed training labels
+FASHION_LABELS = 0x741A4657  # CRC-32 of its uncompressed file of training labels
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -50,7 +50,7 @@ def idx_source(folder) -> Source:
     train = _split(files["training", "images-idx3"], train_labels, transposed)
     test = _split(files["test", "images-idx3"], test_labels, transposed)
     count = int(max(train_labels.max(), test_labels.max())) + 1
-    names = tuple(chr(int(row[1])) for row in mapping) or _class_names(folder, files, count)
+    names = tuple(chr(int(row[1])) for row in mapping) or _class_names(folder, train_labels, count)
     if len(names) < count:
         raise ValueError(f"Expected labels below {len(names)} in {folder}, got {count - 1}.")
     return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)
@@ -124,9 +124,8 @@ def _split(path, labels, transposed) -> Split:
     return Split(count, elements.apply(tf.data.experimental.assert_cardinality(count)), read)
 
 
-def _class_names(folder, files, count) -> tuple[str, ...]:
-    path = files["training", "labels-idx1"]
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        if zlib.crc32(file.read()) == FASHION_LABELS:
-            return CLOTHES
+def _class_names(folder, labels, count) -> tuple[str, ...]:
+    header = np.array([MAGIC["labels-idx1"], len(labels)], ">u4").tobytes()
+    if zlib.crc32(header + labels.astype(np.uint8).tobytes()) == FASHION_LABELS:
+        return CLOTHES
     return HIRAGANA if "kmnist" in folder.resolve().name.lower() else tuple(map(str, range(count)))

@@ -98,7 +98,7 @@ def naming_corrupt_files(source: Source, crop):
     try:
         yield
     except tf.errors.OpError as error:
-        broken = {path: why for split in _file_splits(source) for path, why in corrupt_files(split, crop).items()}
+        broken = _corrupt_in(_file_splits(source), crop)
         if not broken:
             raise
         raise ValueError(_named(broken)) from error
@@ -115,6 +115,10 @@ def _named(broken):
 
 def _file_splits(source):
     return [split for split in (source.train, source.test) if split.files]
+
+
+def _corrupt_in(splits, crop) -> dict[str, str]:
+    return {path: why for split in splits for path, why in corrupt_files(split, crop).items()}
 
 
 def _broken_files(source, skip_corrupt, crop, memory, remember, log) -> dict[str, str]:
@@ -135,8 +139,7 @@ def _broken_files(source, skip_corrupt, crop, memory, remember, log) -> dict[str
             return {}
         if known[0]:
             log(f"Images of {source.name} have changed since they were checked; checking them again.")
-        broken = {path: why for split in splits for path, why in corrupt_files(split, crop).items()}
-        content = {"fingerprint": wanted, "broken": broken}
+        content = {"fingerprint": wanted, "broken": _corrupt_in(splits, crop)}
     for path, found in zip(memories, known, strict=True):
         if remember and found != content:
             with contextlib.nullcontext() if path is memory else contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mixer.data.integrity import check_source
+from keras_mixer.data.integrity import check_source, naming_corrupt_files
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import Source, hold_out
@@ -89,7 +89,8 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
         batch_size=min(recipe.global_batch_size, source.test.size, MOST_EVALUATED),
         crop=recipe.evaluation_crop,
     )
-    return evaluate(model, batches, **options)
+    with naming_corrupt_files(source, recipe.evaluation_crop):
+        return evaluate(model, batches, **options)
 
 
 def _class_weights(source, wanted):
