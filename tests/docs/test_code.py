@@ -32,9 +32,9 @@ REASONS = {  # accepted reasons for not running a block
     "needs TensorFlow Serving",
     "needs a TPU",
     "needs libtpu",
-    "needs several devices",
-    "needs several machines",
-    "several trainings",
+    "needs multiple devices",
+    "needs multiple machines",
+    "multiple trainings",
     "starts a server",
 }
 MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
