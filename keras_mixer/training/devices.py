@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from typing import Any
@@ -230,8 +231,16 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     count = len(selected)
     if count == 1:
         return Devices(f"one {kind.upper()}", 1, kind, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
-    mirrored = tf.distribute.MirroredStrategy([device.name for device in selected])
-    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, kind, strategy=mirrored, jit_compile=False)
+    strategy = _mirrored_strategy(tuple(device.name for device in selected))
+    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, kind, strategy=strategy, jit_compile=False)
+
+
+@functools.cache
+def _mirrored_strategy(names):
+    """One strategy per process: each numbers its sums from 100, and TensorFlow remembers the size of number 100."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(names))
 
 
 def _jax_devices(devices) -> Devices:
