@@ -139,10 +139,7 @@ def _source(run, data, data_dir, class_names):
     """The data for the comparison: the given ones, or the run's own."""
     if (run / "config.json").is_file():
         recipe = read_recipe(run)
-        options = {"train_split": recipe.train_split, "test_split": recipe.test_split}
-        source = load_source(
-            data or recipe.data, data_dir or recipe.data_dir, test_fraction=recipe.test_fraction, **options
-        )
+        source = load_source(data or recipe.data, data_dir or recipe.data_dir, **recipe.data_splits())
     elif data is None:
         raise ValueError(
             f"{run} does not contain the name of its training data. Pass test data with --data (an image folder, a "

@@ -8,8 +8,8 @@ from keras_mixer.data.splits import Source, file_split, stratified_split
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 
 
-def image_folder_source(folder, train_split, test_split, test_fraction):
-    """`DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`, or `DIR/CLASS/*.jpg` split by `test_fraction`.
+def image_folder_source(folder, train_split, test_split, test_fraction, seed):
+    """`DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`, or `DIR/CLASS/*.jpg` split by `test_fraction` and `seed`.
 
     Raises:
         ValueError: the folder does not have this structure, or a class has no images.
@@ -31,7 +31,7 @@ def image_folder_source(folder, train_split, test_split, test_fraction):
     else:
         class_names = _class_folders(folder)
         files, labels = _labelled_files(folder, class_names)
-        sides = stratified_split(labels, test_fraction)
+        sides = stratified_split(labels, test_fraction, seed)
         train, test = (([files[i] for i in side], [labels[i] for i in side]) for side in sides)
     return Source(folder.resolve().name, tuple(class_names), file_split(*train), file_split(*test))
 

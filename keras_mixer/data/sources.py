@@ -11,7 +11,7 @@ from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, Split, stratified_split
 
 
-def load_source(data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2):
+def load_source(data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2, split_seed=0):
     """Finds a data set by name or path.
 
     Args:
@@ -22,6 +22,7 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
         train_split: training split: a TFDS split such as "train[:99%]", or a sub-folder.
         test_split: test split, likewise.
         test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split.
+        split_seed: seed that chooses those test images.
 
     Returns:
         A `Source`.
@@ -32,17 +33,17 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     Source: ours.
     """
     if data == "digits":
-        return _digits(test_fraction)
+        return _digits(test_fraction, split_seed)
     installed = data == "fashion_mnist" and data_dir is None
     folder = idx.FASHION_MNIST if installed and idx.FASHION_MNIST.is_dir() else Path(data)
     if folder.is_dir() and idx.is_idx_folder(folder):
         return idx.idx_source(folder)
     if folder.is_dir() and not (folder / "dataset_info.json").is_file():
-        return image_folder_source(folder, train_split, test_split, test_fraction)
+        return image_folder_source(folder, train_split, test_split, test_fraction, split_seed)
     return tensorflow_dataset_source(data, data_dir, train_split, test_split)
 
 
-def _digits(test_fraction):
+def _digits(test_fraction, seed):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as PNG bytes."""
     from sklearn.datasets import load_digits  # takes 0.3 s, needed only here
 
@@ -54,7 +55,7 @@ def _digits(test_fraction):
         elements = {"image": encoded[indices], "label": labels[indices].astype(np.int64)}
         return Split(len(indices), tf.data.Dataset.from_tensor_slices(elements), read=_unchanged)
 
-    train, test = stratified_split(labels, test_fraction)
+    train, test = stratified_split(labels, test_fraction, seed)
     return Source("digits", tuple("0123456789"), part(train), part(test))
 
 

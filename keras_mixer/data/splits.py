@@ -88,8 +88,8 @@ def hold_out(source: Source, fraction) -> Source:
     return dataclasses.replace(source, train=source.train.part(~held_out), test=source.train.part(held_out))
 
 
-def stratified_split(labels, test_fraction):
-    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same fraction of each class, deterministic.
+def stratified_split(labels, test_fraction, seed=0):
+    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same fraction of each class, determined by the seed.
 
     Raises:
         ValueError: a class has a single example, or the test split would be too small to contain every class.
@@ -98,7 +98,7 @@ def stratified_split(labels, test_fraction):
 
     indices = np.arange(len(labels))
     try:
-        train, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=0)
+        train, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
     except ValueError as error:
         raise ValueError(f"{len(labels)} images cannot be split into training and test by class: {error}") from error
     return np.sort(train), np.sort(test)

@@ -22,9 +22,7 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=Non
     Raises:
         ValueError: as `load_source`, `check_source` and `hold_out`.
     """
-    source = load_source(
-        recipe.data, recipe.data_dir, recipe.train_split, recipe.test_split, test_fraction=recipe.test_fraction
-    )
+    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits())
     source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, log)
     if skipped:
         log(f"Left out {skipped} image file(s) that cannot be decoded.")

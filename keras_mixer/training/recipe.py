@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation, EvaluationCrop
 from keras_mixer.fields import (
@@ -58,7 +58,9 @@ class Recipe:
     """Shards in which the training data are read and shuffled, at least 1; must be a multiple of the number of
     processes and divide global_batch_size."""
     test_fraction: Fraction = 0.2
-    """Fraction of each class used for testing, in (0, 1), if an image folder has no split of its own."""
+    """Fraction of each class used for testing, in (0, 1), where there is no test split: digits, some image folders."""
+    split_seed: CountFrom0 = 0
+    """Seed that chooses those test images, at least 0."""
 
     variant: VariantName = "B/16"
     """Row of Table 1, such as B/16, or tiny/4 for 16 px images; the five sizes below override those of the variant."""
@@ -188,6 +190,10 @@ class Recipe:
         fields = [field.name for field in dataclasses.fields(Variant)]
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
+
+    def data_splits(self) -> dict[str, Any]:
+        """The arguments of `load_source` that separate training images from test images."""
+        return {name: getattr(self, name) for name in ("train_split", "test_split", "test_fraction", "split_seed")}
 
     def augmentation(self) -> Augmentation:
         """The random augmentation of training images."""

@@ -36,6 +36,15 @@ def test_stratified_split_keeps_the_shares_of_the_classes():
     assert np.bincount(labels[test]).tolist() == [20, 10, 1]
 
 
+def test_the_seed_chooses_the_test_images():
+    labels = np.repeat(np.arange(3), 20)
+    tests = [stratified_split(labels, 0.2, seed)[1].tolist() for seed in (0, 0, 1)]
+    assert tests[0] == tests[1] != tests[2]
+    sources = [load_source("digits", split_seed=seed) for seed in (0, 1)]
+    assert (sources[0].test.labels() != sources[1].test.labels()).any()
+    assert {source.test.size for source in sources} == {360}
+
+
 def test_a_class_with_a_single_example_cannot_be_split():
     with pytest.raises(ValueError, match="3 images cannot be split"):
         stratified_split([0, 0, 1], 0.5)
