@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from tfds_files import write_tfds
 
 from keras_mixer.data import idx
 from keras_mixer.data.pipeline import evaluation_batches
@@ -81,6 +82,25 @@ def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, 
     write_set(tmp_path / "fashion-mnist")
     monkeypatch.setattr(idx, "FASHION_MNIST", tmp_path / "fashion-mnist")
     assert load_source("fashion_mnist").name == f"fashion-mnist (IDX files in {tmp_path / 'fashion-mnist'})"
+
+
+def test_the_files_give_the_elements_of_tensorflow_datasets(tmp_path):
+    written = write_set(tmp_path / "fashion-mnist", sides=(28, 28))
+    parts = {
+        {"train": "train", "t10k": "test"}[part]: [
+            {"image": image[..., None], "label": int(label)} for image, label in zip(*pair, strict=True)
+        ]
+        for part, pair in written.items()
+    }
+    write_tfds(tmp_path / "tfds", "fashion_mnist", parts)
+    prepared = load_source("fashion_mnist", tmp_path / "tfds")
+    files = load_source(str(tmp_path / "fashion-mnist"))
+    assert prepared.class_names == idx.CLOTHES
+    for name in ("train", "test"):
+        one, other = getattr(prepared, name), getattr(files, name)
+        assert one.size == other.size
+        np.testing.assert_array_equal(pixels(one), pixels(other))
+        np.testing.assert_array_equal(one.labels(), other.labels())
 
 
 def damaged(path, change):
