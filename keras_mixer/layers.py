@@ -146,8 +146,8 @@ class MixerBlock(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Attributes:
-        rematerialize: set to True to recompute both MLPs for the gradient: less memory, more time. Not with
-            `dropout_rate`, whose masks would differ.
+        rematerialize: True recomputes both MLPs for the gradient, "tokens" the token-mixing MLP only: less memory, more
+            time. Not with `dropout_rate`, whose masks would differ.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
@@ -216,11 +216,11 @@ class MixerBlock(keras.layers.Layer):
         return self.channel_mixing(self.layer_norm_1(x), training=training)
 
     def call(self, x, training=None):
-        def added(mix, x):  # without stochastic depth: what is computed twice must not draw twice
-            return keras.remat(lambda x: mix(x, training=training))(x) if self.rematerialize else mix(x, training)
+        def added(mix, x, twice):  # without stochastic depth: what is computed twice must not draw twice
+            return keras.remat(lambda x: mix(x, training=training))(x) if twice else mix(x, training)
 
-        x = ops.add(x, self.drop_path_0(added(self.mix_tokens, x), training=training))
-        return ops.add(x, self.drop_path_1(added(self.mix_channels, x), training=training))
+        x = ops.add(x, self.drop_path_0(added(self.mix_tokens, x, self.rematerialize), training=training))
+        return ops.add(x, self.drop_path_1(added(self.mix_channels, x, self.rematerialize is True), training=training))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -86,3 +86,8 @@ def test_rematerialize_holds_from_the_next_step_on(tiny_mixer, pixels, monkeypat
     blocks_of(model)[0].rematerialize = True  # no change: nothing is compiled again
     model.fit(pixels, np.arange(4), verbose=0)
     assert len(used) == traced
+    for block in blocks_of(model):
+        block.rematerialize = "tokens"
+    used.clear()
+    model.fit(pixels, np.arange(4), verbose=0)
+    assert len(used) == traced / 2

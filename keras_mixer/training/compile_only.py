@@ -36,6 +36,7 @@ class CompileReport:
         accumulation_steps: micro-batches into which a chip's batch is divided. FLOPs, bytes and operations are those of
             one micro-batch: the others are iterations of the same loop.
         rematerialize: whether blocks are recomputed for the gradient.
+        rematerialize_tokens: whether only their token-mixing MLPs are.
         fits: whether the program fits into the chip's memory.
         hbm_bytes: arguments, outputs that do not reuse an argument's memory, temporaries and code. If the program does
             not fit, the number that the compiler reports, which may cover only a part.
@@ -70,6 +71,7 @@ class CompileReport:
     classes: int
     accumulation_steps: int
     rematerialize: bool
+    rematerialize_tokens: bool
     fits: bool
     hbm_bytes: int
     hbm_limit_bytes: int
@@ -121,6 +123,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
         "classes": classes,
         "accumulation_steps": pieces,
         "rematerialize": recipe.rematerialize,
+        "rematerialize_tokens": recipe.rematerialize_tokens,
         "model_flops": 2 * PASSES[step] * macs * images // pieces,
         "versions": _versions(),
     }

@@ -107,7 +107,8 @@ def _without(fraction, images):
 def _bytes_per_image(recipe, variant, classes, backend):
     """Memory of one image on a device: the activations stored for the gradient and, on a TPU, the batch."""
     tokens = math.prod(variant.grid(recipe.input_shape()))
-    hidden = variant.hidden_dim * variant.tokens_mlp_dim + tokens * variant.channels_mlp_dim
+    of_tokens = 0 if recipe.rematerialize_tokens else variant.hidden_dim * variant.tokens_mlp_dim
+    hidden = of_tokens + tokens * variant.channels_mlp_dim
     block = STORED_PER_HIDDEN[backend] * hidden + STORED_PER_INPUT[backend] * tokens * variant.hidden_dim
     # On a TPU the batch too: pixels in float32 and bfloat16, labels and loss terms in float32.
     outside = 6 * math.prod(recipe.input_shape()) + 20 * classes if backend == "jax" else 0

@@ -156,6 +156,8 @@ class Recipe:
     rematerialize: bool = False
     """Recompute the activations of each block in the backward pass instead of storing them: less memory, more time. No
     gain with JAX on CPUs, where XLA stores them anyway."""
+    rematerialize_tokens: bool = False
+    """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
     steps_per_execution: Count = 1
     """Optimizer steps per call from Python, at least 1: more is faster if a step is short, as on TPUs."""
     xla_on_cpu: bool = False
@@ -179,7 +181,7 @@ class Recipe:
                 )
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
-        if self.rematerialize and self.dropout_rate:
+        if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
                 "or turn off rematerialize."

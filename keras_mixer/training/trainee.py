@@ -123,7 +123,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
     mixer = isinstance(start, MixerModel)
     model = rebuild(start, precision=recipe.precision) if mixer else _clone(start, recipe, devices)
     for block in blocks_of(model):
-        block.rematerialize = recipe.rematerialize
+        block.rematerialize = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
         for mlp in (block.token_mixing, block.channel_mixing):
             mlp.flattened = devices.platform != "tpu"
     if recipe.accumulation_steps > 1:

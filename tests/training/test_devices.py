@@ -97,7 +97,7 @@ CASES = {
     ),
     "sgd": (
         {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "linear", "ema_momentum": 0.7},
-        {"accumulation_steps": 5} | ({} if ON_TENSORFLOW else {"steps_per_execution": 5}),
+        {"accumulation_steps": 5, "rematerialize_tokens": True} | ({} if ON_TENSORFLOW else {"steps_per_execution": 5}),
     ),
     "bfloat16": ({"learning_rate": 3e-4, "precision": "mixed_bfloat16"}, {}),
 }

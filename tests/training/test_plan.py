@@ -47,6 +47,7 @@ def test_memory_follows_what_saves_it(monkeypatch):
     assert plan(recipe, devices=8).activation_bytes == whole // 8
     assert plan(dataclasses.replace(recipe, accumulation_steps=4)).activation_bytes == whole // 4
     assert plan(dataclasses.replace(recipe, rematerialize=True)).activation_bytes < 0.3 * whole
+    assert 0.7 * whole < plan(dataclasses.replace(recipe, rematerialize_tokens=True)).activation_bytes < 0.9 * whole
     assert plan(dataclasses.replace(recipe, precision="float32")).activation_bytes == 2 * whole
     average = plan(dataclasses.replace(recipe, ema_momentum=0.999))
     assert average.weight_bytes == plan(recipe).weight_bytes * 5 / 4
