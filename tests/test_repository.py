@@ -24,7 +24,7 @@ PACKAGE = ROOT / "keras_mixer"
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
     ["variants", "fields", "files", "compiled", "fast_cpu", "cores"],
-    ["layers", "downloads"],
+    ["layers", "downloads", "imagenet_classes"],
     ["mixer_model"],
     ["weights", "data"],
     ["models"],
@@ -48,6 +48,7 @@ PUBLIC = {
         "load_weights",
         "save_official",
         "change_resolution",
+        "decode_predictions",
     ),
     *("fit", "RECIPES", "evaluate", "few_shot", "export_saved_model", "export_tflite"),
 }

@@ -18,6 +18,7 @@ from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
 from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing
+from keras_mixer.imagenet_classes import with_names
 from keras_mixer.training.run_directory import read_recipe
 
 BATCH_SIZE = 32  # for exports that take any number of images
@@ -150,7 +151,8 @@ def _source(run, data, data_dir, class_names):
         )
     else:
         source = load_source(data, data_dir)
-    if class_names and source.class_names != class_names:  # a model without a head has none
+    same = with_names(source.class_names) == with_names(class_names)  # ImageNet's folders are named by WordNet ids
+    if class_names and not same:  # a model without a head has none
         raise ValueError(
             f"Data {source.name!r} has other classes than the model: {len(source.class_names)} "
             f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} ({', '.join(class_names[:3])}, ...). "

@@ -37,6 +37,7 @@ class WeightFile:
         timm: whether it has timm's layout.
         exact_gelu: whether its model computes the erf form of GELU.
         pixel_range: values of a black and a white pixel at the stem of its model, or None if unknown.
+        class_names: one per output of its head, or None if unknown.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class WeightFile:
     timm: bool = False
     exact_gelu: bool = False
     pixel_range: tuple[float, float] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, model, path) -> "WeightFile":
@@ -57,6 +59,7 @@ class WeightFile:
             grid_of(model),
             exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
             pixel_range=getattr(model, "pixel_range", None),
+            class_names=getattr(model, "class_names", None),
         )
 
     def variant(self) -> Variant:
@@ -109,7 +112,8 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
     if kind == PUBLISHED:
         published = registry.find(str(source), variant)
         path = registry.download(published)
-        return WeightFile(path, own_names(open_arrays(path)), published.grid)
+        entries = own_names(open_arrays(path))
+        return WeightFile(path, entries, published.grid, class_names=published.class_names)
     if kind == WEIGHTS_H5:
         raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
     if kind == ".keras":
@@ -200,6 +204,8 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if file.pixel_range not in (None, getattr(model, "pixel_range", None)):
         model.pixel_range = file.pixel_range
         log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
+    if "head/bias" in entries and getattr(model, "class_names", None) is None:
+        model.class_names = file.class_names
     return model
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keras_mixer.downloads import cache_path, cached_download
 from keras_mixer.files import atomic_write
+from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
@@ -51,6 +52,11 @@ class Published:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens; all were trained on 224 px."""
         return VARIANTS[self.variant].grid((224, 224, 3))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each output."""
+        return tuple(name for _, name in imagenet_classes(self.classes))
 
     @property
     def preprocessing(self) -> str:
