@@ -113,7 +113,14 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         published = registry.find(str(source), variant)
         path = registry.download(published)
         entries = own_names(open_arrays(path))
-        return WeightFile(path, entries, published.grid, class_names=published.class_names)
+        return WeightFile(
+            path,
+            entries,
+            published.grid,
+            exact_gelu=published.exact_gelu,
+            pixel_range=published.pixel_range,
+            class_names=published.class_names,
+        )
     if kind == WEIGHTS_H5:
         raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
     if kind == ".keras":
@@ -148,7 +155,8 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
 
     Args:
         model: a Mixer of this package.
-        source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam"); an `.npz` file in one of the
+        source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam", "gsam", "miil",
+            "miil_in21k"); an `.npz` file in one of the
             two official layouts or with timm's names; a timm `.safetensors` file; a `.keras` or `.weights.h5` file of
             this package.
         head: "auto" loads the head if the number of classes matches and otherwise starts it at zero and logs that;
