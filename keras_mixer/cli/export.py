@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 from keras_mixer import conversion
-from keras_mixer.cli.terminal import Run, print_table
+from keras_mixer.cli.terminal import Run, folder_of, print_table
 from keras_mixer.data.sources import load_source
 from keras_mixer.description import describe
 from keras_mixer.export.interchange import export_onnx, export_openvino
@@ -47,7 +47,7 @@ def export(
     NAME.failed, and the command ends with an error.
 
     Args:
-        run: folder of a finished run, or a .keras file.
+        run: folder of a finished run, or a .keras file, also hf://owner/name/file.
         format: saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino, or web (a page for
             browsers).
         output: path of the export: for saved_model the folder of all versions, for openvino and web a folder, else the
@@ -70,7 +70,7 @@ def export(
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
-    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
+    folder = output or folder_of(run) / "export" / _default_name(format)
     target = version_folder(folder, version) if format == "saved_model" else folder
     refuse_existing(target)
     model = load_model(run)
