@@ -54,7 +54,7 @@ def decode_predictions(probabilities, top=5):
     Source: `keras.applications.imagenet_utils.decode_predictions`, which knows the 1,000 classes only.
 
     Example:
-        >>> keras_mixer.decode_predictions(np.eye(1000, dtype="float32")[:1], top=1)[0][0][:2]
+        >>> keras_mixer.decode_predictions(np.eye(1, 1000), top=1)[0][0][:2]
         ('n01440764', 'tench')
     """
     shape = tuple(probabilities.shape)
