@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
+from keras_mixer.weights import hub
 from keras_mixer.weights.keras_files import load_keras
 from keras_mixer.weights.loading import WEIGHTS_H5, kind_of, load_weights, open_weights
 from keras_mixer.weights.official import save_official
@@ -17,7 +18,7 @@ def convert(source, target, like=None, log=print):
     """Reads a weight file and writes it in another format.
 
     Args:
-        source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`.
+        source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`, also `hf://owner/name/file`.
         target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
         like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it
             belongs to.
@@ -37,7 +38,7 @@ def convert(source, target, like=None, log=print):
     if suffix is None:
         raise ValueError(f"Expected a target that ends in {', '.join(TARGETS)}, got {target}.")
     refuse_existing(target)
-    model = _read(Path(source), like, log)
+    model = _read(Path(hub.local(source)), like, log)
     if suffix == ".npz":
         return save_official(model, target)
     with atomic_write(target) as temporary:

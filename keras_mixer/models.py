@@ -198,7 +198,7 @@ def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, d
 
 
 def _variant(key):
-    """Returns the function that builds one row of Table 1; all seven share this signature."""
+    """Returns the function that builds one row of Table 1; all share this signature."""
 
     def build(
         *,

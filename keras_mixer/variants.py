@@ -1,4 +1,4 @@
-"""The seven published sizes of MLP-Mixer (Table 1 of arXiv 2105.01601) and their exact costs."""
+"""The published sizes of MLP-Mixer and their exact costs."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Variant:
         tokens_mlp_dim: hidden units D_S of each token-mixing MLP.
         channels_mlp_dim: hidden units D_C of each channel-mixing MLP.
 
-    Source: Table 1.
+    Source: Table 1 of arXiv 2105.01601.
     """
 
     patch_size: int | tuple[int, int]
@@ -69,6 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "L/32": Variant(32, 24, 1024, 512, 4096),
     "L/16": Variant(16, 24, 1024, 512, 4096),
     "H/14": Variant(14, 32, 1280, 640, 5120),
+    "S/8": Variant(8, 8, 512, 256, 2048),  # not in Table 1; there are weights (gsam)
 }
 
 # Ours, for small images and little data.

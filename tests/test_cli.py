@@ -195,10 +195,10 @@ def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
         assert (page.parent / picture).is_file()
 
 
-def test_variants_print_the_seven_rows(capsys):
+def test_variants_print_the_seven_rows_and_s8(capsys):
     assert cli.main(["variants"]) == 0
     out = capsys.readouterr().out
-    assert out.count("\n") == 9
+    assert out.count("\n") == 10
     assert "59,880,472" in out
     assert "12.602" in out
 

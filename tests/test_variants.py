@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 
 import keras_mixer
@@ -12,6 +14,7 @@ PARAMETERS = {
     "L/32": {1000: 206_939_264, 21843: 228_303_339, 10: 205_924_514, 0: 205_914_264},
     "L/16": {1000: 208_196_168, 21843: 229_560_243, 10: 207_181_418, 0: 207_171_168},
     "H/14": {1000: 432_350_952, 21843: 459_050_835, 10: 431_082_762, 0: 431_069_952},
+    "S/8": {1000: 20_646_504, 21843: 31_338_963, 10: 20_138_634, 0: 20_133_504},
 }
 GIGA_MACS = {
     "S/32": 1.002,
@@ -21,10 +24,11 @@ GIGA_MACS = {
     "L/32": 11.253,
     "L/16": 44.548,
     "H/14": 120.990,
+    "S/8": 14.875,
 }
 
 
-def test_the_seven_rows_of_table_1_are_there():
+def test_the_seven_rows_of_table_1_and_s8_are_there():
     assert list(keras_mixer.VARIANTS) == list(PARAMETERS)
 
 
@@ -38,7 +42,8 @@ def test_formula_gives_the_published_counts(name):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_models_have_the_published_counts(name):
-    build = getattr(keras_mixer, f"Mixer{name.replace('/', '')}")
+    by_sizes = functools.partial(keras_mixer.Mixer, **vars(keras_mixer.VARIANTS[name]))
+    build = by_sizes if name == "S/8" else getattr(keras_mixer, f"Mixer{name.replace('/', '')}")
     for classes in (1000, 21843, 10) if name.startswith("S") else (1000,):  # beyond S the head alone would differ
         model = build(classes=classes)
         assert model.count_params() == PARAMETERS[name][classes]

@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 from keras_mixer import conversion
-from keras_mixer.cli.terminal import Run, print_table
+from keras_mixer.cli.terminal import Run, folder_of, print_table
 from keras_mixer.data.sources import load_source
 from keras_mixer.description import describe
 from keras_mixer.export.interchange import export_onnx, export_openvino
@@ -18,6 +18,7 @@ from keras_mixer.export.tflite import export_tflite
 from keras_mixer.export.web import MODEL, export_web
 from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing
+from keras_mixer.imagenet_classes import with_names
 from keras_mixer.training.run_directory import read_recipe
 
 BATCH_SIZE = 32  # for exports that take any number of images
@@ -46,7 +47,7 @@ def export(
     NAME.failed, and the command ends with an error.
 
     Args:
-        run: folder of a finished run, or a .keras file.
+        run: folder of a finished run, or a .keras file, also hf://owner/name/file.
         format: saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino, or web (a page for
             browsers).
         output: path of the export: for saved_model the folder of all versions, for openvino and web a folder, else the
@@ -69,7 +70,7 @@ def export(
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
-    folder = output or (run if run.is_dir() else run.parent) / "export" / _default_name(format)
+    folder = output or folder_of(run) / "export" / _default_name(format)
     target = version_folder(folder, version) if format == "saved_model" else folder
     refuse_existing(target)
     model = load_model(run)
@@ -147,7 +148,8 @@ def _source(run, data, data_dir, class_names):
         )
     else:
         source = load_source(data, data_dir)
-    if class_names and source.class_names != class_names:  # a model without a head has none
+    same = with_names(source.class_names) == with_names(class_names)  # ImageNet's folders are named by WordNet ids
+    if class_names and not same:  # a model without a head has none
         raise ValueError(
             f"Data {source.name!r} has other classes than the model: {len(source.class_names)} "
             f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} ({', '.join(class_names[:3])}, ...). "

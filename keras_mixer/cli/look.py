@@ -22,7 +22,7 @@ TileGrid = tuple[Count, Count]
 
 
 def variants(image_size: Count = 224, classes: CountFrom0 = 1000):
-    """List the seven models of Table 1 with parameters and cost.
+    """List the seven models of Table 1 and S/8 with parameters and cost.
 
     Args:
         image_size: side of the image in pixels; models whose patch size does not divide it are marked.

@@ -13,6 +13,7 @@ import tyro
 
 from keras_mixer.fields import check
 from keras_mixer.variants import VARIANTS
+from keras_mixer.weights.hub import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -76,6 +77,17 @@ def _without_box(text):
     parts = (" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", inside, flags=re.M))
     kept = [part for part in parts if part and not part.startswith(("For full help", "Argument help"))]
     return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # other versions of tyro may differ
+
+
+def folder_of(model) -> Path:
+    """The folder for the results of a command about a run directory or a file.
+
+    Raises:
+        ValueError: the model is on the Hugging Face Hub, so there is none.
+    """
+    if is_hub_address(model):
+        raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
+    return model if model.is_dir() else model.parent
 
 
 def print_table(header, rows):

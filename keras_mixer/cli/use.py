@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from keras_mixer.cli.terminal import Data, Model, Run, print_table
+from keras_mixer.cli.terminal import Data, Model, Run, folder_of, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
@@ -153,6 +153,7 @@ def fewshot(
 
     if output is not None:
         refuse_existing(output)
+    file = output or folder_of(model) / "fewshot.json"
     loaded = load_mixer(model)
     crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
     source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
@@ -180,7 +181,6 @@ def fewshot(
         print(
             f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as errors."
         )
-    file = output or (model if model.is_dir() else model.parent) / "fewshot.json"
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
     content |= {"seeds": seeds} | dataclasses.asdict(result)
     write_json(file, content)
@@ -198,8 +198,8 @@ def predict(
     """Classify image files.
 
     Args:
-        paths: a run directory, .keras file, SavedModel, .tflite or .onnx file or OpenVINO folder, followed by JPEG,
-            PNG, GIF, BMP or WebP files. With --server, only the images.
+        paths: a run directory, .keras file, SavedModel, .tflite or .onnx file or OpenVINO folder, or
+            hf://owner/name/file, followed by JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
         server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
             /versions/N at the end for one version.
         top_k: number of classes to show per image.

@@ -7,6 +7,7 @@ import keras
 from keras_mixer.description import with_arguments
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import open_export
+from keras_mixer.weights import hub
 from keras_mixer.weights.keras_files import load_keras
 
 
@@ -15,7 +16,7 @@ def load_predictor(path) -> Predictor:
 
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all versions for the
-            newest), a `.tflite` or `.onnx` file, or an OpenVINO folder.
+            newest), a `.tflite` or `.onnx` file, an OpenVINO folder, or `hf://owner/name/file` for one of the files.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -23,7 +24,7 @@ def load_predictor(path) -> Predictor:
 
     Source: ours.
     """
-    path = Path(path)
+    path = Path(hub.local(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
     return _open(path).for_classes("to predict")
@@ -60,12 +61,12 @@ def load_mixer(path) -> keras.Model:
 
 
 def load_model(path) -> keras.Model:
-    """The Keras model of a run directory or `.keras` file, exactly as it was saved.
+    """The Keras model of a run directory or `.keras` file, also `hf://owner/name[/file]`, exactly as it was saved.
 
     Raises:
         ValueError: the path does not contain such a model.
     """
-    path = Path(path)
+    path = Path(hub.local(path))
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")

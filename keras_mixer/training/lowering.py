@@ -94,7 +94,7 @@ def _state(model, step):
 
 
 def without_weights(recipe):
-    """The recipe for random weights, but with the `tokens_mlp_dim` that its weights give it. Downloads nothing."""
+    """The recipe for random weights, but with the `tokens_mlp_dim` of its weights. Downloads only `hf://` files."""
     if not recipe.weights:
         return recipe
     variant, shape = recipe.architecture(), recipe.input_shape()

@@ -75,7 +75,8 @@ class Recipe:
     channels_mlp_dim: Count | None = None
     """Hidden units of the channel-mixing MLPs, at least 1."""
     weights: Text | None = None
-    """Weights to start from: imagenet1k, imagenet21k, sam, or a .npz, .safetensors, .keras or .weights.h5 file."""
+    """Weights to start from: imagenet1k, imagenet21k, sam, gsam, miil, miil_in21k, or a .npz, .safetensors, .keras or
+    .weights.h5 file, also hf://owner/name/file."""
     resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
     """How weights of another image size are adapted: the paper's rule, or bilinearly (not from the paper)."""
     image_size: Count | tuple[Count, Count] = 224

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mixer.mixer_model import blocks_of, grid_of
 from keras_mixer.variants import Variant
-from keras_mixer.weights import registry
+from keras_mixer.weights import hub, registry
 from keras_mixer.weights.archives import Entry, open_arrays
 from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
 from keras_mixer.weights.keras_files import load_keras, load_weights_h5
@@ -37,6 +37,7 @@ class WeightFile:
         timm: whether it has timm's layout.
         exact_gelu: whether its model computes the erf form of GELU.
         pixel_range: values of a black and a white pixel at the stem of its model, or None if unknown.
+        class_names: one per output of its head, or None if unknown.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class WeightFile:
     timm: bool = False
     exact_gelu: bool = False
     pixel_range: tuple[float, float] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, model, path) -> "WeightFile":
@@ -57,6 +59,7 @@ class WeightFile:
             grid_of(model),
             exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
             pixel_range=getattr(model, "pixel_range", None),
+            class_names=getattr(model, "class_names", None),
         )
 
     def variant(self) -> Variant:
@@ -88,7 +91,8 @@ def kind_of(source) -> str:
     if kind is None:
         raise ValueError(
             f"weights={str(source)!r} is not a known source: expected a published checkpoint "
-            f"({', '.join(registry.names())}) or a file that ends in .npz, .safetensors, .keras or .weights.h5."
+            f"({', '.join(registry.names())}), a file that ends in .npz, .safetensors, .keras or .weights.h5, or "
+            "hf://owner/name/file."
         )
     return kind
 
@@ -105,11 +109,20 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         FileNotFoundError: the file does not exist.
         ValueError: it is not a weight file, or a `.weights.h5` file, which does not say what model it belongs to.
     """
+    source = hub.local(source)
     kind, path = kind_of(source), Path(source)
     if kind == PUBLISHED:
         published = registry.find(str(source), variant)
         path = registry.download(published)
-        return WeightFile(path, own_names(open_arrays(path)), published.grid)
+        entries = own_names(open_arrays(path))
+        return WeightFile(
+            path,
+            entries,
+            published.grid,
+            exact_gelu=published.exact_gelu,
+            pixel_range=published.pixel_range,
+            class_names=published.class_names,
+        )
     if kind == WEIGHTS_H5:
         raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
     if kind == ".keras":
@@ -132,6 +145,7 @@ def open_widened(source, variant: Variant, grid) -> "tuple[WeightFile | str, Var
     Raises:
         FileNotFoundError, ValueError: as `open_weights`.
     """
+    source = hub.local(source)
     if kind_of(source) == WEIGHTS_H5:
         return source, variant
     file = open_weights(source, variant)
@@ -144,9 +158,10 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
 
     Args:
         model: a Mixer of this package.
-        source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam"); an `.npz` file in one of the
+        source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam", "gsam", "miil",
+            "miil_in21k"); an `.npz` file in one of the
             two official layouts or with timm's names; a timm `.safetensors` file; a `.keras` or `.weights.h5` file of
-            this package.
+            this package; `hf://owner/name[@revision][/file]` for such a file on the Hugging Face Hub (extra `hub`).
         head: "auto" loads the head if the number of classes matches and otherwise starts it at zero and logs that;
             "load" makes a mismatch an error.
         method: for a model with another image size than the file. None or "block_diagonal" applies the paper's rule,
@@ -174,6 +189,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     log = log or LOG.warning
+    source = hub.local(source)
     is_open = isinstance(source, WeightFile)
     if not is_open and kind_of(source) == WEIGHTS_H5:
         return load_weights_h5(model, Path(source))
@@ -200,6 +216,8 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if file.pixel_range not in (None, getattr(model, "pixel_range", None)):
         model.pixel_range = file.pixel_range
         log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
+    if "head/bias" in entries and getattr(model, "class_names", None) is None:
+        model.class_names = file.class_names
     return model
 
 

@@ -1,22 +1,26 @@
-"""The checkpoints published by Google: their training data, accuracy and download.
+"""The checkpoints published by Google and by Alibaba MIIL: their training data, accuracy and download.
 
-Not published: S, L/32 and H/14, anything trained on JFT-300M, and anything pre-trained on ImageNet-21k and then
-fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
+Not published: L/32 and H/14, anything trained on JFT-300M, and anything that Google pre-trained on ImageNet-21k and
+then fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
 
-Source: README and loader of google-research/vision_transformer and google-research/big_vision.
+Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
+gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
 """
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 from keras_mixer.downloads import cache_path, cached_download
 from keras_mixer.files import atomic_write
+from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
 
 BUCKET = "https://storage.googleapis.com/mixer_models"
+HUB = "https://huggingface.co"  # unless HF_ENDPOINT names a mirror
 LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest file below has 918 MB
 
 
@@ -26,12 +30,16 @@ class Published:
 
     Attributes:
         name: the value of `weights=`.
-        variant: its row of Table 1.
-        file: path below `BUCKET`.
+        variant: its key in `VARIANTS`.
+        file: path below `BUCKET`, or in `repository`.
         classes: outputs of its head.
         data: its training data.
-        accuracy: published ImageNet top-1 accuracy in percent; None without an ImageNet head.
+        accuracy: published ImageNet top-1 accuracy in percent; None without an ImageNet head, or if there is no figure
+            for this very file.
         measured: how and by whom that accuracy was measured. Not measured here.
+        repository: on the Hugging Face Hub; None for Google's bucket.
+        exact_gelu: whether the model computes the erf form of GELU.
+        pixel_range: values of a black and a white pixel at the stem.
     """
 
     name: str
@@ -41,11 +49,20 @@ class Published:
     data: str
     accuracy: float | None
     measured: str
+    repository: str | None = None
+    exact_gelu: bool = False
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
 
     @property
     def url(self) -> str:
         """Address of the file."""
-        return f"{BUCKET}/{self.file}"
+        hub = os.environ.get("HF_ENDPOINT") or HUB
+        return f"{hub}/{self.repository}/resolve/main/{self.file}" if self.repository else f"{BUCKET}/{self.file}"
+
+    @property
+    def cache_name(self) -> str:
+        """Name of the file in the cache."""
+        return (f"{self.repository}/{self.file}" if self.repository else self.file).replace("/", "-")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -53,11 +70,14 @@ class Published:
         return VARIANTS[self.variant].grid((224, 224, 3))
 
     @property
-    def preprocessing(self) -> str:
-        """The expected pixels; the same for all checkpoints."""
-        return "RGB, pixels mapped from [0, 255] to [-1, 1] (include_preprocessing=True does it)"
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each output."""
+        return tuple(name for _, name in imagenet_classes(self.classes))
 
 
+GSAM = (
+    "no figure for these files: the first upload had a conversion error (google-research/vision_transformer, issue 195)"
+)
 PUBLISHED = (
     Published(
         "imagenet1k", "B/16", "imagenet1k/Mixer-B_16.npz", 1000, "ImageNet-1k, from scratch", 76.44,
@@ -82,6 +102,23 @@ PUBLISHED = (
     Published(
         "sam", "B/32", "sam/Mixer-B_32.npz", 1000, "ImageNet-1k with the SAM optimizer, weak augmentation", 72.47,
         "README of keras_cv_attention_models",
+    ),
+    *(
+        Published(
+            "gsam", variant, f"gsam/Mixer-{variant.replace('/', '_')}.npz", 1000,
+            "ImageNet-1k with the GSAM optimizer, weak augmentation", None, GSAM,
+        )
+        for variant in ("B/16", "B/32", "S/8", "S/16", "S/32")
+    ),
+    Published(
+        "miil", "B/16", "model.safetensors", 1000, "ImageNet-21k-P, fine-tuned on ImageNet-1k", 82.31,
+        "timm's results-imagenet.csv", repository="timm/mixer_b16_224.miil_in21k_ft_in1k",
+        exact_gelu=True, pixel_range=(0.0, 1.0),
+    ),
+    Published(
+        "miil_in21k", "B/16", "model.safetensors", 11221, "ImageNet-21k-P, pre-training only", None,
+        "82.31 % on ImageNet after fine-tuning (miil)", repository="timm/mixer_b16_224.miil_in21k",
+        exact_gelu=True, pixel_range=(0.0, 1.0),
     ),
 )  # fmt: skip
 
@@ -121,14 +158,14 @@ def find(name, variant: Variant | None) -> Published:
 def download(published: Published) -> Path:
     """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    The SHA-256 of the first download is stored next to it and compared at every later use. Google publishes no
-    checksum, so the first download is trusted as far as https is.
+    The SHA-256 of the first download is stored next to it and compared at every later use. None of
+    these files has a published checksum, so the first download is trusted as far as https is.
 
     Raises:
         OSError: the download failed; nothing is left behind.
         ValueError: the file is not a Mixer checkpoint, or has changed since it was downloaded.
     """
-    name = published.file.replace("/", "-")
+    name = published.cache_name
     checksum = cache_path(name).with_suffix(".sha256")
 
     def check(file):

@@ -1,6 +1,7 @@
 """Downloads, from a server on this machine that can misbehave."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import os
@@ -12,9 +13,11 @@ import time
 
 import numpy as np
 import pytest
-from weight_files import linen
+from safetensors.numpy import save
+from weight_files import linen, timm
 
 import keras_mixer
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.variants import VARIANTS
 from keras_mixer.weights import registry
 
@@ -156,13 +159,45 @@ def test_a_published_name_means_the_file_of_the_model_also_when_widened():
     for variant in (VARIANTS["B/16"], wide):
         assert registry.find("imagenet21k", variant).url.endswith("mixer_models/imagenet21k/Mixer-B_16.npz")
     assert registry.find("sam", VARIANTS["B/32"]).grid == (7, 7)
+    assert registry.find("gsam", VARIANTS["S/8"]).url.endswith("mixer_models/gsam/Mixer-S_8.npz")
 
 
 def test_the_registry_says_where_everything_comes_from():
-    assert len(registry.PUBLISHED) == 6
+    assert len(registry.PUBLISHED) == 13
     for published in registry.PUBLISHED:
-        assert published.url.startswith("https://storage.googleapis.com/mixer_models/")
+        timm = "https://huggingface.co/timm/mixer_b16_224.miil_in21k"
+        places = (f"{timm}/", f"{timm}_ft_in1k/") if published.exact_gelu else (f"{registry.BUCKET}/",)
+        assert published.url.startswith(places)
+        assert published.pixel_range == ((0, 1) if published.exact_gelu else (-1, 1))
         assert published.variant in VARIANTS
         assert published.data
         assert published.measured
-        assert (published.accuracy is None) == (published.classes != 1000)
+        assert (published.accuracy is None) == (published.classes != 1000 or published.name == "gsam")
+        assert len(published.class_names) == published.classes
+
+
+def test_miil_brings_its_pixels_and_its_gelu(cache, monkeypatch, rng, caplog):
+    sizes = {"patch_size": 8, "num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16}
+    weights = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3))
+    weights.set_weights([rng.normal(0, 0.5, weight.shape) for weight in weights.weights])
+    content = save(timm({weight.path: weight.numpy() for weight in weights.weights}, 1))
+    (miil,) = [published for published in registry.PUBLISHED if published.name == "miil"]
+    monkeypatch.setattr(registry.Published, "grid", (2, 2))
+    monkeypatch.setattr(registry, "find", lambda name, variant: dataclasses.replace(miil))
+    asked = []
+    with serving(lambda handler: (asked.append(handler.path), send(handler, content))) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        model = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), weights="miil")
+    assert asked == ["/timm/mixer_b16_224.miil_in21k_ft_in1k/resolve/main/model.safetensors"]
+    assert "set model.pixel_range" not in caplog.text
+    images = rng.integers(0, 256, (2, 16, 16, 3)).astype("float32")
+    bare = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), weights="miil", include_preprocessing=False)
+    np.testing.assert_allclose(model.predict_on_batch(images), bare.predict_on_batch(images / 255), atol=1e-6)
+    np.testing.assert_allclose(model.predict_on_batch(images), Predictor.of(bare).classify(images), atol=1e-6)
+    by_hand = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3))
+    keras_mixer.load_weights(by_hand, cache / "timm-mixer_b16_224.miil_in21k_ft_in1k-model.safetensors")
+    assert abs(model.predict_on_batch(images) - by_hand.predict_on_batch(images)).max() > 1e-3
+    by_hand.pixel_range = (0, 1)
+    np.testing.assert_allclose(model.predict_on_batch(images), by_hand.predict_on_batch(images), atol=1e-6)
+    assert model.get_layer("mixer_block_0").exact_gelu
+    assert model.class_names[0] == "tench"

@@ -1,0 +1,69 @@
+"""The classes of ImageNet, by number: WordNet id and name of every output of a published classifier."""
+
+import functools
+import gzip
+from importlib import resources
+
+import keras
+import numpy as np
+
+# Letters in the third column of the file. All three orders are those of the sorted ids.
+SUBSETS = {
+    1000: ("k", "ImageNet-1k"),
+    21843: ("g", "ImageNet-21k of Google's checkpoints"),
+    11221: ("m", "ImageNet-21k of the miil checkpoints"),
+}
+
+
+@functools.cache
+def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
+    """`(WordNet id, name)` of each of the 1,000, 21,843 or 11,221 classes, in order.
+
+    Different classes may have the same name: "crane" is a bird and a machine.
+
+    Source: ids and first words of the synsets of WordNet 3.0; which of them a subset has is from timm's
+    `data/_info`. The names of the 1,000 are those of `keras.applications`.
+    """
+    letter, _ = SUBSETS[count]
+    packed = (resources.files("keras_mixer") / "wordnet" / "imagenet_classes.txt.gz").read_bytes()
+    rows = (line.split() for line in gzip.decompress(packed).decode("ascii").splitlines())
+    return tuple((wordnet_id, name) for wordnet_id, name, subsets in rows if letter in subsets)
+
+
+def with_names(class_names) -> tuple[str, ...]:
+    """The names of ImageNet classes if `class_names` are their WordNet ids in order, else `class_names` unchanged."""
+    classes = imagenet_classes(len(class_names)) if len(class_names) in SUBSETS else ()
+    ids = tuple(wordnet_id for wordnet_id, _ in classes)
+    return tuple(name for _, name in classes) if ids and ids == tuple(class_names) else tuple(class_names)
+
+
+def decode_predictions(probabilities, top=5):
+    """The most probable ImageNet classes of each image, as `keras.applications` returns them.
+
+    Args:
+        probabilities: `(B, 1000)` for ImageNet-1k, `(B, 21843)` for the ImageNet-21k of Google's checkpoints, or
+            `(B, 11221)` for that of the `miil` checkpoints; an array or a tensor.
+        top: number of classes to return per image, at least 1.
+
+    Returns:
+        One list per image of tuples `(WordNet id, name, probability)`, most probable first.
+
+    Raises:
+        ValueError: `probabilities` has another shape, or `top` is less than 1.
+
+    Source: `keras.applications.imagenet_utils.decode_predictions`, which knows the 1,000 classes only.
+
+    Example:
+        >>> keras_mixer.decode_predictions(np.eye(1, 1000), top=1)[0][0][:2]
+        ('n01440764', 'tench')
+    """
+    shape = tuple(probabilities.shape)
+    if len(shape) != 2 or shape[1] not in SUBSETS:
+        known = ", ".join(f"(images, {count}) for {name}" for count, (_, name) in SUBSETS.items())
+        raise ValueError(f"Expected probabilities of shape {known}, got {shape}.")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top!r}.")
+    classes = imagenet_classes(shape[1])
+    rows = keras.ops.convert_to_numpy(probabilities)
+    best = np.argsort(-rows, axis=1, kind="stable")[:, :top]
+    return [[(*classes[i], row[i]) for i in order] for row, order in zip(rows, best, strict=True)]

@@ -1,0 +1,99 @@
+"""The names of ImageNet classes, and `decode_predictions`."""
+
+from importlib import resources
+
+import keras
+import numpy as np
+import pytest
+from weight_files import linen
+
+import keras_mixer
+from keras_mixer.export.predictor import Predictor
+from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes, with_names
+from keras_mixer.variants import Variant
+from keras_mixer.weights import loading, registry
+
+
+def test_the_1000_classes_are_in_the_order_of_the_challenge():
+    classes = imagenet_classes(1000)
+    folder = resources.files("tensorflow_datasets") / "datasets" / "imagenet2012"
+    assert [wordnet_id for wordnet_id, _ in classes] == (folder / "labels.txt").read_text().split()
+    known = {0: ("n01440764", "tench"), 2: ("n01484850", "great_white_shark"), 281: ("n02123045", "tabby")}
+    known |= {134: ("n02012849", "crane"), 517: ("n03126707", "crane"), 999: ("n15075141", "toilet_tissue")}
+    assert {i: classes[i] for i in known} == known
+
+
+@pytest.mark.parametrize("count", SUBSETS)
+def test_every_subset_is_complete_and_sorted(count):
+    ids = [wordnet_id for wordnet_id, _ in imagenet_classes(count)]
+    assert len(set(ids)) == count
+    assert ids == sorted(ids)
+
+
+def test_the_21843_classes_begin_and_end_as_in_googles_list():
+    classes = imagenet_classes(21843)
+    assert classes[:2] == (("n00004475", "organism"), ("n00005787", "benthos"))
+    assert classes[-1] == ("n15102894", "knothole")
+    only_1k = set(imagenet_classes(1000)) - set(classes)
+    assert only_1k == {("n04399382", "teddy")}
+    assert set(imagenet_classes(11221)) < set(classes)
+
+
+def test_predictions_are_decoded_as_keras_does(rng, monkeypatch):
+    table = {str(i): list(pair) for i, pair in enumerate(imagenet_classes(1000))}
+    keras_decode = keras.applications.imagenet_utils.decode_predictions
+    monkeypatch.setitem(keras_decode.__globals__, "CLASS_INDEX", table)  # Keras would download it
+    probabilities = rng.random((3, 1000)).astype("float32")
+    for top in (1, 5, 2000):
+        expected = keras_decode(probabilities, top)
+        assert keras_mixer.decode_predictions(probabilities, top) == expected
+        assert keras_mixer.decode_predictions(keras.ops.convert_to_tensor(probabilities), top) == expected
+    assert len(expected[0]) == 1000
+    (only,) = keras_mixer.decode_predictions(np.eye(1, 21843, 21842), top=1)
+    assert only == [("n15102894", "knothole", 1.0)]
+
+
+@pytest.mark.parametrize("shape", [(1000,), (2, 999), (1, 1, 1000)])
+def test_other_shapes_are_rejected(shape):
+    with pytest.raises(ValueError, match=r"\(images, 1000\) for ImageNet-1k.*got \("):
+        keras_mixer.decode_predictions(np.zeros(shape))
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        keras_mixer.decode_predictions(np.zeros((1, 1000)), top=0)
+
+
+def test_wordnet_ids_and_other_names():
+    ids, names = zip(*imagenet_classes(1000), strict=True)
+    assert with_names(ids) == names
+    assert with_names(names) == names
+    assert with_names(ids[::-1]) == ids[::-1]
+    assert with_names(("cat", "dog")) == ("cat", "dog")
+
+
+SIZES = Variant(8, 1, 8, 4, 8)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A tiny model whose weights pass for a published checkpoint."""
+    model = keras_mixer.Mixer(**vars(SIZES), input_shape=(16, 16, 3))
+    file = tmp_path / "tiny.npz"
+    np.savez(file, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
+    checkpoint = registry.Published("sam", "B/16", "sam/tiny.npz", 1000, "nothing", None, "not at all")
+    monkeypatch.setattr(registry.Published, "grid", (2, 2))
+    monkeypatch.setattr(loading.registry, "find", lambda name, variant: checkpoint)
+    monkeypatch.setattr(loading.registry, "download", lambda checkpoint: file)
+
+
+def test_a_published_classifier_knows_its_class_names(published):
+    def build(**options):
+        return keras_mixer.Mixer(**vars(SIZES), **{"input_shape": (16, 16, 3), "weights": "sam"} | options)
+
+    model = build()
+    assert model.class_names == tuple(name for _, name in imagenet_classes(1000))
+    assert Predictor.of(model).description.class_names[999] == "toilet_tissue"
+    assert keras_mixer.change_resolution(model, (32, 16, 3)).class_names == model.class_names
+    assert build(classes=7).class_names is None  # a new head
+    assert build(include_top=False).class_names is None
+    own = build(weights=None)
+    own.class_names = tuple(f"class {i}" for i in range(1000))
+    assert keras_mixer.load_weights(own, "sam").class_names[0] == "class 0"
