@@ -102,7 +102,7 @@ def _print_plan(recipe):
         ("devices", devices.description),
         ("images per device", f"{recipe.global_batch_size // devices.count:,}"),
         ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
-        ("GMACs per image", f"{numbers.macs / 1e9:.3f}"),
+        ("GMACs per image", f"{numbers.macs / 1e9:.3f}{' x 2 passes, SAM' if recipe.sam_rho else ''}"),
         ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
         ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device, {engine}"),
     ]

@@ -47,7 +47,7 @@ class CompileReport:
         alias_bytes: the part of the output that reuses the memory of arguments, as the donated state does.
         code_bytes: size of the program.
         flops: FLOPs of a step or micro-batch as counted by the compiler; None for a GPU, whose compiler does not count.
-        model_flops: the same by the exact formula: 2 per multiply-accumulate, 3 passes for training.
+        model_flops: the same by the exact formula: 2 per multiply-accumulate, 3 passes for training (6 with SAM).
         bytes_accessed: bytes per step as counted by the compiler, on-chip memory included: useful to compare two forms
             of a program, not to estimate a time; see `traffic`.
         hbm_traffic_bytes: bytes per step in main memory only, from the layouts in the compiled program.
@@ -112,6 +112,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
     images = recipe.global_batch_size // len(devices)
     macs = recipe.architecture().macs(recipe.input_shape(), 0 if step == "features" else classes)
     pieces = recipe.accumulation_steps if step == "train" else 1
+    passes = PASSES[step] * (2 if step == "train" and recipe.sam_rho else 1)
     common: dict[str, Any] = {
         "recipe": recipe.name,
         "step": step,
@@ -124,7 +125,7 @@ def compile_step(recipe: Recipe, topology, classes, step="train", details=False)
         "accumulation_steps": pieces,
         "rematerialize": recipe.rematerialize,
         "rematerialize_tokens": recipe.rematerialize_tokens,
-        "model_flops": 2 * PASSES[step] * macs * images // pieces,
+        "model_flops": 2 * passes * macs * images // pieces,
         "versions": _versions(),
     }
     limit = chip_of(topology).usable_bytes

@@ -11,6 +11,12 @@ DROPS = (4, 6, 8)  # tenths of all steps after which the staircase divides by 10
 NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters named .../kernel only
 
 
+def global_norm(gradients):
+    """`[(...)] -> () float32`: L2 norm of all gradients together."""
+    squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(gradient, "float32"))) for gradient in gradients]
+    return keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+
+
 class _ClipAfterReduction(keras.optimizers.Optimizer):
     """Clips the gradient after it is summed over replicas, and stores its norm.
 
@@ -47,8 +53,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         return list(zip(clipped, [variable for _, variable in reduced], strict=True))
 
     def _clip_by_global_norm(self, grads):
-        squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(gradient, "float32"))) for gradient in grads]
-        norm = keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+        norm = global_norm(grads)
         self.gradient_norm.assign(norm)
         if self.global_clipnorm is None:
             return grads

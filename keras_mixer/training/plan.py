@@ -38,7 +38,7 @@ class Plan:
         total_steps: optimizer steps of the run.
         parameters: parameters of the model, without the head if the number of classes is unknown.
         macs: multiply-accumulate operations per image.
-        weight_bytes: memory of weights, gradients, optimizer and moving average.
+        weight_bytes: memory of weights (and perturbed weights, with SAM), gradients, optimizer and moving average.
         activation_bytes: memory of the activations that one device stores for the gradient, estimated.
     """
 
@@ -71,7 +71,7 @@ def plan(recipe: Recipe, devices=1, backend=None) -> Plan:
     total = recipe.steps or (steps_per_epoch and steps_per_epoch * recipe.epochs)
     shape = recipe.input_shape()
     parameters = variant.parameters(shape, classes or 0)
-    copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None)
+    copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None) + (recipe.sam_rho > 0)
     images = recipe.global_batch_size // devices // recipe.accumulation_steps
     return Plan(
         examples=examples,

@@ -117,6 +117,9 @@ class Recipe:
     """Decoupled weight decay of kernels, at least 0; multiplied by the learning rate, as in Keras and the paper."""
     clip_norm: Positive | None = 1.0
     """Maximum global norm of the gradient, greater than 0; None: no clipping."""
+    sam_rho: NonNegative = 0.0
+    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05, for two forward and backward
+    passes per step; 0: off."""
     ema_momentum: Fraction | None = None
     """Momentum of an exponential moving average of the weights, in (0, 1), such as 0.999; the averaged weights are
     validated and saved. None: no averaging, as in the paper."""
@@ -182,6 +185,11 @@ class Recipe:
                 )
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
+        if self.sam_rho and self.accumulation_steps > 1:
+            raise ValueError(
+                "sam_rho needs the gradient of the whole batch before its second pass. Set accumulation_steps to 1 "
+                "(rematerialize saves memory too), or sam_rho to 0."
+            )
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "

@@ -92,9 +92,9 @@ FINETUNE = Recipe(
 _ALL = (
     # keras-mixer train digits
     # scikit-learn's 1,797 handwritten digits (bundled), 80 % for training. Sizes and augmentation are ours.
-    # Measured on 2 cores of a shared AVX-512 server, TensorFlow 2.21: 99.44, 98.33, 99.44, 98.89 and 98.61 % test accuracy
-    # for --split-seed and --seed 0 to 4 (360 images each), in about a minute. Eight other settings were no better on
-    # images held out of the training part; see docs/experiments.md.
+    # Measured on 2 cores of a shared AVX-512 server, TensorFlow 2.21: 99.44, 98.33, 99.44, 98.89 and 98.61 % test
+    # accuracy for --split-seed and --seed 0 to 4 (360 images each), in about a minute. Eight other settings were no
+    # better on images held out of the training part; see docs/experiments.md.
     DIGITS,
     # keras-mixer train smoke
     # A few steps, to check that an installation works. No particular accuracy is expected.

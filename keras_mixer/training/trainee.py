@@ -13,6 +13,7 @@ from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.sam import SharpnessAwareModel
 from keras_mixer.weights.loading import WeightFile, load_weights, open_widened
 
 
@@ -129,6 +130,9 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
         model.accumulation_steps = recipe.accumulation_steps
+    elif recipe.sam_rho:
+        model = SharpnessAwareModel(model.inputs, model.outputs[0], name=model.name)
+        model.sam_rho = recipe.sam_rho
     model.set_weights(start.get_weights())
     devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)

@@ -141,8 +141,12 @@ def without_device(text):
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"accumulation_steps": 2, "ema_momentum": 0.9, "drop_path_rate": 0.1, "precision": "mixed_bfloat16"}],
-    ids=["plain", "all"],
+    [
+        {},
+        {"accumulation_steps": 2, "ema_momentum": 0.9, "drop_path_rate": 0.1, "precision": "mixed_bfloat16"},
+        {"sam_rho": 0.1, "drop_path_rate": 0.1},
+    ],
+    ids=["plain", "all", "sam"],
 )
 def test_the_lowered_step_is_the_one_that_fit_runs(tmp_path, monkeypatch, count, options):
     """Word for word: the text of both programs, for training and validation."""

@@ -104,7 +104,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 @pytest.mark.parametrize("stop_at", [5, 7])  # at the end of an epoch, and within one
 @pytest.mark.backends
 def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, stop_at):
-    noise = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9}
+    noise = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9, "sam_rho": 0.1}
     handler = signal.getsignal(signal.SIGINT)
     whole = run(tmp_path / "whole", **noise)
 

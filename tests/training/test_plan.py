@@ -51,6 +51,7 @@ def test_memory_follows_what_saves_it(monkeypatch):
     assert plan(dataclasses.replace(recipe, precision="float32")).activation_bytes == 2 * whole
     average = plan(dataclasses.replace(recipe, ema_momentum=0.999))
     assert average.weight_bytes == plan(recipe).weight_bytes * 5 / 4
+    assert plan(dataclasses.replace(recipe, sam_rho=0.05)).weight_bytes == average.weight_bytes
 
 
 @pytest.mark.parametrize(("variant", "batch", "measured"), [("S/16", 16, 1376), ("B/16", 8, 1694), ("S/32", 32, 1089)])
