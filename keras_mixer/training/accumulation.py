@@ -2,8 +2,10 @@
 
 import keras
 
+from keras_mixer.training.distillation import StudentModel
 
-class AccumulatingModel(keras.Model):
+
+class AccumulatingModel(StudentModel):
     """A functional model whose training step keeps the activations of one microbatch at a time.
 
     The update is that of the full batch: gradients are averaged over the microbatches, then clipped and applied once.

@@ -17,6 +17,7 @@ from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
 from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices
+from keras_mixer.training.distillation import Teacher, checksum
 from keras_mixer.training.inputs import (
     evaluate_source,
     example_images,
@@ -158,6 +159,8 @@ def _open_run(workdir, recipe, devices, parameters, log):
             if devices.writes:
                 run = RunDirectory(workdir, recipe)
                 if not run.finished:
+                    if recipe.teacher is not None:
+                        Teacher(recipe.teacher)  # raises before anything is written
                     needed = parameters * BYTES_PER_PARAMETER * COPIES_ON_DISK
                     until_the_end.enter_context(run.prepared(needed, log))
         with devices.all_or_none():
@@ -186,13 +189,18 @@ def _start(recipe, source, run, resumes, writes, log):
     """The model that training starts from, and its test accuracy; None for random weights or a zero head."""
     start = Start.read(run.start) if resumes else None
     if start is not None:
+        if start.teacher_sha256 != checksum(recipe):
+            raise ValueError(
+                f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "
+                "--workdir."
+            )
         return start.model(recipe, source), start.accuracy
     model, accuracy = start_model(recipe, source, log), None
     if model.get_layer("head").kernel.numpy().any():  # the head of a model without weights is zero too
         accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
         log(f"Before training: {accuracy:.2%} test accuracy.")
     if writes:
-        write_json(run.start, Start.of(model, accuracy).as_json())
+        write_json(run.start, Start.of(model, accuracy, checksum(recipe)).as_json())
     return model, accuracy
 
 

@@ -98,6 +98,11 @@ class Recipe:
     """Images per optimizer step, over all devices, at least 1."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over the classes."""
+    teacher: Text | None = None
+    """Distillation: a .keras file or a finished run, whose outputs for the augmented images replace the labels in the
+    loss (function matching, arXiv 2106.05237)."""
+    teacher_temperature: Positive = 1.0
+    """Temperature t of both softmax distributions, greater than 0; the loss is t^2 KL(teacher || student)."""
     class_weights: Literal["balanced"] | ClassWeights | None = None
     """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse class frequency."""
     label_smoothing: Rate = 0.0
@@ -185,6 +190,8 @@ class Recipe:
                 )
         if self.label_smoothing and self.loss == "sigmoid":
             raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
+        if self.teacher is not None and self.loss == "sigmoid":
+            raise ValueError("teacher works only with loss 'softmax'. Use --loss softmax, or no teacher.")
         if self.sam_rho and self.accumulation_steps > 1:
             raise ValueError(
                 "sam_rho needs the gradient of the whole batch before its second pass. Set accumulation_steps to 1 "

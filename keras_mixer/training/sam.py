@@ -2,12 +2,13 @@
 
 import keras
 
+from keras_mixer.training.distillation import StudentModel
 from keras_mixer.training.optimizers import global_norm
 
 EPSILON = 1e-12  # a gradient of 0 perturbs nothing
 
 
-class SharpnessAwareModel(keras.Model):
+class SharpnessAwareModel(StudentModel):
     """A functional model whose training step uses the gradient at perturbed weights, `w + rho * g / norm(g)`.
 
     `g` is the gradient of the whole batch over all devices, so the result does not depend on their number; the authors'

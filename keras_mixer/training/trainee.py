@@ -11,6 +11,7 @@ from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
 from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.devices import Devices
+from keras_mixer.training.distillation import StudentModel, Teacher
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.sam import SharpnessAwareModel
@@ -27,6 +28,7 @@ class Start:
         pixel_range: values of a black and a white pixel at the stem.
         class_names: of the data, in label order.
         accuracy: test accuracy before training; None if the head starts at zero.
+        teacher_sha256: of the teacher's file; None without a teacher.
     """
 
     tokens_mlp_dim: int
@@ -34,12 +36,15 @@ class Start:
     pixel_range: tuple[float, float]
     class_names: tuple[str, ...]
     accuracy: float | None
+    teacher_sha256: str | None = None
 
     @classmethod
-    def of(cls, model, accuracy) -> "Start":
+    def of(cls, model, accuracy, teacher_sha256) -> "Start":
         """The start of a model."""
         block = blocks_of(model)[0]
-        return cls(block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, model.class_names, accuracy)
+        return cls(
+            block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, model.class_names, accuracy, teacher_sha256
+        )
 
     @classmethod
     def read(cls, path) -> "Start | None":
@@ -118,7 +123,7 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         A compiled `keras.Model` from pixels to logits; its weights are in the order of those of `start`.
 
     Raises:
-        ValueError: `start` is not a Mixer, and the recipe or the devices need one.
+        ValueError: `start` is not a Mixer, and the recipe or the devices need one; or the teacher does not fit.
     """
     keras.utils.set_random_seed(recipe.seed)
     mixer = isinstance(start, MixerModel)
@@ -133,6 +138,11 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
     elif recipe.sam_rho:
         model = SharpnessAwareModel(model.inputs, model.outputs[0], name=model.name)
         model.sam_rho = recipe.sam_rho
+    elif recipe.teacher is not None:
+        model = StudentModel(model.inputs, model.outputs[0], name=model.name)
+    if recipe.teacher is not None:
+        model.teacher, model.teacher_temperature = Teacher(recipe.teacher), recipe.teacher_temperature
+        model.teacher.check_classes(model.output_shape[-1], getattr(start, "class_names", None))
     model.set_weights(start.get_weights())
     devices.per_replica_seeds(model)
     optimizer = build_optimizer(recipe, total_steps)

@@ -104,7 +104,10 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
 @pytest.mark.parametrize("stop_at", [5, 7])  # at the end of an epoch, and within one
 @pytest.mark.backends
 def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, stop_at):
+    teacher = tmp_path / "teacher.keras"
+    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(teacher)
     noise = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9, "sam_rho": 0.1}
+    noise["teacher"] = str(teacher)
     handler = signal.getsignal(signal.SIGINT)
     whole = run(tmp_path / "whole", **noise)
 
@@ -118,6 +121,11 @@ def test_a_stopped_run_resumes_to_the_very_same_weights(tmp_path, monkeypatch, s
         run(tmp_path / "stopped", **noise)
     monkeypatch.undo()
     assert max(list_checkpoints(tmp_path / "stopped" / "checkpoints")) == stop_at
+    original = teacher.read_bytes()
+    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(teacher)
+    with pytest.raises(ValueError, match="has changed since this run started"):
+        run(tmp_path / "stopped", **noise)
+    teacher.write_bytes(original)
     resumed = run(tmp_path / "stopped", **noise)
     for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

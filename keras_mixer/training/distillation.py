@@ -1,0 +1,141 @@
+"""Distillation by function matching: the student learns what a teacher answers for the same augmented images."""
+
+import hashlib
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from keras_mixer.description import with_arguments
+from keras_mixer.mixer_model import MixerModel
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.weights.keras_files import load_keras
+
+SMALLEST = 1e-37  # probability whose logarithm is finite in float32
+
+
+class Teacher:
+    """A frozen classifier in inference mode. Not a Keras layer: checkpoints and the saved student do not contain it.
+
+    Create it in the scope of a `tf.distribute` strategy if there is one. JAX compiles its weights into the step.
+
+    Args:
+        path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
+            Mixer may be saved without preprocessing) and ends with softmax, or with logits: no activation. Both are
+            told apart by the activation of the last layer.
+
+    Raises:
+        ValueError: there is no such model, or it is damaged, or not a classifier like this.
+    """
+
+    def __init__(self, path):
+        file = file_of(path)
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
+        try:
+            model = load_keras(file)
+        except ValueError as error:
+            raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
+        finally:
+            keras.distribution.set_distribution(before)
+        shapes = [tensor.shape for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
+        if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3:
+            raise ValueError(
+                f"teacher={path!r} is not an image classifier: expected a functional model of one input (B, h, w, 3) "
+                f"and one output (B, classes), got {shapes}."
+            )
+        self.activation = _last_activation(model)
+        if self.activation not in ("linear", "softmax"):
+            raise ValueError(
+                f"teacher={path!r} ends with the activation {self.activation!r}. Expected 'softmax', or logits."
+            )
+        self.model = with_arguments(model, include_preprocessing=True) if isinstance(model, MixerModel) else model
+        self.size, self.classes = shapes[0][1:3], shapes[1][1]
+        self.class_names = getattr(model, "class_names", None)
+
+    def check_classes(self, classes, class_names):
+        """Raises ValueError if the classes are not those of the student."""
+        if self.classes != classes:
+            raise ValueError(f"The teacher has {self.classes} classes, the student {classes}. Use another teacher.")
+        own, names = self.class_names or (), class_names or ()
+        if set(own) == set(names) and tuple(own) != tuple(names):
+            raise ValueError(
+                f"The teacher has the classes in the order {own[:5]}, the student in {names[:5]}. Use a "
+                "teacher trained on the same data."
+            )
+
+    def __call__(self, images):
+        """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.
+
+        Images of another size are resized bilinearly, without antialiasing.
+        """
+        if None not in self.size and images.shape[1:3] != self.size:
+            images = ops.image.resize(images, self.size, "bilinear", antialias=False, data_format="channels_last")
+        outputs = ops.cast(self.model(images, training=False), "float32")
+        return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
+
+
+class StudentModel(keras.Model):
+    """A functional model of logits that learns from a teacher, if it has one, instead of from labels.
+
+    The loss is `t^2 KL(teacher || student)` of both softmax distributions at temperature t, for the same augmented and
+    mixed images. Labels are used for metrics and for the validation loss.
+
+    Attributes:
+        teacher: a `Teacher`, or None.
+        teacher_temperature: t.
+
+    Source: arXiv 2106.05237 (t = 1); the factor t^2 keeps the size of the gradient, arXiv 1503.02531.
+    """
+
+    teacher: Teacher | None = None
+    teacher_temperature = 1.0
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """`() float32`: the loss of a batch; Keras calls it in training and in validation."""
+        if self.teacher is None or not training:
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        loss = DistillationLoss(self.teacher_temperature)(self.teacher(x), y_pred, sample_weight)
+        return sum(self.losses, start=loss)
+
+
+class DistillationLoss(keras.losses.Loss):
+    """`t^2 KL(teacher || student)` of logits `(B, classes)`, averaged over the batch."""
+
+    def __init__(self, temperature):
+        super().__init__(dtype="float32")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        """`(B, classes), (B, classes) -> (B,)`: logits of the teacher and of the student."""
+        teacher, student = (ops.log_softmax(logits / self.temperature) for logits in (y_true, y_pred))
+        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def file_of(path) -> Path:
+    """The `.keras` file of a teacher.
+
+    Raises:
+        ValueError: there is none.
+    """
+    file = Path(path, "model.keras") if Path(path).is_dir() else Path(path)
+    if not file.is_file() or file.suffix != ".keras":
+        raise ValueError(f"teacher={path!r} is neither a .keras file nor a finished run directory.")
+    return file
+
+
+def checksum(recipe: Recipe) -> str | None:
+    """SHA-256 of the teacher's file; None without a teacher."""
+    if recipe.teacher is None:
+        return None
+    with file_of(recipe.teacher).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last_activation(model) -> str:
+    layer = model.layers[-1]
+    if isinstance(layer, keras.Model):
+        return _last_activation(layer)
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(layer, "activation", None), "__name__", "linear")
