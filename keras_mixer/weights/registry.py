@@ -158,8 +158,8 @@ def find(name, variant: Variant | None) -> Published:
 def download(published: Published) -> Path:
     """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    The SHA-256 of the first download is stored next to it and compared at every later use. None of
-    these files has a published checksum, so the first download is trusted as far as https is.
+    The SHA-256 of the first download is stored next to it and compared at every later use. None of these files has a
+    published checksum, so the first download is trusted as far as https is.
 
     Raises:
         OSError: the download failed; nothing is left behind.
