@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_mixer.data import idx
 from keras_mixer.data.image_folder import image_folder_source
+from keras_mixer.data.own import NAME
 from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, Split, stratified_split
 
@@ -34,6 +35,11 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     """
     if data == "digits":
         return _digits(test_fraction, split_seed)
+    if data.startswith(f"{NAME} ("):
+        raise ValueError(
+            "The data of this run were passed to keras_mixer.fit and are not in its folder. Pass them to fit again, or "
+            "name other data of the same classes with --data."
+        )
     installed = data == "fashion_mnist" and data_dir is None
     folder = idx.FASHION_MNIST if installed and idx.FASHION_MNIST.is_dir() else Path(data)
     if folder.is_dir() and idx.is_idx_folder(folder):

@@ -1,10 +1,12 @@
 """The data of a recipe: its data set, training batches, validation batches."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from keras_mixer.data.integrity import check_source, naming_corrupt_files
+from keras_mixer.data.own import own_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import Source, hold_out
@@ -12,6 +14,7 @@ from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
+RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test"}  # not used with own data
 EXAMPLES = 64
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
@@ -27,6 +30,28 @@ def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=Non
     if skipped:
         log(f"Left out {skipped} image file(s) that cannot be decoded.")
     return hold_out(source, recipe.holdout) if recipe.holdout else source
+
+
+def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None, classes=None) -> tuple[Recipe, Source]:
+    """The recipe with the caller's data, which its `data` then describes, and the data; see `own_source`.
+
+    Raises:
+        ValueError: as `own_source` and `hold_out`, or `overrides` name other data.
+    """
+    given = [name for name in ("data", *RECIPE_DATA) if name in overrides]
+    if given:
+        raise ValueError(f"Expected train= or {given[0]}=, got both. Drop one of the two.")
+    source, described = own_source(
+        train,
+        test,
+        class_names=class_names,
+        classes=classes,
+        test_fraction=recipe.test_fraction,
+        split_seed=recipe.split_seed,
+        needs_order=recipe.holdout > 0 or recipe.data_shards > 1,
+    )
+    recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
+    return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
 def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):

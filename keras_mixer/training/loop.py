@@ -24,7 +24,9 @@ from keras_mixer.training.inputs import (
     load_recipe_source,
     recipe_batches,
     validation_batches,
+    with_own_data,
 )
+from keras_mixer.training.legs import legs
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run_directory import RunDirectory
@@ -50,7 +52,19 @@ class FitResult:
     metrics: dict[str, Any]
 
 
-def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None, log=print, **overrides) -> FitResult:
+def fit(
+    recipe: Recipe | str,
+    *,
+    workdir,
+    train=None,
+    test=None,
+    class_names=None,
+    classes=None,
+    skip_corrupt=False,
+    profile_steps=None,
+    log=print,
+    **overrides,
+) -> FitResult:
     """Trains a Mixer as the recipe says and keeps everything about the run in one folder.
 
     Call it again with the same arguments to resume a stopped run from its newest checkpoint; a finished run is loaded,
@@ -60,6 +74,13 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None
     Args:
         recipe: a `Recipe`, or the name of one in `RECIPES`.
         workdir: folder of the run; created if missing, never shared by two configurations.
+        train: training data to use instead of those of the recipe: NumPy arrays `(images, labels)`, a finite
+            `tf.data.Dataset` of (image, label) elements, or a `keras.utils.PyDataset` of (images, labels) batches.
+            Images are uint8 pixels `(H, W, 3)`, `(H, W, 1)` or `(H, W)`, or the bytes of encoded images; labels are
+            integers from 0. The recipe shuffles and augments. To resume, pass the same data in the same order.
+        test: test data, likewise. None sets aside `test_fraction` of each class if `train` is arrays.
+        class_names: with `train`, one name per class in label order; None names the classes by their numbers.
+        classes: with `train`, the number of classes; needed if `train` is not arrays and there are no `class_names`.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
         profile_steps: `(first, last)` step to profile for TensorBoard, counted from the start of this call.
         log: called with each line of text for the user.
@@ -80,8 +101,14 @@ def fit(recipe: Recipe | str, *, workdir, skip_corrupt=False, profile_steps=None
         >>> keras_mixer.fit("digits", workdir="runs/digits", epochs=1).metrics["accuracy"]  # doctest: +SKIP
         0.93
     """
-    recipe = resolve(recipe, **overrides)
-    return fit_model(recipe, workdir=workdir, skip_corrupt=skip_corrupt, profile_steps=profile_steps, log=log)
+    recipe, source = resolve(recipe, **overrides), None
+    own = {"test": test, "class_names": class_names, "classes": classes}
+    if train is not None:
+        recipe, source = with_own_data(recipe, overrides, train, **own)
+    elif given := [name for name, value in own.items() if value is not None]:
+        raise ValueError(f"{', '.join(given)} can be used only with train=. Pass the training data too.")
+    options = {"skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
+    return fit_model(recipe, workdir=workdir, source=source, **options)
 
 
 def fit_model(
@@ -226,7 +253,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
             checkpoints.take_signals()
         try:
             epoch_steps = recipe.epoch_steps(source.train.size)
-            for leg in _legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution):
+            for leg in legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution):
                 if leg.steps_per_execution != model.steps_per_execution:
                     compile_trainee(model, model.optimizer, recipe, devices, leg.steps_per_execution)
                 model.fit(
@@ -243,36 +270,6 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
             checkpoints.release_signals()
             bar.close()
         model.optimizer.take_average(model.trainable_variables)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Leg:
-    """Epochs of equal length: one call of Keras's `fit`."""
-
-    first_step: int
-    first_epoch: int
-    last_epoch: int
-    steps_per_epoch: int
-    steps_per_execution: int
-
-
-def _legs(step, steps_per_epoch, total_steps, steps_per_execution):
-    """The rest of an interrupted epoch, the complete epochs after it, and a last one that may be shorter.
-
-    With multiple steps per execution, an epoch ends at the last complete execution in it: Keras would overrun it.
-    """
-    together = min(steps_per_execution, steps_per_epoch)
-    steps_per_epoch -= steps_per_epoch % together
-    while step < total_steps:
-        epoch, done = divmod(step, steps_per_epoch)
-        complete = (total_steps - step) // steps_per_epoch
-        if done or not complete:
-            steps = min(steps_per_epoch - done, total_steps - step)
-            yield _Leg(step, epoch, epoch + 1, steps, 1 if steps % together else together)
-            step += steps
-        else:
-            yield _Leg(step, epoch, epoch + complete, steps_per_epoch, together)
-            step += complete * steps_per_epoch
 
 
 def _results(recipe, evaluation, start_accuracy, parameters, seconds):

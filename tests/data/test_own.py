@@ -1,0 +1,174 @@
+"""The caller's data as a source: what is accepted, what is refused, and that the examples are the same."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_files import encode
+
+from keras_mixer.data.own import own_source
+from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.sources import load_source
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), np.uint8)
+LABELS = np.arange(10) % 3
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images=IMAGES, labels=LABELS, size=4, **options):
+        super().__init__(**options)
+        self.images, self.labels, self.size = images, labels, size
+
+    def __len__(self):
+        return -(-len(self.labels) // self.size)
+
+    def __getitem__(self, index):
+        part = slice(index * self.size, (index + 1) * self.size)
+        return self.images[part], self.labels[part]
+
+
+def dataset(images=IMAGES, labels=LABELS):
+    return tf.data.Dataset.from_tensor_slices((images, labels))
+
+
+def examples(split):
+    found = [split.read(element) for element in split.elements]
+    return np.array([decode_image(one["image"]) for one in found]), np.array([one["label"] for one in found])
+
+
+PNG = [encode(image, "PNG") for image in IMAGES]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (IMAGES, LABELS),
+        (IMAGES, LABELS[:, None].astype(np.uint8)),  # as keras.datasets.cifar10
+        (PNG, list(LABELS)),
+        (np.array(PNG, dtype=object), LABELS),
+        dataset(),
+        dataset(PNG),
+        Batches(),
+        Batches(PNG, workers=3),
+    ],
+    ids=[
+        "pixels",
+        "column",
+        "encoded",
+        "objects",
+        "dataset",
+        "encoded dataset",
+        "batches",
+        "encoded batches",
+    ],
+)
+def test_every_form_gives_the_same_examples(data):
+    source, described = own_source(data, data, classes=3)
+    assert source.class_names == ("0", "1", "2")
+    assert described.startswith("own data (train: 10 images ")
+    for split in (source.train, source.test):
+        assert split.size == 10
+        images, labels = examples(split)
+        np.testing.assert_array_equal(images, IMAGES)
+        np.testing.assert_array_equal(labels, LABELS)
+        np.testing.assert_array_equal(split.labels(), LABELS)
+
+
+@pytest.mark.parametrize("images", [IMAGES[..., 0], IMAGES[..., :1]], ids=["rank 2", "one channel"])
+@pytest.mark.parametrize("form", [lambda *data: data, dataset, Batches], ids=["arrays", "dataset", "batches"])
+def test_grey_images_become_rgb(form, images):
+    source, _ = own_source(form(images, LABELS), form(images, LABELS), classes=3)
+    np.testing.assert_array_equal(examples(source.train)[0], np.repeat(IMAGES[..., :1], 3, -1))
+
+
+def test_arrays_are_split_by_class_and_not_copied(tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r+")
+    source, _ = own_source((mapped, LABELS), class_names=("a", "b", "c"), test_fraction=0.4)
+    assert (source.train.size, source.test.size) == (6, 4)
+    assert set(source.test.labels()) == {0, 1, 2}
+    both = np.concatenate([examples(source.train)[0], examples(source.test)[0]])
+    assert {image.tobytes() for image in both} == {image.tobytes() for image in IMAGES}
+    mapped[:] = 7
+    assert (examples(source.train)[0] == 7).all()
+
+
+def test_the_description_changes_with_the_data():
+    def described(images=IMAGES, labels=LABELS, form=lambda *data: data, **options):
+        return own_source(form(images, labels), form(images, labels), **({"classes": 3} | options))[1]
+
+    changed = IMAGES.copy()
+    changed[5, 0, 0, 0] ^= 1
+    same = described()
+    assert described(IMAGES.copy()) == same
+    assert len({same, described(changed), described(labels=LABELS[::-1]), described(class_names=tuple("abc"))}) == 4
+    assert described(form=dataset) != described(changed[::-1], form=dataset)
+    shuffled = described(form=lambda *data: dataset(*data).shuffle(10, seed=1))
+    assert shuffled == "own data (train: 10 images, test: 10 images, 3 classes " + shuffled[-9:]
+
+
+ONE_HOT = np.eye(3)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        (iter([]), {}, r"train is a list_iterator. Expected arrays"),
+        ((IMAGES, LABELS[:4]), {}, "train has 10 images but 4 labels"),
+        ((IMAGES[:0], LABELS[:0]), {}, "train is empty"),
+        ((IMAGES / 255, LABELS), {}, r"got float64 of shape \(6, 5, 3\). Convert them: np.round\(255 \* images\)"),
+        ((IMAGES.astype(np.float32), LABELS), {}, r"got float32.*Convert them: np.round\(images\)"),
+        ((IMAGES.astype(int), LABELS), {}, "got int64"),
+        ((np.zeros((10, 6, 5, 4), np.uint8), LABELS), {}, "Drop the alpha channel"),
+        ((np.zeros((10, 0, 5, 3), np.uint8), LABELS), {}, "no pixels"),
+        (([IMAGES[0], IMAGES[1][:2]], LABELS[:2]), {}, "differ in size"),
+        (([b"no image"] * 10, LABELS), {}, "The first image of train cannot be decoded"),
+        ((IMAGES, ONE_HOT), {}, r"got shape \(10, 3\). One-hot labels become integers by labels.argmax"),
+        ((IMAGES, LABELS / 1), {}, "Expected integer labels in train, got float64"),
+        ((IMAGES, LABELS - 1), {}, "Expected labels from 0 on, got -1 to 1"),
+        ((IMAGES, LABELS), {"classes": 2}, "Expected labels from 0 to 1, because there are 2 classes, got 0 to 2"),
+        ((IMAGES, LABELS), {"classes": 2, "class_names": tuple("abc")}, "class_names has 3 names, but classes=2"),
+        ((IMAGES, LABELS), {"class_names": "abc"}, "got the string 'abc'"),
+        ((IMAGES, LABELS), {"classes": 1}, "Expected two or more classes, got 1"),
+        ((IMAGES, 0 * LABELS), {}, "two or more classes, got only 0"),
+        (dataset().repeat(), {"classes": 3}, r"train is infinite. Remove .repeat\(\)"),
+        (dataset().filter(lambda *_: True), {"classes": 3}, "size of train is unknown.*assert_cardinality"),
+        (dataset().take(0), {"classes": 3}, "train is empty"),
+        (dataset().batch(2), {"classes": 3}, r"got shape \(2,\)"),
+        (dataset(IMAGES, ONE_HOT), {"classes": 3}, r"got shape \(3,\). One-hot"),
+        (dataset(IMAGES / 255), {"classes": 3}, r"Convert them"),
+        (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, r"Expected \(image, label\) elements"),
+        (Batches(labels=LABELS + 2), {"classes": 3}, "Expected labels from 0 to 2"),
+        (Batches(images=IMAGES / 255), {"classes": 3}, "Convert them"),
+        (dataset().shuffle(10, seed=1), {"classes": 3, "needs_order": True}, "Two passes over train start"),
+    ],
+)
+def test_unusable_data_are_refused_with_the_remedy(train, options, message):
+    with pytest.raises(ValueError, match=message):
+        own_source(train, (IMAGES, LABELS) if "classes" in options else None, **options)
+
+
+def test_what_only_arrays_tell_must_be_given():
+    with pytest.raises(ValueError, match=r"only arrays are split automatically. Pass test="):
+        own_source(dataset(), classes=3)
+    with pytest.raises(ValueError, match="number of classes is known only for arrays"):
+        own_source((IMAGES, LABELS), dataset())
+
+
+def test_a_dataset_that_can_be_read_once_is_refused():
+    elements = iter([(IMAGES[0], 1)])
+    spec = (tf.TensorSpec((6, 5, 3), tf.uint8), tf.TensorSpec((), tf.int64))
+    once = tf.data.Dataset.from_generator(lambda: elements, output_signature=spec)
+    with pytest.raises(ValueError, match="can be read only once"):
+        own_source(once.apply(tf.data.experimental.assert_cardinality(1)), (IMAGES, LABELS), classes=3)
+
+
+def test_a_label_outside_the_classes_is_found_when_it_is_read():
+    source, _ = own_source(dataset(labels=LABELS[::-1] + 1), (IMAGES, LABELS), classes=3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected labels from 0 to 2 in train, got"):
+        examples(source.train)
+
+
+def test_a_run_on_own_data_names_no_data_to_load():
+    with pytest.raises(ValueError, match=r"passed to keras_mixer.fit"):
+        load_source("own data (train: 10 images)")

@@ -1,0 +1,101 @@
+"""Training on the caller's data: the same run as on the same images in a folder, and it resumes."""
+
+import dataclasses
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.inputs import with_own_data
+
+SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
+RNG = np.random.default_rng(0)
+LABELS = np.arange(36) % 2
+IMAGES = (RNG.integers(0, 80, (36, 12, 12, 3)) + 150 * np.eye(3, dtype=int)[LABELS][:, None, None]).astype(np.uint8)
+TRAIN, TEST = (IMAGES[:24], LABELS[:24]), (IMAGES[24:], LABELS[24:])  # 3 steps an epoch
+
+
+def fit(workdir, train=TRAIN, test=TEST, said=None, **options):
+    log = ([] if said is None else said).append
+    return keras_mixer.fit("digits", workdir=workdir, log=log, train=train, test=test, **(QUICK | options))
+
+
+def dataset(data):
+    return tf.data.Dataset.from_tensor_slices(data)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def __len__(self):
+        return -(-len(self.data[1]) // 5)
+
+    def __getitem__(self, index):
+        return tuple(part[5 * index : 5 * index + 5] for part in self.data)
+
+
+def stop_at(step, monkeypatch):
+    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+        if self.step == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", press)
+
+
+@pytest.mark.backends
+def test_arrays_datasets_and_batches_train_alike_and_resume_to_the_very_same_weights(tmp_path, monkeypatch, capsys):
+    options = {"class_names": ("red", "green"), "class_weights": "balanced", "learning_rate": 0.01}
+    said = []
+    whole = fit(tmp_path / "arrays", said=said, **options)
+    assert "24 training and 12 test images of own data, 2 classes" in said[0]
+    assert whole.model.class_names == ("red", "green")
+    assert whole.metrics["test_images"] == 12
+    batches = {"train": Batches(TRAIN), "test": dataset(TEST)}  # both are read as datasets
+    stop_at(5, monkeypatch)
+    with pytest.raises(RunStopped):
+        fit(tmp_path / "stopped", **batches, **options)
+    monkeypatch.undo()
+    resumed = fit(tmp_path / "stopped", **batches, **options)
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert fit(tmp_path / "arrays", **options).metrics == whole.metrics  # finished: only loaded
+    with pytest.raises(ValueError, match=r"data: 'own data \(train: 24 images .* there, 'own data \(train: 23 images"):
+        fit(tmp_path / "arrays", train=tuple(part[1:] for part in TRAIN), **options)
+    assert cli.main(["evaluate", str(tmp_path / "arrays")]) == 2
+    assert "passed to keras_mixer.fit" in capsys.readouterr().err
+
+
+def test_the_recipe_holds_out_and_splits_own_data():
+    recipe = keras_mixer.RECIPES["digits"]
+    _, held_out = with_own_data(dataclasses.replace(recipe, holdout=0.25), {}, TRAIN, TEST)
+    assert (held_out.train.size, held_out.test.size) == (18, 6)
+    _, split = with_own_data(dataclasses.replace(recipe, test_fraction=0.25), {}, (IMAGES, LABELS))
+    assert (split.train.size, split.test.size) == (27, 9)
+    with pytest.raises(ValueError, match="holdout and data_shards need a fixed order"):
+        with_own_data(dataclasses.replace(recipe, data_shards=2), {}, dataset(TRAIN).shuffle(24, seed=1), TEST)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "digits"}, "Expected train= or data=, got both"),
+        ({"train_split": "train"}, "Expected train= or train_split=, got both"),
+        ({"train": None}, "test can be used only with train="),
+        ({"train": None, "test": None, "classes": 2}, "classes can be used only with train="),
+        ({"class_names": ("only",)}, "two or more classes"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
