@@ -120,6 +120,7 @@ REFUSED = {
     "test_split": [""],
     "variant": ["B/17", "b/16"],
     "weights": [""],
+    "teacher": [""],
     "class_weights": [(), (0.0, 0.0)],
     "crop_area": [(1.0, 0.1)],
     "crop_aspect": [(1.5, 0.5)],
