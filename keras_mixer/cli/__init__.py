@@ -24,6 +24,7 @@ COMMANDS = {
     "vtab": ("experiments", "VTAB-1k of a pre-trained model: vtab MODEL."),
     "plot": ("", "Figures and experiments of the paper: plot NAME."),  # PLOTS names the file
     "report": ("look", "Write an HTML report on finished runs: report RUN..."),
+    "card": ("look", "Write a model card of a finished run: card RUN."),
     "benchmark": ("look", "Measure speed on this machine, relative to a matrix product."),
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
     "export": ("export", "Export a run for other runtimes: export RUN --format FORMAT."),

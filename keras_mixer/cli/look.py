@@ -1,4 +1,4 @@
-"""Commands that inspect models: variants, benchmark, saliency, report, plot weights, plot stem, plot throughput."""
+"""Commands that inspect models: variants, benchmark, saliency, report, card, plot weights, stem and throughput."""
 
 import dataclasses
 import platform
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tyro
 
-from keras_mixer.cli.terminal import Model, Runs, VariantName, print_table
+from keras_mixer.cli.terminal import Model, Run, Runs, VariantName, print_table
 from keras_mixer.fields import Count, CountFrom0, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
@@ -154,6 +154,18 @@ def report(runs: Runs, output: Path = Path("report.html")):
     from keras_mixer.inspect.report import write_report
 
     print(f"Written: {write_report(runs, output)}")
+
+
+def card(run: Run, output: Path | None = None):
+    """Write a model card of a finished run, with the metadata that the Hugging Face Hub reads.
+
+    Args:
+        run: folder of a finished run; verified exports in it are included.
+        output: the file to write; must not exist. By default RUN/README.md.
+    """
+    from keras_mixer.inspect.model_card import write_model_card
+
+    print(f"Written: {write_model_card(run, output)}. Add a license to its first lines.")
 
 
 def weights(model: Model, output: Path, blocks: Blocks = (0, 1, 2), tile_grid: TileGrid | None = None):

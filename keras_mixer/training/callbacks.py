@@ -28,6 +28,45 @@ class StepCounter(keras.callbacks.Callback):
         self.step += self.new_steps
 
 
+class UserCallbacks(keras.callbacks.CallbackList):
+    """The callbacks passed to `fit`: they see one training, although Keras's `fit` may be called for parts of it.
+
+    Args:
+        callbacks: Keras callbacks.
+        model: the model being trained, which outputs logits.
+        epochs: number of epochs of the run.
+        steps: number of steps in an epoch.
+    """
+
+    def __init__(self, callbacks, model, epochs, steps):
+        self.began, self.last_logs = False, None
+        super().__init__(list(callbacks), model=model)
+        super().set_params({"verbose": 0, "epochs": epochs, "steps": steps})
+
+    def set_params(self, params):
+        """Ignores the epochs and steps of a part."""
+
+    def on_train_begin(self, logs=None):
+        if not self.began:
+            self.began = True
+            super().on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        self.last_logs = logs
+
+    def end_training(self):
+        """Calls `on_train_end` of the callbacks, after the last part."""
+        if self.began:
+            super().on_train_end(self.last_logs)
+
+
+def check_callbacks(callbacks):
+    """Raises ValueError if there is something else than Keras callbacks."""
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
+
+
 class ProgressBar(StepCounter):
     """One progress bar for all steps of a run, with the loss and accuracies of the last epoch."""
 

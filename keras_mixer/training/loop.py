@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import platform
 import time
 from typing import Any
 
@@ -14,7 +12,15 @@ from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
 from keras_mixer.mixer_model import blocks_of
-from keras_mixer.training.callbacks import Checkpoints, EpochMetrics, ProgressBar, StopWhenDiverged, ValidateAverage
+from keras_mixer.training.callbacks import (
+    Checkpoints,
+    EpochMetrics,
+    ProgressBar,
+    StopWhenDiverged,
+    UserCallbacks,
+    ValidateAverage,
+    check_callbacks,
+)
 from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices
 from keras_mixer.training.distillation import Teacher, checksum
@@ -29,6 +35,7 @@ from keras_mixer.training.inputs import (
 from keras_mixer.training.legs import legs
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
+from keras_mixer.training.results import results_of
 from keras_mixer.training.run_directory import RunDirectory
 from keras_mixer.training.tensorboard_images import TensorBoardImages
 from keras_mixer.training.trainee import Start, build_trainee, classifier_of, compile_trainee, start_model
@@ -60,6 +67,7 @@ def fit(
     test=None,
     class_names=None,
     classes=None,
+    callbacks=(),
     skip_corrupt=False,
     profile_steps=None,
     log=print,
@@ -81,6 +89,9 @@ def fit(
         test: test data, likewise. None sets aside `test_fraction` of each class if `train` is arrays.
         class_names: with `train`, one name per class in label order; None names the classes by their numbers.
         classes: with `train`, the number of classes; needed if `train` is not arrays and there are no `class_names`.
+        callbacks: Keras callbacks, called on each process. They see one training, which starts at the resumed epoch. In
+            `on_epoch_end` the logs have all columns of `metrics.csv`, and the epoch is not yet in a checkpoint.
+            `self.model` outputs logits. `stop_training` ends the run as finished. Their state is not in checkpoints.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
         profile_steps: `(first, last)` step to profile for TensorBoard, counted from the start of this call.
         log: called with each line of text for the user.
@@ -107,7 +118,7 @@ def fit(
         recipe, source = with_own_data(recipe, overrides, train, **own)
     elif given := [name for name, value in own.items() if value is not None]:
         raise ValueError(f"{', '.join(given)} can be used only with train=. Pass the training data too.")
-    options = {"skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
+    options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
     return fit_model(recipe, workdir=workdir, source=source, **options)
 
 
@@ -118,6 +129,7 @@ def fit_model(
     source: Source | None = None,
     model: keras.Model | None = None,
     validate=True,
+    callbacks=(),
     skip_corrupt=False,
     profile_steps=None,
     log=print,
@@ -133,6 +145,7 @@ def fit_model(
         validate: measure the test accuracy after each epoch too, not only at the end.
     """
     started = time.perf_counter()
+    check_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
@@ -160,14 +173,14 @@ def fit_model(
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
         with naming_corrupt_files(source, recipe.evaluation_crop):
-            _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, profile_steps)
+            _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, callbacks, profile_steps)
         model.set_weights([weight.numpy() for weight in trainee.weights])  # float32, on one device
         trained = classifier_of(model, recipe.loss)
         evaluation = evaluate_source(trained, source, recipe)
         for remark in evaluation.remarks():
             log(remark)
         seconds = time.perf_counter() - started
-        results = _results(recipe, evaluation, start_accuracy, trained.count_params(), seconds)
+        results = results_of(recipe, evaluation, start_accuracy, trained.count_params(), seconds)
         if devices.writes:
             trained.save(run.model)
             run.write_results(results)
@@ -175,7 +188,7 @@ def fit_model(
 
 
 def _silent(line):
-    """The log of the processes that do not write."""
+    """The log, and the metrics file, of the processes that do not write."""
 
 
 @contextlib.contextmanager
@@ -231,29 +244,33 @@ def _start(recipe, source, run, resumes, writes, log):
     return model, accuracy
 
 
-def _train(model, recipe, run, source, devices, start_step, total_steps, validate, profile_steps):
+def _train(model, recipe, run, source, devices, start_step, total_steps, validate, users, profile_steps):
     """Trains a compiled model of logits from `start_step` to the last step."""
     with devices.scope():
         checkpoints = Checkpoints(run.checkpoints, recipe.checkpoint_every_steps, start_step)
         bar = ProgressBar(total_steps, start_step, shown=devices.writes)
+        epoch_steps = recipe.epoch_steps(source.train.size)
+        parts = list(legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution))
+        user_callbacks = UserCallbacks(users, model, parts[-1].last_epoch if parts else 0, epoch_steps)
         callbacks: list[keras.callbacks.Callback] = [StopWhenDiverged(start_step), bar]
         if recipe.ema_momentum is not None:
             callbacks.append(ValidateAverage())
+        callbacks.append(EpochMetrics(recipe.global_batch_size, run.append_metrics if devices.writes else _silent))
         if devices.writes:
             run.drop_metrics_after(start_step)
-            callbacks += [
-                EpochMetrics(recipe.global_batch_size, run.append_metrics),
-                keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0),
-            ]
+            tensorboard = keras.callbacks.TensorBoard
+            callbacks.append(tensorboard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0))
             if blocks_of(model):
                 images = None if start_step else example_images(source, recipe)
                 callbacks.append(TensorBoardImages(run.tensorboard / "pictures", images, start_step, total_steps))
-            callbacks.append(checkpoints)
+        if users:
+            callbacks.append(user_callbacks)
+        if devices.writes:
+            callbacks.append(checkpoints)  # last: a run that resumes after an epoch does not call the others for it
         if devices.processes == 1:  # multiple processes would stop at different steps and wait for each other
             checkpoints.take_signals()
         try:
-            epoch_steps = recipe.epoch_steps(source.train.size)
-            for leg in legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution):
+            for leg in parts:
                 if leg.steps_per_execution != model.steps_per_execution:
                     compile_trainee(model, model.optimizer, recipe, devices, leg.steps_per_execution)
                 model.fit(
@@ -266,30 +283,10 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
                     shuffle=False,  # the stream is shuffled; True only makes Keras warn
                     verbose=0,
                 )
+                if model.stop_training:
+                    break
+            user_callbacks.end_training()
         finally:
             checkpoints.release_signals()
             bar.close()
         model.optimizer.take_average(model.trainable_variables)
-
-
-def _results(recipe, evaluation, start_accuracy, parameters, seconds):
-    packages = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "recipe": recipe.name,
-        "accuracy": evaluation.top1,
-        "start_accuracy": start_accuracy,
-        "top5": evaluation.top5,
-        "loss": evaluation.loss,
-        "test_images": evaluation.examples,
-        "evaluation_crop": recipe.evaluation_crop,
-        "image_size": list(recipe.input_shape()[:2]),
-        "parameters": parameters,
-        "seed": recipe.seed,
-        "seconds": round(seconds, 1),
-        "backend": keras.backend.backend(),
-        "versions": versions,
-    }

@@ -1,0 +1,86 @@
+"""The user's callbacks: what they are called with and when, on both engines, and after a stop."""
+
+import json
+
+import keras
+import pytest
+
+import keras_mixer
+from keras_mixer.training.checkpoints import list_checkpoints
+
+SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+QUICK = SMALL | {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self, checkpoints, stop_after=None):
+        super().__init__()
+        self.checkpoints, self.stop_after, self.calls, self.logs = checkpoints, stop_after, [], []
+
+    def on_train_begin(self, logs=None):
+        self.calls.append(f"begin, {self.params['epochs']} epochs of {self.params['steps']}")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.calls.append(f"epoch {epoch}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        assert logs["loss"] > 0
+        self.calls.append("step")
+
+    def on_test_end(self, logs=None):
+        self.calls.append("test")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append(f"end of epoch {epoch}")
+        self.logs.append(dict(logs))
+        assert int(self.model.optimizer.iterations.numpy()) == logs["step"]
+        assert logs["step"] not in list_checkpoints(self.checkpoints)
+        if epoch == self.stop_after:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, logs=None):
+        self.calls.append("end")
+
+
+def epoch(number, steps):
+    return [f"epoch {number}", *["step"] * steps, "test", f"end of epoch {number}"]
+
+
+def fit(workdir, *callbacks, **options):
+    return keras_mixer.fit("digits", workdir=workdir, callbacks=callbacks, log=lambda line: None, **(QUICK | options))
+
+
+@pytest.mark.backends
+def test_callbacks_see_one_training_with_all_logs_and_again_from_the_resumed_epoch(tmp_path):
+    recorder = Recorder(tmp_path / "checkpoints", stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, recorder)
+    assert recorder.calls == ["begin, 3 epochs of 5", *epoch(0, 5), *epoch(1, 5)]
+    recorder = Recorder(tmp_path / "checkpoints")
+    result = fit(tmp_path, recorder)  # from step 5: the checkpoint of step 10 was not yet written
+    assert recorder.calls == ["begin, 3 epochs of 5", *epoch(1, 5), *epoch(2, 2), "end"]
+    columns = {"accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", "gradient_norm", "images_per_second"}
+    assert columns <= set(recorder.logs[0])
+    for name in ("loss", "val_accuracy", "step"):
+        assert [logs[name] for logs in recorder.logs] == result.history[name][1:]
+    again = Recorder(tmp_path / "checkpoints")
+    fit(tmp_path, again)  # finished
+    assert again.calls == []
+
+
+@pytest.mark.backends
+def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path):
+    never_better = keras.callbacks.EarlyStopping("step", mode="min", patience=1, restore_best_weights=True)
+    result = fit(tmp_path, never_better, learning_rate=0.1, warmup_steps=1)
+    assert result.history["step"] == [5, 10]  # not the last two steps, which are another part
+    first, second = result.history["val_loss"]
+    assert first != pytest.approx(second, rel=1e-3)
+    assert fit(tmp_path, learning_rate=0.1, warmup_steps=1).metrics == result.metrics  # finished
+    assert result.metrics == json.loads((tmp_path / "results.json").read_text())
+    assert result.metrics["accuracy"] == pytest.approx(result.history["val_accuracy"][0])
+
+
+def test_what_is_not_a_callback_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"keras.callbacks.Callback objects, got <class"):
+        fit(tmp_path / "run", Recorder)
+    assert not (tmp_path / "run").exists()
