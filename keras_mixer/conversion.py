@@ -18,7 +18,8 @@ def convert(source, target, like=None, log=print):
     """Reads a weight file and writes it in another format.
 
     Args:
-        source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`, also `hf://owner/name/file`.
+        source: `.npz` (official or with timm's names), `.safetensors` (timm), `.keras` or `.weights.h5`, also
+            `hf://owner/name/file`.
         target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
         like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it
             belongs to.

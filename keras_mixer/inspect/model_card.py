@@ -24,12 +24,7 @@ HUB_DATASETS = {  # TensorFlow Datasets names and the same data on the Hub
 }
 TASK = {"type": "image-classification", "name": "Image classification"}
 MOST_CLASSES = 50  # that are listed by name
-PATHS = (
-    "data",
-    "data_dir",
-    "weights",
-    "teacher",
-)  # may name folders of one machine; data and weights are shown by name
+PATHS = ("data", "data_dir", "weights", "teacher")  # may name folders of one machine: never shown whole
 SECTION_OF_ITS_OWN = ("name", "seed", "evaluation_crop", *PATHS)
 
 
