@@ -69,14 +69,15 @@ def remove_abandoned(folder):
         owner = OWNED.fullmatch(unfinished.name)
         with contextlib.suppress(OSError):  # its owner may have finished meanwhile
             if owner and owner["host"] == socket.gethostname() and os.name == "posix":
-                abandoned = not _is_alive(int(owner["process"]))
+                abandoned = not is_alive(int(owner["process"]))
             else:
                 abandoned = time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS
             if abandoned:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _is_alive(process):
+def is_alive(process) -> bool:
+    """Whether a process of this machine is running (POSIX)."""
     try:
         os.kill(process, 0)  # sends nothing; on Windows it would end the process
     except ProcessLookupError:

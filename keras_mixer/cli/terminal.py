@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from keras_mixer.buckets import address_of, local_copy
 from keras_mixer.fields import check
 from keras_mixer.variants import VARIANTS
 from keras_mixer.weights.hub import is_hub_address
@@ -41,7 +42,20 @@ def parse(function, command, arguments):
             check(name, value, annotations[name])
         return functools.partial(function, *values, **options)
 
-    return read_options(call_later, command, arguments)()
+    call = read_options(call_later, command, arguments)
+    with contextlib.ExitStack() as copies:
+
+        def local(name, value):
+            if annotations[name] in (Model, Run, Runs):
+                paths = [copies.enter_context(local_copy(path)) for path in ([value], value)[isinstance(value, tuple)]]
+                return tuple(paths) if isinstance(value, tuple) else paths[0]
+            if isinstance(value, Path) and address_of(value):
+                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address_of(value)}.")
+            return value
+
+        bound = inspect.signature(function).bind(*call.args, **call.keywords)
+        bound.arguments.update({name: local(name, value) for name, value in bound.arguments.items()})
+        return function(*bound.args, **bound.kwargs)
 
 
 def read_options(what, command, arguments, **options):

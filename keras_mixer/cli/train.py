@@ -8,6 +8,7 @@ from typing import Annotated
 
 import keras
 
+from keras_mixer.buckets import address_of
 from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
 from keras_mixer.training.devices import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
@@ -24,7 +25,8 @@ class Training:
 
     recipe: Recipe
     workdir: Path | None = None
-    """Folder of the run; runs/NAME by default. Rerun the same command to resume."""
+    """Folder of the run, or an address such as gs://BUCKET/RUN; runs/NAME by default. Rerun the same command to
+    resume."""
     skip_corrupt: bool = False
     """Leave out image files that cannot be decoded, instead of stopping."""
     dry_run: bool = False
@@ -60,7 +62,7 @@ def train(arguments):
         _print_plan(options.recipe)
         return
     began = time.perf_counter()
-    workdir = options.workdir or Path("runs", options.recipe.name)
+    workdir = address_of(options.workdir) or options.workdir or Path("runs", options.recipe.name)
     result = fit(
         options.recipe, workdir=workdir, skip_corrupt=options.skip_corrupt, profile_steps=options.profile_steps
     )
@@ -119,7 +121,8 @@ class Sweep:
     learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
     workdir: Path | None = None
-    """Folder of all runs; runs/NAME_sweep by default. Rerun the same command to resume."""
+    """Folder of all runs, or an address such as gs://BUCKET/SWEEP; runs/NAME_sweep by default. Rerun the same command
+    to resume."""
     skip_final: bool = False
     """Skip the last run, on all training images with the best rate."""
 
@@ -139,7 +142,7 @@ def sweep(arguments):
         default=Sweep(dataclasses.replace(recipe, holdout=0.1)),
     )
     recipe = options.recipe
-    workdir = options.workdir or Path("runs", f"{recipe.name}_sweep")
+    workdir = address_of(options.workdir) or options.workdir or Path("runs", f"{recipe.name}_sweep")
     result = run_sweep(
         dataclasses.replace(recipe, holdout=0.0),
         options.learning_rates,

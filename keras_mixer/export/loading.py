@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from keras_mixer.buckets import local_copy
 from keras_mixer.description import with_arguments
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import open_export
@@ -61,13 +62,15 @@ def load_mixer(path) -> keras.Model:
 
 
 def load_model(path) -> keras.Model:
-    """The Keras model of a run directory or `.keras` file, also `hf://owner/name[/file]`, exactly as it was saved.
+    """The Keras model of a run directory or `.keras` file, exactly as it was saved.
+
+    Both may also be in an object store (`gs://bucket/run`), and a file on the Hugging Face Hub (`hf://owner/name`).
 
     Raises:
         ValueError: the path does not contain such a model.
     """
-    path = Path(hub.local(path))
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".keras":
-        raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
-    return load_keras(file, compile=True)
+    with local_copy(hub.local(path), only="model.keras") as local:
+        file = local / "model.keras" if local.is_dir() else local
+        if not file.is_file() or file.suffix != ".keras":
+            raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
+        return load_keras(file, compile=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.buckets import address_of
 from keras_mixer.fields import differences
 from keras_mixer.files import write_json
 
@@ -16,10 +17,12 @@ class ResumableResults:
         settings: everything that determines the results, as JSON data.
 
     Raises:
-        ValueError: the file has other settings, or is not such a file.
+        ValueError: the file has other settings, is not such a file, or has an address instead of a path.
     """
 
     def __init__(self, path, settings: dict[str, Any]):
+        if address := address_of(path):
+            raise ValueError(f"The results of an experiment must be in a folder on this machine, got {address}.")
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         self.results: dict[str, Any] = {}

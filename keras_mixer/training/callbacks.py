@@ -177,9 +177,9 @@ class Checkpoints(StepCounter):
     saved and `RunStopped` is raised. A second Ctrl-C stops immediately, without a checkpoint.
     """
 
-    def __init__(self, folder, every_steps, start_step):
+    def __init__(self, run, every_steps, start_step):
         super().__init__(start_step)
-        self.folder = folder
+        self.run = run
         self.every_steps = every_steps
         self.due = self.stop_requested = False
         self.handlers = {}
@@ -211,12 +211,14 @@ class Checkpoints(StepCounter):
 
     def on_epoch_end(self, epoch, logs=None):
         self._save_or_stop()  # after the epoch's metrics, which a run resumed here would not write
+        self.run.publish()
 
     def _save_or_stop(self):
         if self.due or self.stop_requested:
             model = self.model  # on JAX this property updates the variables
             check_finite("gradient", float(model.optimizer.gradient_norm.numpy()), self.step)
-            save_checkpoint(self.folder, model, self.step)
+            save_checkpoint(self.run.checkpoints, model, self.step)
+            self.run.publish()
             self.due = False
         if self.stop_requested:
             raise RunStopped(self.step)

@@ -12,6 +12,7 @@ from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
 from keras_mixer.mixer_model import blocks_of
+from keras_mixer.training.bucket_run import run_directory
 from keras_mixer.training.callbacks import (
     Checkpoints,
     EpochMetrics,
@@ -36,7 +37,6 @@ from keras_mixer.training.legs import legs
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.results import results_of
-from keras_mixer.training.run_directory import RunDirectory
 from keras_mixer.training.tensorboard_images import TensorBoardImages
 from keras_mixer.training.trainee import Start, build_trainee, classifier_of, compile_trainee, start_model
 
@@ -81,7 +81,8 @@ def fit(
 
     Args:
         recipe: a `Recipe`, or the name of one in `RECIPES`.
-        workdir: folder of the run; created if missing, never shared by two configurations.
+        workdir: folder of the run; created if missing, never shared by two configurations. Also an address in an
+            object store that fsspec opens, such as gs://bucket/run (extra `gcs`) or s3://bucket/run (`s3`).
         train: training data to use instead of those of the recipe: NumPy arrays `(images, labels)`, a finite
             `tf.data.Dataset` of (image, label) elements, or a `keras.utils.PyDataset` of (images, labels) batches.
             Images are uint8 pixels `(H, W, 3)`, `(H, W, 1)` or `(H, W)`, or the bytes of encoded images; labels are
@@ -153,7 +154,7 @@ def fit_model(
     parameters = architecture.parameters(recipe.input_shape()) if model is None else model.count_params()
     with _open_run(workdir, recipe, devices, parameters, log) as run:
         if run.finished:
-            log(f"Run {run.path} is already finished; delete it or choose another --workdir to train again.")
+            log(f"Run {run.address} is already finished; delete it or choose another --workdir to train again.")
             return FitResult(load_model(run.model), run.read_metrics(), run.read_results())
         with devices.all_or_none():
             source = source or load_recipe_source(
@@ -197,7 +198,8 @@ def _open_run(workdir, recipe, devices, parameters, log):
     with contextlib.ExitStack() as until_the_end:
         with devices.all_or_none():
             if devices.writes:
-                run = RunDirectory(workdir, recipe)
+                run = run_directory(workdir, recipe)
+                until_the_end.callback(run.close)
                 if not run.finished:
                     if recipe.teacher is not None:
                         Teacher(recipe.teacher)  # raises before anything is written
@@ -205,7 +207,9 @@ def _open_run(workdir, recipe, devices, parameters, log):
                     until_the_end.enter_context(run.prepared(needed, log))
         with devices.all_or_none():
             if not devices.writes:  # only now: a folder that is being created would be refused
-                run = RunDirectory(workdir, recipe)
+                run = run_directory(workdir, recipe)
+                until_the_end.callback(run.close)
+                run.fetch()
         yield run
 
 
@@ -247,7 +251,7 @@ def _start(recipe, source, run, resumes, writes, log):
 def _train(model, recipe, run, source, devices, start_step, total_steps, validate, users, profile_steps):
     """Trains a compiled model of logits from `start_step` to the last step."""
     with devices.scope():
-        checkpoints = Checkpoints(run.checkpoints, recipe.checkpoint_every_steps, start_step)
+        checkpoints = Checkpoints(run, recipe.checkpoint_every_steps, start_step)
         bar = ProgressBar(total_steps, start_step, shown=devices.writes)
         epoch_steps = recipe.epoch_steps(source.train.size)
         parts = list(legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution))

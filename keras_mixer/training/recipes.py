@@ -30,6 +30,25 @@ DIGITS = Recipe(
     xla_on_cpu=True,
 )
 
+FASHION_MNIST = Recipe(
+    name="fashion_mnist",
+    data="fashion_mnist",
+    variant="tiny/4",
+    num_blocks=6,
+    channels_mlp_dim=192,
+    image_size=28,
+    epochs=50,
+    global_batch_size=128,
+    label_smoothing=0.1,
+    learning_rate=2e-3,
+    warmup_steps=500,
+    weight_decay=0.1,
+    crop_area=(0.8, 1.0),
+    crop_aspect=(0.9, 1.1),
+    mixup_alpha=0.1,
+    evaluation_crop="resize",
+)
+
 IMAGENET_1K = Recipe(
     name="imagenet1k_b16",
     data="imagenet2012",
@@ -96,6 +115,9 @@ _ALL = (
     # accuracy for --split-seed and --seed 0 to 4 (360 images each), in about a minute. Eight other settings were no
     # better on images held out of the training part; see docs/experiments.md.
     DIGITS,
+    # keras-mixer train fashion_mnist
+    # 70,000 photographs of clothes; sizes and settings are ours. 269,392 parameters. See docs/experiments.md.
+    FASHION_MNIST,
     # keras-mixer train smoke
     # A few steps, to check that an installation works. No particular accuracy is expected.
     dataclasses.replace(DIGITS, name="smoke", epochs=2, warmup_steps=5, xla_on_cpu=False),

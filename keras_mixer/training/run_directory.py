@@ -27,21 +27,18 @@ class RunDirectory:
     Args:
         path: the folder; it need not exist.
         recipe: the recipe of the run.
+        address: what to call the folder in messages; None for `path`.
 
     Raises:
-        ValueError: the folder has another configuration (the message names the fields that differ), or it is an address
-            such as gs://... instead of a folder.
+        ValueError: the folder has another configuration; the message names the fields that differ.
 
     Source: ours.
     """
 
-    def __init__(self, path, recipe: Recipe):
-        if "://" in str(path):  # pathlib would create a local folder
-            raise ValueError(
-                f"--workdir must be a folder, got the address {path}. Mount the bucket and use a folder in it."
-            )
+    def __init__(self, path, recipe: Recipe, address=None):
         self.path = Path(path)
         self.recipe = recipe
+        self.address = str(address or path)
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -77,6 +74,15 @@ class RunDirectory:
                 write_json(self.config, _as_data(self.recipe))
             remove_abandoned(self.path)
             yield
+
+    def publish(self):
+        """Called after each change; where the folder is a copy, it brings the original up to date."""
+
+    def fetch(self):
+        """Called by processes that only read, when the first process has prepared the folder."""
+
+    def close(self):
+        """Called when the run is no longer needed."""
 
     def write_results(self, results):
         """Writes `results.json` atomically."""
@@ -121,24 +127,23 @@ class RunDirectory:
                 probe.flush()
         except OSError as error:
             raise OSError(
-                f"The run directory {self.path} cannot be written ({error.strerror or error}). Choose another "
+                f"The run directory {self.address} cannot be written ({error.strerror or error}). Choose another "
                 "folder with --workdir, or free disk space."
             ) from error
         free = shutil.disk_usage(self.path).free
         if free < needed_bytes:
             raise OSError(
-                f"The run directory {self.path} needs about {needed_bytes / 1e6:,.0f} MB for model and checkpoints, "
+                f"The run directory {self.address} needs about {needed_bytes / 1e6:,.0f} MB for model and checkpoints, "
                 f"but its disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
             )
 
     def _check_configuration(self):
         if not self.config.is_file():
             own = (self.checkpoints.name, self.lock.name, ".writing-")  # left by a run killed at its start
-            found = self.path.iterdir() if self.path.is_dir() else ()
-            other_files = sorted(item.name for item in found if not item.name.startswith(own))
+            other_files = sorted(name for name in self._names() if not name.startswith(own))
             if other_files:
                 raise ValueError(
-                    f"The run directory {self.path} contains other files ({', '.join(other_files[:5])}); choose an "
+                    f"The run directory {self.address} contains other files ({', '.join(other_files[:5])}); choose an "
                     "empty or new folder with --workdir."
                 )
             return
@@ -146,9 +151,13 @@ class RunDirectory:
         changed = differences(stored, _as_data(self.recipe))
         if changed:
             raise ValueError(
-                f"The run directory {self.path} belongs to another configuration ({changed}). Nothing was changed. "
+                f"The run directory {self.address} belongs to another configuration ({changed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
+
+    def _names(self) -> list[str]:
+        """Names of the files and folders in the folder."""
+        return [item.name for item in self.path.iterdir()] if self.path.is_dir() else []
 
 
 def _as_data(recipe) -> dict[str, Any]:

@@ -39,8 +39,7 @@ def locked(path, log=print):
         if before := _owner(file):
             log(f"The run was left by {before}, which has ended; taking over its lock.")
         file.truncate(0)
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": now}, file)
+        json.dump(owner_record(), file)
         file.flush()
         yield
     finally:
@@ -76,7 +75,20 @@ def _acquire(path, log):
 def _owner(file):
     """The owner named in an open lock file; an empty string if there is none."""
     try:
-        content = json.load(file)
-        return f"process {content['process']} on {content['host']} since {content['since']}"
-    except (ValueError, KeyError, TypeError):
+        return describe_owner(json.load(file))
+    except ValueError:
+        return ""
+
+
+def owner_record():
+    """This process, as it is written into a lock."""
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
+
+
+def describe_owner(record) -> str:
+    """The owner in the content of a lock, for people; an empty string if there is none."""
+    try:
+        return f"process {record['process']} on {record['host']} since {record['since']}"
+    except (KeyError, TypeError):
         return ""

@@ -1,9 +1,9 @@
 """Learning-rate sweep as in the paper: compare rates on held-out training images, then train on all of them."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
+from keras_mixer.buckets import written_to
 from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.files import write_json
 from keras_mixer.training.callbacks import TrainingDiverged
@@ -36,7 +36,7 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     Args:
         recipe: a `Recipe`, or the name of one in `RECIPES`.
         learning_rates: peak learning rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
-        workdir: folder of all runs.
+        workdir: folder of all runs, also an address as for `fit`.
         holdout: fraction of the training images held out to compare the rates, in (0, 1); the paper uses 10 % of Pets
             and Flowers, 2 % of CIFAR and 1 % of ImageNet.
         final: train on all training images at the end.
@@ -56,13 +56,12 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     check("learning_rates", tuple(learning_rates), Annotated[tuple[Positive, ...], SOME])
     check("holdout", holdout, Fraction)
     rates = sorted(set(learning_rates))
-    workdir = Path(workdir)
     accuracies: dict[float, float | None] = {}
     for rate in rates:
         log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
         run = {"learning_rate": rate, "holdout": holdout}
         try:
-            accuracies[rate] = fit(recipe, workdir=workdir / f"lr_{rate:g}", log=log, **run).metrics["accuracy"]
+            accuracies[rate] = fit(recipe, workdir=f"{workdir}/lr_{rate:g}", log=log, **run).metrics["accuracy"]
         except TrainingDiverged as error:
             log(str(error))
             accuracies[rate] = None
@@ -71,8 +70,9 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
     best = max(reached, key=lambda rate: reached[rate])  # the lowest rate in a tie
     summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
-    write_json(workdir / "sweep.json", {**summary, "best": best})
+    with written_to(workdir, "sweep.json") as file:
+        write_json(file, {**summary, "best": best})
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
-    return SweepResult(accuracies, best, fit(recipe, workdir=workdir / "final", log=log, learning_rate=best))
+    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", log=log, learning_rate=best))

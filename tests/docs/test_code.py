@@ -29,6 +29,7 @@ REASONS = {  # accepted reasons for not running a block
     "downloads published weights",
     "downloads LiteRT.js",
     "needs ImageNet",
+    "needs a bucket",
     "needs TensorFlow Serving",
     "needs a TPU",
     "needs libtpu",

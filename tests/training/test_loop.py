@@ -88,13 +88,6 @@ def test_another_configuration_never_touches_a_run(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_address_is_no_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"got the address gs://bucket/run"):
-        keras_mixer.fit("smoke", workdir="gs://bucket/run")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("do not lose me")
     with pytest.raises(ValueError, match=r"other files \(thesis.txt\)"):
