@@ -147,7 +147,7 @@ def saliency(
 
 
 def report(runs: Runs, output: Path = Path("report.html"), images: Count = 10_000, open_browser: OpenFlag = False):
-    """Write an HTML report on finished runs: comparison, mistakes as images, confusion matrix, classes, curves, weights.
+    """Write an HTML report on finished runs: comparison, mistakes as images, confusion, classes, curves, weights.
 
     Each model classifies its own test images for it. Without them, the rest of the report is written.
 

@@ -21,6 +21,7 @@ from keras_mixer.inspect.answers import Answers, Example, answers_of, examples_a
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.cost import exact_cost
 from keras_mixer.inspect.figures import DOTS_PER_INCH
+from keras_mixer.inspect.model_card import data_name
 from keras_mixer.inspect.saliency import overlay
 from keras_mixer.inspect.token_weights import (
     Frequency,
@@ -223,6 +224,7 @@ def _described(run, name):
     return {
         "name": name,
         "config": {key: value for key, value in run.config.items() if value is not None},
+        "data": data_name(run.config["data"]),
         "results": run.results,
         "standard_error": math.sqrt(accuracy * (1 - accuracy) / images),
         "few_shot": run.few_shot,
@@ -260,7 +262,7 @@ def _confusion(run):
         names = tuple(run.evaluation.get("class_names") or run.evaluation["per_class"])
         data = run.evaluation["data"]
     elif run.test:
-        counts, names, data = run.test.confusion, run.class_names, run.config["data"]
+        counts, names, data = run.test.confusion, run.class_names, data_name(run.config["data"])
     else:
         return None
     images, predicted, right = counts.sum(1), counts.sum(0), np.diag(counts)

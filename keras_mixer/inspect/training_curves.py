@@ -6,6 +6,7 @@ import re
 from keras_mixer.inspect.figures import COLOURS, canvas
 
 WIDTH, HEIGHT = 4.6, 2.7  # inches; text stays readable on a phone
+FEW_POINTS = 10  # which are marked: a line through a single one is invisible
 
 
 def curves(runs, column, label, validation=True) -> str:
@@ -25,7 +26,9 @@ def curves(runs, column, label, validation=True) -> str:
     for colour, metrics in zip(COLOURS * len(runs), runs, strict=False):
         for prefix, width, alpha in parts:
             if prefix + column in metrics:
-                ax.plot(metrics["step"], metrics[prefix + column], color=colour, linewidth=width, alpha=alpha)
+                marker = "o" if len(metrics["step"]) <= FEW_POINTS else None
+                style = {"color": colour, "linewidth": width, "alpha": alpha, "marker": marker, "markersize": 4}
+                ax.plot(metrics["step"], metrics[prefix + column], **style)
     if not ax.lines:
         return ""
     ax.set(xlabel="step", ylabel=label)

@@ -44,7 +44,7 @@ def test_answers_and_examples_belong_to_their_images(tiny_mixer, rng):
     np.testing.assert_array_equal(second.pixels, pixels[2])
     assert (first.name, first.label, first.saliency.shape) == ("cat/5.png", "c", (16, 16))
     assert examples_at(predictor, split, answers, np.array([], int)) == []
+    two = tiny_mixer(classes=2)
+    two.evaluation_crop = "resize"
     with pytest.raises(ValueError, match="Labels run from 0 to 2, but the model has 2 classes"):
-        two = tiny_mixer(classes=2)
-        two.evaluation_crop = "resize"
         answers_of(Predictor.of(two), split)

@@ -63,7 +63,7 @@ def test_the_models_own_test_images_are_shown_and_counted(tiny_mixer, run, tmp_p
     assert "from 90 of the 360 test images" in page
     assert page.count("<figure>") == 12 + page.split("Least confident")[1].count("<figure>")
     assert re.search("12 of [78][0-9] mistakes on 90 test images", page)  # random weights
-    assert "90 images of digits" in page
+    assert "90 images of scikit-learn digits" in page
     assert "speak for" in page
     assert re.search(r'<th scope="row">seed</th><td>not set</td><td>7</td>', page)
 
