@@ -135,7 +135,7 @@ def _facts(predictor, card, size):
     facts = {"Trained on": card.trained_on}
     if card.accuracy is not None:
         on = f" on {card.test_images:,} test images" if card.test_images else ""
-        facts["Test accuracy"] = f"{card.accuracy:.2%}{on}"
+        facts["Test accuracy"] = f"{100 * card.accuracy:.2f} %{on}"
     facts["Architecture"] = architecture_of(predictor.model)
     facts["Size"] = f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB"
     facts["Input"] = f"{height} x {width} px, crop {predictor.description.evaluation_crop}"

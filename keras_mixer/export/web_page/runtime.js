@@ -20,7 +20,7 @@ export async function load([height, width], classes, progress) {
       // Drivers fail in many ways, and the first run compiles shaders, so try it before a visitor waits for it.
       const { probabilities } = await run(new Uint8Array(height * width * 3).fill(128));
       if (probabilities.length === classes && probabilities.every((p) => p >= 0 && p <= 1.001)) {
-        return { device: "WebGPU", run };
+        return { device: model.isFullyAccelerated ? "WebGPU" : "WebGPU and WebAssembly", run };
       }
       model.delete();
       console.warn("WebGPU returned numbers that are not probabilities; using WebAssembly.");
