@@ -2,7 +2,6 @@ import { decode, fromDrawable, prepare } from "./pixels.js";
 import { load } from "./runtime.js";
 
 const SHOWN = 5;
-const LISTED = 40; // classes; a longer list is folded
 const element = (id) => document.getElementById(id);
 const [zone, file, camera, video] = ["drop-zone", "file", "camera", "video"].map(element);
 
@@ -40,9 +39,9 @@ function showCard({ name, facts, class_names, examples }) {
   element("facts").replaceChildren(...facts.flatMap(([term, text]) => [create("dt", term), create("dd", text)]));
   element("classes-count").textContent = `${class_names.length} classes`;
   element("classes").replaceChildren(...class_names.map((label) => create("li", label)));
-  element("classes-box").open = class_names.length <= LISTED;
-  element("known").textContent = `Recognizes ${class_names.length} classes` +
-    (class_names.length <= SHOWN * 2 ? `: ${class_names.join(", ")}.` : `, such as ${class_names.slice(0, SHOWN).join(", ")}.`);
+  const few = class_names.length <= 2 * SHOWN;
+  const named = few ? `: ${class_names.join(", ")}` : `, such as ${class_names.slice(0, SHOWN).join(", ")}`;
+  element("known").textContent = `Recognizes ${class_names.length} classes${named}.`;
   element("examples").replaceChildren(
     ...examples.map(({ file, label }) => {
       const button = create("button", null, { type: "button", className: "example" });

@@ -32,9 +32,11 @@ export async function load([height, width], classes, progress) {
   return { device: "WebAssembly on the CPU", run: (pixels) => classify(model, pixels, height, width) };
 }
 
+/** Whether WebGPU has a real GPU; its software fallback is many times slower than WebAssembly. */
 async function hasGpu() {
   try {
-    return Boolean(await navigator.gpu?.requestAdapter());
+    const adapter = await navigator.gpu?.requestAdapter();
+    return Boolean(adapter) && !adapter.info.isFallbackAdapter;
   } catch {
     return false;
   }
