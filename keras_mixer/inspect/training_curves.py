@@ -6,11 +6,13 @@ import re
 from keras_mixer.inspect.figures import COLOURS, canvas
 
 WIDTH, HEIGHT = 4.6, 2.7  # inches; text stays readable on a phone
-FEW_POINTS = 10  # which are marked: a line through a single one is invisible
+FEW_POINTS = 10  # which are marked
 
 
 def curves(runs, column, label, validation=True) -> str:
-    """`column` of `metrics.csv` over the training steps, as an `<svg>` element; empty if no run has it.
+    """`column` of `metrics.csv` over the training steps, as an `<svg>` element.
+
+    Empty if no run has the column, or none has two epochs.
 
     Args:
         runs: the columns of `metrics.csv` of each run.
@@ -25,7 +27,7 @@ def curves(runs, column, label, validation=True) -> str:
     parts = (("", 1.0, 0.6), ("val_", 2.0, 1.0)) if validation else (("", 1.5, 1.0),)
     for colour, metrics in zip(COLOURS * len(runs), runs, strict=False):
         for prefix, width, alpha in parts:
-            if prefix + column in metrics:
+            if len(metrics.get(prefix + column, ())) > 1:
                 marker = "o" if len(metrics["step"]) <= FEW_POINTS else None
                 style = {"color": colour, "linewidth": width, "alpha": alpha, "marker": marker, "markersize": 4}
                 ax.plot(metrics["step"], metrics[prefix + column], **style)

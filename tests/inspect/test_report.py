@@ -40,6 +40,7 @@ def test_the_page_stands_alone_and_shows_what_is_there(run, tmp_path):
     assert "<b>87.50 %</b> ± 11.69 %" in page  # sqrt(p (1 - p) / 8)
     assert "60.00 %" in page
     assert page.count("<svg") == 2
+    assert "% of the units are smoother than 95 % of random ones" in page
     assert "Settings that differ" not in page
     # names are text, never markup
     cells = r'<th scope="row">&lt;b&gt;cat&lt;/b&gt;</th>\s*<td class="diagonal dark" style="--shade: 87%">3</td>'
@@ -59,7 +60,13 @@ def test_the_models_own_test_images_are_shown_and_counted(tiny_mixer, run, tmp_p
     model.class_names, model.evaluation_crop = tuple("0123456789"), "resize"
     model.save(other / "model.keras")
     (other / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "image_size": 16, "seed": 7}))
+    many = {"data": "other", "class_names": [f"class {i}" for i in range(25)]}
+    many["confusion"] = [[4 * (i == j) + (i == 7 and j == 9) for j in range(25)] for i in range(25)]
+    (run / "evaluation.json").write_text(json.dumps(many))
     page = write_report([run, other], tmp_path / "report.html", images=90).read_text()
+    assert "<td>class 7</td><td>class 9</td>" in page  # a figure and a list instead of a large table
+    assert page.index('<th scope="row">class 7</th>') < page.index('<th scope="row">class 0</th>')
+    assert "The other 5 classes" in page
     assert "from 90 of the 360 test images" in page
     assert page.count("<figure>") == 12 + page.split("Least confident")[1].count("<figure>")
     assert re.search("12 of [78][0-9] mistakes on 90 test images", page)  # random weights
