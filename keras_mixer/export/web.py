@@ -122,7 +122,8 @@ def export_web(
         about = {"name": card.name, "model_bytes": size, "facts": _facts(predictor, card, size)}
         labels = [label for label, _ in card.examples]
         about["examples"] = [{"file": file, "label": label} for file, label in zip(examples, labels, strict=True)]
-        write_json(folder / "model.json", description.as_json() | about)
+        write_json(folder / "model.json", description.as_json())
+        write_json(folder / "card.json", about)
         for name, content in (_page_files() | runtime | examples).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

@@ -81,14 +81,15 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     description = json.loads((page / "model.json").read_text())
     assert description["class_names"] == list(classifier.class_names)
     assert description["evaluation_crop"] == "resmall-crop"
-    assert description["name"] == "mine"
-    assert description["model_bytes"] == (page / "model.tflite").stat().st_size
-    facts = dict(description["facts"])
+    about = json.loads((page / "card.json").read_text())
+    assert about["name"] == "mine"
+    assert about["model_bytes"] == (page / "model.tflite").stat().st_size
+    facts = dict(about["facts"])
     assert facts["Trained on"] == "my photographs"
     assert facts["Test accuracy"] == "98.70 % on 1,234 test images"
     assert facts["Architecture"] == "Mixer: 2 blocks, 32 channels, patches of 4 x 4 px"
-    assert [example["label"] for example in description["examples"]] == ["class 3", "class 5"]
-    files = [page / example["file"] for example in description["examples"]]
+    assert [example["label"] for example in about["examples"]] == ["class 3", "class 5"]
+    files = [page / example["file"] for example in about["examples"]]
     assert [file.read_bytes() for file in files] == [encoded for _, encoded in card.examples]
     assert [file.suffix for file in files] == [".png", ".jpg"]
 

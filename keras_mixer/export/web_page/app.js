@@ -10,19 +10,20 @@ let queue = Promise.resolve(); // one image at a time
 
 async function start() {
   try {
-    const description = await (await fetch("model.json")).json();
-    showCard(description);
-    const total = description.model_bytes;
+    const [description, card] = await Promise.all(["model.json", "card.json"].map(async (name) => (await fetch(name)).json()));
+    showCard(card, description.class_names);
+    const total = card.model_bytes;
     const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
     const runtime = await load(description.input_shape, description.class_names.length, (bytes) => {
       element("progress").value = bytes / total;
-      element("status").textContent = `Loading the model: ${megabytes(bytes)} of ${megabytes(total)} MB …`;
+      element("loaded").textContent = `${megabytes(bytes)} of ${megabytes(total)} MB`;
     });
-    element("progress").hidden = true;
+    element("loading").hidden = true;
     element("status").textContent = "The model is ready.";
     element("device").textContent = `It runs on your device with ${runtime.device}.`;
     return { description, runtime };
   } catch (error) {
+    element("loading").hidden = true;
     fail(`The model cannot run in this browser. LiteRT.js error: ${error.message ?? error}`);
     throw error;
   }
@@ -34,14 +35,14 @@ function create(tag, text, properties = {}) {
   return created;
 }
 
-function showCard({ name, facts, class_names, examples }) {
+function showCard({ name, facts, examples }, names) {
   document.title = element("name").textContent = name;
   element("facts").replaceChildren(...facts.flatMap(([term, text]) => [create("dt", term), create("dd", text)]));
-  element("classes-count").textContent = `${class_names.length} classes`;
-  element("classes").replaceChildren(...class_names.map((label) => create("li", label)));
-  const few = class_names.length <= 2 * SHOWN;
-  const named = few ? `: ${class_names.join(", ")}` : `, such as ${class_names.slice(0, SHOWN).join(", ")}`;
-  element("known").textContent = `Recognizes ${class_names.length} classes${named}.`;
+  element("classes-count").textContent = `${names.length} classes`;
+  element("classes").replaceChildren(...names.map((label) => create("li", label)));
+  const few = names.length <= 2 * SHOWN;
+  const named = few ? `: ${names.join(", ")}` : `, such as ${names.slice(0, SHOWN).join(", ")}`;
+  element("known").textContent = `Recognizes ${names.length} classes${named}.`;
   element("examples").replaceChildren(
     ...examples.map(({ file, label }) => {
       const button = create("button", null, { type: "button", className: "example" });
@@ -130,7 +131,6 @@ function drawSeen({ width, height, data }) {
 
 function fail(message) {
   element("result").hidden = true;
-  element("progress").hidden = true;
   element("status").textContent = "";
   element("error").textContent = message;
   document.dispatchEvent(new CustomEvent("failed", { detail: { message } }));

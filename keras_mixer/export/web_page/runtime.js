@@ -10,9 +10,9 @@ const MODEL = "model.tflite";
  */
 export async function load([height, width], classes, progress) {
   const gpu = await hasGpu();
-  const bytes = await download(progress);
   // Parts of a model that WebGPU lacks run on the CPU, which needs JavaScript promise integration.
-  await loadLiteRt("litert/wasm/", { jspi: gpu && (await supportsFeature("jspi")) });
+  const jspi = gpu && (await supportsFeature("jspi"));
+  const [bytes] = await Promise.all([download(progress), loadLiteRt("litert/wasm/", { jspi })]);
   if (gpu) {
     try {
       const model = await loadAndCompile(bytes, { accelerator: "webgpu", gpuOptions: { precision: "fp32" } });
