@@ -15,6 +15,7 @@ import tensorflow as tf
 from image_files import encode, photographs
 from PIL import Image
 
+from keras_mixer import cli
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.data.splits import Split
 from keras_mixer.export import npm, web
@@ -92,6 +93,21 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     files = [page / example["file"] for example in about["examples"]]
     assert [file.read_bytes() for file in files] == [encoded for _, encoded in card.examples]
     assert [file.suffix for file in files] == [".png", ".jpg"]
+
+
+def test_the_page_of_a_run_says_what_it_was_trained_on(tiny_mixer, registry, tmp_path, capsys):
+    run = tmp_path / "my run"
+    run.mkdir()
+    model = tiny_mixer(num_blocks=1)
+    model.class_names, model.evaluation_crop = tuple("0123456789"), "resize"
+    model.save(run / "model.keras")
+    (run / "config.json").write_text(json.dumps({"name": "digits", "data": "digits"}))
+    (run / "results.json").write_text(json.dumps({"accuracy": 0.5, "test_images": 360}))
+    assert cli.main(["export", str(run), "--format", "web", "--images", "4", "--examples", "2"]) == 0
+    card = json.loads((run / "export" / "web" / "card.json").read_text())
+    assert card["name"] == "my run"
+    assert card["facts"][:2] == [["Trained on", "scikit-learn digits"], ["Test accuracy", "50.00 % on 360 test images"]]
+    assert [example["label"] for example in card["examples"]] == ["0", "9"]
 
 
 def test_examples_are_of_different_classes_small_and_without_camera_data():
