@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mixer.mixer_model import blocks_of
 from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of, rebuild
+from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
@@ -109,6 +110,23 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
         activation=activation,
         class_names=names,
         evaluation_crop=evaluation_crop or evaluation_crop_of(model),
+    )
+
+
+def architecture_of(model) -> str:
+    """The size of a Mixer in words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
+    arguments = arguments_of(model)
+    sizes = Variant(**{field.name: arguments[field.name] for field in dataclasses.fields(Variant)})
+    patch = as_pair(sizes.patch_size)
+    known = [
+        name
+        for name, variant in (VARIANTS | SMALL_VARIANTS).items()
+        if dataclasses.replace(variant, patch_size=as_pair(variant.patch_size))
+        == dataclasses.replace(sizes, patch_size=patch)
+    ]
+    return (
+        f"{' '.join(['Mixer', *known])}: {sizes.num_blocks} blocks, {sizes.hidden_dim} channels, "
+        f"patches of {patch[0]} x {patch[1]} px"
     )
 
 

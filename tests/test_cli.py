@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from pathlib import Path
 
 import keras
@@ -63,6 +64,7 @@ def test_train_reports_its_result_and_the_next_commands(finished_run):
     assert "1,437 training and 360 test images of digits, 10 classes" in out
     assert "test accuracy" in out
     assert "keras-mixer evaluate runs/digits" in out
+    assert out.endswith("Report:\n  keras-mixer report runs/digits --output runs/digits/report.html --open\n")
     assert "training: 100%" in err
     assert (folder / "results.json").is_file()
 
@@ -147,8 +149,10 @@ def test_convert_features_and_saliency(finished_run, digit_files, tmp_path):
         assert picture.size == (128, 128)
 
 
-def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
+def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys, monkeypatch):
     folder, *_ = finished_run
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     assert cli.main(["evaluate", str(folder), "--evaluation-crop", "resize"]) == 0
     assert "rows are labels" in capsys.readouterr().out
     assert (folder / "confusion.png").is_file()
@@ -160,10 +164,11 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys):
         ["plot", "stem", folder, "--output", tmp_path / "stem.svg"],
         ["plot", "pareto", "--output", tmp_path / "pareto.png", "--own", "mine,80.5,900,"],
         ["plot", "throughput", folder, "--output", tmp_path / "t.png", "--seconds", "0.1", "--batch-sizes", "1", "4"],
-        ["report", folder, "--output", tmp_path / "report.html"],
+        ["report", folder, "--output", tmp_path / "report.html", "--open", "--images", "50"],
     ):
         assert cli.main(list(map(str, arguments))) == 0
     assert "Confusion matrix" in (tmp_path / "report.html").read_text()
+    assert opened == [(tmp_path / "report.html").as_uri()]
     (measured,) = json.loads((tmp_path / "t.json").read_text()).values()
     assert measured["macs"] == measured["traced_macs"]
     out = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Models for other programs: export, which verifies each file against the run, and convert."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +16,12 @@ from keras_mixer.export.loading import load_model
 from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, size_of, subsample
 from keras_mixer.export.saved_model import export_saved_model, version_folder
 from keras_mixer.export.tflite import export_tflite
-from keras_mixer.export.web import MODEL, export_web
-from keras_mixer.fields import Count
+from keras_mixer.export.web import MODEL, Card, export_web
+from keras_mixer.export.web_examples import example_images
+from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
+from keras_mixer.inspect.model_card import data_name
 from keras_mixer.training.run_directory import read_recipe
 
 BATCH_SIZE = 32  # for exports that take any number of images
@@ -40,6 +43,7 @@ def export(
     max_difference: float | None = None,
     min_agreement: float | None = None,
     threads: int | None = None,
+    examples: CountFrom0 = 5,
 ):
     """Export a finished run to another runtime and verify the export against the run on test images.
 
@@ -67,6 +71,7 @@ def export(
         min_agreement: smallest allowed fraction of images with the same top-1; by default 0.99 for int8, else none.
             Setting one of the two limits keeps the default of the other.
         threads: of the export's runtime in the comparison; all cores by default.
+        examples: for web: test images that visitors can click, and download; 0 for none.
     """
     if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
         raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
@@ -89,7 +94,7 @@ def export(
         if format == "openvino":
             return export_openvino(model, name, **options)
         if format == "web":
-            return export_web(model, name, quantization=kind, **options)
+            return export_web(model, name, quantization=kind, card=_card(run, source, examples), **options)
         options |= {"quantization": kind, "batch_size": batch_size}
         if kind == "int8":
             options["representative_images"] = _images(source.train, calibration_images, description)
@@ -156,6 +161,16 @@ def _source(run, data, data_dir, class_names):
             "Pass data with the same classes with --data."
         )
     return source
+
+
+def _card(run, source, examples):
+    """What the web page says about the model; a `.keras` file knows no data."""
+    shown = example_images(source.test, with_names(source.class_names), examples)
+    if not (run / "results.json").is_file():
+        return Card(run.stem, examples=shown)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    trained_on = data_name(read_recipe(run).data)
+    return Card(run.resolve().name, trained_on, results["accuracy"], results["test_images"], shown)
 
 
 def _batches(split, size, description):

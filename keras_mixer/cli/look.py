@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from keras_mixer.variants import VARIANTS
 
 Blocks = tuple[CountFrom0, ...]
 TileGrid = tuple[Count, Count]
+OpenFlag = Annotated[bool, tyro.conf.arg(name="open")]
 
 
 def variants(image_size: Count = 224, classes: CountFrom0 = 1000):
@@ -144,16 +146,23 @@ def saliency(
     print(f"Written: {output} (class {write_saliency(load_mixer(model), image, output, class_name)})")
 
 
-def report(runs: Runs, output: Path = Path("report.html")):
-    """Write an HTML report on finished runs: curves, tables, confusion matrix, few-shot accuracy, weights, cost.
+def report(runs: Runs, output: Path = Path("report.html"), images: Count = 10_000, open_browser: OpenFlag = False):
+    """Write an HTML report on finished runs: comparison, mistakes as images, confusion, classes, curves, weights.
+
+    Each model classifies its own test images for it. Without them, the rest of the report is written.
 
     Args:
         runs: folders of finished runs; results of keras-mixer evaluate and fewshot in them are included.
         output: the .html file to write; must not exist.
+        images: largest number of test images to classify, evenly spaced.
+        open_browser: open the report in the browser.
     """
     from keras_mixer.inspect.report import write_report
 
-    print(f"Written: {write_report(runs, output)}")
+    written = write_report(runs, output, images)
+    print(f"Written: {written}")
+    if open_browser:
+        webbrowser.open(written.resolve().as_uri())
 
 
 def card(run: Run, output: Path | None = None):

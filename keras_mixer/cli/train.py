@@ -84,6 +84,7 @@ def train(arguments):
     )
     print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
     print(f"  keras-mixer export {workdir} --format saved_model\n  tensorboard --logdir {workdir}/tensorboard")
+    print(f"Report:\n  keras-mixer report {workdir} --output {workdir}/report.html --open")
 
 
 def _print_plan(recipe):

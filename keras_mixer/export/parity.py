@@ -216,7 +216,7 @@ def place_when_proved(write, target, prove) -> tuple[Path, Parity]:
 def subsample(split: Split, count) -> Split:
     """At most `count` examples of a split, evenly spaced because files are sorted by class."""
     step = -(-split.size // count)
-    return Split(-(-split.size // step), split.elements.shard(step, 0), split.read)
+    return Split(-(-split.size // step), split.elements.shard(step, 0), split.read, split.files[::step])
 
 
 def size_of(path) -> int:

@@ -1,17 +1,21 @@
 """A static web page that classifies images in the browser, without a server-side model."""
 
 import base64
+import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from keras_mixer.description import architecture_of
 from keras_mixer.export.npm import Package, package_files
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 
 MODEL, PAGE = "model.tflite", "web_page"
+PNG = b"\x89PNG"
 CORE = Package(
     "@litertjs/core",
     "2.5.3",
@@ -24,7 +28,8 @@ WASM_UTILS = Package(
     "e1f262c3ab4142722cfb48c7fce435ea760e89297cffecd99e7e61dae97c6932"
     "878b4e6c56a656e7cd139a4efca42da44f7f40f4e60155d15ac2d799fec23591",
 )
-RUNTIMES = ("litert_wasm_internal", "litert_wasm_compat_internal")  # the second for browsers without relaxed SIMD
+# The browser downloads one of them: for WebGPU, for WebAssembly, for WebAssembly without relaxed SIMD.
+RUNTIMES = ("litert_wasm_jspi_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
 IMPORTS = {CORE.name: "./litert/core.js", WASM_UTILS.name: "./litert/wasm-utils.js"}
 LICENSES = """\
 This page contains LiteRT.js (@litertjs/core {version}, https://github.com/google-ai-edge/LiteRT), Copyright Google LLC,
@@ -33,15 +38,45 @@ The other files were written by keras_mixer, under the same license. The model b
 """
 
 
-def export_web(model, path, *, quantization=None, class_names=None, evaluation_crop=None, classifier_activation=None):
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a page says about its model, beyond what the model itself knows.
+
+    Attributes:
+        name: of the model; the title of the page.
+        trained_on: name of the training data; None if unknown.
+        accuracy: on test images, in [0, 1]; None if unknown.
+        test_images: their number.
+        examples: `(class name, encoded image)` for visitors to click; anyone who sees the page can download them.
+    """
+
+    name: str = "Image classifier"
+    trained_on: str | None = None
+    accuracy: float | None = None
+    test_images: int | None = None
+    examples: Sequence[tuple[str, bytes]] = ()
+
+
+def export_web(
+    model,
+    path,
+    *,
+    quantization=None,
+    class_names=None,
+    evaluation_crop=None,
+    classifier_activation=None,
+    card=Card(),
+):
     """Writes a web page that classifies dropped images and camera frames, for any static file server.
 
-    The model runs in the browser as a TFLite file with LiteRT.js, which is downloaded once from the npm registry,
-    verified and copied into the folder; the page itself needs no internet. It does not work when opened as a file,
-    because browsers then do not load modules. Use `python -m http.server --directory PATH`.
+    The model runs in the browser as a TFLite file with LiteRT.js, on the GPU where the browser has WebGPU and else on
+    the CPU (WebAssembly). LiteRT.js is downloaded once from the npm registry, verified and copied into the folder; the
+    page itself needs no internet. It does not work when opened as a file, because browsers then do not load modules.
+    Use `python -m http.server --directory PATH`.
 
-    Images are cropped and resized as in `keras_mixer.data.preprocessing`. EXIF rotation is not applied, as in training.
-    The browser blends transparent pixels; elsewhere the alpha channel is dropped.
+    Images are cropped and resized as in `keras_mixer.data.preprocessing`. Photographs are turned as their EXIF
+    orientation says, so the model sees what the visitor sees. The browser blends transparent pixels; elsewhere the
+    alpha channel is dropped.
 
     Args:
         model: a classifier of RGB images of this package, on any backend.
@@ -51,6 +86,7 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
         evaluation_crop: how images are cropped and resized; None for the model's own, or "resmall-crop".
         classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
             compiled loss, else "softmax".
+        card: what the page says about the model.
 
     Returns:
         The `Path`, written atomically.
@@ -81,11 +117,34 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
             class_names=description.class_names,
             evaluation_crop=description.evaluation_crop,
         )
+        examples = {_example_file(i, encoded): encoded for i, (_, encoded) in enumerate(card.examples)}
+        size = (folder / MODEL).stat().st_size
+        about = {"name": card.name, "model_bytes": size, "facts": _facts(predictor, card, size)}
+        labels = [label for label, _ in card.examples]
+        about["examples"] = [{"file": file, "label": label} for file, label in zip(examples, labels, strict=True)]
         write_json(folder / "model.json", description.as_json())
-        for name, content in (_page_files() | runtime).items():
+        write_json(folder / "card.json", about)
+        for name, content in (_page_files() | runtime | examples).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
     return path
+
+
+def _facts(predictor, card, size):
+    """`(term, text)` pairs for the page."""
+    height, width, _ = predictor.description.input_shape
+    facts = {"Trained on": card.trained_on}
+    if card.accuracy is not None:
+        on = f" on {card.test_images:,} test images" if card.test_images else ""
+        facts["Test accuracy"] = f"{100 * card.accuracy:.2f} %{on}"
+    facts["Architecture"] = architecture_of(predictor.model)
+    facts["Size"] = f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB"
+    facts["Input"] = f"{height} x {width} px, crop {predictor.description.evaluation_crop}"
+    return [[term, text] for term, text in facts.items() if text]
+
+
+def _example_file(number, encoded):
+    return f"examples/{number}.{'png' if encoded.startswith(PNG) else 'jpg'}"
 
 
 def _runtime_files():

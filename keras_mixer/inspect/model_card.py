@@ -67,7 +67,7 @@ def write_model_card(run, output=None) -> Path:
 
 
 def _metadata(name, recipe, results) -> dict[str, Any]:
-    data, split = _data_name(recipe), "held-out training images" if recipe.holdout else "test"
+    data, split = data_name(recipe.data), "held-out training images" if recipe.holdout else "test"
     hub_data, base = HUB_DATASETS.get(recipe.data), re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     dataset = {"type": hub_data or re.sub(r"[^\w.-]+", "-", data), "name": data, "split": split}
     metrics = [
@@ -111,14 +111,14 @@ def _figures(results):
     return shown
 
 
-def _data_name(recipe):
-    """The data without the path of a folder."""
-    if recipe.data.startswith(OWN_DATA):
+def data_name(data) -> str:
+    """The name of the `data` of a recipe for readers elsewhere: the last part of the path of a folder."""
+    if data.startswith(OWN_DATA):
         return OWN_DATA
-    if recipe.data == "digits":
+    if data == "digits":
         return "scikit-learn digits"
-    prepared = re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", recipe.data) and not Path(recipe.data).is_dir()
-    return recipe.data if prepared else Path(recipe.data).name
+    prepared = re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", data) and not Path(data).is_dir()
+    return data if prepared else Path(data).name
 
 
 def _summary(recipe, results, description):
@@ -163,7 +163,7 @@ def _results(recipe, results):
     rows = [(label, _figure(key, results[key])) for key, _, label in _figures(results)]
     if results.get("start_accuracy") is not None:
         rows.append(("Top-1 accuracy before training", _figure("accuracy", results["start_accuracy"])))
-    return f"On {results['test_images']:,} {part} of {_data_name(recipe)}:\n\n{_table(rows)}"
+    return f"On {results['test_images']:,} {part} of {data_name(recipe.data)}:\n\n{_table(rows)}"
 
 
 def _figure(key, value):
@@ -173,7 +173,7 @@ def _figure(key, value):
 def _data(recipe, description):
     names = [f"`{name}`" for name in description.class_names]
     more = f" and {len(names) - MOST_CLASSES} more" if len(names) > MOST_CLASSES else ""
-    described = recipe.data if recipe.data.startswith(OWN_DATA) else _data_name(recipe)
+    described = recipe.data if recipe.data.startswith(OWN_DATA) else data_name(recipe.data)
     return f"Trained on {described}. Classes: {', '.join(names[:MOST_CLASSES])}{more}."
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -36,17 +37,42 @@ def saliency(model, image, class_index=None) -> np.ndarray:
         >>> saliency(keras_mixer.MixerS32(classes=10), np.zeros((224, 224, 3))).shape
         (224, 224)
     """
+    indices = None if class_index is None else [class_index]
+    return saliency_maps(model, np.asarray(image)[None], indices)[0]
+
+
+def saliency_maps(model, images, class_indices=None, rivals=None) -> np.ndarray:
+    """`(B, H, W, channels) -> (B, H, W) float32`: `saliency` of a batch of images, one class for each.
+
+    Args:
+        model: a classifier of this package.
+        images: pixels as the model expects them.
+        class_indices: `(B,)`; None for the most probable classes.
+        rivals: `(B,)` other classes. The maps then show what contributes to the difference of the two logits, which
+            decides between the classes; a single logit may rise or fall with all others.
+
+    Raises:
+        ValueError: the model has no head, or a class is out of range.
+    """
     layers = {layer.name: layer for layer in model.layers}
     if "head" not in layers:
         raise ValueError(f"Model {model.name!r} has no head and predicts no classes.")
     extractor = feature_extractor(model, ["normed", "logits"])
-    features = extractor.predict_on_batch(np.asarray(image)[None])
+    features = {name: keras.ops.convert_to_numpy(value) for name, value in extractor(np.asarray(images)).items()}
     classes = features["logits"].shape[-1]
-    index = int(features["logits"][0].argmax()) if class_index is None else class_index
-    if not 0 <= index < classes:
-        raise ValueError(f"Expected class_index from 0 to {classes - 1}, got {class_index!r}.")
-    tokens = features["normed"][0] @ layers["head"].kernel.numpy()[:, index]  # (g_h, g_w)
-    return np.asarray(tf.image.resize(tokens[..., None], np.shape(image)[:2]))[..., 0]
+    kernel = layers["head"].kernel.numpy()  # (C, classes)
+
+    def columns(indices):
+        indices = np.asarray(indices)
+        if indices.min() < 0 or indices.max() >= classes:
+            raise ValueError(f"Expected class_index from 0 to {classes - 1}, got {indices.tolist()}.")
+        return kernel[:, indices]  # (C, B)
+
+    weights = columns(features["logits"].argmax(-1) if class_indices is None else class_indices)
+    if rivals is not None:
+        weights = weights - columns(rivals)
+    tokens = np.einsum("bhwc,cb->bhw", features["normed"], weights)  # (B, g_h, g_w)
+    return np.asarray(tf.image.resize(tokens[..., None], np.shape(images)[1:3]))[..., 0]
 
 
 def overlay(image, activation) -> np.ndarray:

@@ -33,6 +33,23 @@ class Arrangement:
     similarity: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Frequency:
+    """How smooth the units of a token-mixing MLP are, compared with random ones on the same grid.
+
+    Attributes:
+        units: number of units compared; all-zero ones are left out.
+        mean: mean radial frequency over the units, in cycles per token.
+        random: the same for random units.
+        low: fraction of the units with a lower frequency than 95 % of the random ones; 0.05 without any structure.
+    """
+
+    units: int
+    mean: float
+    random: float
+    low: float
+
+
 def unit_weights(model, block, tile_grid=None) -> np.ndarray:
     """`(D_S, g_h, g_w) float32`: the incoming weights of each hidden unit of one token-mixing MLP.
 
@@ -80,6 +97,21 @@ def mean_radial_frequency(images) -> np.ndarray:
     power = np.abs(np.fft.fft2(images)) ** 2
     total = power.sum((1, 2))
     return np.divide((power * radius).sum((1, 2)), total, out=np.full(len(total), np.inf), where=total > 0)
+
+
+def frequency_against_random(weights, samples=2_000, seed=0) -> Frequency:
+    """`(n, h, w) -> Frequency`: compares units with `samples` units of independent normal weights.
+
+    Source: ours. The paper describes the learned units of its figure 5 in words only.
+    """
+    frequency = mean_radial_frequency(weights)
+    frequency = frequency[np.isfinite(frequency)]
+    noise = np.random.default_rng(seed).standard_normal((samples, *np.shape(weights)[1:]))
+    random = mean_radial_frequency(noise)
+    if not len(frequency):
+        return Frequency(0, np.nan, float(random.mean()), np.nan)
+    low = float((frequency < np.quantile(random, 0.05)).mean())
+    return Frequency(len(frequency), float(frequency.mean()), float(random.mean()), low)
 
 
 def arrange(weights) -> Arrangement:

@@ -1,5 +1,6 @@
 """The page for browsers; the one test that drops a picture on it needs Chromium and LiteRT.js."""
 
+import io
 import json
 import os
 import shutil
@@ -10,12 +11,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from image_files import encode, photographs
 from PIL import Image
 
+from keras_mixer import cli
 from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.splits import Split
 from keras_mixer.export import npm, web
 from keras_mixer.export.npm import package_files
+from keras_mixer.export.web_examples import LONGEST_SIDE, example_images
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 
@@ -36,15 +41,32 @@ for (const name of NAMES) {
   document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
   await until(() => seen.length > before);
 }
+const example = document.querySelector(".example");
+const before = seen.length;
+example.click();
+await until(() => seen.length > before);
+const card = ["name", "known", "facts", "device", "latency", "photo-caption"].map((id) => [id, text(id)]);
 const shown = [...document.querySelectorAll("#bars li")].map((item) => item.innerText);
-await fetch("result", { method: "POST", body: JSON.stringify({ seen, shown, loading: text("error") }) });
+const gpu = Boolean(await navigator.gpu?.requestAdapter());
+const result = { gpu, seen, shown, card: Object.fromEntries(card), loading: text("error") };
+await fetch("result", { method: "POST", body: JSON.stringify(result) });
 """
 
 
 def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path):
-    page = web.export_web(classifier, tmp_path / "page", quantization="dynamic_int8")
+    card = web.Card("mine", "my photographs", 0.987, 1234, [("class 3", b"\x89PNG..."), ("class 5", b"\xff\xd8...")])
+    page = web.export_web(classifier, tmp_path / "page", quantization="dynamic_int8", card=card)
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
-    assert names >= {"index.html", "app.js", "pixels.js", "style.css", "model.json", "model.tflite", "LICENSES.txt"}
+    assert names >= {
+        "index.html",
+        "app.js",
+        "pixels.js",
+        "runtime.js",
+        "style.css",
+        "model.json",
+        "model.tflite",
+        "LICENSES.txt",
+    }
     assert "APACHE-2.0.txt" in (page / "LICENSES.txt").read_text()  # the licence of LiteRT.js wants its text beside it
     assert (page / "APACHE-2.0.txt").read_text().strip().startswith("Apache License")
     assert (page / "litert" / "core.js").read_bytes() == b"dist/index.js"
@@ -60,6 +82,51 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     description = json.loads((page / "model.json").read_text())
     assert description["class_names"] == list(classifier.class_names)
     assert description["evaluation_crop"] == "resmall-crop"
+    about = json.loads((page / "card.json").read_text())
+    assert about["name"] == "mine"
+    assert about["model_bytes"] == (page / "model.tflite").stat().st_size
+    facts = dict(about["facts"])
+    assert facts["Trained on"] == "my photographs"
+    assert facts["Test accuracy"] == "98.70 % on 1,234 test images"
+    assert facts["Architecture"] == "Mixer: 2 blocks, 32 channels, patches of 4 x 4 px"
+    assert [example["label"] for example in about["examples"]] == ["class 3", "class 5"]
+    files = [page / example["file"] for example in about["examples"]]
+    assert [file.read_bytes() for file in files] == [encoded for _, encoded in card.examples]
+    assert [file.suffix for file in files] == [".png", ".jpg"]
+
+
+def test_the_page_of_a_run_says_what_it_was_trained_on(tiny_mixer, registry, tmp_path, capsys):
+    run = tmp_path / "my run"
+    run.mkdir()
+    model = tiny_mixer(num_blocks=1)
+    model.class_names, model.evaluation_crop = tuple("0123456789"), "resize"
+    model.save(run / "model.keras")
+    (run / "config.json").write_text(json.dumps({"name": "digits", "data": "digits"}))
+    (run / "results.json").write_text(json.dumps({"accuracy": 0.5, "test_images": 360}))
+    assert cli.main(["export", str(run), "--format", "web", "--images", "4", "--examples", "2"]) == 0
+    card = json.loads((run / "export" / "web" / "card.json").read_text())
+    assert card["name"] == "my run"
+    assert card["facts"][:2] == [["Trained on", "scikit-learn digits"], ["Test accuracy", "50.00 % on 360 test images"]]
+    assert [example["label"] for example in card["examples"]] == ["0", "9"]
+
+
+def test_examples_are_of_different_classes_small_and_without_camera_data():
+    photograph = photographs()[0]
+    place = Image.Exif()
+    place[0x010E] = "my garden"
+    large, small = encode(photograph, "JPEG", exif=place), photograph[:200, :300]
+    assert b"my garden" in large
+    encoded = np.array([large, b"damaged", encode(small, "PNG"), large, encode(small, "BMP")], object)
+    elements = tf.data.Dataset.from_tensor_slices({"image": tf.constant(list(encoded)), "label": [1, 0, 0, 1, 2]})
+    split = Split(5, elements, read=lambda element: element)
+    (name, first), (_, second), (_, third) = example_images(split, "abc", 3)
+    assert name == "a"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(first))), small)
+    assert b"my garden" not in second
+    assert max(Image.open(io.BytesIO(second)).size) == LONGEST_SIDE
+    assert third.startswith(web.PNG)
+    assert [name for name, _ in example_images(split, "abc", 2)] == ["a", "c"]
+    assert example_images(split, "abc", 0) == []
 
 
 def test_what_the_page_cannot_do_is_refused(classifier, tiny_mixer, registry, tmp_path):
@@ -94,26 +161,34 @@ def test_an_archive_is_downloaded_once_and_checked_always(registry, tmp_path):
 @pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
 @pytest.mark.parametrize("crop", ["resize", "resize-crop", "resmall-crop"])
 def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_path, crop):
-    page = web.export_web(classifier, tmp_path / "page", evaluation_crop=crop)
     photograph = photographs()[0]
+    card = web.Card("mine", "photographs", examples=[("class 4", encode(photograph, "PNG"))])
+    page = web.export_web(classifier, tmp_path / "page", evaluation_crop=crop, card=card)
     turned = Image.Exif()
-    turned[0x0112] = 6  # "rotate by 90 degrees to see it upright"
+    turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
+    camera = encode(photograph, "JPEG", quality=95)
     pictures = {
+        "upright.png": encode(np.rot90(np.asarray(Image.open(io.BytesIO(camera))), -1), "PNG"),
         "large.png": encode(photograph, "PNG"),
         "small.png": encode(photograph[:9, :13], "PNG", "L"),
         "no.png": b"no image",
-        "camera.jpg": encode(photograph, "JPEG"),
-        "turned.jpg": encode(photograph, "JPEG", exif=turned),
+        "turned.jpg": encode(photograph, "JPEG", quality=95, exif=turned),
     }
     for name, content in pictures.items():
         (page / name).write_bytes(content)
     (page / "driver.js").write_text(
-        DRIVER.replace("NAMES", json.dumps(["no.png", "camera.jpg", "turned.jpg", "large.png", "small.png"]))
+        DRIVER.replace("NAMES", json.dumps(["no.png", "upright.png", "turned.jpg", "small.png", "large.png"]))
     )
     html = (page / "index.html").read_text()
     (page / "index.html").write_text(html.replace("</head>", '<script type="module" src="driver.js"></script></head>'))
     address, posted, arrived = serve(page)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
+    software_gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    graphics = software_gpu if crop == "resize" else ["--disable-gpu"]
+    if crop == "resize":  # the page itself does not use a GPU made of software
+        runtime = (page / "runtime.js").read_text()
+        assert " && !adapter.info.isFallbackAdapter" in runtime
+        (page / "runtime.js").write_text(runtime.replace(" && !adapter.info.isFallbackAdapter", ""))
+    options = ["--headless", "--no-sandbox", *graphics, "--remote-debugging-port=0", "--no-first-run"]
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     browser = subprocess.Popen([CHROMIUM, *options, profile, address], start_new_session=True, **quiet)
@@ -122,12 +197,25 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
     finally:
         os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()
-    failed, upright, turned, *classified = posted[0]["seen"]
-    assert turned["probabilities"] == upright["probabilities"]
+    failed, upright, turned, *classified, example = posted[0]["seen"]
+    np.testing.assert_allclose(turned["probabilities"], upright["probabilities"], atol=0.01)
+    assert np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02  # of large.png
     assert failed["message"].startswith("no.png is not an image that this browser can read")
-    for result, name in zip(classified, ["large.png", "small.png"], strict=True):
+    for result, name in zip(classified, ["small.png", "large.png"], strict=True):
         image = np.asarray(evaluation_image(pictures[name], (16, 24), crop), np.float32)
         expected = np.asarray(classifier(image[None]))[0]
         np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
+    assert example["probabilities"] == classified[1]["probabilities"]
+    assert example["device"] == ("WebGPU" if posted[0]["gpu"] else "WebAssembly on the CPU")
+    sides = {"resize": (1, 1), "resize-crop": (16 / 18, 24 / 27), "resmall-crop": (16 / 40, 24 / 27)}[crop]
+    window = upright["window"]  # of a portrait
+    np.testing.assert_allclose((window["height"], window["width"]), sides)
+    np.testing.assert_allclose((window["top"], window["left"]), (1 - np.array(sides)) / 2, atol=0.02)
+    shown = posted[0]["card"]
+    assert shown["name"] == "mine"
+    assert "photographs" in shown["facts"]
+    assert shown["known"].startswith("Recognizes 10 classes: class 0, class 1")
+    assert "in the frame" in shown["photo-caption"] or crop == "resize"
+    assert example["device"] in shown["device"]
     best = expected.argmax()
     assert posted[0]["shown"][0].split("\n") == [f"class {best}", f"{100 * expected[best]:.1f} %"]

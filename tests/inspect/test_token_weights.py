@@ -5,6 +5,7 @@ import keras_mixer
 from keras_mixer.inspect.figures import write_figure
 from keras_mixer.inspect.token_weights import (
     arrange,
+    frequency_against_random,
     mean_radial_frequency,
     mosaic,
     stem_figure,
@@ -24,6 +25,16 @@ def test_planted_waves_have_their_frequency(shape):
     cycles = [(0, 0), (0, 1), (1, 1), (2, 1), (3, 3)]
     found = mean_radial_frequency([wave(shape, pair, 0.3) for pair in cycles])
     np.testing.assert_allclose(found, [np.hypot(a / shape[0], b / shape[1]) for a, b in cycles], atol=1e-12)
+
+
+def test_smooth_units_are_told_from_random_ones(rng):
+    smooth = np.array([wave((8, 8), (0, 1)), wave((8, 8), (1, 1)), np.zeros((8, 8))])
+    found = frequency_against_random(smooth)
+    assert (found.units, found.low) == (2, 1.0)  # the unit of zeros has no frequency
+    np.testing.assert_allclose(found.mean, (1 + 2**0.5) / 16)
+    noise = frequency_against_random(rng.standard_normal((4000, 8, 8)))
+    np.testing.assert_allclose((noise.mean / noise.random, noise.low), (1, 0.05), atol=0.02)
+    assert np.isnan(frequency_against_random(np.zeros((3, 8, 8))).low)
 
 
 @pytest.mark.parametrize("shape", [(14, 14), (8, 12), (16, 7)])

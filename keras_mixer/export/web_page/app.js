@@ -1,39 +1,67 @@
-import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import { decode, fromDrawable, prepare } from "./pixels.js";
+import { load } from "./runtime.js";
 
 const SHOWN = 5;
 const element = (id) => document.getElementById(id);
 const [zone, file, camera, video] = ["drop-zone", "file", "camera", "video"].map(element);
 
-const ready = load();
+const ready = start();
 let queue = Promise.resolve(); // one image at a time
 
-async function load() {
+async function start() {
   try {
-    const description = await (await fetch("model.json")).json();
-    await loadLiteRt("litert/wasm/");
-    const model = await loadAndCompile("model.tflite", { accelerator: "wasm" });
+    const [description, card] = await Promise.all(["model.json", "card.json"].map(async (name) => (await fetch(name)).json()));
+    showCard(card, description.class_names);
+    const total = card.model_bytes;
+    const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+    const runtime = await load(description.input_shape, description.class_names.length, (bytes) => {
+      element("progress").value = bytes / total;
+      element("loaded").textContent = `${megabytes(bytes)} of ${megabytes(total)} MB`;
+    });
+    element("loading").hidden = true;
     element("status").textContent = "The model is ready.";
-    return { description, model };
+    element("device").textContent = `It runs on your device with ${runtime.device}.`;
+    return { description, runtime };
   } catch (error) {
+    element("loading").hidden = true;
     fail(`The model cannot run in this browser. LiteRT.js error: ${error.message ?? error}`);
     throw error;
   }
 }
 
-/** Probabilities in class order for decoded pixels, and the model's run time in milliseconds. */
+function create(tag, text, properties = {}) {
+  const created = Object.assign(document.createElement(tag), properties);
+  if (text !== null) created.textContent = text;
+  return created;
+}
+
+function showCard({ name, facts, examples }, names) {
+  document.title = element("name").textContent = name;
+  element("facts").replaceChildren(...facts.flatMap(([term, text]) => [create("dt", term), create("dd", text)]));
+  element("classes-count").textContent = `${names.length} classes`;
+  element("classes").replaceChildren(...names.map((label) => create("li", label)));
+  const few = names.length <= 2 * SHOWN;
+  const named = few ? `: ${names.join(", ")}` : `, such as ${names.slice(0, SHOWN).join(", ")}`;
+  element("known").textContent = `Recognizes ${names.length} classes${named}.`;
+  element("examples").replaceChildren(
+    ...examples.map(({ file, label }) => {
+      const button = create("button", null, { type: "button", className: "example" });
+      button.append(create("img", null, { src: file, alt: `Classify this example of ${label}` }));
+      button.addEventListener("click", async () => showFile(await (await fetch(file)).blob()));
+      const item = create("li", null);
+      item.append(button);
+      return item;
+    }),
+  );
+  element("examples-box").hidden = !examples.length;
+}
+
+/** What the model says about decoded pixels. */
 async function classify(image) {
-  const { description, model } = await ready;
+  const { description, runtime } = await ready;
   const [height, width] = description.input_shape;
   const seen = prepare(image, height, width, description.evaluation_crop);
-  const input = new Tensor(Float32Array.from(seen.data), [1, height, width, 3]);
-  const start = performance.now();
-  const outputs = await model.run({ image: input });
-  const probabilities = Array.from(await outputs.probabilities.data());
-  const milliseconds = performance.now() - start;
-  input.delete();
-  outputs.probabilities.delete();
-  return { probabilities, milliseconds, seen, names: description.class_names };
+  return { ...(await runtime.run(seen.data)), seen, names: description.class_names, device: runtime.device };
 }
 
 function show(source) {
@@ -47,7 +75,7 @@ function show(source) {
       return;
     }
     try {
-      showResult(await classify(image));
+      showResult(image, await classify(image));
     } catch (error) {
       fail(`The model failed on this image. LiteRT.js error: ${error.message ?? error}`);
     }
@@ -55,42 +83,54 @@ function show(source) {
   return queue;
 }
 
-function showResult({ probabilities, milliseconds, seen, names }) {
+function showResult(image, { probabilities, milliseconds, seen, names, device }) {
   const best = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, SHOWN);
   const percent = (i) => `${(100 * probabilities[i]).toFixed(1)} %`;
   element("bars").replaceChildren(
     ...best.map((i) => {
-      const item = document.createElement("li");
-      const [name, probability, bar] = ["span", "span", "div"].map((tag) => document.createElement(tag));
-      name.textContent = names[i];
-      probability.textContent = percent(i);
-      bar.className = "bar";
+      const item = create("li", null);
+      const bar = create("div", null, { className: "bar" });
       bar.style.width = `${100 * probabilities[i]}%`;
       bar.setAttribute("aria-hidden", "true"); // the percentage says the same
-      item.append(name, probability, bar);
+      item.append(create("span", names[i]), create("span", percent(i)), bar);
       return item;
     }),
   );
-  element("latency").textContent = `Inference took ${milliseconds.toFixed(1)} ms.`;
+  element("latency").textContent = `${milliseconds.toFixed(1)} ms with ${device}`;
   element("status").textContent = `${names[best[0]]}, ${percent(best[0])}`;
   element("result").hidden = false;
-  draw(seen);
-  document.dispatchEvent(new CustomEvent("classified", { detail: { probabilities, milliseconds } }));
+  drawPhoto(image.preview, seen.window);
+  drawSeen(seen);
+  element("result").scrollIntoView({ block: "nearest" });
+  const { window } = seen;
+  document.dispatchEvent(new CustomEvent("classified", { detail: { probabilities, milliseconds, device, window } }));
 }
 
-function draw({ width, height, data }) {
+/** The image as the visitor knows it, with the part that the model sees in a frame. */
+function drawPhoto(preview, window) {
+  const canvas = element("photo");
+  [canvas.width, canvas.height] = [preview.width, preview.height];
+  canvas.getContext("2d").drawImage(preview, 0, 0);
+  canvas.classList.toggle("tiny", Math.max(preview.width, preview.height) < 100);
+  for (const side of ["left", "top", "width", "height"]) element("crop").style[side] = `${100 * window[side]}%`;
+  const whole = window.width === 1 && window.height === 1;
+  element("crop").hidden = whole;
+  element("photo-caption").textContent = whole ? "Your image, all of which the model sees" : "Your image; the model sees the part in the frame";
+}
+
+function drawSeen({ width, height, data }) {
   const canvas = element("seen");
-  [canvas.width, canvas.height, canvas.hidden] = [width, height, false];
+  [canvas.width, canvas.height] = [width, height];
   const pixels = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     pixels.data.set([data[3 * i], data[3 * i + 1], data[3 * i + 2], 255], 4 * i);
   }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
+  element("seen-caption").textContent = `What the model sees: ${width} x ${height} px`;
 }
 
 function fail(message) {
   element("result").hidden = true;
-  element("seen").hidden = true;
   element("status").textContent = "";
   element("error").textContent = message;
   document.dispatchEvent(new CustomEvent("failed", { detail: { message } }));
@@ -139,7 +179,7 @@ camera.addEventListener("click", async () => {
     }
     await video.play();
     video.hidden = false;
-    camera.textContent = "classify the camera image";
+    camera.textContent = "Classify the camera image";
     return;
   }
   show(async () => fromDrawable(video));

@@ -1,20 +1,19 @@
 // Turns an image file into the pixels for the model, exactly as keras_mixer/data/preprocessing.py: resizing bilinearly
 // without anti-aliasing or by area, truncation to integers, central crop with the offset rounded down.
 
-/** Decodes an image to {width, height, data: RGB bytes}; throws if the browser cannot read it. */
+const PREVIEW = 640; // longest side in pixels of the image shown
+
+/** Decodes an image upright, as its EXIF orientation says; throws if the browser cannot read it. */
 export async function decode(blob) {
-  const bytes = withoutExif(new Uint8Array(await blob.arrayBuffer()));
-  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
-  return fromDrawable(await createImageBitmap(new Blob([bytes], { type: blob.type }), options));
+  const options = { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  return fromDrawable(await createImageBitmap(blob, options));
 }
 
-/** Pixels of an image bitmap or of the current frame of a video. */
+/** An image bitmap or the current frame of a video as {width, height, data: RGB bytes, preview: a small canvas}. */
 export function fromDrawable(source) {
   const width = source.videoWidth ?? source.width;
   const height = source.videoHeight ?? source.height;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(source, 0, 0);
+  const context = drawn(source, width, height);
   const rgba = context.getImageData(0, 0, width, height).data;
   const data = new Uint8Array(width * height * 3);
   for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
@@ -22,13 +21,24 @@ export function fromDrawable(source) {
     data[to + 1] = rgba[from + 1];
     data[to + 2] = rgba[from + 2];
   }
-  return { width, height, data };
+  const scale = Math.min(1, PREVIEW / Math.max(width, height));
+  const preview = drawn(context.canvas, Math.ceil(width * scale), Math.ceil(height * scale)).canvas;
+  return { width, height, data, preview };
 }
 
-/** Resizes and crops an image to the model's size; `crop` is one of "resize", "resize-crop", "resmall-crop". */
+function drawn(source, width, height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(source, 0, 0, width, height);
+  return context;
+}
+
+/**
+ * Resizes and crops an image to the model's size; `crop` is one of "resize", "resize-crop", "resmall-crop".
+ * The `window` of the result is the part of the image that is left, in fractions of its sides.
+ */
 export function prepare(image, height, width, crop) {
   if (crop === "resize") {
-    return bilinear(image, height, width);
+    return { ...bilinear(image, height, width), window: { left: 0, top: 0, width: 1, height: 1 } };
   }
   const tall = Math.round((height * 8) / 7);
   const wide = Math.round((width * 8) / 7);
@@ -122,26 +132,16 @@ function central(image, height, width) {
     const begin = ((top + y) * image.width + left) * 3;
     out.set(image.data.subarray(begin, begin + width * 3), y * width * 3);
   }
-  return { width, height, data: out };
+  const window = {
+    left: left / image.width,
+    top: top / image.height,
+    width: width / image.width,
+    height: height / image.height,
+  };
+  return { width, height, data: out, window };
 }
 
 function halfToEven(x) {
   const rounded = Math.round(x);
   return x % 1 === 0.5 && rounded % 2 ? rounded - 1 : rounded;
-}
-
-/** A JPEG without its EXIF segment: browsers apply its rotation, training did not. */
-function withoutExif(bytes) {
-  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return bytes;
-  const kept = [bytes.subarray(0, 2)];
-  let at = 2;
-  while (at + 4 <= bytes.length && bytes[at] === 0xff && bytes[at + 1] !== 0xda) {
-    const end = at + 2 + bytes[at + 2] * 256 + bytes[at + 3];
-    if (bytes[at + 1] !== 0xe1) kept.push(bytes.subarray(at, end));
-    at = end;
-  }
-  kept.push(bytes.subarray(at));
-  const joined = new Uint8Array(kept.reduce((sum, part) => sum + part.length, 0));
-  kept.reduce((offset, part) => (joined.set(part, offset), offset + part.length), 0);
-  return joined;
 }
