@@ -26,7 +26,7 @@ def test_recipes_are_named_after_their_key():
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ValueError, match="valid ones are digits, smoke"):
+    with pytest.raises(ValueError, match="valid ones are digits, fashion_mnist, smoke"):
         resolve("no_such_recipe")
     with pytest.raises(ValueError, match=r"learningrate.*learning_rate"):
         resolve("digits", learningrate=1)
