@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mixer.cores import available_cores
 from keras_mixer.description import Description
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, next to an OpenVINO model of version 0.1.0
@@ -223,9 +223,9 @@ def import_extra(module, extra):
     """A module of an extra of this package.
 
     Raises:
-        ValueError: it is not installed; the message says how to install it.
+        Unsupported: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"This needs {module}: pip install 'keras-mixer[{extra}]'.") from error
+        raise Unsupported(f"This needs {module}: pip install 'keras-mixer[{extra}]'.") from error

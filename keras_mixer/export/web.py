@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from keras_mixer.export.npm import Package, package_files
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 
@@ -66,9 +66,9 @@ def export_web(model, path, *, quantization=None, class_names=None, evaluation_c
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("to show")
     description = predictor.description
     if quantization == "int8":
-        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
+        raise Unsupported("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if description.input_shape[-1] != 3:
-        raise ValueError(
+        raise Unsupported(
             f"The page needs a model of RGB images; this one takes {description.input_shape[-1]} channels."
         )
     runtime = _runtime_files()
