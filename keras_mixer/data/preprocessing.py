@@ -8,6 +8,7 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 
 import tensorflow as tf
 
+from keras_mixer.data.exif import UPRIGHT, orientation_of, turn_upright
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
 from keras_mixer.data.settings import EVALUATION_CROPS
 
@@ -19,16 +20,20 @@ def decode_image(encoded):
     """`() string -> (H, W, 3) uint8`: JPEG, PNG, GIF (first frame), BMP or WebP as RGB.
 
     Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
-    bits. EXIF rotation is not applied, neither here nor in any export: pixels are used as stored.
+    bits. A JPEG is turned as its EXIF orientation says, so that the model sees what a person sees.
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such an image, are truncated, or would unpack to more than
             `LARGEST_IMAGE` pixels; `why_unreadable` turns it into a sentence.
     """
-    safe = tf.cond(tf.io.is_jpeg(encoded), lambda: safe_jpeg(encoded)[0], lambda: safe_image(encoded)[0])
+    safe, orientation = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: (safe_jpeg(encoded)[0], orientation_of(encoded)),
+        lambda: (safe_image(encoded)[0], UPRIGHT),
+    )
     image = tf.io.decode_image(safe, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
-    return image
+    return turn_upright(image, orientation)
 
 
 def check_image(encoded, crop):
@@ -113,7 +118,8 @@ def evaluation_images(encoded, image_size, crop):
 def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
     """`() string -> (height, width, 3) uint8`: the Inception crop, resized, and flipped half of the time.
 
-    A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
+    A JPEG is decoded only inside the crop, which makes the input pipeline much faster; one with an EXIF orientation is
+    decoded completely.
 
     Args:
         encoded: an encoded image.
@@ -124,11 +130,13 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
         flip: whether to flip left-right with probability 1/2.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
-    shape = tf.cond(is_jpeg, lambda: tf.cast(safe_jpeg(encoded)[1], tf.int32), lambda: tf.shape(image)[:2])
+    orientation = tf.cond(is_jpeg, lambda: orientation_of(encoded), lambda: UPRIGHT)
+    as_it_is = is_jpeg & (orientation == UPRIGHT)
+    image = tf.cond(as_it_is, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
+    shape = tf.cond(as_it_is, lambda: tf.cast(safe_jpeg(encoded)[1], tf.int32), lambda: tf.shape(image)[:2])
     window = _crop_window(shape, seed, area, aspect)
     cropped = tf.cond(
-        is_jpeg,
+        as_it_is,
         lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
         lambda: _crop(image, window),
     )
