@@ -12,6 +12,8 @@ JPEG (ITU-T T.81, B.1.1.4), Exif 3.0 (CIPA DC-008, 4.5 and tag 0x0112) and TIFF 
 
 import tensorflow as tf
 
+from keras_mixer.data.rare import rarely
+
 UPRIGHT = 1
 NOT_TURNED = (UPRIGHT, 0)  # orientation, and no place in the file
 FLIPPED_LEFT_RIGHT, FLIPPED_TOP_BOTTOM, EXCHANGED = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)
@@ -24,7 +26,7 @@ LAST_DIRECTORY = MOST_BYTES - 2 - 12 * MOST_TAGS
 
 
 def orientation_of(encoded):
-    """`() string -> () int32`: the EXIF orientation of a JPEG, 1 to 8; 1 if the tag is missing or damaged."""
+    """`() string -> () int32`: the EXIF orientation of a JPEG, 1 to 8; 1 for other files or without a valid tag."""
     return _orientation_tag(encoded)[0]
 
 
@@ -33,7 +35,7 @@ def as_stored(encoded):
 
     For benchmarks: the published accuracies of ImageNet and VTAB are those of pixels as stored.
     """
-    orientation, place = tf.cond(tf.io.is_jpeg(encoded), lambda: _orientation_tag(encoded), lambda: NOT_TURNED)
+    orientation, place = _orientation_tag(encoded)
 
     def cleared():
         end = tf.strings.substr(encoded, place + 2, tf.strings.length(encoded))
@@ -43,32 +45,53 @@ def as_stored(encoded):
 
 
 def turn_upright(image, orientation):
-    """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: the pixels as a person sees them."""
-
-    def turned():
-        exchanged = tf.cond(_is_in(orientation, EXCHANGED), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-        flips = tf.stack([_is_in(orientation, FLIPPED_TOP_BOTTOM), _is_in(orientation, FLIPPED_LEFT_RIGHT)])
-        return tf.reverse(exchanged, tf.boolean_mask([0, 1], flips))
-
-    upright = tf.cond(orientation > UPRIGHT, turned, lambda: image)
-    return tf.ensure_shape(upright, (None, None, image.shape[-1]))
+    """`(H, W, 3) uint8 -> (H, W, 3) or (W, H, 3) uint8`: the pixels as a person sees them."""
+    return tf.cond(orientation > UPRIGHT, lambda: _turned(image, orientation), lambda: image)
 
 
-def _is_in(orientation, set_of):
-    return tf.reduce_any(orientation == tf.constant(set_of))
+def upright_sides(sides, orientation):
+    """`(2,) -> (2,)`: height and width after `turn_upright`."""
+    return tf.where(_is_in(orientation, EXCHANGED), sides[::-1], sides)
+
+
+def decode_upright_crop(encoded, window, sides, orientation):
+    """`() string -> (h, w, 3) uint8`: a crop of a turned JPEG; only the crop is decoded.
+
+    Args:
+        encoded: the JPEG.
+        window: `(4,) int32`, top, left, h and w of the crop in the upright image.
+        sides: `(2,) int32`, height and width of the upright image.
+        orientation: of the JPEG.
+    """
+    corner, size = window[:2], window[2:]
+    corner = tf.where(_flips(orientation), sides - corner - size, corner)
+    stored = tf.concat([upright_sides(corner, orientation), upright_sides(size, orientation)], 0)
+    return turn_upright(tf.io.decode_and_crop_jpeg(encoded, stored, channels=3), orientation)
+
+
+@rarely(tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.int32))
+def _turned(image, orientation):
+    exchanged = tf.cond(_is_in(orientation, EXCHANGED), lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    return tf.reverse(exchanged, tf.boolean_mask([0, 1], _flips(orientation)))
+
+
+def _flips(orientation):
+    """`(2,) bool`: whether to flip top-bottom, and left-right."""
+    return tf.stack([_is_in(orientation, FLIPPED_TOP_BOTTOM), _is_in(orientation, FLIPPED_LEFT_RIGHT)])
+
+
+def _is_in(orientation, orientations):
+    return tf.reduce_any(orientation == tf.constant(orientations))
 
 
 def _orientation_tag(encoded):
-    """`() string -> () int32, () int32`: the orientation of a JPEG, and the position of its two bytes in the file."""
+    """`() string -> () int32, () int32`: the orientation, and the position of its two bytes in the file."""
     start = tf.strings.substr(encoded, 0, SEARCHED_BYTES)
-    likely = tf.strings.regex_full_match(start, r"\C*Exif\x00\x00\C*")  # one operation, for the many without the tag
-    return tf.cond(likely, lambda: _parsed_tag(encoded), lambda: NOT_TURNED)
+    named = tf.strings.regex_full_match(start, r"\C*Exif\x00\x00\C*")  # one operation, for the many without a tag
+    return tf.cond(named & tf.io.is_jpeg(encoded), lambda: _parsed_tag(encoded), lambda: NOT_TURNED)
 
 
-# Not inlined: in a branch that is not taken, every operation costs time, 200 us per image here.
-@tf.function(
-    input_signature=[tf.TensorSpec((), tf.string)], autograph=False, experimental_attributes={"_noinline": True}
-)
+@rarely(tf.TensorSpec((), tf.string))
 def _parsed_tag(encoded):
     """`_orientation_tag` of any JPEG."""
 

@@ -54,12 +54,11 @@ def test_all_eight_orientations_are_those_of_pillow(asymmetric, orientation, end
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_training_and_evaluation_see_the_upright_image(asymmetric, orientation):
-    file = photograph(asymmetric, orientation)
+    file = photograph(asymmetric, orientation, subsampling=0)  # with fewer colours, a crop differs at its edge
     png = encode(upright(tf.io.decode_jpeg(file).numpy(), orientation), "PNG")
     for crop in ("resize", "resmall-crop"):
         np.testing.assert_array_equal(evaluation_image(file, (16, 24), crop), evaluation_image(png, (16, 24), crop))
-    if orientation > 1:  # of others only the crop is decoded
-        np.testing.assert_array_equal(training_image(file, (16, 24), SEED), training_image(png, (16, 24), SEED))
+    np.testing.assert_array_equal(training_image(file, (16, 24), SEED), training_image(png, (16, 24), SEED))
 
 
 def test_the_tag_is_found_behind_other_segments_and_only_there(asymmetric):
