@@ -153,6 +153,9 @@ def _images():
     grey = Image.fromarray(np.eye(7, dtype=np.uint8) * 255)
     forms = [(first, "JPEG", {}), (first, "JPEG", {"progressive": True}), (grey, "PNG", {}), (first, "PNG", {})]
     forms += [(first, "BMP", {}), (first, "WEBP", {}), (first, "WEBP", {"lossless": True, "exif": b"Exif"})]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    forms += [(first, "JPEG", {"exif": exif})]
     forms += [(first, "GIF", {"save_all": True, "append_images": [second]})]
     seeds = []
     for image, form, options in forms:

@@ -20,6 +20,13 @@ def encode(image, format, mode=None, **options):
     return buffer.getvalue()
 
 
+def turned(image, orientation=6):
+    """A JPEG with an EXIF orientation, by default "rotate by 90 degrees clockwise to see it upright"."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, "JPEG", exif=exif)
+
+
 def write_folder(root, images_per_class=6, classes=("circle", "stripe"), size=(40, 48), parts=("train", "test")):
     """An image folder of two easily told classes; `parts=()` puts the classes directly below `root`."""
     rng = np.random.default_rng(0)

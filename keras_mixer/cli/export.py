@@ -1,22 +1,26 @@
 """Models for other programs: export, which verifies each file against the run, and convert."""
 
+import dataclasses
+import inspect
 import json
+import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from tqdm.auto import tqdm
 
 from keras_mixer import conversion
 from keras_mixer.cli.terminal import Run, folder_of, print_table
 from keras_mixer.data.sources import load_source
 from keras_mixer.description import describe
-from keras_mixer.export.interchange import export_onnx, export_openvino
+from keras_mixer.export.formats import FORMATS
 from keras_mixer.export.loading import load_model
-from keras_mixer.export.parity import THRESHOLDS, compare, place_when_proved, size_of, subsample
-from keras_mixer.export.saved_model import export_saved_model, version_folder
-from keras_mixer.export.tflite import export_tflite
-from keras_mixer.export.web import MODEL, Card, export_web
+from keras_mixer.export.parity import THRESHOLDS, Parity, compare, place_when_proved, size_of, subsample
+from keras_mixer.export.predictor import Unsupported
+from keras_mixer.export.web import Card
 from keras_mixer.export.web_examples import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
@@ -24,16 +28,21 @@ from keras_mixer.imagenet_classes import with_names
 from keras_mixer.inspect.model_card import data_name
 from keras_mixer.training.run_directory import read_recipe
 
-BATCH_SIZE = 32  # for exports that take any number of images
+ALL = "all"
+BATCH_SIZE = 32  # of the images for calibration
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[(*FORMATS, ALL)]  # the choices listed by --help
 
 
 def export(
     run: Run,
-    format: Literal["saved_model", "tflite", "onnx", "openvino", "web"] = "saved_model",
+    format: FormatName = "saved_model",
     output: Path | None = None,
     quantization: Literal["none", "float16", "dynamic_int8", "int8"] = "none",
     version: int | None = None,
-    top_k: int = 5,
+    top_k: Count = 5,
     batch_size: Count = 1,
     classifier_activation: Literal["softmax", "sigmoid"] | None = None,
     data: str | None = None,
@@ -52,10 +61,11 @@ def export(
 
     Args:
         run: folder of a finished run, or a .keras file, also hf://owner/name/file.
-        format: saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino, or web (a page for
-            browsers).
-        output: path of the export: for saved_model the folder of all versions, for openvino and web a folder, else the
-            file. By default RUN/export/saved_model, model.tflite, model.onnx, openvino, web.
+        format: saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino, web (a page for
+            browsers), or all: every one that this model and machine allow, in one table.
+        output: path of the export: for saved_model the folder of all versions, for openvino and web a folder, for all
+            the folder of all exports, else the file. By default RUN/export/saved_model, model.tflite, model.onnx,
+            openvino, web.
         quantization: for tflite and web: none (float32), float16, dynamic_int8 (weights only); for tflite also int8
             (everything; uint8 input and output).
         version: for saved_model; the next free version by default.
@@ -73,49 +83,120 @@ def export(
         threads: of the export's runtime in the comparison; all cores by default.
         examples: for web: test images that visitors can click, and download; 0 for none.
     """
-    if (quantization != "none" and format not in ("tflite", "web")) or (batch_size != 1 and format != "tflite"):
-        raise ValueError(f"--quantization and --batch-size are options of --format tflite, not of {format}.")
-    folder = output or folder_of(run) / "export" / _default_name(format)
-    target = version_folder(folder, version) if format == "saved_model" else folder
-    refuse_existing(target)
+    settings: dict[str, Any] = {"quantization": quantization, "batch_size": batch_size}
+    settings |= {"version": version, "top_k": top_k, "examples": examples}
+    if format == ALL:
+        folder = output or folder_of(run) / "export"
+        paths = {name: folder / kind.name for name, kind in FORMATS.items()}
+    else:
+        _refuse_options_of_others(format, settings)
+        paths = {format: output or folder_of(run) / "export" / FORMATS[format].name}
+    targets = {name: FORMATS[name].target(path, version) for name, path in paths.items()}
+    for target in targets.values():
+        refuse_existing(target)
+    settings["classifier_activation"] = classifier_activation
     model = load_model(run)
     description = describe(model, classifier_activation=classifier_activation)
     source = _source(run, data, data_dir, description.class_names)
-    kind = None if quantization == "none" else quantization
+    settings["quantization"] = kind = None if quantization == "none" else quantization
+    calibration = _images(source.train, calibration_images, description) if kind == "int8" else None
+    settings["representative_images"] = calibration
+    if "web" in targets:
+        settings["card"] = _card(run, source, examples)
+    split = subsample(source.test, images)
 
-    def write(staging):
-        # The folder's name is the name of the model on a server, and is stored in a SavedModel.
-        name = staging / target.resolve().parent.name if format == "saved_model" else staging / target.name
-        options: dict[str, Any] = {"classifier_activation": classifier_activation}
-        if format == "saved_model":
-            return export_saved_model(model, name, version=int(target.name), top_k=top_k, **options)
-        if format == "onnx":
-            return export_onnx(model, name, **options)
-        if format == "openvino":
-            return export_openvino(model, name, **options)
-        if format == "web":
-            return export_web(model, name, quantization=kind, card=_card(run, source, examples), **options)
-        options |= {"quantization": kind, "batch_size": batch_size}
-        if kind == "int8":
-            options["representative_images"] = _images(source.train, calibration_images, description)
-        return export_tflite(model, name, **options)
+    def verified(name) -> tuple[Path, Parity]:
+        chosen, target = FORMATS[name], targets[name]
+        threshold = THRESHOLDS[kind if "quantization" in chosen.options else None]
+        threshold = threshold.changed(max_difference=max_difference, min_agreement=min_agreement)
 
-    def prove(written):
-        split = subsample(source.test, images)
-        size = {"tflite": batch_size, "web": 1}.get(format, BATCH_SIZE)
-        threshold = THRESHOLDS[kind].changed(max_difference=max_difference, min_agreement=min_agreement)
-        file = written / MODEL if format == "web" else written
-        return compare(model, file, _batches(split, size, description), threshold, threads, classifier_activation)
+        def write(staging):
+            # The folder's name is the name of the model on a server, and is stored in a SavedModel.
+            return chosen.write(model, staging / target.resolve().parent.name / target.name, settings)
 
-    place, parity = place_when_proved(write, target, prove)
+        def prove(written):
+            size = batch_size if "batch_size" in chosen.options else chosen.batch_size
+            batches = _batches(split, size, description)
+            return compare(model, written / chosen.opened, batches, threshold, threads, classifier_activation)
+
+        return place_when_proved(write, target, prove)
+
+    if format == ALL:
+        _report_all([_attempt(name, verified) for name in tqdm(targets, leave=False, unit="format", file=sys.stderr)])
+        return
+    place, parity = verified(format)
     _report(parity)
     if not parity.passed:
         raise ValueError(
-            f"The export differs too much from its model. It is kept as {place}; {target} was not written."
+            f"The export differs too much from its model. It is kept as {place}; {targets[format]} was not written."
         )
     print(f"\nWritten: {place} ({size_of(place) / 1e6:.2f} MB)")
     use = f"python -m http.server --directory {place}" if format == "web" else f"keras-mixer predict {place} IMAGE..."
     print(f"Next:\n  {use}")
+
+
+def _refuse_options_of_others(format, settings):
+    """Raises ValueError if an option was given that the format does not have."""
+    defaults = inspect.signature(export).parameters
+    for option, value in settings.items():
+        part = "card" if option == "examples" else option
+        if part not in FORMATS[format].options and value != defaults[option].default:
+            having = " and ".join(name for name, kind in FORMATS.items() if part in kind.options)
+            raise ValueError(f"--{option.replace('_', '-')} is an option of --format {having}, not of {format}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What became of one format of `--format all`."""
+
+    format: str
+    seconds: float
+    place: Path | None = None
+    parity: Parity | None = None
+    error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the format should have been written and was not; one that is impossible here has not failed."""
+        if self.parity is not None:
+            return not self.parity.passed
+        return not isinstance(self.error, Unsupported)
+
+    def row(self) -> tuple[str, ...]:
+        """The cells of the table."""
+        seconds = f"{self.seconds:.1f}"
+        if self.parity is None:
+            word = "failed" if self.failed else "not possible"
+            reason = " ".join(str(self.error).split()) or type(self.error).__name__
+            return self.format, "-", "-", "-", "-", seconds, f"{word}: {reason}"
+        return (
+            self.format,
+            str(self.place),
+            f"{size_of(self.place) / 1e6:,.2f} MB",
+            f"{self.parity.max_difference:.1e}",
+            f"{self.parity.agreement:.2%}",
+            seconds,
+            "differs too much" if self.failed else "written",
+        )
+
+
+def _attempt(name, verified) -> _Outcome:
+    began = time.perf_counter()
+    try:
+        place, parity = verified(name)
+    except Exception as error:  # each format has its own libraries; whatever fails in one, the others are written
+        return _Outcome(name, time.perf_counter() - began, error=error)
+    return _Outcome(name, time.perf_counter() - began, place, parity)
+
+
+def _report_all(outcomes):
+    header = ("format", "file", "size", "largest difference", "same top-1", "seconds", "result")
+    print_table(header, [outcome.row() for outcome in outcomes])
+    failed = [outcome.format for outcome in outcomes if outcome.failed]
+    if failed:
+        raise ValueError(f"Not every format could be verified: {', '.join(failed)}. The table says why.")
+    if not any(outcome.parity for outcome in outcomes):
+        raise ValueError("No format is possible for this model on this machine. The table says why.")
 
 
 def convert(
@@ -135,10 +216,6 @@ def convert(
 
 def _percent(value):
     return "no head" if value is None else f"{value:.2%}"
-
-
-def _default_name(format):
-    return {"tflite": "model.tflite", "onnx": "model.onnx"}.get(format, format)
 
 
 def _source(run, data, data_dir, class_names):

@@ -198,7 +198,7 @@ def predict(
     """Classify image files.
 
     Args:
-        paths: a run directory, .keras file, SavedModel, .tflite or .onnx file or OpenVINO folder, or
+        paths: a run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
             hf://owner/name/file, followed by JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
         server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
             /versions/N at the end for one version.

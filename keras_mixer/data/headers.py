@@ -8,6 +8,8 @@ import re
 
 import tensorflow as tf
 
+from keras_mixer.data.rare import rarely
+
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
 MOST_GIF_BLOCKS = 65_536  # of up to 255 bytes each, up to the end of the first frame
 REFUSED = "an image of"  # start of the message about an image that is rejected for its size
@@ -15,7 +17,7 @@ _HEADER_BYTES = 32
 _JPEG, _PNG, _GIF, _BMP, _WEBP, _UNKNOWN = range(6)
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)  # eager loops over blocks are slow
+@rarely(tf.TensorSpec((), tf.string))
 def safe_image(encoded):
     """`() string -> () string, (2,) int64`: bytes that are safe to decode, and `(height, width)` from their header.
 

@@ -55,7 +55,7 @@ def _image_and_label(element):
 
 
 def prepared_split(builder, split, features=("label",), read=_image_and_label) -> Split:
-    """One split of a prepared TensorFlow Dataset, in order, images left encoded.
+    """One split of a prepared TensorFlow Dataset, in order, images left encoded and not turned by EXIF orientation.
 
     Args:
         builder: of a data set on disk.
@@ -70,12 +70,12 @@ def prepared_split(builder, split, features=("label",), read=_image_and_label) -
     elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
     if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
         parts = [part.strip() for part in split.split("+")]
-        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
+        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read).as_stored()
 
     def read_shard(count, index):  # opens only the files that contain the shard
         return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
 
-    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)
+    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard).as_stored()
 
 
 def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source:

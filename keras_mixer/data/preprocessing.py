@@ -8,7 +8,15 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 
 import tensorflow as tf
 
+from keras_mixer.data.exif import (
+    UPRIGHT,
+    decode_upright_crop,
+    orientation_of,
+    turn_upright,
+    upright_sides,
+)
 from keras_mixer.data.headers import LARGEST_IMAGE, REFUSED, safe_image, safe_jpeg, why_refused
+from keras_mixer.data.rare import rarely
 from keras_mixer.data.settings import EVALUATION_CROPS
 
 MOST_ELONGATED = 100  # long side / short side; resizing the short side scales the long one too
@@ -19,7 +27,7 @@ def decode_image(encoded):
     """`() string -> (H, W, 3) uint8`: JPEG, PNG, GIF (first frame), BMP or WebP as RGB.
 
     Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
-    bits. EXIF rotation is not applied, neither here nor in any export: pixels are used as stored.
+    bits. A JPEG is turned as its EXIF orientation says, so that the model sees what a person sees.
 
     Raises:
         tf.errors.InvalidArgumentError: the bytes are not such an image, are truncated, or would unpack to more than
@@ -28,7 +36,7 @@ def decode_image(encoded):
     safe = tf.cond(tf.io.is_jpeg(encoded), lambda: safe_jpeg(encoded)[0], lambda: safe_image(encoded)[0])
     image = tf.io.decode_image(safe, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
-    return image
+    return turn_upright(image, orientation_of(encoded))
 
 
 def check_image(encoded, crop):
@@ -123,15 +131,26 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
         aspect: smallest and largest width / height of the crop; None: that of the image.
         flip: whether to flip left-right with probability 1/2.
     """
-    is_jpeg = tf.io.is_jpeg(encoded)
-    image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
-    shape = tf.cond(is_jpeg, lambda: tf.cast(safe_jpeg(encoded)[1], tf.int32), lambda: tf.shape(image)[:2])
-    window = _crop_window(shape, seed, area, aspect)
-    cropped = tf.cond(
-        is_jpeg,
-        lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: _crop(image, window),
-    )
+    orientation = orientation_of(encoded)
+
+    @rarely(tf.TensorSpec((), tf.string), tf.TensorSpec((2,), seed.dtype), tf.TensorSpec((), tf.int32))
+    def turned_jpeg_crop(encoded, seed, orientation):
+        sides = upright_sides(tf.cast(safe_jpeg(encoded)[1], tf.int32), orientation)
+        return decode_upright_crop(encoded, _crop_window(sides, seed, area, aspect), sides, orientation)
+
+    def upright_crop():
+        is_jpeg = tf.io.is_jpeg(encoded)
+        image = tf.cond(is_jpeg, lambda: tf.zeros((0, 0, 3), tf.uint8), lambda: decode_image(encoded))
+        shape = tf.cond(is_jpeg, lambda: tf.cast(safe_jpeg(encoded)[1], tf.int32), lambda: tf.shape(image)[:2])
+        window = _crop_window(shape, seed, area, aspect)
+        return tf.cond(
+            is_jpeg,
+            lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
+            lambda: _crop(image, window),
+        )
+
+    turned = orientation > UPRIGHT
+    cropped = tf.cond(turned, lambda: turned_jpeg_crop(encoded, seed, orientation), upright_crop)
     return _resized_and_flipped(cropped, image_size, seed, flip)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.exif import as_stored
 from keras_mixer.data.parallel import prefetch
 
 
@@ -45,6 +46,15 @@ class Split:
         elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
         files = tuple(file for file, keep in zip(self.files, chosen, strict=True) if keep) if self.files else ()
         return Split(size, elements, self.read, files)
+
+    def as_stored(self) -> "Split":
+        """The same examples, with JPEGs that are not turned by their EXIF orientation, as benchmarks use them."""
+
+        def read(element):
+            example = self.read(element)
+            return {**example, "image": as_stored(example["image"])}
+
+        return dataclasses.replace(self, read=read)
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading image files."""

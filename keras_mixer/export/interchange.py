@@ -1,17 +1,16 @@
 """ONNX and OpenVINO models, written by Keras's `export`, with class names and preprocessing inside."""
 
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
 import keras
 
 from keras_mixer.export.predictor import Predictor
-from keras_mixer.export.runtimes import DESCRIPTION, ONNX_KEY, import_extra
+from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
-from keras_mixer.files import atomic_write, refuse_existing, write_json
-
-OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin
+from keras_mixer.files import atomic_write, refuse_existing
 
 
 def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
@@ -42,7 +41,7 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifi
 
 
 def export_openvino(model, path, *, class_names=None, evaluation_crop=None, classifier_activation=None):
-    """Writes a classifier as a folder for OpenVINO: `model.xml`, `model.bin` and a description.
+    """Writes a classifier as a folder for OpenVINO: `model.xml`, which includes the description, and `model.bin`.
 
     Args, Returns and Raises are those of `export_onnx`, with the extra `openvino`.
     """
@@ -72,11 +71,19 @@ def _write_onnx(predictor, path):
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses a NumPy name that tf2onnx once needed
         _named(predictor.model).export(str(path), format="onnx", verbose=False)
     written = onnx.load(str(path))
-    onnx.helper.set_model_props(written, {ONNX_KEY: json.dumps(predictor.description.as_json())})
+    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.description.as_json())})
     onnx.save(written, str(path))
 
 
 def _write_openvino(predictor, folder):
+    import openvino
+
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # Windows cannot remove a mapped file
+    with tempfile.TemporaryDirectory() as name:
+        bare = Path(name) / OPENVINO_FILE
+        _named(predictor.model).export(str(bare), format="openvino", verbose=False)
+        written = core.read_model(str(bare))
+    written.set_rt_info(json.dumps(predictor.description.as_json()), [METADATA_KEY])
     folder.mkdir()
-    _named(predictor.model).export(str(folder / OPENVINO_FILE), format="openvino", verbose=False)
-    write_json(folder / DESCRIPTION, predictor.description.as_json())
+    openvino.save_model(written, str(folder / OPENVINO_FILE), compress_to_fp16=False)

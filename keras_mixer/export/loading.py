@@ -7,7 +7,7 @@ import keras
 from keras_mixer.buckets import local_copy
 from keras_mixer.description import with_arguments
 from keras_mixer.export.predictor import Predictor
-from keras_mixer.export.runtimes import open_export
+from keras_mixer.export.runtimes import OPENVINO_FILE, open_export
 from keras_mixer.weights import hub
 from keras_mixer.weights.keras_files import load_keras
 
@@ -17,7 +17,8 @@ def load_predictor(path) -> Predictor:
 
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all versions for the
-            newest), a `.tflite` or `.onnx` file, an OpenVINO folder, or `hf://owner/name/file` for one of the files.
+            newest), a `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for
+            one of the single files.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -32,7 +33,7 @@ def load_predictor(path) -> Predictor:
 
 
 def _open(path):
-    if path.suffix in (".tflite", ".onnx"):
+    if path.suffix in (".tflite", ".onnx", ".xml"):
         return open_export(path)
     if path.is_file():
         return Predictor.of(load_model(path))
@@ -41,14 +42,14 @@ def _open(path):
     versions = sorted(int(item.name) for item in path.iterdir() if item.name.isdigit())
     if versions:
         path = path / str(versions[-1])
-    if (path / "saved_model.pb").is_file() or (path / "model.xml").is_file():
+    if (path / "saved_model.pb").is_file() or (path / OPENVINO_FILE).is_file():
         return open_export(path)
     unfinished = (
         " It is a run that did not finish: train again to resume it." if (path / "config.json").is_file() else ""
     )
     raise ValueError(
         f"{path} does not contain a model.{unfinished} Expected a run directory with model.keras, a .keras file, "
-        "a SavedModel, a .tflite or .onnx file or an OpenVINO folder."
+        "a SavedModel, a .tflite or .onnx file, or an OpenVINO folder or .xml file."
     )
 
 

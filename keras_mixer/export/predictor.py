@@ -12,6 +12,10 @@ from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, w
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
 
 
+class Unsupported(ValueError):
+    """The kind of model, or this machine without an optional package, does not allow an export or its use."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """The best classes of one image, from a model in memory or from a server.
@@ -67,10 +71,10 @@ class Predictor:
         """The same predictor.
 
         Raises:
-            ValueError: the model has no head, and so no classes for the purpose (such as "to predict").
+            Unsupported: the model has no head, and so no classes for the purpose (such as "to predict").
         """
         if self.description.output == "features":
-            raise ValueError(
+            raise Unsupported(
                 f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
                 "export_saved_model and `keras-mixer features` write its features."
             )

@@ -12,11 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 MODEL, CALL, ARRAYS, ERROR = "model.keras", "call.json", "arrays.npz", "error.json"
-ERRORS = {kind.__name__: kind for kind in (ValueError, OSError)}
+ERRORS = {kind.__name__: kind for kind in (Unsupported, ValueError, OSError)}  # the special one first
 
 
 def write_on_tensorflow(writer, predictor, target, **options):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
@@ -95,7 +95,7 @@ def _write(predictor, path, quantization, images, batch_size):
     content = _convert(model, quantization, images, batch_size)
     foreign = [name for name in operators(content) if name.startswith("custom ")]
     if foreign:
-        raise ValueError(f"The model needs operators that TFLite does not have: {', '.join(foreign)}.")
+        raise Unsupported(f"The model needs operators that TFLite does not have: {', '.join(foreign)}.")
     shape = description.input_shape
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {description.evaluation_crop}"
     version = importlib.metadata.version("keras_mixer")

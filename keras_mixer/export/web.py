@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_mixer.description import architecture_of
 from keras_mixer.export.npm import Package, package_files
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.tflite import export_tflite
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 
@@ -102,9 +102,9 @@ def export_web(
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("to show")
     description = predictor.description
     if quantization == "int8":
-        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
+        raise Unsupported("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if description.input_shape[-1] != 3:
-        raise ValueError(
+        raise Unsupported(
             f"The page needs a model of RGB images; this one takes {description.input_shape[-1]} channels."
         )
     runtime = _runtime_files()

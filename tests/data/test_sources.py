@@ -1,9 +1,10 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from image_files import encode, photographs, write_folder
+from image_files import encode, photographs, turned, write_folder
 
 from keras_mixer.data import integrity
 from keras_mixer.data.integrity import check_source
@@ -144,10 +145,11 @@ def prepared_dataset(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     root = tmp_path_factory.mktemp("tfds")
-    images = {label: np.full((9, 7, 3), 60 + 120 * label, np.uint8) for label in (0, 1)}
+    grey = [np.full((9, 7, 3), value, np.uint8) for value in (60, 180)]
 
     def examples(count):
-        return [(i, {"image": images[i % 2], "label": i % 2}) for i in range(count)]
+        images = [lambda: grey[0], lambda: io.BytesIO(turned(grey[1]))]
+        return [(i, {"image": images[i % 2](), "label": i % 2}) for i in range(count)]
 
     tfds.dataset_builders.store_as_tfds_dataset(
         name="two_greys",
@@ -170,7 +172,9 @@ def test_prepared_tensorflow_datasets_load_by_name(prepared_dataset):
     assert (source.train.size, source.test.size) == (15, 8)
     for element in source.train.elements:
         example = source.train.read(element)
-        assert int(np.asarray(decode_image(example["image"]))[0, 0, 0]) == 60 + 120 * int(example["label"])
+        image = np.asarray(decode_image(example["image"]))
+        assert int(image[0, 0, 0]) == 60 + 120 * int(example["label"])
+        assert image.shape == (9, 7, 3)  # as stored, although an EXIF tag says otherwise
     assert load_source(str(prepared_dataset / "two_greys" / "1.0.0")).train.size == 20
 
 

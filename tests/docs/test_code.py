@@ -35,6 +35,7 @@ REASONS = {  # accepted reasons for not running a block
     "needs libtpu",
     "needs multiple devices",
     "needs multiple machines",
+    "needs the extras onnx and openvino",
     "multiple trainings",
     "starts a server",
 }

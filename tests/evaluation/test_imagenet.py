@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from image_files import encode
+from image_files import encode, turned
 from tfds_files import write_tfds
 
 from keras_mixer.data.prepared import NotPrepared
+from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.evaluation import imagenet
 
 
@@ -95,8 +96,10 @@ def _png_features(name, data_dir):
 def test_v2_folders_are_class_numbers(tmp_path):
     for label in (2, 10, 999):
         (tmp_path / str(label)).mkdir()
-        (tmp_path / str(label) / f"{label}x.jpeg").write_bytes(encode(picture(1), "JPEG"))
+        (tmp_path / str(label) / f"{label}x.jpeg").write_bytes(turned(np.zeros((9, 7, 3), np.uint8)))
     split = imagenet.v2_split(folder=tmp_path)
+    sides = {decode_image(split.read(element)["image"]).shape for element in split.elements}
+    assert sides == {(9, 7, 3)}  # as stored, like the published accuracies
     assert sorted(int(element["label"]) for element in split.elements) == [2, 10, 999]
     (tmp_path / "n01440764").mkdir()
     (tmp_path / "n01440764" / "a.jpeg").write_bytes(b"")

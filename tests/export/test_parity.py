@@ -120,7 +120,7 @@ def test_the_command_proves_and_reports(tiny_mixer, tmp_path, capsys):
         export_command(**options | {"data": "digits"}, output=tmp_path / "other")
     with pytest.raises(ValueError, match="Pass test data with --data"):
         export_command(**options | {"data": None}, output=tmp_path / "other")
-    with pytest.raises(ValueError, match="options of --format tflite, not of saved_model"):
+    with pytest.raises(ValueError, match="--quantization is an option of --format tflite and web, not of saved"):
         export_command(**options, quantization="int8", output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -147,17 +147,6 @@ def test_the_interpreter_that_ran_is_the_one_that_is_named(classifier, pixels, t
     assert compare(classifier, path, batches(pixels, np.zeros(5, int)), EXACT).runtime == "LiteRT"
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     assert compare(classifier, path, batches(pixels, np.zeros(5, int)), EXACT).runtime == "TensorFlow Lite"
-
-
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_other_formats_through_keras(classifier, pixels, tmp_path, format):
-    from keras_mixer.export import interchange
-
-    pytest.importorskip({"onnx": "tf2onnx"}.get(format, format), reason=f"needs extra [{format}]")
-    pytest.importorskip({"onnx": "onnxruntime"}.get(format, format), reason=f"needs extra [{format}]")
-    path = getattr(interchange, f"export_{format}")(classifier, tmp_path / f"model.{format}")
-    parity = compare(classifier, path, batches(pixels, np.zeros(5, int)), EXACT)
-    assert parity.passed
 
 
 def test_a_missing_extra_is_named(classifier, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import randomize
-from image_files import encode, photographs
+from image_files import encode, photographs, turned
 from PIL import Image
 
 import keras_mixer
@@ -47,8 +47,6 @@ def image_files():
     """Encoded images of every kind that a camera, a scanner or a browser may send."""
     photograph = photographs()[0]
     deep = Image.fromarray(photograph[..., 0].astype(np.uint16) * 257)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # "rotate by 90 degrees to see it upright"
     huge = np.tile(photograph, (6, 5, 1))  # 2562 x 3200
     return {
         "JPEG": encode(photograph, "JPEG"),
@@ -60,8 +58,7 @@ def image_files():
         "huge": encode(huge, "JPEG"),
         "one pixel": encode(photograph[:1, :1], "PNG"),
         "tall": encode(photograph[:, :9], "PNG"),
-        "turned": encode(photograph, "JPEG", exif=turned),
-    }
+    } | {f"turned {i}": turned(photograph, i) for i in range(1, 9)}
 
 
 @tensorflow_only
@@ -92,7 +89,9 @@ def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     images = np.stack([evaluation_image(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
     np.testing.assert_allclose(answer, classifier(images), atol=1e-5)
     by_name = dict(zip(files, answer.numpy(), strict=True))
-    np.testing.assert_array_equal(by_name["turned"], by_name["JPEG"])  # EXIF rotation is not applied
+    np.testing.assert_array_equal(by_name["turned 1"], by_name["JPEG"])
+    answers = np.stack([by_name[f"turned {i}"] for i in range(1, 9)])
+    assert len(np.unique(answers.round(4), axis=0)) == 8  # as the eight images differ
 
 
 @tensorflow_only

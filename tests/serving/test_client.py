@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import randomize
-from image_files import encode, photographs
+from image_files import encode, photographs, turned
 from model_server import ModelServer
 
 import keras_mixer
@@ -105,7 +105,7 @@ def client(url):
 @pytest.fixture(scope="module")
 def images():
     photograph = photographs()[1]
-    return [encode(photograph, "JPEG"), encode(photograph[:50, :40], "PNG", "RGBA"), encode(photograph, "PNG", "L")]
+    return [turned(photograph), encode(photograph[:50, :40], "PNG", "RGBA"), encode(photograph, "PNG", "L")]
 
 
 def expected(model, images):

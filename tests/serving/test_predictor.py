@@ -1,7 +1,8 @@
 import keras
 import numpy as np
 import pytest
-from image_files import encode, photographs
+import tensorflow as tf
+from image_files import encode, photographs, turned
 
 import keras_mixer
 from keras_mixer.data.preprocessing import evaluation_image
@@ -23,7 +24,7 @@ def classifier(tiny_mixer):
 @pytest.fixture
 def photograph(tmp_path):
     path = tmp_path / "photograph.jpg"
-    path.write_bytes(encode(photographs()[0], "JPEG"))
+    path.write_bytes(turned(photographs()[0]))
     return path
 
 
@@ -53,7 +54,8 @@ KINDS = ["keras", "run", *(["tflite", "saved_model version", "saved_model newest
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_holder_of_a_model_predicts_the_same(classifier, photograph, tmp_path, kind):
-    image = np.asarray(evaluation_image(photograph.read_bytes(), (16, 24), "resize-crop"))[None]
+    upright = encode(np.rot90(tf.io.decode_jpeg(photograph.read_bytes()).numpy(), -1), "PNG")
+    image = np.asarray(evaluation_image(upright, (16, 24), "resize-crop"))[None]
     expected = keras.ops.convert_to_numpy(classifier(image))[0]
     prediction = load_predictor(write(classifier, kind, tmp_path)).predict(photograph, top_k=3)
     best = np.argsort(-expected)[:3]
