@@ -1,42 +1,11 @@
-"""Data from the caller's program: NumPy arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` become a `Source`."""
+"""Data from the caller's program: arrays, a `tf.data.Dataset`, a `PyDataset` or Grain's `MapDataset` as a `Source`."""
 
-import contextlib
-import dataclasses
 import hashlib
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from keras_mixer.data.preprocessing import decode_image, why_unreadable
-from keras_mixer.data.splits import Source, Split, stratified_split
+from keras_mixer.data.own_forms import EXPECTED, array_split, part_of
+from keras_mixer.data.splits import Source, stratified_split
 
 NAME = "own data"
-FINGERPRINTED = 64  # images of an array, evenly spaced
-EXPECTED = (
-    "Expected arrays (images, labels), a tf.data.Dataset of (image, label) elements or a keras.utils.PyDataset of "
-    "(images, labels) batches"
-)
-PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """The training or test data.
-
-    Attributes:
-        split: the examples.
-        description: size and fingerprint; the same data in the same order have the same one.
-        images: array or list of the images; None for a stream.
-        labels: `(size,) int64` if known without a pass over the data.
-        ordered: whether two passes start with the same example.
-    """
-
-    split: Split
-    description: str
-    images: np.ndarray | list | None = None
-    labels: np.ndarray | None = None
-    ordered: bool = True
 
 
 def own_source(
@@ -45,9 +14,10 @@ def own_source(
     """The caller's data as a `Source`, and one line that identifies them; arrays are not copied.
 
     Args:
-        train: arrays `(images, labels)`, a finite `tf.data.Dataset` of (image, label) elements, or a
-            `keras.utils.PyDataset` of (images, labels) batches. Images are uint8 pixels `(H, W, 3)`, `(H, W, 1)` or
-            `(H, W)`, or encoded bytes; labels are integers from 0.
+        train: arrays `(images, labels)`, a finite `tf.data.Dataset` of (image, label) elements, a
+            `keras.utils.PyDataset` of (images, labels) batches, or an object with a length whose items are
+            (image, label), such as a `grain.MapDataset`. Images are uint8 pixels `(H, W, 3)`, `(H, W, 1)` or `(H, W)`,
+            or encoded bytes; labels are integers from 0.
         test: likewise; None splits arrays by class.
         class_names: one per class, in label order; None for the numbers.
         classes: number of classes; None for the length of `class_names`, or the largest label of arrays plus 1.
@@ -61,9 +31,9 @@ def own_source(
     Source: ours.
     """
     count = _count(class_names, classes)
-    parts = [_part("train", train, count)]
+    parts = [part_of("train", train, count)]
     if test is not None:
-        parts.append(_part("test", test, count))
+        parts.append(part_of("test", test, count))
     elif parts[0].labels is None:
         raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
     for name, part in zip(("train", "test"), parts, strict=False):
@@ -85,7 +55,7 @@ def own_source(
     splits = [part.split for part in parts]
     if test is None:
         chosen = stratified_split(parts[0].labels, test_fraction, split_seed)
-        splits = [_array_split(parts[0].images, parts[0].labels, indices) for indices in chosen]
+        splits = [array_split(parts[0].images, parts[0].labels, indices) for indices in chosen]
     return Source(NAME, names, *splits), described
 
 
@@ -99,189 +69,3 @@ def _count(class_names, classes) -> int | None:
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 2):
         raise ValueError(f"Expected two or more classes, got {count!r}.")
     return count
-
-
-def _part(name, data, count) -> _Part:
-    if isinstance(data, tf.data.Dataset):
-        return _stream(name, data, int(data.cardinality()), count)
-    if isinstance(data, keras.utils.PyDataset):
-        return _batches(name, data, count)
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    try:
-        images = data[0] if _is_encoded(data[0]) else np.asarray(data[0])
-    except ValueError as error:
-        raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
-    labels = _labels(name, data[1], count)
-    if len(images) != len(labels):
-        raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    _check_image(name, images[0])
-    digest = hashlib.sha256(labels.tobytes())
-    for i in np.unique(np.linspace(0, len(images) - 1, FINGERPRINTED).astype(int)):
-        digest.update(_content(images[i]))
-    return _Part(
-        _array_split(images, labels, np.arange(len(labels))),
-        f"{name}: {len(labels)} images {digest.hexdigest()[:8]}",
-        images=images,
-        labels=labels,
-    )
-
-
-def _is_encoded(images):
-    """Whether images are a list or object array of bytes; arrays of dtype S lose trailing zero bytes."""
-    listed = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.dtype == object)
-    return listed and len(images) > 0 and all(isinstance(image, bytes) for image in images)
-
-
-def _labels(name, labels, count) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
-        labels = labels[:, 0]
-    if not labels.size:
-        raise ValueError(f"{name} is empty.")
-    _check_labels(name, labels, 1)
-    if labels.min() < 0 or (count is not None and labels.max() >= count):
-        end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
-        raise ValueError(f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}.")
-    return labels.astype(np.int64)
-
-
-def _check_labels(name, labels, ndim):
-    if labels.ndim != ndim:
-        one_hot = " One-hot labels become integers by labels.argmax(-1)." if labels.ndim == ndim + 1 else ""
-        raise ValueError(f"Expected one integer label per image in {name}, got shape {labels.shape}.{one_hot}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Expected integer labels in {name}, got {labels.dtype}. Convert them to int64.")
-
-
-def _check_image(name, image):
-    """Raises ValueError if the first image of the data is not one."""
-    if isinstance(image, bytes):
-        try:
-            decode_image(tf.constant(image))
-        except tf.errors.OpError as error:
-            raise ValueError(why_unreadable(f"The first image of {name}", error)) from error
-        return
-    shape, dtype = np.shape(image), np.asarray(image).dtype
-    remedy = ""
-    if len(shape) > 3:
-        remedy = " These are batches: remove .batch(), or add .unbatch()."
-    elif np.issubdtype(dtype, np.floating):
-        factor = "255 * " if np.max(image, initial=0) <= 1 else ""
-        remedy = f" Convert them: np.round({factor}images).astype('uint8')."
-    elif len(shape) == 3 and shape[-1] == 4:
-        remedy = " Drop the alpha channel: images[..., :3]."
-    if remedy or dtype != np.uint8 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[-1] not in (1, 3)):
-        raise ValueError(f"Expected {PIXELS} in {name}, got {dtype} of shape {shape}.{remedy}")
-    if not np.size(image):
-        raise ValueError(f"The first image of {name} has no pixels: its shape is {shape}.")
-
-
-def _content(image):
-    return image if isinstance(image, bytes) else str(image.shape).encode() + np.ascontiguousarray(image).tobytes()
-
-
-def _encoded(image):
-    """`() string` of an image tensor: bytes as they are, pixels as an uncompressed PNG."""
-    if image.dtype == tf.string:
-        return image
-    return tf.io.encode_png(image if image.shape.rank == 3 else image[..., None], compression=0)
-
-
-def _array_split(images, labels, chosen) -> Split:
-    """The examples of arrays at some indices. Only indices are shuffled, and images are read from the array."""
-    encoded = isinstance(images[0], bytes)
-
-    def image_at(index):
-        return np.array(images[index], dtype=object) if encoded else np.ascontiguousarray(images[index])
-
-    def read(element):
-        image = tf.numpy_function(image_at, [element["index"]], tf.string if encoded else tf.uint8, stateful=False)
-        image.set_shape(() if encoded else np.shape(images)[1:])
-        return {"image": _encoded(image), "label": element["label"]}
-
-    elements = {"index": chosen, "label": labels[chosen]}
-    return Split(len(chosen), tf.data.Dataset.from_tensor_slices(elements), read)
-
-
-def _stream(name, dataset, size, count) -> _Part:
-    """A `tf.data.Dataset` of single examples."""
-    if size == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
-    if size == tf.data.UNKNOWN_CARDINALITY:
-        raise ValueError(
-            f"The size of {name} is unknown. Add .apply(tf.data.experimental.assert_cardinality(number of images)). A "
-            "generator must start anew on each pass."
-        )
-    if size == 0:
-        raise ValueError(f"{name} is empty.")
-    if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
-        raise ValueError(f"Expected (image, label) elements in {name}, got {dataset.element_spec}. Use .map first.")
-    first = _first(name, dataset)
-    again = _first(name, dataset)
-    content = _content(first[0])
-    ordered = content == _content(again[0])
-    _check_labels(name, first[1], 0)
-    _check_image(name, first[0])
-
-    def element(image, label):
-        label = tf.cast(label, tf.int64)
-        if count is not None:
-            expected = [f"Expected labels from 0 to {count - 1} in {name}, got", label]
-            with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < count), expected)]):
-                label = tf.identity(label)
-        return {"image": tf.ensure_shape(image, _any_size(first[0])), "label": label}
-
-    def read(element):
-        return {"image": _encoded(element["image"]), "label": element["label"]}
-
-    digest = f" {hashlib.sha256(content).hexdigest()[:8]}" if ordered else ""
-    split = Split(size, dataset.map(element), read)
-    return _Part(split, f"{name}: {size} images{digest}", ordered=ordered)
-
-
-def _first(name, dataset):
-    """The first element as NumPy values."""
-    with contextlib.suppress(tf.errors.FailedPreconditionError):  # of assert_cardinality
-        for image, label in dataset.take(1).as_numpy_iterator():
-            return image if isinstance(image, bytes) else np.asarray(image), np.asarray(label)
-    raise ValueError(f"{name} has no elements, or can be read only once. Pass a dataset that starts anew on each pass.")
-
-
-def _any_size(image):
-    """The static shape of images like this one."""
-    return () if isinstance(image, bytes) else (None, None, *image.shape[2:])
-
-
-def _batches(name, data, count) -> _Part:
-    """A `PyDataset`, read batch by batch in order; all batches but the last have the size of the first."""
-    batches = data.num_batches
-    if batches is None:
-        raise ValueError(f"{name} is infinite. Give the PyDataset a length.")
-    if not batches:
-        raise ValueError(f"{name} is empty.")
-
-    def batch(index):
-        found = data[int(index)]
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise ValueError(f"Expected (images, labels) batches in {name}, got {type(found).__name__}.")
-        images, labels = found
-        encoded = _is_encoded(images)
-        labels = _labels(name, labels, count)
-        if len(images) != len(labels):
-            raise ValueError(f"Batch {index} of {name} has {len(images)} images but {len(labels)} labels.")
-        return np.array(images, dtype=object) if encoded else np.asarray(images), labels
-
-    first, last = batch(0), batch(batches - 1)
-    size = len(first[1]) * (batches - 1) + len(last[1])
-    _check_image(name, first[0][0])
-    encoded = first[0].dtype == object
-    shape = _any_size(first[0][0])
-
-    def examples(index):
-        types = (tf.string if encoded else tf.uint8, tf.int64)
-        images, labels = tf.numpy_function(batch, [index], types)
-        return tf.ensure_shape(images, (None, *shape)), tf.ensure_shape(labels, (None,))
-
-    stream = tf.data.Dataset.range(batches).map(examples, num_parallel_calls=max(data.workers, 1)).unbatch()
-    return _stream(name, stream.apply(tf.data.experimental.assert_cardinality(size)), size, count)

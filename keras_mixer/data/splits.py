@@ -57,8 +57,10 @@ class Split:
         return dataclasses.replace(self, read=read)
 
     def labels(self) -> np.ndarray:
-        """`(size,) int64`: the labels in order, without reading image files."""
-        labels = prefetch(self.elements.map(lambda element: element["label"]))
+        """`(size,) int64`: the labels in order, without reading images if the elements have labels."""
+        labels = prefetch(
+            self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
+        )
         return np.fromiter(labels.as_numpy_iterator(), np.int64, self.size)
 
 

@@ -1,5 +1,6 @@
 """The caller's data as a source: what is accepted, what is refused, and that the examples are the same."""
 
+import grain
 import keras
 import numpy as np
 import pytest
@@ -27,6 +28,17 @@ class Batches(keras.utils.PyDataset):
         return self.images[part], self.labels[part]
 
 
+class Records:
+    def __init__(self, images=IMAGES, labels=LABELS):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.images[index], self.labels[index]
+
+
 def dataset(images=IMAGES, labels=LABELS):
     return tf.data.Dataset.from_tensor_slices((images, labels))
 
@@ -50,6 +62,9 @@ PNG = [encode(image, "PNG") for image in IMAGES]
         dataset(PNG),
         Batches(),
         Batches(PNG, workers=3),
+        Records(),
+        Records(PNG, LABELS.tolist()),
+        grain.MapDataset.source(Records()).map(lambda record: record),
     ],
     ids=[
         "pixels",
@@ -60,6 +75,9 @@ PNG = [encode(image, "PNG") for image in IMAGES]
         "encoded dataset",
         "batches",
         "encoded batches",
+        "records",
+        "encoded records",
+        "grain",
     ],
 )
 def test_every_form_gives_the_same_examples(data):
