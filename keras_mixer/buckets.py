@@ -43,10 +43,10 @@ class BucketFolder:
         try:
             # Without its cache of listings, the files of other machines are seen.
             self.system, self.root = fsspec.core.url_to_fs(address, use_listings_cache=False)
-        except ImportError as error:
-            extra = f"keras-mixer[{PACKAGES[protocol]}]" if protocol in PACKAGES else f"a package for {protocol}://"
-            raise ValueError(f"{address} needs {extra}: pip install '{extra}'. ({error})") from error
-        except ValueError as error:
+        except (ImportError, ValueError) as error:
+            if protocol in PACKAGES:
+                extra = f"keras-mixer[{PACKAGES[protocol]}]"
+                raise ValueError(f"{address} needs another package: pip install '{extra}'. ({error})") from error
             raise ValueError(f"{address} cannot be opened: {error}.") from error
 
     def sizes(self) -> dict[str, int]:

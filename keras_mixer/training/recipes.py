@@ -116,7 +116,8 @@ _ALL = (
     # better on images held out of the training part; see docs/experiments.md.
     DIGITS,
     # keras-mixer train fashion_mnist
-    # 70,000 photographs of clothes; sizes and settings are ours. 269,392 parameters. See docs/experiments.md.
+    # 70,000 photographs of clothes; sizes and settings are ours, 269,392 parameters. Measured on one core of a shared
+    # AVX-512 server, TensorFlow 2.21: 92.52 % test accuracy (seed 0 alone) in 59 minutes; see docs/experiments.md.
     FASHION_MNIST,
     # keras-mixer train smoke
     # A few steps, to check that an installation works. No particular accuracy is expected.
