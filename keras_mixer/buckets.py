@@ -20,7 +20,8 @@ def address_of(path) -> str | None:
     match = ADDRESS.fullmatch(path.as_posix() if isinstance(path, Path) else str(path or ""))
     if match is None or match["protocol"] in ELSEWHERE:
         return None
-    return f"{match['protocol']}://{match['rest'].rstrip('/')}"
+    slashes = "///" if match["protocol"] == "file" else "//"  # the path of a file is absolute
+    return f"{match['protocol']}:{slashes}{match['rest'].rstrip('/')}"
 
 
 class BucketFolder:
@@ -42,7 +43,8 @@ class BucketFolder:
         protocol = address.split("://")[0]
         try:
             # Without its cache of listings, the files of other machines are seen.
-            self.system, self.root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+            options = {"use_listings_cache": False} | ({"auto_mkdir": True} if protocol == "file" else {})
+            self.system, self.root = fsspec.core.url_to_fs(address, **options)
         except (ImportError, ValueError) as error:
             if protocol in PACKAGES:
                 extra = f"keras-mixer[{PACKAGES[protocol]}]"

@@ -84,7 +84,8 @@ def train(arguments):
     )
     print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
     print(f"  keras-mixer export {workdir} --format saved_model\n  tensorboard --logdir {workdir}/tensorboard")
-    print(f"Report:\n  keras-mixer report {workdir} --output {workdir}/report.html --open")
+    page = "report.html" if address_of(workdir) else f"{workdir}/report.html"
+    print(f"Report:\n  keras-mixer report {workdir} --output {page} --open")
 
 
 def _print_plan(recipe):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from keras_mixer.buckets import local_copy
 from keras_mixer.cli.terminal import Data, Model, Run, folder_of, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
@@ -221,8 +222,9 @@ def predict(
             client.close()
     else:
         model, *images = paths
-        predictor = load_predictor(model)
-        predictions = [predictor.predict(image, top_k) for image in images]
+        with local_copy(model) as copy:
+            predictor = load_predictor(copy)
+            predictions = [predictor.predict(image, top_k) for image in images]
     if json_output:
         print(json.dumps([dataclasses.asdict(prediction) for prediction in predictions], indent=2))
         return

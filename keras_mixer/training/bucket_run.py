@@ -2,17 +2,22 @@
 
 import concurrent.futures
 import contextlib
+import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
 from keras_mixer.buckets import BucketFolder, address_of, file_state
+from keras_mixer.files import is_alive
 from keras_mixer.training.lease import NAME as LEASE, leased
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import RunDirectory
 from keras_mixer.training.run_lock import RunInUse
 
 IMMUTABLE = (".npz", ".keras")  # never changed once they have their name, so they are uploaded from the disk
+COPY = "keras-mixer-run"  # start of the name of a local copy
+KEPT = ".writing-kept"  # marks a copy that could not be uploaded
 PRIVATE = (".writing-", "run.lock")  # names that stay on this machine
 
 
@@ -42,7 +47,8 @@ class BucketRunDirectory(RunDirectory):
 
     def __init__(self, address, recipe: Recipe):
         self.bucket = BucketFolder(address)
-        self.copy = Path(tempfile.mkdtemp(prefix="keras-mixer-run-"))
+        _remove_copies_of_killed_processes()
+        self.copy = Path(tempfile.mkdtemp(prefix=f"{COPY}-{socket.gethostname()}-{os.getpid()}-"))
         self.known: dict[str, tuple[int, int]] = {}  # uploaded or downloaded files, and what they looked like
         self.uploads = concurrent.futures.ThreadPoolExecutor(1, "upload")
         self.complete = True  # whether all of the copy is in the bucket
@@ -106,10 +112,12 @@ class BucketRunDirectory(RunDirectory):
             ) from error
 
     def close(self):
-        """Removes the local copy if all of it is in the bucket."""
+        """Removes the local copy if all of it is in the bucket; otherwise it is kept for the user."""
         self.uploads.shutdown()
         if self.complete:
             shutil.rmtree(self.copy, ignore_errors=True)
+        else:
+            (self.copy / KEPT).touch()
 
     def _try_to_upload(self):
         try:
@@ -145,3 +153,12 @@ class BucketRunDirectory(RunDirectory):
 
     def _names(self):
         return self.names
+
+
+def _remove_copies_of_killed_processes():
+    """What they had not uploaded is repeated by the run that resumes."""
+    prefix = f"{COPY}-{socket.gethostname()}-"
+    for copy in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        process = copy.name.removeprefix(prefix).split("-")[0]
+        if os.name == "posix" and process.isdigit() and not is_alive(int(process)) and not (copy / KEPT).exists():
+            shutil.rmtree(copy, ignore_errors=True)

@@ -2,7 +2,10 @@
 
 import itertools
 import json
-import shutil
+import os
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -39,29 +42,28 @@ def address():
 
 
 @pytest.fixture(autouse=True)
-def quick_beats(monkeypatch):
+def temporary(monkeypatch, tmp_path_factory):
+    """A place of its own for the copies, which killed runs leave behind; and quick beats."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.04)
+    return folder
 
 
-@pytest.fixture
-def dies_after(monkeypatch):
-    """After a number of changes to buckets, all further ones fail until `monkeypatch.undo`."""
+def die_after(changes, patch):
+    """After a number of changes to buckets, all further ones fail until the patches are undone."""
+    count = itertools.count()
 
-    def after(changes):
-        count = itertools.count()
+    def mortal(original):
+        def change(self, *arguments):
+            if next(count) >= changes:
+                raise Killed
+            return original(self, *arguments)
 
-        def mortal(original):
-            def change(self, *arguments):
-                if next(count) >= changes:
-                    raise Killed
-                return original(self, *arguments)
+        return change
 
-            return change
-
-        for name in ("write", "create", "upload", "delete"):
-            monkeypatch.setattr(BucketFolder, name, mortal(getattr(BucketFolder, name)))
-
-    return after
+    for name in ("write", "create", "upload", "delete"):
+        patch.setattr(BucketFolder, name, mortal(getattr(BucketFolder, name)))
 
 
 @pytest.fixture
@@ -80,6 +82,7 @@ def fit(workdir, data, said=None, **options):
     [
         ("gs://bucket/run", "gs://bucket/run"),
         ("gs:/bucket/run/", "gs://bucket/run"),
+        ("file:/data/run", "file:///data/run"),
         ("runs/digits", None),
         ("C:/runs/digits", None),
         ("hf://owner/name", None),
@@ -94,9 +97,7 @@ def test_an_unknown_file_system_is_named():
         keras_mixer.fit("smoke", workdir="nosuch://bucket/run")
 
 
-def test_a_run_in_a_bucket_is_the_run_in_a_folder(address, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+def test_a_run_in_a_bucket_is_the_run_in_a_folder(address, photos, tmp_path, temporary, monkeypatch):
     expected = fit(tmp_path / "folder", photos).model.get_weights()
 
     def stop(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
@@ -124,7 +125,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(address, photos, tmp_path, mon
     again = fit(address, photos, said)  # finished: loaded, not trained again
     assert said[-1].startswith(f"Run {address} is already finished")
     assert again.metrics == result.metrics
-    assert not list((tmp_path / "temporary").glob("keras-mixer-*"))
+    assert not list(temporary.glob("keras-mixer-*"))
     with pytest.raises(ValueError, match=rf"The run directory {address} belongs to another configuration \(seed"):
         fit(address, photos, seed=1)
 
@@ -142,12 +143,12 @@ def train_a_little(run):
     run.write_results({"accuracy": 1.0})
 
 
-def test_a_run_killed_at_any_moment_goes_on(address, dies_after, monkeypatch):
+def test_a_run_killed_at_any_moment_goes_on(address, monkeypatch):
     """After any number of changes to the bucket, what is in it is consistent, and the next process ends the run."""
     for changes in itertools.count():
         fsspec.filesystem("memory").store.clear()
-        with monkeypatch.context():
-            dies_after(changes)
+        with monkeypatch.context() as patch:
+            die_after(changes, patch)
             try:
                 run = BucketRunDirectory(address, RECIPE)
                 with run.prepared(0, [].append):
@@ -156,7 +157,6 @@ def test_a_run_killed_at_any_moment_goes_on(address, dies_after, monkeypatch):
                 killed = False
             except (Killed, OSError):
                 killed = True
-            monkeypatch.undo()
         monkeypatch.setattr(leases, "BEAT_SECONDS", 0.001)
         names = BucketFolder(address).sizes()
         steps = [int(name[-7:-4]) for name in names if name.startswith("checkpoints/")]
@@ -179,22 +179,31 @@ def test_a_run_killed_at_any_moment_goes_on(address, dies_after, monkeypatch):
     assert changes > 10
 
 
-def write_without_a_connection(run, said, dies_after):
+def write_without_a_connection(run, said, patch):
     with run.prepared(0, said.append):
-        dies_after(0)
+        die_after(0, patch)
         run.append_metrics({"epoch": 0, "step": 1})
         run.publish()
 
 
-def test_what_could_not_be_uploaded_is_kept(address, dies_after, monkeypatch):
+def test_what_could_not_be_uploaded_is_kept(address, monkeypatch):
     run, said = BucketRunDirectory(address, RECIPE), []
     monkeypatch.setattr(Lease, "release", lambda lease: lease.stopped.set())
     with pytest.raises(OSError, match=rf"^Uploading to {address} failed .* The files are in {run.copy}"):
-        write_without_a_connection(run, said, dies_after)
+        write_without_a_connection(run, said, monkeypatch)
     assert said[-1].startswith(f"Uploading to {address} failed")
     run.close()
     assert run.metrics.is_file()
-    shutil.rmtree(run.copy)
+
+
+def test_copies_of_killed_processes_are_removed_unless_they_hold_what_is_nowhere_else(address, temporary):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name, process in (("killed", ended.pid), ("kept", ended.pid), ("alive", os.getpid())):
+        (temporary / f"keras-mixer-run-{socket.gethostname()}-{process}-{name}").mkdir()
+    (temporary / f"keras-mixer-run-{socket.gethostname()}-{ended.pid}-kept" / ".writing-kept").touch()
+    BucketRunDirectory(address, RECIPE).close()
+    assert sorted(path.name.rpartition("-")[2] for path in temporary.glob("keras-mixer-run-*")) == ["alive", "kept"]
 
 
 def test_a_folder_with_something_else_in_it_is_refused(address):
