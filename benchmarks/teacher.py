@@ -33,7 +33,7 @@ RECIPE = Recipe(
 
 def network(classes=10):
     """`(B, 28, 28, 3) -> (B, classes)`: pixels in [0, 255] to logits; 289,642 parameters."""
-    inputs = keras.Input((*RECIPE.input_shape(),))
+    inputs = keras.Input(RECIPE.input_shape())
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     for stage, width in enumerate((32, 64, 128)):
         for _ in range(2):
@@ -45,7 +45,7 @@ def network(classes=10):
 
 def average(runs):
     """The mean of the probabilities of finished runs, as a classifier `(B, 28, 28, 3) -> (B, classes)` of logits."""
-    inputs = keras.Input((*RECIPE.input_shape(),))
+    inputs = keras.Input(RECIPE.input_shape())
     models = [keras.saving.load_model(run / "model.keras") for run in runs]
     for number, model in enumerate(models):
         model.name = f"{model.name}_{number}"

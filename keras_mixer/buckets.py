@@ -1,12 +1,13 @@
 """Folders in object stores, such as gs://bucket/folder: whatever fsspec opens."""
 
 import contextlib
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from keras_mixer.files import atomic_write
 
 ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)")  # Path makes gs:/ of gs://; C:/ is no address
 ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
@@ -87,13 +88,12 @@ class BucketFolder:
     def download(self, name, folder: Path) -> Path:
         """Copies an object to the same path in a local folder; the file gets its name when it is complete."""
         target = folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as unfinished:
-            part = Path(unfinished, "object")
-            with self.system.open(self._path(name), "rb") as source, part.open("wb") as file:
-                shutil.copyfileobj(source, file, PIECE)
-            os.replace(part, target)
+        with (
+            atomic_write(target) as temporary,
+            self.system.open(self._path(name), "rb") as source,
+            temporary.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, PIECE)
         return target
 
     def delete(self, name):

@@ -23,8 +23,8 @@ PACKAGE = ROOT / "keras_mixer"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "fields", "files", "buckets", "compiled", "fast_cpu", "cores"],
-    ["layers", "downloads", "imagenet_classes"],
+    ["variants", "fields", "files", "compiled", "fast_cpu", "cores"],
+    ["layers", "downloads", "buckets", "imagenet_classes"],
     ["mixer_model"],
     ["weights", "data"],
     ["models"],

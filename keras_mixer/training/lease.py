@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keras_mixer.buckets import BucketFolder
 from keras_mixer.files import is_alive
-from keras_mixer.training.run_lock import RunInUse, describe_owner, owner_record
+from keras_mixer.training.run_lock import RunInUse, describe_owner, in_use, owner_record
 
 BEAT_SECONDS = 20.0  # object stores allow one change of an object per second
 MISSED_BEATS = 3  # after which an owner counts as dead
@@ -44,7 +44,7 @@ class Lease:
         self.name = f"run.lock-{newest + 1:06d}"
         self.content = owner_record() | {"boot": _boot(), "id": uuid.uuid4().hex}
         if not folder.create(self.name, self._encoded(0)):
-            raise RunInUse(_in_use(folder.address, "another process, which started at the same moment"))
+            raise in_use(folder.address, "another process, which started at the same moment")
         self.lost: str | None = None
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -111,7 +111,7 @@ def _wait_until_dead(folder, number, log):
             if now is None or now.get("released"):
                 return
             if now != first:
-                raise RunInUse(_in_use(folder.address, owner))
+                raise in_use(folder.address, owner)
     log(f"The run was left by {owner}, which has ended; taking over its lock.")
 
 
@@ -119,13 +119,6 @@ def _boot() -> str:
     """What tells machines with the same host name apart; empty where the system does not say."""
     file = Path("/proc/sys/kernel/random/boot_id")
     return file.read_text(encoding="ascii").strip() if file.is_file() else ""
-
-
-def _in_use(address, owner):
-    return (
-        f"The run directory {address} is in use by {owner}. Wait for it to finish, stop it, or choose another "
-        "--workdir."
-    )
 
 
 def _newest(folder) -> int:

@@ -59,10 +59,7 @@ def _acquire(path, log):
             file.seek(0)
             owner = _owner(file) or "another process"
             file.close()
-            raise RunInUse(
-                f"The run directory {path.parent} is in use by {owner}. Wait for it to finish, stop it, or choose "
-                "another --workdir."
-            ) from error
+            raise in_use(path.parent, owner) from error
         except OSError as error:
             log(
                 f"The run directory {path.parent} cannot be locked ({error.strerror or error}). Make sure that no "
@@ -78,6 +75,13 @@ def _owner(file):
         return describe_owner(json.load(file))
     except ValueError:
         return ""
+
+
+def in_use(folder, owner) -> RunInUse:
+    """The error for a run directory in which an owner trains."""
+    return RunInUse(
+        f"The run directory {folder} is in use by {owner}. Wait for it to finish, stop it, or choose another --workdir."
+    )
 
 
 def owner_record():
