@@ -38,6 +38,18 @@ def guesses(scores) -> np.ndarray:
     return np.where(np.isnan(highest), NO_GUESS, (scores == highest[:, None]).argmax(1))
 
 
+def count_guesses(confusion, labels, guessed):
+    """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`, which can be gigabytes."""
+    answered = guessed != NO_GUESS
+    np.add.at(confusion, (labels[answered], guessed[answered]), 1)
+
+
+def check_labels(labels, classes):
+    """Raises ValueError if a label is not one of the classes of the model."""
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but the model has {classes} classes.")
+
+
 def among_best(scores, labels, count) -> np.ndarray:
     """`(B, classes), (B,) int -> (B,) bool`: whether the label is among the top `count` classes."""
     labels = labels[:, None]

@@ -5,7 +5,15 @@ import dataclasses
 import numpy as np
 
 from keras_mixer.description import describe, probabilities_of
-from keras_mixer.evaluation.outputs import NO_GUESS, OutputCheck, among_best, describe_outputs, guesses, outputs_of
+from keras_mixer.evaluation.outputs import (
+    OutputCheck,
+    among_best,
+    check_labels,
+    count_guesses,
+    describe_outputs,
+    guesses,
+    outputs_of,
+)
 from keras_mixer.mixer_model import MixerModel
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
@@ -80,16 +88,14 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
     check = OutputCheck()
     in_top5, loss = 0, 0.0
     for outputs, labels in outputs_of(model, dataset, "evaluating", progress):
-        if labels.max() >= classes or labels.min() < 0:
-            raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but the model has {classes} classes.")
+        check_labels(labels, classes)
         probabilities = np.asarray(outputs, np.float64)
         if description is not None and description.output == "logits":
             probabilities = probabilities_of(probabilities, description.activation)
         of_label = probabilities[np.arange(len(labels)), labels]
         loss -= np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).sum()
         in_top5 += int(among_best(probabilities, labels, 5).sum())
-        guessed = guesses(probabilities)
-        np.add.at(confusion, (labels[guessed != NO_GUESS], guessed[guessed != NO_GUESS]), 1)
+        count_guesses(confusion, labels, guesses(probabilities))
         per_class += np.bincount(labels, minlength=classes)
         check.add(probabilities)
     examples = check.images

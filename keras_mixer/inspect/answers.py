@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.data.pipeline import evaluation_batches
-from keras_mixer.evaluation.outputs import NO_GUESS, guesses, outputs_of
+from keras_mixer.evaluation.outputs import NO_GUESS, check_labels, count_guesses, guesses, outputs_of
 from keras_mixer.inspect.saliency import saliency_maps
 
 BATCH_SIZE = 64
@@ -42,9 +42,8 @@ class Answers:
 
     def confusion(self, classes) -> np.ndarray:
         """`(classes, classes) int64`: image counts, rows are labels and columns predictions."""
-        answered = self.predicted != NO_GUESS
         counts = np.zeros((classes, classes), np.int64)
-        np.add.at(counts, (self.labels[answered], self.predicted[answered]), 1)
+        count_guesses(counts, self.labels, self.predicted)
         return counts
 
 
@@ -87,8 +86,7 @@ def answers_of(predictor, split, progress=False) -> Answers:
     classes = len(predictor.description.class_names)
     columns: list[tuple[np.ndarray, ...]] = []
     for probabilities, labels in outputs_of(predictor.model, _batches(predictor, split), "test images", progress):
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but the model has {classes} classes.")
+        check_labels(labels, classes)
         predicted, rows = guesses(probabilities), np.arange(len(labels))
         confidence = np.where(predicted == NO_GUESS, np.nan, probabilities[rows, predicted])
         others = np.where(np.arange(classes) == labels[:, None], -np.inf, probabilities)
