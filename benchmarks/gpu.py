@@ -4,9 +4,9 @@
 
 Requires jax with CUDA and keras, and torch, timm and torchvision in this environment or in that of `--timm PYTHON`; no
 TensorFlow. Models run one at a time, each in its own process: forward pass and training step, doubling the batch until
-throughput stops growing or memory runs out. MFU is relative to the product of two 8192 x 8192 matrices in the same
-process. `--only` selects models and `--minutes` limits the time; skipped models are listed. `--tiny` runs everything
-within a minute on any machine, as a test. Not run on a GPU yet.
+throughput stops growing or memory runs out (`--one-batch`: only the first size, which saves compilations). MFU is
+relative to the product of two 8192 x 8192 matrices in the same process. `--only` selects models and `--minutes` limits
+the time; skipped models are listed. `--tiny` runs everything within a minute on any machine, as a test.
 """
 
 import os
@@ -47,7 +47,7 @@ def macs(model, side):
 
 def first_batch(model, side, kind):
     """A power of two that keeps a GPU busy for some milliseconds and certainly fits in memory."""
-    wanted = 1.5e12 / macs(model, side) / (2 if kind == "train" else 1)
+    wanted = 6e12 / macs(model, side) / (2 if kind == "train" else 1)
     return 2 ** int(min(max(math.log2(wanted), 3), 10))
 
 
@@ -78,7 +78,7 @@ def sweep(contestant, model, kind, options, deadline):
                 "bytes": answer["bytes"],
                 "device": answer["device"],
             }
-        if not grown:
+        if not grown or options.one_batch:
             break
         batch_size *= 2
     if best is None:
@@ -140,6 +140,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seconds", type=float, default=2.0, help="per batch size")
     parser.add_argument("--minutes", type=float, default=9.0, help="do not start another model after this time")
+    parser.add_argument("--one-batch", action="store_true", help="do not look for the best batch size")
     parser.add_argument("--tiny", action="store_true", help="small models and images, to test the script anywhere")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()

@@ -4,10 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from keras_mixer.cli.terminal import Model, print_table
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
+from keras_mixer.paper.networks import NETWORKS
 from keras_mixer.paper.permutation import permutation_experiment, permutation_figure
 from keras_mixer.paper.subsets import with_training_images
 from keras_mixer.paper.untied import untied_experiment, untied_figure, untied_parameters
@@ -105,7 +108,9 @@ def data_size(
     data_dir: str | None = None,
     fractions: tuple[float, ...] = (0.05, 0.1, 0.3, 1.0),
     steps: int | None = None,
+    image_size: int | None = None,
     seeds: tuple[int, ...] = (0,),
+    networks: tuple[Literal["mixer", "resnet", "vit"], ...] = ("mixer",),
 ):
     """Fig 2, right: train a recipe on parts of its training data, each for the same number of steps.
 
@@ -117,16 +122,20 @@ def data_size(
         data_dir: folder of prepared TensorFlow Datasets.
         fractions: fractions of the training data; the paper's are 0.03 0.1 0.3 1.
         steps: optimizer steps of each training; by default those of the recipe on all data.
+        image_size: side in pixels; the ResNet needs at least 32.
         seeds: one training each.
+        networks: networks to train.
     """
     check_figure_path(output)
-    settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps)
-    results, sizes = data_size_experiment(settings, workdir, fractions=fractions, seeds=seeds)
+    settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps, image_size=image_size)
+    options = {"fractions": fractions, "seeds": seeds, "networks": networks}
+    results, sizes = data_size_experiment(settings, workdir, **options)
     rows = [
-        (f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{sum(values) / len(values):.2%}", _percentages(values))
-        for fraction, values in results.items()
+        (NETWORKS[name], f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{np.mean(values):.2%}", _percentages(values))
+        for name, accuracies in results.items()
+        for fraction, values in accuracies.items()
     ]
-    print_table(("training data", "images", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
+    print_table(("network", "training data", "images", "accuracy", f"of seeds {', '.join(map(str, seeds))}"), rows)
     print(f"\nWritten: {write_figure(data_size_figure(results, sizes), output)}")
 
 

@@ -5,22 +5,25 @@ stops early by a validation set, and reports 5-shot accuracy on ImageNet; neithe
 """
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
 import numpy as np
 
 from keras_mixer.data.splits import Source
-from keras_mixer.files import atomic_write
 from keras_mixer.inspect.figures import COLOURS, canvas
+from keras_mixer.paper.networks import NETWORKS, build_network, on_its_own_terms
 from keras_mixer.paper.resumable_results import ResumableResults
-from keras_mixer.paper.subsets import draw
+from keras_mixer.paper.subsets import with_training_images
 from keras_mixer.training.inputs import load_recipe_source
-from keras_mixer.training.loop import fit
+from keras_mixer.training.loop import fit_model
 from keras_mixer.training.recipe import Recipe
 
 
-def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), log=print):
+def data_size_experiment(
+    recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), networks=("mixer",), log=print
+):
     """Trains a recipe on subsets of its training data, each for as many steps as on all of it.
 
     Args:
@@ -28,10 +31,11 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
         workdir: folder of the runs and of `data_size.json`; a stopped experiment resumes.
         fractions: fractions of the training data, in (0, 1].
         seeds: one training each.
+        networks: which of `paper.networks.NETWORKS`; the recipe's optimization and augmentation are those of all.
         log: called with each line of text for the user.
 
     Returns:
-        {fraction: test accuracies of the seeds}, and the number of training images of each fraction.
+        {network: {fraction: test accuracies of the seeds}}, and the number of training images of each fraction.
 
     Raises:
         ValueError: a fraction is out of range, or leaves fewer images than a batch.
@@ -51,77 +55,61 @@ def data_size_experiment(recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 
     steps = recipe.total_steps(source.train.size)
     described = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "seed"}
     stored = ResumableResults(workdir / "data_size.json", {"recipe": described, "steps": steps})
-    results: dict[float, list[float]] = {fraction: [] for fraction in fractions}
+    results: dict[str, dict[float, list[float]]] = {name: {fraction: [] for fraction in fractions} for name in networks}
     for fraction, count in sizes.items():
-        part = part_of(recipe, source, count, workdir / "data")
-        for seed in seeds:
-            case = dataclasses.replace(part, steps=steps, seed=seed)
-            folder = workdir / f"{count}_images_seed_{seed}"
+        part = part_of(recipe, source, count)
+        for name, seed in itertools.product(networks, seeds):
+            case = dataclasses.replace(on_its_own_terms(name, recipe), steps=steps, seed=seed)
+            folder = workdir / f"{name}_{count}_images_seed_{seed}"
 
-            def train(case=case, folder=folder):
-                return fit(case, workdir=folder, log=lambda line: None).metrics["accuracy"]
+            def train(name=name, case=case, folder=folder, part=part):
+                model = None if name == "mixer" else build_network(name, case, len(part.class_names), case.seed)
+                options = {"source": part, "model": model, "validate": False, "log": lambda line: None}
+                return fit_model(case, workdir=folder, **options).metrics["accuracy"]
 
-            results[fraction].append(stored.result(folder.name, train))
-            log(f"{count:,} training images, seed {seed}: {results[fraction][-1]:.2%}")
+            accuracies = results[name][fraction]
+            accuracies.append(stored.result(folder.name, train))
+            log(f"{NETWORKS[name]}, {count:,} training images, seed {seed}: {accuracies[-1]:.2%}")
     return results, sizes
 
 
-def part_of(recipe: Recipe, source: Source, count, folder) -> Recipe:
-    """The recipe on `count` of its training images.
+def part_of(recipe: Recipe, source: Source, count) -> Source:
+    """The source with `count` of its training images, equally many per class.
 
-    For TensorFlow Datasets the split is sliced (their files are in random order). For the bundled digits and image
-    folders, the images are written to a new folder, equally many per class, with all test images.
+    Of TensorFlow Datasets the first images are taken, so that the others are not even read; their files are in random
+    order.
 
     Raises:
         ValueError: the training split of the recipe does not start at the first image.
     """
     if count == source.train.size:
-        return recipe
-    if recipe.data != "digits" and not source.train.files:
-        cut = re.fullmatch(r"(\w+)(\[:[^:\]]+\])?", recipe.train_split)
-        if cut is None:
-            raise ValueError(f"Expected a training split that starts at the first image, got {recipe.train_split!r}.")
-        return dataclasses.replace(recipe, train_split=f"{cut[1]}[:{count}]")
-    place = Path(folder) / f"{count}_images"
-    if not place.exists():
-        with atomic_write(place) as temporary:
-            _write(source, source.train, draw(source.train.labels(), count), temporary / "train")
-            _write(source, source.test, range(source.test.size), temporary / "test")
-    return dataclasses.replace(recipe, data=str(place), train_split="train", test_split="test")
+        return source
+    if source.train.read_shard is None:
+        return with_training_images(source, count)
+    cut = re.fullmatch(r"(\w+)(\[:[^:\]]+\])?", recipe.train_split)
+    if cut is None:
+        raise ValueError(f"Expected a training split that starts at the first image, got {recipe.train_split!r}.")
+    return load_recipe_source(dataclasses.replace(recipe, train_split=f"{cut[1]}[:{count}]"))
 
 
 def data_size_figure(results, sizes):
-    """Test accuracy over the number of training images: the mean over the seeds, and one dot per seed.
+    """Test accuracy over the number of training images: per network the mean over the seeds, and one dot per seed.
 
     Args:
-        results: {fraction: accuracies}.
+        results: {network: {fraction: accuracies}}.
         sizes: {fraction: number of images}.
     """
     figure, ax = canvas(6.0, 4.2)
-    places = [sizes[fraction] for fraction in results]
-    ax.plot(places, [np.mean(values) for values in results.values()], "-", color=COLOURS[0], linewidth=2)
-    for place, values in zip(places, results.values(), strict=True):
-        ax.plot([place] * len(values), values, "o", color=COLOURS[0], markersize=4, alpha=0.7)
+    for colour, (name, accuracies) in zip(COLOURS, results.items(), strict=False):
+        means = [np.mean(values) for values in accuracies.values()]
+        ax.plot(
+            [sizes[fraction] for fraction in accuracies], means, "-", color=colour, linewidth=2, label=NETWORKS[name]
+        )
+        for fraction, values in accuracies.items():
+            ax.plot([sizes[fraction]] * len(values), values, "o", color=colour, markersize=4, alpha=0.7)
     ax.set(xscale="log", xlabel="training images", ylabel="test accuracy", title="equal steps")
-    ax.set_xticks(places, [f"{place:,}\n{fraction:.0%}" for fraction, place in zip(results, places, strict=True)])
+    ax.set_xticks(list(sizes.values()), [f"{count:,}\n{fraction:.0%}" for fraction, count in sizes.items()])
     ax.minorticks_off()
     ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
     return figure
-
-
-def _write(source, split, indices, folder):
-    """Writes image files, one folder per class; a class without images gets an empty folder."""
-    wanted = {int(index) for index in indices}
-    for name in source.class_names:
-        (folder / name).mkdir(parents=True)
-    for i, element in enumerate(split.elements):
-        if i not in wanted:
-            continue
-        if split.files:
-            original = Path(split.files[i])
-            target = folder / source.class_names[int(element["label"])] / f"{i:07}{original.suffix}"
-            target.symlink_to(original.resolve())
-        else:
-            example = split.read(element)
-            target = folder / source.class_names[int(example["label"])] / f"{i:07}.png"
-            target.write_bytes(example["image"].numpy())

@@ -3,20 +3,19 @@
 Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
 """
 
-import dataclasses
-
 import keras
 import numpy as np
 
 from keras_mixer.inspect.figures import canvas
 from keras_mixer.mixer_model import blocks_of
-from keras_mixer.models import Mixer, rebuild
+from keras_mixer.models import rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
+from keras_mixer.paper.networks import NETWORKS, build_network, on_its_own_terms
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.variants import as_pair, token_grid
 
 INPUTS = ("original", "patches and pixels inside", "all pixels")
-NETWORKS = ("mixer", "resnet")
+COMPARED = ("mixer", "resnet")
 
 
 def shuffle_patches(image_size, patch_size, seed):
@@ -77,7 +76,7 @@ def permuted_mixer(model, seed):
     return new
 
 
-def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 1, 2), networks=NETWORKS, log=print):
+def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 1, 2), networks=COMPARED, log=print):
     """Trains a Mixer and a ResNet on the three inputs of Fig 4.
 
     Args:
@@ -87,7 +86,7 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
         steps: optimizer steps of each training.
         points: number of measurements per training.
         seeds: seeds of weights, data order, augmentation and permutations; one training each.
-        networks: which of `NETWORKS`.
+        networks: which of `paper.networks.NETWORKS`.
         log: called with a line of text after each training.
 
     Returns:
@@ -106,12 +105,11 @@ def permutation_experiment(recipe, source, file, *, steps, points=10, seeds=(0, 
             for kind in INPUTS:
 
                 def train(seed=seed, network=network, kind=kind):
-                    keras.utils.set_random_seed(seed)
-                    model = _network(network, recipe, len(source.class_names))
-                    case = dataclasses.replace(recipe, xla_on_cpu=recipe.xla_on_cpu and network == "mixer")
+                    model = build_network(network, recipe, len(source.class_names), seed)
+                    case = on_its_own_terms(network, recipe)
                     transform = _transform(kind, size[:2], recipe.architecture().patch_size, seed)
                     options = {"steps": steps, "points": points, "seed": seed, "transform": transform}
-                    return train_curve(model, case, source, **options)  # XLA makes convolutions slow on a CPU
+                    return train_curve(model, case, source, **options)
 
                 key = f"{network}, {kind}, seed {seed}"
                 curve = stored.result(key, train)
@@ -132,48 +130,9 @@ def permutation_figure(results, steps):
     for ax, (network, curves) in zip(axes[0], results.items(), strict=True):
         points = len(next(iter(curves.values()))[0])
         draw_curves(ax, steps_of(steps, points), curves)
-        ax.set(title={"mixer": "Mixer", "resnet": "ResNet"}[network], xlabel="step", ylim=(max(0, lowest - 0.1), 1.01))
+        ax.set(title=NETWORKS[network], xlabel="step", ylim=(max(0, lowest - 0.1), 1.01))
     axes[0, 0].set_ylabel("test accuracy")
     return figure
-
-
-def small_resnet(input_shape, classes):
-    """A ResNet of keras.applications with 4 bottleneck blocks, 16 to 128 filters: `(B, H, W, 3)` -> logits.
-
-    The builder of ResNet50 is not a public name of Keras, so this may need a change for a new version.
-    """
-    from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
-
-    def stacks(x):
-        x = stack_residual_blocks_v1(x, 16, 1, stride1=1, name="conv2")
-        x = stack_residual_blocks_v1(x, 32, 1, name="conv3")
-        x = stack_residual_blocks_v1(x, 64, 1, name="conv4")
-        return stack_residual_blocks_v1(x, 128, 1, name="conv5")
-
-    image = keras.Input(input_shape)
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
-    body = ResNet(
-        stacks,
-        preact=False,
-        use_bias=True,
-        weights=None,
-        include_top=False,
-        pooling="avg",
-        input_shape=input_shape,
-        name="resnet",
-        weights_name=None,
-    )
-    for layer in body.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # with Keras's 0.99 the averages lag for hundreds of steps
-    return keras.Model(image, keras.layers.Dense(classes, name="head")(body(scaled)), name="small_resnet")
-
-
-def _network(name, recipe, classes):
-    if name == "resnet":
-        return small_resnet(recipe.input_shape(), classes)
-    sizes = dataclasses.asdict(recipe.architecture())
-    return Mixer(**sizes, input_shape=recipe.input_shape(), classes=classes, classifier_activation=None)
 
 
 def _transform(kind, image_size, patch_size, seed):

@@ -33,7 +33,7 @@ class Device:
         return {"seconds": [self.batch_size / min(self.batch_size, self.fastest)] * 3, "bytes": 7, "device": "test"}
 
 
-OPTIONS = argparse.Namespace(image_size=224, batch_size=16, seconds=0)
+OPTIONS = argparse.Namespace(image_size=224, batch_size=16, seconds=0, one_batch=False)
 
 
 @pytest.mark.parametrize(

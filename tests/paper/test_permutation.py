@@ -12,7 +12,6 @@ from keras_mixer.paper.permutation import (
     permuted_mixer,
     shuffle_patches,
     shuffle_pixels,
-    small_resnet,
 )
 from keras_mixer.training.recipes import resolve
 
@@ -96,9 +95,3 @@ def test_the_experiment_trains_every_case_once_and_is_drawn(tmp_path, monkeypatc
     (left, right) = permutation_figure(result, 4).axes
     assert [line.get_label() for line in left.lines] == list(INPUTS)
     np.testing.assert_array_equal(right.lines[0].get_xdata(), [2, 4])
-
-
-def test_the_resnet_is_one():
-    model = small_resnet((32, 32, 3), 7)
-    assert model.output_shape == (None, 7)
-    assert sum("_add" in layer.name for layer in model.get_layer("resnet").layers) == 4
