@@ -2,6 +2,7 @@
 
 Not published: L/32 and H/14, anything trained on JFT-300M, and anything that Google pre-trained on ImageNet-21k and
 then fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
+So timm's files named goog_in21k_ft_in1k are those trained on ImageNet from scratch.
 
 Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
 gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
@@ -9,6 +10,7 @@ gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; f
 
 import dataclasses
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
 
+LOG = logging.getLogger("keras_mixer")
 BUCKET = "https://storage.googleapis.com/mixer_models"
 HUB = "https://huggingface.co"  # unless HF_ENDPOINT names a mirror
 LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest file below has 918 MB
@@ -38,6 +41,8 @@ class Published:
             for this very file.
         measured: how and by whom that accuracy was measured. Not measured here.
         repository: on the Hugging Face Hub; None for Google's bucket.
+        timm_copy: repository on the Hugging Face Hub with timm's conversion of the same weights, or None; used if the
+            bucket cannot be reached.
         exact_gelu: whether the model computes the erf form of GELU.
         pixel_range: values of a black and a white pixel at the stem.
     """
@@ -50,6 +55,7 @@ class Published:
     accuracy: float | None
     measured: str
     repository: str | None = None
+    timm_copy: str | None = None
     exact_gelu: bool = False
     pixel_range: tuple[float, float] = (-1.0, 1.0)
 
@@ -70,6 +76,13 @@ class Published:
         return VARIANTS[self.variant].grid((224, 224, 3))
 
     @property
+    def second(self) -> "Published | None":
+        """The same weights in timm's file, if there is one."""
+        if self.timm_copy is None:
+            return None
+        return dataclasses.replace(self, file="model.safetensors", repository=self.timm_copy, timm_copy=None)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each output."""
         return tuple(name for _, name in imagenet_classes(self.classes))
@@ -82,18 +95,22 @@ PUBLISHED = (
     Published(
         "imagenet1k", "B/16", "imagenet1k/Mixer-B_16.npz", 1000, "ImageNet-1k, from scratch", 76.44,
         'Table 3 of the paper, crop "resmall-crop" (short side 256, central 224)',
+        timm_copy="timm/mixer_b16_224.goog_in21k_ft_in1k",
     ),
     Published(
         "imagenet1k", "L/16", "imagenet1k/Mixer-L_16.npz", 1000, "ImageNet-1k, from scratch; overfits", 71.76,
         'Table 3 of the paper, crop "resmall-crop" (short side 256, central 224)',
+        timm_copy="timm/mixer_l16_224.goog_in21k_ft_in1k",
     ),
     Published(
         "imagenet21k", "B/16", "imagenet21k/Mixer-B_16.npz", 21843, "ImageNet-21k, pre-training only", None,
         "80.64 % on ImageNet after fine-tuning (Table 3); the fine-tuned file is not public",
+        timm_copy="timm/mixer_b16_224.goog_in21k",
     ),
     Published(
         "imagenet21k", "L/16", "imagenet21k/Mixer-L_16.npz", 21843, "ImageNet-21k, pre-training only", None,
         "82.89 % on ImageNet after fine-tuning (Table 3); the fine-tuned file is not public",
+        timm_copy="timm/mixer_l16_224.goog_in21k",
     ),
     Published(
         "sam", "B/16", "sam/Mixer-B_16.npz", 1000, "ImageNet-1k with the SAM optimizer, weak augmentation", 77.36,
@@ -158,13 +175,30 @@ def find(name, variant: Variant | None) -> Published:
 def download(published: Published) -> Path:
     """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    The SHA-256 of the first download is stored next to it and compared at every later use. None of these files has a
-    published checksum, so the first download is trusted as far as https is.
+    If the download fails and timm has the same weights, its file is used, now and later. The SHA-256 of the first
+    download is stored next to it and compared at every later use. None of these files has a published checksum, so the
+    first download is trusted as far as https is.
 
     Raises:
         OSError: the download failed; nothing is left behind.
         ValueError: the file is not a Mixer checkpoint, or has changed since it was downloaded.
     """
+    second = published.second
+    if second is None or cache_path(published.cache_name).is_file():
+        return _download(published)
+    if cache_path(second.cache_name).is_file():
+        return _download(second)
+    try:
+        return _download(published)
+    except OSError as error:
+        LOG.warning("%s Trying timm's copy, %s.", error, second.url)
+        try:
+            return _download(second)
+        except OSError as again:
+            raise OSError(f"{error} timm's copy failed too: {again}") from error
+
+
+def _download(published: Published) -> Path:
     name = published.cache_name
     checksum = cache_path(name).with_suffix(".sha256")
 

@@ -149,6 +149,38 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
         assert registry.download(PUBLISHED).read_bytes() == checkpoint
 
 
+def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch, rng, caplog):
+    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.weights])
+    copy = save(timm({weight.path: weight.numpy() for weight in model.weights}, 1))
+    asked = []
+
+    def answer(handler):
+        asked.append(handler.path)
+        hub = handler.path == "/timm/tiny/resolve/main/model.safetensors"
+        send(handler, copy if hub and len(asked) > 2 else b"", status=200 if hub and len(asked) > 2 else 503)
+
+    published = dataclasses.replace(PUBLISHED, timm_copy="timm/tiny")
+    with serving(answer) as url:
+        monkeypatch.setattr(registry, "BUCKET", url)
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        with pytest.raises(OSError, match=r"Mixer-tiny.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
+            registry.download(published)
+        assert not list(cache.iterdir())
+        path = registry.download(published)
+        assert registry.download(published) == path  # from the cache, without asking the bucket again
+    assert asked == ["/some/Mixer-tiny.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
+    assert "Trying timm's copy" in caplog.text
+    again = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    monkeypatch.setattr(registry.Published, "grid", (4, 4))
+    monkeypatch.setattr(registry.Published, "class_names", tuple("0123456789"))
+    monkeypatch.setattr(registry, "find", lambda name, variant: published)
+    keras_mixer.load_weights(again, "imagenet1k")
+    assert not again.get_layer("mixer_block_0").exact_gelu  # Google's model, whatever the file
+    for weight, same in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_a_variant_without_public_weights_says_which_have_them():
     with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer-S/32.*'imagenet21k' for B/16"):
         keras_mixer.MixerS32(weights="imagenet21k")
@@ -174,6 +206,14 @@ def test_the_registry_says_where_everything_comes_from():
         assert published.measured
         assert (published.accuracy is None) == (published.classes != 1000 or published.name == "gsam")
         assert len(published.class_names) == published.classes
+        google = published.name in ("imagenet1k", "imagenet21k")
+        assert (published.second is not None) == google
+        if google:
+            in1k = "_ft_in1k" if published.classes == 1000 else ""
+            size = published.variant.lower().replace("/", "")
+            assert published.second.url == (
+                f"https://huggingface.co/timm/mixer_{size}_224.goog_in21k{in1k}/resolve/main/model.safetensors"
+            )
 
 
 def test_miil_brings_its_pixels_and_its_gelu(cache, monkeypatch, rng, caplog):
