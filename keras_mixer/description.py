@@ -28,6 +28,7 @@ class Description:
         activation: "softmax" or "sigmoid", which turns logits into probabilities; None for features.
         class_names: one per class; empty for features.
         evaluation_crop: how an image of any size is cropped and resized to the input size.
+        trained_on: the data that the classes come from, in a few words; None if unknown.
     """
 
     input_shape: tuple[int, int, int]
@@ -36,6 +37,7 @@ class Description:
     activation: str | None
     class_names: tuple[str, ...]
     evaluation_crop: str
+    trained_on: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content of the JSON file in every export."""
@@ -46,6 +48,7 @@ class Description:
             "pixel_range": list(self.pixel_range),
             "output": self.output,
             "activation": self.activation,
+            "trained_on": self.trained_on,
         }
 
     @classmethod
@@ -58,15 +61,17 @@ class Description:
         try:
             content = json.loads(text)
             height, width, channels = content["input_shape"]
-            # Version 0.1.0 wrote neither.
+            # Version 0.1.0 wrote none of them.
             output, activation = content.get("output", "probabilities"), content.get("activation")
+            trained_on = content.get("trained_on")
             known = output in ("probabilities", "features") and activation in (None, *ACTIVATIONS)
             known = known and content.get("pixel_range") == list(PIXELS)
             sides = all(type(side) is int and side > 0 for side in (height, width, channels))
             names = all(isinstance(name, str) for name in content["class_names"])
+            known = known and isinstance(trained_on, str | None)
             if known and sides and names and isinstance(content["evaluation_crop"], str):
                 shape, labels = (height, width, channels), tuple(content["class_names"])
-                return cls(shape, PIXELS, output, activation, labels, content["evaluation_crop"])
+                return cls(shape, PIXELS, output, activation, labels, content["evaluation_crop"], trained_on)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
         raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
@@ -110,6 +115,7 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
         activation=activation,
         class_names=names,
         evaluation_crop=evaluation_crop or evaluation_crop_of(model),
+        trained_on=getattr(model, "trained_on", None) if names else None,
     )
 
 

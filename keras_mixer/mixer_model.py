@@ -1,4 +1,4 @@
-"""The Keras model class of every Mixer, which also stores class names, evaluation crop and pixel range."""
+"""The Keras model class of every Mixer, which also stores what is needed to use it."""
 
 import math
 
@@ -7,7 +7,7 @@ import keras
 from keras_mixer.compiled import retrace_models_with
 from keras_mixer.layers import MixerBlock
 
-CARRIED = ("class_names", "evaluation_crop", "pixel_range")
+CARRIED = ("class_names", "evaluation_crop", "pixel_range", "trained_on")
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -18,10 +18,12 @@ class MixerModel(keras.Model):
         class_names: one name per output, in order; None if unknown.
         evaluation_crop: how an image of any size is brought to the input size, one of
             `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None if unknown.
+        trained_on: the data that its classes come from, in a few words for the user; None if unknown.
     """
 
     class_names: tuple[str, ...] | None = None
     evaluation_crop: str | None = None
+    trained_on: str | None = None
     _stem_range: tuple[float, float] = (-1.0, 1.0)
 
     @property
@@ -50,8 +52,8 @@ class MixerModel(keras.Model):
                 retrace_models_with(self)
 
     def get_config(self):
-        names = None if self.class_names is None else list(self.class_names)
-        carried = {"class_names": names, "evaluation_crop": self.evaluation_crop, "pixel_range": self.pixel_range}
+        carried = {name: getattr(self, name) for name in CARRIED}
+        carried["class_names"] = None if self.class_names is None else list(self.class_names)
         return {**super().get_config(), **carried}
 
     @classmethod
@@ -60,7 +62,7 @@ class MixerModel(keras.Model):
         model = super().from_config(graph, custom_objects)
         names = config.get("class_names")
         model.class_names = None if names is None else tuple(names)
-        model.evaluation_crop = config.get("evaluation_crop")
+        model.evaluation_crop, model.trained_on = config.get("evaluation_crop"), config.get("trained_on")
         model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
         return model
 

@@ -85,6 +85,7 @@ def test_predict_as_table_and_as_json(finished_run, digit_files):
     folder, *_ = finished_run
     out, _ = run("predict", folder, *digit_files, "--top-k", "2")
     assert out.count(".png") == 10
+    assert "Trained on scikit-learn digits: an image of anything else gets one of its classes too." in out
     out, _ = run("predict", folder, *digit_files, "--json")
     predictions = json.loads(out)
     right = [prediction["labels"][0] == os.path.basename(prediction["image"])[0] for prediction in predictions]
@@ -99,6 +100,7 @@ def test_exports_predict_what_the_run_predicts(finished_run, digit_files, tmp_pa
     target = tmp_path / ("served" if format == "saved_model" else "model.tflite")
     out, _ = run("export", folder, "--format", format, "--output", target)
     assert "Written:" in out
+    assert "Trained on scikit-learn digits" in run("predict", target, digit_files[0])[0]
     ours, theirs = (json.loads(run("predict", path, *digit_files, "--json")[0]) for path in (folder, target))
     for one, other in zip(ours, theirs, strict=True):
         assert one["labels"] == other["labels"]

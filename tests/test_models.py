@@ -122,13 +122,13 @@ def test_outputs_without_the_head(tiny_mixer, rng):
 def test_keras_file_gives_back_the_same_model(tiny_mixer, rng, tmp_path):
     model = tiny_mixer(dropout_rate=0.1, drop_path_rate=0.2)
     model.class_names = tuple("abcdefghij")
-    model.evaluation_crop = "resize"
+    model.evaluation_crop, model.trained_on = "resize", "my photographs"
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(predict(loaded, pixels), predict(model, pixels))
     assert loaded.class_names == model.class_names
-    assert loaded.evaluation_crop == "resize"
+    assert (loaded.evaluation_crop, loaded.trained_on) == ("resize", "my photographs")
     assert [block.drop_path_rates for block in loaded.layers if isinstance(block, MixerBlock)] == [
         block.drop_path_rates for block in model.layers if isinstance(block, MixerBlock)
     ]

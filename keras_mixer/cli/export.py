@@ -25,7 +25,6 @@ from keras_mixer.export.web_examples import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
-from keras_mixer.inspect.model_card import data_name
 from keras_mixer.training.run_directory import read_recipe
 
 ALL = "all"
@@ -241,13 +240,12 @@ def _source(run, data, data_dir, class_names):
 
 
 def _card(run, source, examples):
-    """What the web page says about the model; a `.keras` file knows no data."""
+    """What the web page says about the model; a `.keras` file knows no test results."""
     shown = example_images(source.test, with_names(source.class_names), examples)
     if not (run / "results.json").is_file():
         return Card(run.stem, examples=shown)
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    trained_on = data_name(read_recipe(run).data)
-    return Card(run.resolve().name, trained_on, results["accuracy"], results["test_images"], shown)
+    return Card(run.resolve().name, results["accuracy"], results["test_images"], shown)
 
 
 def _batches(split, size, description):

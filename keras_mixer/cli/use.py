@@ -214,6 +214,7 @@ def predict(
         raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}.")
+    trained_on = None
     if server:
         client = connect(server, timeout, retries)
         try:
@@ -225,6 +226,7 @@ def predict(
         with local_copy(model) as copy:
             predictor = load_predictor(copy)
             predictions = [predictor.predict(image, top_k) for image in images]
+            trained_on = predictor.description.trained_on
     if json_output:
         print(json.dumps([dataclasses.asdict(prediction) for prediction in predictions], indent=2))
         return
@@ -234,6 +236,8 @@ def predict(
         for rank, (label, probability) in enumerate(zip(prediction.labels, prediction.probabilities, strict=True))
     ]
     print_table(("image", "class", "probability"), rows)
+    if trained_on:
+        print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
 
 
 def features(

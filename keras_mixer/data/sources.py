@@ -1,5 +1,6 @@
 """Finds a data set: the bundled digits, IDX files, an image folder or a TensorFlow Datasets name."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,16 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
     if folder.is_dir() and not (folder / "dataset_info.json").is_file():
         return image_folder_source(folder, train_split, test_split, test_fraction, split_seed)
     return tensorflow_dataset_source(data, data_dir, train_split, test_split)
+
+
+def data_name(data) -> str:
+    """The name of a data set for readers elsewhere: of a folder, the last part of its path."""
+    if data.startswith(NAME):
+        return NAME
+    if data == "digits":
+        return "scikit-learn digits"
+    prepared = re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", data) and not Path(data).is_dir()
+    return data if prepared else Path(data).name
 
 
 def _digits(test_fraction, seed):

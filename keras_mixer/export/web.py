@@ -44,14 +44,12 @@ class Card:
 
     Attributes:
         name: of the model; the title of the page.
-        trained_on: name of the training data; None if unknown.
         accuracy: on test images, in [0, 1]; None if unknown.
         test_images: their number.
         examples: `(class name, encoded image)` for visitors to click; anyone who sees the page can download them.
     """
 
     name: str = "Image classifier"
-    trained_on: str | None = None
     accuracy: float | None = None
     test_images: int | None = None
     examples: Sequence[tuple[str, bytes]] = ()
@@ -133,7 +131,7 @@ def export_web(
 def _facts(predictor, card, size):
     """`(term, text)` pairs for the page."""
     height, width, _ = predictor.description.input_shape
-    facts = {"Trained on": card.trained_on}
+    facts = {"Trained on": predictor.description.trained_on}
     if card.accuracy is not None:
         on = f" on {card.test_images:,} test images" if card.test_images else ""
         facts["Test accuracy"] = f"{100 * card.accuracy:.2f} %{on}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras_mixer
 from keras_mixer.data.own import NAME as OWN_DATA
+from keras_mixer.data.sources import data_name
 from keras_mixer.description import describe
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import atomic_write, refuse_existing
@@ -109,16 +110,6 @@ def _figures(results):
     if results["top5"] < 1:
         shown.insert(1, ("top5", "accuracy", "Top-5 accuracy"))
     return shown
-
-
-def data_name(data) -> str:
-    """The name of the `data` of a recipe for readers elsewhere: the last part of the path of a folder."""
-    if data.startswith(OWN_DATA):
-        return OWN_DATA
-    if data == "digits":
-        return "scikit-learn digits"
-    prepared = re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", data) and not Path(data).is_dir()
-    return data if prepared else Path(data).name
 
 
 def _summary(recipe, results, description):

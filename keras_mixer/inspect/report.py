@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.sources import data_name
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.figures import DOTS_PER_INCH
 from keras_mixer.inspect.finished_run import MOST_BLOCKS, MOST_IMAGES, read_run
-from keras_mixer.inspect.model_card import data_name
 from keras_mixer.inspect.saliency import overlay
 from keras_mixer.inspect.training_curves import curves
 

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 
+from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
 from keras_mixer.models import Mixer, rebuild
@@ -112,7 +113,7 @@ def _new_model(recipe, source, sizes):
         name=f"mixer_{recipe.name}",
     )
     model.class_names = source.class_names
-    model.evaluation_crop = recipe.evaluation_crop
+    model.evaluation_crop, model.trained_on = recipe.evaluation_crop, data_name(recipe.data)
     return model
 
 

@@ -38,6 +38,7 @@ class WeightFile:
         exact_gelu: whether its model computes the erf form of GELU.
         pixel_range: values of a black and a white pixel at the stem of its model, or None if unknown.
         class_names: one per output of its head, or None if unknown.
+        trained_on: the data of these classes, or None if unknown.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class WeightFile:
     exact_gelu: bool = False
     pixel_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] | None = None
+    trained_on: str | None = None
 
     @classmethod
     def of(cls, model, path) -> "WeightFile":
@@ -60,6 +62,7 @@ class WeightFile:
             exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
             pixel_range=getattr(model, "pixel_range", None),
             class_names=getattr(model, "class_names", None),
+            trained_on=getattr(model, "trained_on", None),
         )
 
     def variant(self) -> Variant:
@@ -122,6 +125,7 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
             exact_gelu=published.exact_gelu,
             pixel_range=published.pixel_range,
             class_names=published.class_names,
+            trained_on=published.data,
         )
     if kind == WEIGHTS_H5:
         raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
@@ -217,7 +221,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         model.pixel_range = file.pixel_range
         log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
     if "head/bias" in entries and getattr(model, "class_names", None) is None:
-        model.class_names = file.class_names
+        model.class_names, model.trained_on = file.class_names, file.trained_on
     return model
 
 

@@ -239,12 +239,16 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
 
 
 def test_descriptions_of_older_exports_are_read_and_damaged_ones_are_not(tiny_mixer):
-    content = describe(tiny_mixer()).as_json()
+    model = tiny_mixer()
+    model.trained_on = "my photographs"
+    content = describe(model).as_json()
     description = Description.from_json(json.dumps(content), "here")
-    assert description == describe(tiny_mixer())
-    old = {key: value for key, value in content.items() if key not in ("output", "activation")}
+    assert description == describe(model)
+    assert description.trained_on == "my photographs"
+    old = {key: value for key, value in content.items() if key not in ("output", "activation", "trained_on")}
     assert Description.from_json(json.dumps(old), "here").output == "probabilities"
-    for wrong in ({"pixel_range": [-1, 1]}, {"output": "logits"}, {"activation": "relu"}, {"class_names": [1]}):
+    wrongs = ({"pixel_range": [-1, 1]}, {"output": "logits"}, {"activation": "relu"}, {"class_names": [1]})
+    for wrong in (*wrongs, {"trained_on": 1}):
         with pytest.raises(ValueError, match="here: the description of the model is damaged"):
             Description.from_json(json.dumps(content | wrong), "here")
 

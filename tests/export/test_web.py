@@ -53,8 +53,9 @@ await fetch("result", { method: "POST", body: JSON.stringify(result) });
 """
 
 
-def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path):
-    card = web.Card("mine", "my photographs", 0.987, 1234, [("class 3", b"\x89PNG..."), ("class 5", b"\xff\xd8...")])
+def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "trained_on", "my photographs")
+    card = web.Card("mine", 0.987, 1234, [("class 3", b"\x89PNG..."), ("class 5", b"\xff\xd8...")])
     page = web.export_web(classifier, tmp_path / "page", quantization="dynamic_int8", card=card)
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
     assert names >= {
@@ -100,6 +101,7 @@ def test_the_page_of_a_run_says_what_it_was_trained_on(tiny_mixer, registry, tmp
     run.mkdir()
     model = tiny_mixer(num_blocks=1)
     model.class_names, model.evaluation_crop = tuple("0123456789"), "resize"
+    model.trained_on = "scikit-learn digits"
     model.save(run / "model.keras")
     (run / "config.json").write_text(json.dumps({"name": "digits", "data": "digits"}))
     (run / "results.json").write_text(json.dumps({"accuracy": 0.5, "test_images": 360}))
@@ -160,9 +162,10 @@ def test_an_archive_is_downloaded_once_and_checked_always(registry, tmp_path):
 
 @pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
 @pytest.mark.parametrize("crop", ["resize", "resize-crop", "resmall-crop"])
-def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_path, crop):
+def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_path, crop, monkeypatch):
+    monkeypatch.setattr(classifier, "trained_on", "photographs")
     photograph = photographs()[0]
-    card = web.Card("mine", "photographs", examples=[("class 4", encode(photograph, "PNG"))])
+    card = web.Card("mine", examples=[("class 4", encode(photograph, "PNG"))])
     page = web.export_web(classifier, tmp_path / "page", evaluation_crop=crop, card=card)
     turned = Image.Exif()
     turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
