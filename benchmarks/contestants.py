@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from protocol import FEWEST_CALLS, MARK
+from protocol import MARK
 
 FOLDER = Path(__file__).parent
 ROUNDS = 3
@@ -80,7 +80,7 @@ class Calls:
     cpu_seconds: float = 0.0
 
 
-def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, fewest=FEWEST_CALLS):
+def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, **request):
     """`{name: Calls}` of a case; contestants that fail are reported and left out.
 
     Args:
@@ -90,7 +90,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
         rounds: number of rounds.
         limit: a contestant that gets a third of the time.
         stale: discard the first calls of each round, which return results prefetched while the contestant waited.
-        fewest: minimum number of calls per contestant and round.
+        **request: of `protocol.serve`'s request `time`: `fewest` and `in_flight`.
     """
     running = {}
     for contestant in contestants:
@@ -101,7 +101,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
             budget = seconds / rounds / (3 if contestant is limit else 1)
             if stale:
                 contestant.ask(do="time", seconds=0)
-            answer = contestant.ask(do="time", seconds=budget, fewest=fewest)
+            answer = contestant.ask(do="time", seconds=budget, **request)
             calls.seconds += answer.get("seconds", [])
             calls.cpu_seconds += answer.get("cpu_seconds", 0.0)
     return {contestant.name: calls for contestant, calls in running.items() if calls.seconds}

@@ -4,6 +4,7 @@ A contestant is a script that calls `serve`, in its own environment. Frameworks 
 answers start with a marker.
 """
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 MARK = "benchmark answer: "
 FEWEST_CALLS = 3
 PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow-cpu", "tf-keras", "keras-cv-attention-models", "jax", "flax")
-PACKAGES = (*PACKAGES, "torch", "timm", "pillow", "ai-edge-litert")
+PACKAGES = (*PACKAGES, "torch", "timm", "pillow", "ai-edge-litert", "onnxruntime", "openvino")
 
 
 def serve(prepare, device=None):
@@ -25,7 +26,8 @@ def serve(prepare, device=None):
     Requests:
     - `hello`: returns versions.
     - `prepare`: prepares a case and calls it twice.
-    - `time`: times calls for some seconds, at least `fewest`; returns wall seconds per call and CPU seconds in total.
+    - `time`: times calls for some seconds, at least `fewest`, in one thread or `in_flight` threads at once; returns
+      wall seconds per call and CPU seconds in total.
     - `first`: prepares a case and calls it once; returns the seconds of both.
     - `memory`: prepares a case and calls it twice; returns the peak memory above that in use before the calls.
 
@@ -43,7 +45,7 @@ def serve(prepare, device=None):
                 answer = {"versions": _versions()}
             elif request["do"] == "time":
                 before = _cpu_seconds_of_children() + time.process_time()
-                seconds = time_calls(call, request["seconds"], request.get("fewest", FEWEST_CALLS))
+                seconds = timed(call, request)
                 used = time.process_time() + _cpu_seconds_of_children() - before  # order excludes reading /proc
                 answer = {"seconds": seconds, "cpu_seconds": used}
                 answer |= device() if device else {}
@@ -62,6 +64,17 @@ def serve(prepare, device=None):
         except Exception as error:  # run.py reports whatever a framework raises
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(MARK + json.dumps(answer), flush=True)
+
+
+def timed(call, request):
+    """Seconds of each call of a request `time`, of all its threads."""
+    arguments = call, request["seconds"], request.get("fewest", FEWEST_CALLS)
+    threads = request.get("in_flight", 1)
+    if threads == 1:
+        return time_calls(*arguments)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        timed = [pool.submit(time_calls, *arguments) for _ in range(threads)]
+        return [seconds for thread in timed for seconds in thread.result()]
 
 
 def time_calls(call, seconds, fewest=FEWEST_CALLS):

@@ -43,7 +43,7 @@ def _export_version(model, path, **options):
 
 
 FORMATS = {
-    "saved_model": Format("saved_model", _export_version, options=("version", "top_k")),
+    "saved_model": Format("saved_model", _export_version, options=("version", "top_k", "precision")),
     "tflite": Format("model.tflite", export_tflite, options=("quantization", "representative_images", "batch_size")),
     "onnx": Format("model.onnx", export_onnx),
     "openvino": Format("openvino", export_openvino),

@@ -38,8 +38,9 @@ class Threshold:
 
 
 THRESHOLDS = {
-    None: Threshold(max_difference=1e-5),
+    "float32": Threshold(max_difference=1e-5),
     "float16": Threshold(max_difference=1e-3),
+    "bfloat16": Threshold(max_difference=0.05, min_agreement=0.99),
     "dynamic_int8": Threshold(min_agreement=0.99),
     "int8": Threshold(min_agreement=0.99),
 }

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_images
+from keras_mixer.description import with_arguments
 from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
@@ -15,9 +16,19 @@ from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import atomic_write, write_json
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def export_saved_model(
-    model, path, *, version=None, class_names=None, evaluation_crop=None, classifier_activation=None, top_k=5
+    model,
+    path,
+    *,
+    version=None,
+    class_names=None,
+    evaluation_crop=None,
+    classifier_activation=None,
+    top_k=5,
+    precision="float32",
 ):
     """Writes a Mixer to `path/VERSION/`, the layout of TensorFlow Serving.
 
@@ -33,8 +44,12 @@ def export_saved_model(
 
     All signatures take pixels in [0, 255] and the first three return probabilities for any model: preprocessing and
     the activation after the logits are added if missing. A model on another backend than TensorFlow, or in mixed
-    precision, is rebuilt in float32 on TensorFlow, in a child process if needed. Warm-up requests for TensorFlow
-    Serving are in `assets.extra`.
+    precision, is rebuilt on TensorFlow in the given precision, in a child process if needed. Warm-up requests for
+    TensorFlow Serving are in `assets.extra`.
+
+    In bfloat16, the weights of all layers before the head are stored and multiplied in it, so the export has half the
+    size; LayerNorm statistics, pooling, head and outputs stay float32. It is faster on processors that multiply
+    bfloat16 (AVX512_BF16, AMX) and slower on all others.
 
     Args:
         model: a Mixer of this package, on any backend.
@@ -46,6 +61,7 @@ def export_saved_model(
         classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
             compiled loss, else "softmax".
         top_k: how many classes and labels to return; at most n.
+        precision: "float32" or "bfloat16", of the computation.
 
     Returns:
         The `Path` of the version, written atomically.
@@ -60,9 +76,11 @@ def export_saved_model(
     target = version_folder(path, version)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     with atomic_write(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
-        write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k)
+        write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k, precision=precision)
     warn_of_newer_operations(target)
     return target
 
@@ -85,18 +103,20 @@ def version_folder(path, version=None) -> Path:
     return folder / str(version)
 
 
-def _write(predictor, folder, model_name, top_k):
-    signatures = _signatures(predictor, top_k)
+def _write(predictor, folder, model_name, top_k, precision):
+    model = predictor.model
+    if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
+        model = with_arguments(model, precision=precision)
+    signatures = _signatures(model, predictor.description, top_k)
     archive = keras.export.ExportArchive()  # track(model) would store every weight twice
     for name, signature in signatures.items():
         archive.add_endpoint(name, signature)
     archive.write_out(str(folder), verbose=False)
-    write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json())
+    write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json() | {"precision": precision})
     write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 
 
-def _signatures(predictor, top_k):
-    model, description = predictor.model, predictor.description
+def _signatures(model, description, top_k):
     shape = description.input_shape
 
     def image(dtype):
@@ -106,7 +126,7 @@ def _signatures(predictor, top_k):
 
     @tf.function(input_signature=image(tf.float32))
     def features(image):
-        return body(image, training=False)
+        return {"pre_logits": tf.cast(body(image, training=False)["pre_logits"], tf.float32)}
 
     if description.output == "features":
         return {"serving_default": features, "features": features}

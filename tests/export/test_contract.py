@@ -265,6 +265,10 @@ def test_the_command_exports_models_of_logits_and_features(build, tiny_mixer, tm
     options = {"data": data, "images": 4}
     export_command(tmp_path / "logits.keras", **options, output=tmp_path / "a", classifier_activation="sigmoid")
     assert "largest difference (image, image_uint8, image_bytes)" in capsys.readouterr().out
+    export_command(tmp_path / "logits.keras", **options, output=tmp_path / "c", precision="bfloat16")
+    parity = json.loads((tmp_path / "c" / "1.parity.json").read_text())
+    assert parity["threshold"] == {"max_difference": 0.05, "min_agreement": 0.99}
+    assert 1e-5 < parity["max_difference"] < 0.05
     export_command(tmp_path / "features.keras", **options, output=tmp_path / "b")
     assert "no head" in capsys.readouterr().out
     assert json.loads((tmp_path / "b" / "1.parity.json").read_text())["model_accuracy"] is None

@@ -10,6 +10,7 @@ from PIL import Image
 import keras_mixer
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export import warmup
+from keras_mixer.export.operations import newer_operations
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
 
@@ -80,6 +81,36 @@ def test_every_signature_answers_like_the_model(classifier, exported, signatures
 
 
 @tensorflow_only
+def test_an_export_in_bfloat16_stores_and_computes_in_it_and_answers_in_float32(
+    classifier, exported, signatures, pixels, tmp_path
+):
+    import tensorflow as tf
+
+    path = keras_mixer.export_saved_model(classifier, tmp_path, precision="bfloat16")
+    types = tf.train.load_checkpoint(str(path / "variables" / "variables")).get_variable_to_dtype_map()
+    weights = [dtype for dtype in types.values() if dtype in (tf.float32, tf.bfloat16)]
+    assert weights.count(tf.float32) == len(classifier.get_layer("head").weights)  # and no second copy in float32
+    assert len(weights) == len(classifier.weights)
+    loaded = load(path)
+    answer = loaded.signatures["serving_default"](image=pixels)["probabilities"]
+    expected = np.asarray(signatures["serving_default"](image=pixels)["probabilities"])
+    assert answer.dtype == tf.float32
+    assert 1e-4 < np.abs(answer - expected).max() < 0.05
+    assert loaded.signatures["features"](image=pixels)["pre_logits"].dtype == tf.float32
+    described = [json.loads((one / "assets.extra" / "keras_mixer.json").read_text()) for one in (path, exported)]
+    assert [one["precision"] for one in described] == ["bfloat16", "float32"]
+    assert newer_operations(path) == []
+
+
+@tensorflow_only
+def test_features_without_a_pool_are_float32_in_every_precision(tiny_mixer, tmp_path):
+    model = tiny_mixer(num_blocks=1, include_top=False)
+    loaded = load(keras_mixer.export_saved_model(model, tmp_path, precision="bfloat16"))
+    image = np.zeros((1, 16, 16, 3), np.float32)
+    assert loaded.signatures["features"](image=image)["pre_logits"].numpy().dtype == np.float32
+
+
+@tensorflow_only
 def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     import tensorflow as tf
 
@@ -144,6 +175,8 @@ def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
         keras_mixer.export_saved_model(classifier, tmp_path, version=0)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         keras_mixer.export_saved_model(classifier, tmp_path, top_k=0)
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
+        keras_mixer.export_saved_model(classifier, tmp_path, precision="float16")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
 
 

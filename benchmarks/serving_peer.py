@@ -1,0 +1,62 @@
+"""Contestant of `serving.py`: one export in its own runtime, called by several threads at once."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from protocol import serve
+
+
+def _session(path):
+    """A SavedModel in a session, as TensorFlow Serving runs it."""
+    import tensorflow as tf
+
+    (version,) = path.iterdir()
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph)
+    with graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
+    signature = loaded.signature_def["serving_default"]
+    output, image = signature.outputs["probabilities"].name, signature.inputs["image"].name
+    return session.make_callable(output, feed_list=[image])
+
+
+def _onnx_runtime(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["probabilities"], {"image": images})[0]
+
+
+def _openvino(path, precision):
+    import openvino
+
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"}
+    compiled = openvino.Core().compile_model(str(path / "model.xml"), "CPU", hint)
+    own = threading.local()  # a request belongs to one thread
+
+    def run(images):
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({"image": images})["probabilities"]
+
+    return run
+
+
+loaded = {}  # the export stays loaded for all batch sizes
+
+
+def _prepare(case):
+    path = Path(case["path"])
+    if path not in loaded:
+        if path.suffix == ".onnx":
+            loaded[path] = _onnx_runtime(path)
+        else:
+            is_openvino = (path / "model.xml").is_file()
+            loaded[path] = _openvino(path, case["precision"]) if is_openvino else _session(path)
+    run, size = loaded[path], case["image_size"]
+    images = np.random.default_rng(0).integers(0, 256, (case["batch_size"], size, size, 3)).astype(np.float32)
+    return lambda: run(images)
+
+
+serve(_prepare)
