@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_mixer.data.idx import CLOTHES
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.export.loading import load_predictor
@@ -31,8 +32,21 @@ def test_shipped_models_have_the_accuracy_that_is_stated(name):
     assert predictor.description.class_names == tuple("0123456789")
 
 
-def test_shipped_models_are_small():
-    assert sum(path.stat().st_size for path in SAVED.rglob("*") if path.is_file()) < 4e6
+@pytest.mark.parametrize("name", ["mixer_fashion", "mixer_fashion.tflite"])
+def test_the_shipped_model_of_clothes_knows_a_sneaker_and_what_it_was_trained_on(name):
+    predictor = load_predictor(SAVED / name)
+    prediction = predictor.predict(ROOT / "docs" / "images" / "sneaker.png")
+    assert prediction.labels[0] == "Sneaker"
+    assert prediction.probabilities[0] > 0.8
+    assert predictor.description.class_names == CLOTHES
+    assert predictor.description.trained_on == "fashion_mnist"
+
+
+@pytest.mark.parametrize("model", ["mixer_digits", "mixer_fashion"])
+def test_shipped_models_are_small(model):
+    files = [path for path in SAVED.glob(f"{model}*/**/*") if path.is_file()] + list(SAVED.glob(f"{model}.*"))
+    assert len(files) >= 6
+    assert sum(path.stat().st_size for path in files) < 4e6
 
 
 def test_the_picture_in_the_documentation_is_a_seven():
@@ -43,7 +57,7 @@ def test_the_picture_in_the_documentation_is_a_seven():
 def test_tensorflow_serving_is_pointed_at_models_that_are_there():
     config = (SAVED / "models.config").read_text(encoding="utf-8")
     models = dict(zip(re.findall(r'name: "(.*)"', config), re.findall(r'base_path: "(.*)"', config), strict=True))
-    assert models == {"mixer_digits": "/models/mixer_digits"}
+    assert models == {name: f"/models/{name}" for name in ("mixer_digits", "mixer_fashion")}
     for path in models.values():
         assert (SAVED / Path(path).relative_to("/models") / "1" / "saved_model.pb").is_file()
     line = re.search(r"docker run .*", (SAVED / "README.md").read_text(encoding="utf-8"))[0]
