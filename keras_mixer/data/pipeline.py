@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_mixer.data.batch_mixing import cutmix, mixup
 from keras_mixer.data.cache import DecodedImages
-from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
+from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, as_written, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.randaugment import rand_augment
 from keras_mixer.data.settings import Augmentation
@@ -68,9 +68,11 @@ def training_batches(
         numbered = part.elements.enumerate()
         cache = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
 
+        @as_written
         def one_epoch(epoch):
             return _shuffled(numbered, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
+        @as_written
         def augmented(drawn, numbered_element):
             number, element = numbered_element
             position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of all batches
@@ -99,6 +101,7 @@ def training_batches(
         batches = examples.map(augmented, num_parallel_calls=PARALLEL_CALLS).batch(rows, drop_remainder=True)
         return batches.enumerate(start_step).map(mixed, num_parallel_calls=BATCHES_AHEAD)
 
+    @as_written
     def mixed(step, batch):
         images, labels = _mixed(batch, seed, step, augmentation)
         if class_weights is None:
@@ -122,6 +125,7 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
     """
 
+    @as_written
     def prepared(element):
         example = split.read(element)
         return evaluation_image(example["image"], image_size, crop), example["label"]
@@ -153,6 +157,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     own = full_batches * rows + min(max(rest - process * rows, 0), rows)
     weight = count * batch_size / split.size
 
+    @as_written
     def prepared(position, element):
         example = split.read(element)
         image = tf.ensure_shape(evaluation_image(example["image"], image_size, crop), (*image_size, 3))
