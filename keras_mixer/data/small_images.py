@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.draws import Streams, distorted_boxes, fold_in, split, uniform
+from keras_mixer.data.moves import MOVES, move, moves
 from keras_mixer.data.parallel import PARALLEL_CALLS, as_written, prefetch
 from keras_mixer.data.preprocessing import decode_image
-from keras_mixer.data.randaugment import MOVES, move, moves
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation
 from keras_mixer.data.splits import Split
 
