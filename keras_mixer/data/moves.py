@@ -15,6 +15,7 @@ REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-o
 
 
 def rotation(strength, sign, sides):
+    """Rotates by 30 degrees at strength 1, about the centre."""
     angle = sign * strength * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
     center_y, center_x = ((tf.cast(sides[axis], tf.float32) - 1) / 2 for axis in (0, 1))
@@ -24,10 +25,12 @@ def rotation(strength, sign, sides):
 
 
 def shearing_x(strength, sign, sides=None):
+    """Shifts each row by 0.3 of its distance from the top at strength 1."""
     return [1.0, sign * strength * 0.3, 0.0, 0.0, 1.0, 0.0]
 
 
 def shearing_y(strength, sign, sides=None):
+    """Shifts each column by 0.3 of its distance from the left at strength 1."""
     return [1.0, 0.0, 0.0, sign * strength * 0.3, 1.0, 0.0]
 
 
@@ -40,6 +43,7 @@ def _translation_y(strength, sign, sides):
 
 
 def shift(strength, sign, side):
+    """Pixels of a translation: 100 of 224 at strength 1; not yet rounded."""
     return sign * strength * 100 * tf.cast(side, tf.float32) / REFERENCE_SIDE
 
 
