@@ -1,4 +1,4 @@
-"""`python -m keras_mixer` is `keras-mixer`."""
+"""`python -m keras_mixer` is `keras-mixer`, with TensorFlow's start-up messages; see `keras_mixer_command`."""
 
 import sys
 

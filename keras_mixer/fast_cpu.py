@@ -76,11 +76,11 @@ def _one_pass(activation):
     if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
         return activation
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def forward(x):
         return tf.cast(activation(tf.cast(x, keras.backend.result_type(x.dtype, "float32"))), x.dtype)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def backward(x, gradient):
         with tf.GradientTape() as tape:
             tape.watch(x)

@@ -1,5 +1,6 @@
 """The command line as a person types it: one process for each command."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from image_files import write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import keras_mixer_command
 from keras_mixer import cli
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
@@ -25,11 +27,13 @@ QUICK = [*SMALL, *SHORT, "--no-xla-on-cpu", "--checkpoint-every-steps", "20"]
 
 
 def command(*arguments, **options):
+    environment = {name: value for name, value in os.environ.items() if name != keras_mixer_command.LOG_LEVEL}  # JAX's
     return subprocess.Popen(
-        [sys.executable, "-m", "keras_mixer", *map(str, arguments)],
+        [sys.executable, keras_mixer_command.__file__, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
         **options,
     )
 
@@ -65,7 +69,9 @@ def test_train_reports_its_result_and_the_next_commands(finished_run):
     assert "test accuracy" in out
     assert "keras-mixer evaluate runs/digits" in out
     assert out.endswith("Report:\n  keras-mixer report runs/digits --output runs/digits/report.html --open\n")
+    assert "compiling:   0%" in err
     assert "training: 100%" in err
+    assert not re.search("oneDNN|absl|XLA|cpu_feature_guard", err)
     assert (folder / "results.json").is_file()
 
 
@@ -200,6 +206,38 @@ def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
     assert {name for command, name in used if command == "plot"} == set(cli.PLOTS)
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (page.parent / picture).is_file()
+
+
+def test_startup_messages_are_dropped_and_the_reason_of_a_crash_is_not():
+    code = """
+import os, sys, keras_mixer_command
+with keras_mixer_command.without_startup_messages():
+    print("a warning of Python", file=sys.stderr)
+    os.write(2, b"I0000 00:00:1795707210.8   13724 port.cc:153] oneDNN custom operations are on.\\n")
+with keras_mixer_command.without_startup_messages():
+    os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
+    os.write(2, b"F0000 00:00:1795707210.8   13724 cpu.cc:1] needs AVX\\n")
+    os.abort()
+"""
+    crashed = subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=Path(keras_mixer_command.__file__).parent
+    )
+    assert crashed.returncode == -signal.SIGABRT
+    assert crashed.stderr == "a warning of Python\nF0000 00:00:1795707210.8   13724 cpu.cc:1] needs AVX\n"
+
+
+@pytest.mark.parametrize("level", [None, "0"])
+def test_the_log_level_of_the_user_is_kept_and_its_messages_shown(level, monkeypatch):
+    filtered = []
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level or "")
+    if level is None:
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    monkeypatch.setattr(
+        keras_mixer_command, "without_startup_messages", lambda: contextlib.nullcontext(filtered.append(True))
+    )
+    monkeypatch.setattr(cli, "main", lambda: os.environ["TF_CPP_MIN_LOG_LEVEL"])
+    assert keras_mixer_command.main() == (level or "1")
+    assert bool(filtered) == (level is None)
 
 
 def test_variants_print_the_seven_rows_and_s8(capsys):

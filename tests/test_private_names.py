@@ -56,6 +56,7 @@ USED = [
         "training/optimizers.py",
         "tensorflow",
     ),
+    ("Optimizer", lambda: keras.optimizers.Optimizer, "_get_current_learning_rate", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_model_variables_moving_average", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),

@@ -20,6 +20,7 @@ from keras_mixer import cli
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_mixer"
+COMMAND = ROOT / "keras_mixer_command.py"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
@@ -178,7 +179,13 @@ def test_builders_have_the_promised_signature():
 
 
 def test_import_brings_in_nothing_heavy():
-    code = "import keras, sys; before = set(sys.modules); import keras_mixer; print(*set(sys.modules) - before)"
+    code = """
+import keras, os, sys
+before, environment = set(sys.modules), dict(os.environ)
+import keras_mixer
+assert environment == os.environ
+print(*set(sys.modules) - before)
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     added = {name.split(".")[0] for name in out.split()}
     assert not added & {"tensorflow_datasets", "keras_cv", "matplotlib", "sklearn", "tyro", "tqdm", "PIL"}
@@ -188,7 +195,7 @@ FORBIDDEN = ("pickle", "marshal", "shelve", "yaml", "eval", "exec", "os.system",
 FORBIDDEN += ("extractall", "shell", "enable_unsafe_deserialization", "urlopen", "urlretrieve", "requests", "get_file")
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*modules(), COMMAND], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_data_is_run_and_no_shell_is_started(path):
     """SECURITY.md says so."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -240,6 +247,7 @@ TRANSLATED = {  # phrases that read like a translation, and what to write instea
 }
 PROSE = [
     *modules(),
+    COMMAND,
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),

@@ -182,7 +182,7 @@ def _records(name, data, count) -> Part:
 
     indices = np.unique(np.linspace(0, size - 1, FINGERPRINTED).astype(int))
     digest = hashlib.sha256(b"".join(_content(record(index)[0]) for index in indices))
-    split = Split(size, tf.data.Dataset.range(size).map(lambda index: {"index": index}), read)
+    split = Split(size, tf.data.Dataset.range(size).map(lambda index: {"index": index}), read, changes=True)
     return Part(split, f"{name}: {size} images {digest.hexdigest()[:8]}")
 
 
@@ -218,7 +218,7 @@ def _stream(name, dataset, size, count) -> Part:
         return {"image": _encoded(element["image"]), "label": element["label"]}
 
     digest = f" {hashlib.sha256(content).hexdigest()[:8]}" if ordered else ""
-    split = Split(size, dataset.map(element), read)
+    split = Split(size, dataset.map(element), read, changes=True)
     return Part(split, f"{name}: {size} images{digest}", ordered=ordered)
 
 

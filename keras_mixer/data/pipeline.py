@@ -1,15 +1,19 @@
 """From a split to batches: shuffle, crop, augment, batch, mix. Every random choice depends only on (seed, position)."""
 
+import functools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.batch_mixing import cutmix, mixup
 from keras_mixer.data.cache import DecodedImages
-from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, prefetch
+from keras_mixer.data.draws import fold_in
+from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, as_written, prefetch
 from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.randaugment import rand_augment
 from keras_mixer.data.settings import Augmentation
+from keras_mixer.data.small_images import GROUP, small_images
 from keras_mixer.data.splits import Split
 
 SHUFFLE_STREAM, CROP_STREAM, AUGMENT_STREAM, MIXUP_STREAM, CUTMIX_STREAM = range(5)  # independent random streams
@@ -64,16 +68,23 @@ def training_batches(
 
     def stream(shard):
         part = split.shard(shards, shard)
+        small = small_images(part, image_size, augmentation)
+        elements = part.elements if small is None else tf.data.Dataset.range(part.size)
         buffer = min(part.size, max(shuffle_buffer // shards, 1))
-        numbered = part.elements.enumerate()
+        numbered = elements.enumerate()
         cache = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
 
+        @as_written
         def one_epoch(epoch):
             return _shuffled(numbered, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
+        def position_of(drawn):  # in the stream of all batches
+            return drawn // rows * batch_size + shard * rows + drawn % rows
+
+        @as_written
         def augmented(drawn, numbered_element):
             number, element = numbered_element
-            position = drawn // rows * batch_size + shard * rows + drawn % rows  # in the stream of all batches
+            position = position_of(drawn)
             example = part.read(element)
             crop_seed = _seed(seed, CROP_STREAM, position)
             if cache:  # `example["image"]` is not used, so it is not read
@@ -93,12 +104,26 @@ def training_batches(
                 )
             return image, tf.one_hot(example["label"], classes)
 
+        @as_written
+        def augmented_group(small, drawn, numbered_element):
+            numbers, _ = numbered_element
+            positions = position_of(drawn)
+            crop_seeds, augment_seeds = (_seeds(seed, stream, positions) for stream in (CROP_STREAM, AUGMENT_STREAM))
+            images = small.prepare(numbers, crop_seeds, augment_seeds, image_size, augmentation)
+            return images, tf.one_hot(tf.gather(small.labels, numbers), classes)
+
         start = start_step * rows
         epoch, seen = divmod(start, part.size)
         examples = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).enumerate(start)
-        batches = examples.map(augmented, num_parallel_calls=PARALLEL_CALLS).batch(rows, drop_remainder=True)
+        if small is None:
+            batches = examples.map(augmented, num_parallel_calls=PARALLEL_CALLS).batch(rows, drop_remainder=True)
+        else:
+            groups = examples.batch(max(GROUP // rows, 1) * rows)
+            group = functools.partial(augmented_group, small)
+            batches = groups.map(group, num_parallel_calls=PARALLEL_CALLS).rebatch(rows, drop_remainder=True)
         return batches.enumerate(start_step).map(mixed, num_parallel_calls=BATCHES_AHEAD)
 
+    @as_written
     def mixed(step, batch):
         images, labels = _mixed(batch, seed, step, augmentation)
         if class_weights is None:
@@ -122,6 +147,7 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
     """
 
+    @as_written
     def prepared(element):
         example = split.read(element)
         return evaluation_image(example["image"], image_size, crop), example["label"]
@@ -153,6 +179,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     own = full_batches * rows + min(max(rest - process * rows, 0), rows)
     weight = count * batch_size / split.size
 
+    @as_written
     def prepared(position, element):
         example = split.read(element)
         image = tf.ensure_shape(evaluation_image(example["image"], image_size, crop), (*image_size, 3))
@@ -216,3 +243,13 @@ def _seed(seed, stream, position):
     position = tf.cast(position, tf.int64)
     low, high = tf.cast(position % 2**31, tf.int32), tf.cast(position // 2**31, tf.int32)
     return tf.random.fold_in(tf.random.fold_in(tf.stack([seed, stream]), low), high)
+
+
+def _seeds(seed, stream, positions):
+    """`(n,) int64 -> (n, 2) int32`: `_seed` for many positions."""
+
+    def seeds(positions):
+        first = np.broadcast_to(np.array([seed, stream], np.int32), (len(positions), 2))
+        return fold_in(fold_in(first, (positions % 2**31).astype(np.int32)), (positions // 2**31).astype(np.int32))
+
+    return tf.ensure_shape(tf.numpy_function(seeds, [positions], tf.int32), (None, 2))

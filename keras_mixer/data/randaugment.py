@@ -9,15 +9,12 @@ Source: appendix B of arXiv 2105.01601; big_vision's archived autoaugment.
 
 import dataclasses
 import functools
-import math
 
 import keras_cv
 import tensorflow as tf
 
+from keras_mixer.data.moves import MAX_LEVEL, REFERENCE_SIDE, move, rotation, shearing_x, shearing_y, shift
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS
-
-MAX_LEVEL = 10.0  # the level of each operation's nominal maximum; the paper goes to 20
-REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-outs are measured
 
 
 def rand_augment(image, seed, num_ops=2, level=15.0, operations=None, fill=128):
@@ -142,30 +139,23 @@ def _sharpness(image, strength, geometry):
 
 
 def _rotate(image, strength, geometry):
-    angle = geometry.sign * strength * math.radians(30)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    center_y, center_x = ((tf.cast(side, tf.float32) - 1) / 2 for side in (tf.shape(image)[0], tf.shape(image)[1]))
-    shift_x = cos * center_x - center_x - sin * center_y
-    shift_y = sin * center_x - center_y + cos * center_y
-    return _affine(image, geometry.fill, [cos, -sin, shift_x, sin, cos, shift_y])
+    return _affine(image, geometry, rotation(strength, geometry.sign, tf.shape(image)[:2]))
 
 
 def _shear_x(image, strength, geometry):
-    return _affine(image, geometry.fill, [1.0, geometry.sign * strength * 0.3, 0.0, 0.0, 1.0, 0.0])
+    return _affine(image, geometry, shearing_x(strength, geometry.sign))
 
 
 def _shear_y(image, strength, geometry):
-    return _affine(image, geometry.fill, [1.0, 0.0, 0.0, geometry.sign * strength * 0.3, 1.0, 0.0])
+    return _affine(image, geometry, shearing_y(strength, geometry.sign))
 
 
 def _translate_x(image, strength, geometry):
-    shift = geometry.sign * strength * 100 * tf.cast(tf.shape(image)[1], tf.float32) / REFERENCE_SIDE
-    return _translate(image, shift, geometry.fill, axis=1)
+    return _translate(image, shift(strength, geometry.sign, tf.shape(image)[1]), geometry.fill, axis=1)
 
 
 def _translate_y(image, strength, geometry):
-    shift = geometry.sign * strength * 100 * tf.cast(tf.shape(image)[0], tf.float32) / REFERENCE_SIDE
-    return _translate(image, shift, geometry.fill, axis=0)
+    return _translate(image, shift(strength, geometry.sign, tf.shape(image)[0]), geometry.fill, axis=0)
 
 
 def _cutout(image, strength, geometry):
@@ -220,30 +210,8 @@ def _translate(image, shift, fill, axis):
     return tf.ensure_shape(tf.pad(kept, padding, constant_values=fill), image.shape)
 
 
-def _affine(image, fill, matrix):
-    """Affine transform with nearest-neighbour sampling: output pixel (x, y) is pixel (a x + b y - c, d x + e y - f).
-
-    `matrix` is [a, b, c, d, e, f]. Arithmetic and rounding are those of ImageProjectiveTransformV3, which repeats them
-    for each channel of each pixel. The shifts are subtracted because TensorFlow's graph optimiser would regroup a sum
-    of three terms and so change the rounding.
-    """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    a, b, c, d, e, f = matrix
-    x, y = tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
-    columns, inside_columns = _nearest(a * x + b * y - c, width)  # (h, w)
-    rows, inside_rows = _nearest(d * x + e * y - f, height)
-    inside = tf.cast(inside_columns & inside_rows, tf.int32)
-    outside = height * width  # index of an extra pixel that has the fill value
-    indices = (rows * width + columns - outside) * inside + outside
-    pixels = tf.concat([tf.reshape(image, (-1, 3)), tf.fill((1, 3), tf.constant(fill, tf.uint8))], 0)
-    return tf.gather(pixels, indices)
-
-
-def _nearest(position, size):
-    """`float32 -> int32, bool`: positions rounded half up, and whether they are in [0, size)."""
-    floor = tf.floor(position)
-    rounded = tf.cast(floor + tf.cast(position - floor >= 0.5, tf.float32), tf.int32)
-    return rounded, (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
+def _affine(image, geometry, matrix):
+    return move(image[None], geometry.fill, tf.stack(matrix)[None])[0]
 
 
 def _grey(image):

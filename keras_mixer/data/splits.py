@@ -21,6 +21,7 @@ class Split:
         files: path of the image file of each element, in order; empty if examples are not single files. Strings: a
             `Path` for each of 70,000 files takes seconds.
         read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
+        changes: whether an example may be another one when it is read again, as a generator's may.
     """
 
     size: int
@@ -28,6 +29,7 @@ class Split:
     read: Callable
     files: tuple[str, ...] = ()
     read_shard: Callable | None = None
+    changes: bool = False
 
     def shard(self, count, index) -> "Split":
         """Shard `index` of `count` shards of about equal size, which together contain every example once."""
@@ -36,7 +38,9 @@ class Split:
         if self.read_shard is not None:
             return self.read_shard(count, index)
         size = len(range(index, self.size, count))
-        return Split(size, self.elements.shard(count, index), self.read, self.files[index::count])
+        return dataclasses.replace(
+            self, size=size, elements=self.elements.shard(count, index), files=self.files[index::count]
+        )
 
     def part(self, chosen) -> "Split":
         """The examples at the positions where `chosen`, `(size,)` bool, is true."""
@@ -45,7 +49,7 @@ class Split:
         size = int(chosen.sum())
         elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
         files = tuple(file for file, keep in zip(self.files, chosen, strict=True) if keep) if self.files else ()
-        return Split(size, elements, self.read, files)
+        return dataclasses.replace(self, size=size, elements=elements, files=files, read_shard=None)
 
     def as_stored(self) -> "Split":
         """The same examples, with JPEGs that are not turned by their EXIF orientation, as benchmarks use them."""

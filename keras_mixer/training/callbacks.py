@@ -77,13 +77,17 @@ class ProgressBar(StepCounter):
             total=total_steps,
             initial=start_step,
             unit="step",
-            desc="training",
+            desc="starting",
             mininterval=10 if in_log_file else 0.2,
             disable=not shown,
         )
 
+    def on_train_begin(self, logs=None):
+        self.bar.set_description("compiling")  # the bar does not move before the first step ends
+
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
+        self.bar.set_description("training", refresh=False)
         self.bar.update(self.new_steps)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -266,7 +267,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
             tensorboard = keras.callbacks.TensorBoard
             callbacks.append(tensorboard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0))
             if blocks_of(model):
-                images = None if start_step else example_images(source, recipe)
+                images = None if start_step else functools.partial(example_images, source, recipe)
                 callbacks.append(TensorBoardImages(run.tensorboard / "pictures", images, start_step, total_steps))
         if users:
             callbacks.append(user_callbacks)

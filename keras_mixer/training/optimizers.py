@@ -27,10 +27,26 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         gradient_norm: `()` float32 variable: global norm of the last gradient, before clipping.
     """
 
+    _rate_of_step = None
+
     def build(self, variables):
         if not self.built:
             self.gradient_norm = self.add_variable(shape=(), name="gradient_norm", aggregation="mean")
         super().build(variables)
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates the variables, with one evaluation of the schedule.
+
+        Keras evaluates it again for the decay of each variable: 150 conditions in a step of B/16, half of its graph.
+        """
+        self._rate_of_step = keras.ops.convert_to_tensor(self.learning_rate)
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._rate_of_step = None
+
+    def _get_current_learning_rate(self):
+        return super()._get_current_learning_rate() if self._rate_of_step is None else self._rate_of_step
 
     def finalize_variable_values(self, var_list):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""

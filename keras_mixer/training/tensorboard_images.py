@@ -19,7 +19,8 @@ class TensorBoardImages(keras.callbacks.Callback):
 
     Args:
         folder: folder of the event files.
-        images: `(N, h, w, 3)` pixels in [0, 255], as the model sees them in training; None writes none.
+        images: returns `(N, h, w, 3)` pixels in [0, 255], as the model sees them in training; called after the first
+            step, which then does not wait for them. None writes none.
         start_step: optimizer steps before this call of `fit`.
         total_steps: optimizer steps of the whole run.
     """
@@ -34,10 +35,13 @@ class TensorBoardImages(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.last is None:
-            if self.images is not None:
-                with self.writer.as_default(self.start_step):
-                    tf.summary.image("training images, augmented", tile(self.images)[None])
             self._write_weights(self.start_step)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.images is not None:
+            with self.writer.as_default(self.start_step):
+                tf.summary.image("training images, augmented", tile(self.images())[None])
+            self.images = None
 
     def on_epoch_end(self, epoch, logs=None):
         step = int(self.model.optimizer.iterations.numpy())

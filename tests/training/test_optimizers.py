@@ -2,7 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule, sigmoid_cross_entropy
+from keras_mixer.training.optimizers import (
+    AdamW,
+    WarmupLinear,
+    build_loss,
+    build_optimizer,
+    build_schedule,
+    sigmoid_cross_entropy,
+)
 from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends
@@ -125,3 +132,22 @@ def test_label_smoothing_spreads_over_all_classes():
     log_p = logits[0] - np.log(np.exp(logits[0]).sum())
     expected = -(0.95 * log_p[0] + 0.05 * log_p[1])
     assert abs(float(loss(np.array([[1.0, 0.0]], np.float32), logits)) - expected) < 1e-6
+
+
+def test_a_step_evaluates_the_schedule_once():
+    class Counting(WarmupLinear):
+        calls = 0
+
+        def __call__(self, step):
+            Counting.calls += 1
+            return super().__call__(step)
+
+    variables = [keras.Variable(np.ones(3), name=f"kernel_{i}") for i in range(4)]
+    optimizer = AdamW(Counting(0.1, 0, 10), weight_decay=0.5)
+    optimizer.build(variables)
+    Counting.calls = 0
+    optimizer.apply([keras.ops.zeros(3)] * 4, variables)
+    assert Counting.calls == 1
+    for variable in variables:
+        np.testing.assert_allclose(variable.numpy(), 1 - 0.1 * 0.5, rtol=1e-6)  # zero gradients: only decayed
+    assert float(optimizer.learning_rate) < 0.1  # the next step's
