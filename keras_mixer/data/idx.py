@@ -115,13 +115,14 @@ def _split(path, labels, transposed) -> Split:
     )
     elements = tf.data.Dataset.zip({"image": images, "label": tf.data.Dataset.from_tensor_slices(labels)})
 
-    def read(element):
-        pixels = tf.reshape(tf.io.decode_raw(element["image"], tf.uint8), (height, width, 1))
-        if transposed:
-            pixels = tf.transpose(pixels, (1, 0, 2))
-        return {"image": tf.io.encode_png(pixels, compression=0), "label": element["label"]}
+    def pixels(element):
+        image = tf.reshape(tf.io.decode_raw(element["image"], tf.uint8), (height, width, 1))
+        return tf.transpose(image, (1, 0, 2)) if transposed else image
 
-    return Split(count, elements.apply(tf.data.experimental.assert_cardinality(count)), read)
+    def read(element):
+        return {"image": tf.io.encode_png(pixels(element), compression=0), "label": element["label"]}
+
+    return Split(count, elements.apply(tf.data.experimental.assert_cardinality(count)), read, pixels=pixels)
 
 
 def _class_names(folder, labels, count) -> tuple[str, ...]:

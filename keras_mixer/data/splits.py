@@ -21,6 +21,7 @@ class Split:
         files: path of the image file of each element, in order; empty if examples are not single files. Strings: a
             `Path` for each of 70,000 files takes seconds.
         read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
+        pixels: maps an element to its `(H, W, C) uint8` pixels, where that costs less than to decode what `read` gives.
         changes: whether an example may be another one when it is read again, as a generator's may.
     """
 
@@ -29,6 +30,7 @@ class Split:
     read: Callable
     files: tuple[str, ...] = ()
     read_shard: Callable | None = None
+    pixels: Callable | None = None
     changes: bool = False
 
     def shard(self, count, index) -> "Split":

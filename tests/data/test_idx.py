@@ -10,6 +10,8 @@ from tfds_files import write_tfds
 from keras_mixer.data import idx
 from keras_mixer.data.pipeline import evaluation_batches
 from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.settings import Augmentation
+from keras_mixer.data.small_images import small_images
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import hold_out
 
@@ -39,6 +41,11 @@ def pixels(split):
     return np.stack([np.asarray(decode_image(split.read(element)["image"])) for element in split.elements])
 
 
+def decoded(split):
+    """The images as training on small ones gets them, without a detour over PNG."""
+    return np.asarray(small_images(split, (28, 28), Augmentation()).images)[..., 0]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
     written = write_set(tmp_path / "set", packed=packed)
@@ -49,6 +56,8 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
         assert split.size == len(images)
         np.testing.assert_array_equal(pixels(split), np.repeat(images[..., None], 3, -1))
         np.testing.assert_array_equal(split.labels(), labels)
+        half = split.part(np.arange(len(images)) % 2 == 0)
+        np.testing.assert_array_equal(decoded(half), images[::2])
 
 
 def test_parts_and_shards_cover_the_set(tmp_path):
@@ -64,6 +73,7 @@ def test_emnist_is_transposed_and_names_its_classes(tmp_path):
     images, _ = write_set(tmp_path, "emnist-letters-", {"train": 6, "test": 4}, first=1, classes=2)["train"]
     (tmp_path / "emnist-letters-mapping.txt").write_text("1 65 97\n2 66 98\n")
     source = load_source(str(tmp_path))
+    np.testing.assert_array_equal(decoded(source.train), images.transpose(0, 2, 1))
     assert source.class_names == ("A", "B")
     np.testing.assert_array_equal(source.train.labels(), [0, 1, 0, 1, 0, 1])
     np.testing.assert_array_equal(pixels(source.train)[..., 0], images.transpose(0, 2, 1))
