@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from protocol import MARK
 
+from keras_mixer.files import write_json
+
 FOLDER = Path(__file__).parent
 ROUNDS = 3
 
@@ -105,6 +107,22 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
             calls.seconds += answer.get("seconds", [])
             calls.cpu_seconds += answer.get("cpu_seconds", 0.0)
     return {contestant.name: calls for contestant, calls in running.items() if calls.seconds}
+
+
+def record(content, cases, show, output):
+    """Shows the rows of each case as they come, and adds them to `content["rows"]`.
+
+    Args:
+        content: a dict for JSON; written after each case, because a full run takes up to an hour.
+        cases: yields the rows of each case.
+        show: prints the rows of a case.
+        output: the JSON file, or None.
+    """
+    for found in cases:
+        show(found)
+        content["rows"] += found
+        if output:
+            write_json(output, content)
 
 
 def middle(values):

@@ -14,11 +14,10 @@ import platform
 import sys
 from pathlib import Path
 
-from contestants import Contestant, in_turn, middle, peers
+from contestants import Contestant, in_turn, middle, peers, record
 from further import FURTHER
 
 from keras_mixer.cores import available_cores
-from keras_mixer.files import write_json
 from keras_mixer.inspect.speed import CALLS, Case, limit_operations
 
 
@@ -127,11 +126,7 @@ def main():
     content = {"processor": processor(), "cores": available_cores(), "rows": []}
     if options.output:
         content["environments"] = environments(options)
-    for found in measured(options):
-        show(found)
-        content["rows"] += found
-        if options.output:  # after each case, because a full run takes almost an hour
-            write_json(options.output, content)
+    record(content, measured(options), show, options.output)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from contestants import Contestant, in_turn
+from contestants import Contestant, in_turn, record
 from run import processor
 
 from keras_mixer.cores import available_cores
 from keras_mixer.export.interchange import export_onnx, export_openvino
 from keras_mixer.export.saved_model import export_saved_model
-from keras_mixer.files import write_json
 from keras_mixer.inspect.speed import Case, model_of
 
 FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
@@ -121,11 +120,7 @@ def main():
     content = {"processor": processor(), "cores": available_cores(), "versions": hello.ask(do="hello")["versions"]}
     hello.stop()
     content["rows"] = []
-    for found in measured(options):
-        show(found)
-        content["rows"] += found
-        if options.output:  # after each case, because a full run takes half an hour
-            write_json(options.output, content)
+    record(content, measured(options), show, options.output)
 
 
 if __name__ == "__main__":
