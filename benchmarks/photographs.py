@@ -8,8 +8,8 @@ SIZE = (500, 375)
 QUALITY = 90
 
 
-def write_photographs(folder, count):
-    """Writes `count` files `folder/train/CLASS/*.jpg` in two classes, deterministically; returns their mean bytes."""
+def write_photographs(folder, count, part="train"):
+    """Writes `count` files `folder/PART/CLASS/*.jpg` in two classes, deterministically; returns their mean bytes."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     rng = np.random.default_rng(0)
     sizes = []
@@ -19,7 +19,7 @@ def write_photographs(folder, count):
         height = width * 3 // 4
         left, top = (int(rng.integers(0, room + 1)) for room in (photograph.width - width, photograph.height - height))
         crop = photograph.crop((left, top, left + width, top + height)).resize(SIZE, Image.Resampling.BICUBIC)
-        path = folder / "train" / str(i % 2) / f"{i:05}.jpg"
+        path = folder / part / str(i % 2) / f"{i:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         crop.save(path, "JPEG", quality=QUALITY)
         sizes.append(path.stat().st_size)

@@ -171,6 +171,7 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys, monkey
         ["plot", "stem", folder, "--output", tmp_path / "stem.svg"],
         ["plot", "pareto", "--output", tmp_path / "pareto.png", "--own", "mine,80.5,900,"],
         ["plot", "throughput", folder, "--output", tmp_path / "t.png", "--seconds", "0.1", "--batch-sizes", "1", "4"],
+        ["plot", "tradeoff", folder, "--output", tmp_path / "trade.png", "--seconds", "0.1"],
         ["report", folder, "--output", tmp_path / "report.html", "--open", "--images", "50"],
     ):
         assert cli.main(list(map(str, arguments))) == 0
@@ -178,8 +179,12 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys, monkey
     assert opened == [(tmp_path / "report.html").as_uri()]
     (measured,) = json.loads((tmp_path / "t.json").read_text()).values()
     assert measured["macs"] == measured["traced_macs"]
+    (traded,) = json.loads((tmp_path / "trade.json").read_text()).values()
+    assert traded["accuracy"] == json.loads((folder / "results.json").read_text())["accuracy"]
     out = capsys.readouterr().out
-    assert all(str(tmp_path / name) in out for name in ("weights.png", "stem.svg", "pareto.png", "t.png"))
+    assert all(str(tmp_path / f) in out for f in ("weights.png", "stem.svg", "pareto.png", "t.png", "trade.png"))
+    assert cli.main(["plot", "tradeoff", str(folder), str(folder), "--output", str(tmp_path / "twice.png")]) == 2
+    assert "finished runs with different names" in capsys.readouterr().err
 
 
 def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):

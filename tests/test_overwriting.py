@@ -21,6 +21,7 @@ COMMANDS = {
     "plot stem": "plot stem no_run --output there.png",
     "plot throughput": "plot throughput no_run --output there.png",
     "plot throughput, numbers": "plot throughput no_run --output numbers.png",
+    "plot tradeoff": "plot tradeoff no_run --output there.png",
     "plot untied": "plot untied --output there.png",
     "plot weights": "plot weights no_run --output there.png",
     "report": "report no_run --output there.html",

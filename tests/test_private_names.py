@@ -57,6 +57,7 @@ USED = [
         "tensorflow",
     ),
     ("Optimizer", lambda: keras.optimizers.Optimizer, "_get_current_learning_rate", "training/optimizers.py", None),
+    ("Optimizer", lambda: keras.optimizers.Optimizer, "_apply_weight_decay", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_model_variables_moving_average", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),

@@ -38,6 +38,7 @@ PLOTS = {
     "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
     "throughput": ("look", "Parameters, multiply-accumulates, images per second, memory: plot throughput MODEL..."),
     "pareto": ("paper", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
+    "tradeoff": ("paper", "Accuracy of your finished runs against their measured speed: plot tradeoff RUN..."),
     "linear-cost": ("paper", "Cost against the number of patches, for Mixer and attention."),
     "data-size": ("experiments", "Fig 2, right: accuracy against the amount of training data, at equal steps."),
     "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, or not shared."),

@@ -1,15 +1,16 @@
-"""The paper's numbers without training: imagenet, avg5, plot pareto, plot linear-cost."""
+"""The paper's numbers without training: imagenet, avg5, plot pareto, tradeoff and linear-cost."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
 from keras_mixer.cli.terminal import Model, Runs, print_table
 from keras_mixer.data.settings import EvaluationCrop
-from keras_mixer.export.loading import load_mixer
+from keras_mixer.export.loading import load_mixer, load_model
 from keras_mixer.fields import Count, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
@@ -96,16 +97,13 @@ def avg5(runs: Runs):
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
     """
     from keras_mixer.paper.average_of_five import FIVE, average_of_five, paper_name
-    from keras_mixer.training.run_directory import read_recipe
+    from keras_mixer.training.run_directory import read_recipe, read_results
 
     if not runs:
         raise ValueError(f"Name finished runs on the five data sets {', '.join(FIVE.values())}.")
     rows, results = [], []
     for folder in runs:
-        file = folder / "results.json"
-        if not file.is_file():
-            raise ValueError(f"{folder} is not a finished run: it has no results.json.")
-        content, recipe = json.loads(file.read_text(encoding="utf-8")), read_recipe(folder)
+        content, recipe = read_results(folder), read_recipe(folder)
         results.append((recipe.data, content["accuracy"]))
         rows.append(
             (
@@ -138,6 +136,42 @@ def pareto(output: Path, own: tuple[str, ...] = ()):
 
     check_figure_path(output)
     print(f"Written: {write_figure(pareto_figure([_own(text) for text in own]), output)}")
+
+
+def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive = 5.0):
+    """Plot the test accuracy of finished runs over their measured speed, with the Pareto front.
+
+    Args:
+        runs: folders of finished runs on the same test images; any Keras model.
+        output: the .png or .svg file to write; the numbers go to a .json file next to it. Neither may exist.
+        batch_size: images per call.
+        seconds: how long to measure each model.
+    """
+    from keras_mixer.inspect.speed import throughput as measure
+    from keras_mixer.paper.pareto import tradeoff_figure
+    from keras_mixer.training.run_directory import read_recipe, read_results
+
+    check_figure_and_numbers(output)
+    results = {run.name: read_results(run) for run in runs}
+    tests = {(read_recipe(run).data, results[run.name]["test_images"]) for run in runs}
+    if len(results) < len(runs) or len(tests) != 1:
+        raise ValueError(
+            f"Expected finished runs with different names and the same test images, got {[run.name for run in runs]} "
+            f"on {sorted(tests)}."
+        )
+    content = {}
+    for run in runs:
+        (measured,) = measure(load_model(run), (batch_size,), seconds)
+        kept = {key: results[run.name][key] for key in ("accuracy", "parameters")}
+        content[run.name] = {"images_per_second": measured.images_per_second, **kept}
+        keras.backend.clear_session()
+    rows = [
+        (name, f"{row['parameters']:,}", f"{row['images_per_second']:,.0f}", f"{row['accuracy']:.2%}")
+        for name, row in content.items()
+    ]
+    print_table(("run", "parameters", "images/s", "accuracy"), rows)
+    points = {name: (row["images_per_second"], 100 * row["accuracy"]) for name, row in content.items()}
+    write_figure_and_numbers(content, tradeoff_figure(points), output)
 
 
 def linear_cost(

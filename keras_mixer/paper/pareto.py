@@ -90,6 +90,26 @@ def pareto_figure(own=()):
     return figure
 
 
+def tradeoff_figure(points):
+    """Test accuracy of your own models over their speed, with the Pareto front.
+
+    Args:
+        points: {name: (images per second, accuracy in percent)}.
+    """
+    figure, ax = canvas(7.0, 4.8)
+    speeds, accuracies = np.array(list(points.values()), float).T
+    front = pareto_front(-speeds, accuracies)
+    ax.plot(speeds[front], accuracies[front], "-", color=COLOURS[-1], linewidth=1, zorder=0, label="Pareto front")
+    ax.scatter(speeds, accuracies, color=COLOURS[0], s=28)
+    for name, point in points.items():
+        ax.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    ax.set(xscale="log", xlabel="images per second, this machine", ylabel="test accuracy, %")
+    ax.margins(0.15)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    return figure
+
+
 def throughput_figure(results):
     """Images per second over the batch size, one line per model.
 

@@ -112,6 +112,19 @@ class SGD(_ClipAfterReduction, keras.optimizers.SGD):
     """Keras's SGD, clipping after the all-reduce."""
 
 
+class Muon(_ClipAfterReduction, keras.optimizers.Muon):
+    """Keras's Muon, clipping after the all-reduce, with one weight decay for all kernels.
+
+    The matrices of the blocks get an orthogonalized momentum: every direction of the update has about the same size.
+    The stem, the head, biases and LayerNorm get AdamW, as do the kernels of untied token mixing, which are no matrices.
+
+    Source: Keller Jordan's Muon, scaled so that AdamW's rates and decays fit it (arXiv 2502.16982).
+    """
+
+    def _apply_weight_decay(self, variables):
+        super(keras.optimizers.Muon, self)._apply_weight_decay(variables)  # Muon's own has a second rate, for AdamW
+
+
 class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 to the peak over the warm-up, times `decay` of the step."""
 
@@ -188,7 +201,12 @@ def build_optimizer(recipe: Recipe, total_steps):
         "use_ema": recipe.ema_momentum is not None,
         "ema_momentum": recipe.ema_momentum or 0.0,
     }
-    optimizer = SGD(momentum=0.9, **options) if recipe.optimizer == "sgd" else AdamW(epsilon=ADAM_EPSILON, **options)
+    if recipe.optimizer == "sgd":
+        optimizer = SGD(momentum=0.9, **options)
+    elif recipe.optimizer == "muon":
+        optimizer = Muon(epsilon=ADAM_EPSILON, exclude_layers=["head/"], **options)
+    else:
+        optimizer = AdamW(epsilon=ADAM_EPSILON, **options)
     if recipe.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer

@@ -24,7 +24,7 @@ DIGITS = (1797, 10)  # of scikit-learn, training and test images together
 STORED_PER_HIDDEN = {"tensorflow": 3, "jax": 1}
 STORED_PER_INPUT = {"tensorflow": 9.5, "jax": 1.5}
 STORED_REMATERIALIZED = {"tensorflow": 4, "jax": 2}  # per value of x: the inputs of both halves of a block
-SLOTS = {"adamw": 2, "sgd": 1}  # optimizer variables per weight
+SLOTS = {"adamw": 2, "muon": 1, "sgd": 1}  # optimizer variables per weight; Muon: of the blocks, nearly all weights
 
 
 @dataclasses.dataclass(frozen=True)

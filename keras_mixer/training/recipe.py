@@ -109,8 +109,9 @@ class Recipe:
     """Label smoothing, in [0, 1): fraction of the target spread evenly over all classes; softmax only."""
     head_bias: Annotated[float, ANY] = 0.0
     """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (beta 0.9, 0.999, epsilon 1e-8), or SGD with momentum 0.9."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """AdamW (beta 0.9, 0.999, epsilon 1e-8), Muon for the matrices of the blocks and AdamW for the rest (not from the
+    paper; learns faster from scratch), or SGD with momentum 0.9."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"

@@ -90,7 +90,7 @@ class RunDirectory:
 
     def read_results(self):
         """The content of `results.json`."""
-        return json.loads(self.results.read_text(encoding="utf-8"))
+        return read_results(self.path)
 
     def read_metrics(self) -> dict[str, list[float]]:
         """The columns of `metrics.csv` by name, one value per epoch; empty if there is no file."""
@@ -181,6 +181,18 @@ def read_recipe(path) -> Recipe:
         return recipe_from(config.read_bytes())
     except ValueError as error:
         raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
+
+
+def read_results(path) -> dict[str, Any]:
+    """The content of `results.json` of a run directory.
+
+    Raises:
+        ValueError: the run is not finished.
+    """
+    results = Path(path) / "results.json"
+    if not results.is_file():
+        raise ValueError(f"{path} is not a finished run: it has no results.json.")
+    return json.loads(results.read_text(encoding="utf-8"))
 
 
 def recipe_from(text: bytes) -> Recipe:

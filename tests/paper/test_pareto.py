@@ -3,7 +3,7 @@ import pytest
 
 from keras_mixer.inspect.figures import write_figure
 from keras_mixer.inspect.speed import Throughput
-from keras_mixer.paper.pareto import OwnPoint, pareto_figure, pareto_front, throughput_figure
+from keras_mixer.paper.pareto import OwnPoint, pareto_figure, pareto_front, throughput_figure, tradeoff_figure
 from keras_mixer.paper.published import TABLE_2, TABLE_3
 
 
@@ -37,6 +37,12 @@ def test_own_points_are_drawn_and_named(tmp_path):
     assert "mine" not in right
     assert "Mixer-S/32" in left
     assert write_figure(figure, tmp_path / "p.png").is_file()
+
+
+def test_own_runs_are_drawn_with_their_front():
+    (ax,) = tradeoff_figure({"slow": (10.0, 93.0), "beaten": (10.0, 92.0), "fast": (100.0, 90.0)}).axes
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[100, 90], [10, 93]])
+    assert [text.get_text() for text in ax.texts] == ["slow", "beaten", "fast"]
 
 
 def test_throughput_is_drawn(tmp_path):

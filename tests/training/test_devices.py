@@ -99,6 +99,7 @@ CASES = {
         {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "linear", "ema_momentum": 0.7},
         {"accumulation_steps": 5, "rematerialize_tokens": True} | ({} if ON_TENSORFLOW else {"steps_per_execution": 5}),
     ),
+    "muon": ({"optimizer": "muon", "learning_rate": 3e-4}, {}),
     "bfloat16": ({"learning_rate": 3e-4, "precision": "mixed_bfloat16"}, {}),
 }
 if not ON_TENSORFLOW:  # where the mask of an example does not depend on the devices

@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -48,12 +50,26 @@ def test_a_run_of_warm_up_alone_is_refused():
         build_schedule(resolve("digits", **BASE), 4)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def orthogonalized(matrix):
+    """Five Newton-Schulz steps of Muon: about U V^T of the singular value decomposition U S V^T."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 def test_updates_equal_the_rule_in_numpy(optimizer, clip_norm, rng):
     recipe = resolve("digits", **(BASE | {"optimizer": optimizer, "clip_norm": clip_norm}))
-    values = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4), "gamma": rng.normal(size=4)}
-    variables = [keras.Variable(value, name=name) for name, value in values.items()]
+    shapes = {"block/kernel": (3, 4), "stem/kernel": (2, 2, 3, 4), "head/kernel": (4, 3), "bias": 4, "gamma": 4}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    variables = []
+    for path, value in values.items():
+        scope, _, name = path.rpartition("/")
+        with keras.name_scope(scope) if scope else contextlib.nullcontext():
+            variables.append(keras.Variable(value, name=name, dtype="float32"))
     rule = build_optimizer(recipe, 24)
     schedule = build_schedule(recipe, 24)
     first, second = (dict.fromkeys(values, 0.0) for _ in range(2))
@@ -65,8 +81,12 @@ def test_updates_equal_the_rule_in_numpy(optimizer, clip_norm, rng):
         for name, gradient in gradients.items():
             if clip_norm is not None:
                 gradient = gradient * min(1, clip_norm / norm)
-            decay = rate * 0.1 * values[name] if name == "kernel" else 0.0
-            if optimizer == "adamw":
+            decay = rate * 0.1 * values[name] if "kernel" in name else 0.0
+            if optimizer == "muon" and name == "block/kernel":
+                first[name] = 0.95 * first[name] + gradient
+                direction = orthogonalized(gradient + 0.95 * first[name])
+                values[name] = values[name] - decay - rate * 0.2 * 4**0.5 * direction  # 4: the longer side
+            elif optimizer != "sgd":
                 first[name] = 0.9 * first[name] + 0.1 * gradient
                 second[name] = 0.999 * second[name] + 0.001 * gradient**2
                 mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
