@@ -23,7 +23,7 @@ from keras_mixer import cli
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 SHORT = ["--epochs", "8", "--global-batch-size", "128", "--warmup-steps", "5", "--learning-rate", "1e-2"]
-QUICK = [*SMALL, *SHORT, "--no-xla-on-cpu", "--checkpoint-every-steps", "20"]
+QUICK = [*SMALL, *SHORT, "--xla-on-cpu", "False", "--checkpoint-every-steps", "20"]
 
 
 def command(*arguments, **options):
@@ -339,7 +339,17 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
 
 
 def test_a_sweep_prints_every_rate_and_the_best(tmp_path):
-    quick = [*SMALL, "--epochs", "1", "--global-batch-size", "128", "--no-xla-on-cpu", "--randaugment-num-ops", "0"]
+    quick = [
+        *SMALL,
+        "--epochs",
+        "1",
+        "--global-batch-size",
+        "128",
+        "--xla-on-cpu",
+        "False",
+        "--randaugment-num-ops",
+        "0",
+    ]
     rates = ("--learning-rates", "1e-6", "1e-2", "--holdout", "0.25", "--skip-final")
     out, _ = run("sweep", "digits", *quick, "--warmup-steps", "1", *rates, cwd=tmp_path)
     assert re.search(r"1e-06 +\d+\.\d\d%\n0\.01 +\d+\.\d\d%\n\nBest: 0\.01", out)

@@ -21,7 +21,7 @@ COMMANDS = {  # the models do not exist: what is complained about is not the swi
 
 
 def test_recipes_have_switches():
-    assert {"flip", "rematerialize", "xla_on_cpu"} <= set(FIELDS)
+    assert {"flip", "rematerialize"} <= set(FIELDS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

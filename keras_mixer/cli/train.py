@@ -89,7 +89,7 @@ def train(arguments):
 
 
 def _print_plan(recipe):
-    devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
+    devices = choose_devices(recipe.devices, recipe.compiles_on_cpu())
     check_recipe(recipe, devices)
     numbers = plan(recipe, devices.count)
     print_table(("field", "value"), [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()])

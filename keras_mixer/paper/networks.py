@@ -30,7 +30,7 @@ def build_network(name, recipe, classes, seed):
 
 def on_its_own_terms(name, recipe):
     """The recipe of a network: XLA makes convolutions and attention slow on a CPU, so it is for the Mixer alone."""
-    return dataclasses.replace(recipe, xla_on_cpu=recipe.xla_on_cpu and name == "mixer")
+    return dataclasses.replace(recipe, xla_on_cpu=recipe.xla_on_cpu if name == "mixer" else False)
 
 
 def small_resnet(input_shape, classes):

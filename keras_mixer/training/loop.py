@@ -149,7 +149,7 @@ def fit_model(
     """
     started = time.perf_counter()
     check_callbacks(callbacks)
-    devices = choose_devices(recipe.devices, recipe.xla_on_cpu)
+    devices = choose_devices(recipe.devices, recipe.compiles_on_cpu())
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
     architecture = recipe.architecture()

@@ -25,6 +25,7 @@ from keras_mixer.fields import (
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
+XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
 FileName = Annotated[str, Where("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
 DeviceChoice = Annotated[
@@ -170,8 +171,9 @@ class Recipe:
     """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
     steps_per_execution: Count = 1
     """Optimizer steps per call from Python, at least 1: more is faster if a step is short, as on TPUs."""
-    xla_on_cpu: bool = False
-    """Compile with XLA on a single CPU too: about twice as fast for tiny models, slower for those of Table 1."""
+    xla_on_cpu: Literal["auto"] | bool = "auto"
+    """Compile with XLA on a single CPU too: up to 1.7 times as fast for tiny models, slower for those of Table 1. auto:
+    if a step takes less than 10^9 multiply-accumulates in the forward pass."""
     devices: DeviceChoice = "auto"
     """Devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1."""
     seed: Seed = 0
@@ -209,6 +211,12 @@ class Recipe:
         fields = [field.name for field in dataclasses.fields(Variant)]
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
+
+    def compiles_on_cpu(self) -> bool:
+        """Whether a single CPU compiles the training step with XLA."""
+        if self.xla_on_cpu == "auto":
+            return self.global_batch_size * self.architecture().macs(self.input_shape(), 0) < XLA_BELOW_MACS
+        return self.xla_on_cpu
 
     def data_splits(self) -> dict[str, Any]:
         """The arguments of `load_source` that separate training images from test images."""

@@ -27,7 +27,6 @@ DIGITS = Recipe(
     randaugment_fill=0,
     mixup_alpha=0.1,
     evaluation_crop="resize",
-    xla_on_cpu=True,
 )
 
 FASHION_MNIST = Recipe(

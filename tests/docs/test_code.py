@@ -103,7 +103,7 @@ def shrunk(arguments):
     if wanted in registry.names():
         fields["weights"] = STAND_IN
     options = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [*arguments, *options, *(["--no-xla-on-cpu"] if recipe.xla_on_cpu else [])]
+    return [*arguments, *options, "--xla-on-cpu", "False"]
 
 
 def small_fit(recipe, *, workdir, **overrides):

@@ -257,6 +257,15 @@ def test_a_damaged_configuration_says_what_is_wrong(tmp_path, content, message):
         read_recipe(tmp_path)
 
 
+def test_only_tiny_models_use_xla_on_a_cpu_by_default():
+    assert {name: recipe.compiles_on_cpu() for name, recipe in RECIPES.items() if recipe.compiles_on_cpu()} == {
+        "digits": True
+    }
+    assert resolve("fashion_mnist", global_batch_size=32).compiles_on_cpu()
+    assert resolve("imagenet1k_b16", xla_on_cpu=True).compiles_on_cpu()
+    assert not resolve("digits", xla_on_cpu=False).compiles_on_cpu()
+
+
 def test_every_recipe_survives_its_file():
     for recipe in RECIPES.values():
         assert recipe_from(json.dumps(dataclasses.asdict(recipe)).encode()) == recipe
