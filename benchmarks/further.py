@@ -167,12 +167,12 @@ def wrapper(options):
 
 
 def growth(options):
-    """Time of a forward pass against image size, batch size and depth; the defaults are 224 px, 8 images, 8 blocks."""
+    """Time of a forward pass and of a training step against image size, batch size and depth."""
     plain = {"kind": "growth", "image_size": 224, "batch_size": 8, "blocks": 8}
     changes = [{"image_size": side} for side in (96, 224, 448, 672)]
     changes += [{"batch_size": size} for size in (1, 2, 4, 16, 32)]
     changes += [{"blocks": count} for count in (4, 16)]
-    cases = [plain | change for change in changes]
+    cases = [plain | change | {"training": training} for training in (False, True) for change in changes]
     found = [Calls([]) for _ in cases]
     contestant = Contestant("keras_mixer", sys.executable, "ours_growth.py")
     for _ in range(ROUNDS):

@@ -180,6 +180,7 @@ def linear_cost(
     hidden_dim: Count = 768,
     tokens_mlp_dim: Count = 384,
     seconds: Positive = 4.0,
+    training: bool = False,
 ):
     """How the cost of a Mixer block (D_S fixed) and of an attention block grows with the number of patches.
 
@@ -189,12 +190,13 @@ def linear_cost(
         hidden_dim: channels of both blocks, a multiple of 64.
         tokens_mlp_dim: hidden units D_S of the Mixer block, the same at every image size.
         seconds: duration of each measurement.
+        training: measure training steps instead of forward passes.
     """
     from keras_mixer.paper.linear_cost import linear_cost as measure_linear_cost, linear_cost_figure
 
     check_figure_and_numbers(output)
     sizes = {"hidden_dim": hidden_dim, "channels_mlp_dim": 4 * hidden_dim, "heads": max(1, hidden_dim // 64)}
-    result = measure_linear_cost(sides, tokens_mlp_dim=tokens_mlp_dim, seconds=seconds, **sizes)
+    result = measure_linear_cost(sides, tokens_mlp_dim=tokens_mlp_dim, seconds=seconds, training=training, **sizes)
     rows = [
         (name, str(count), f"{macs / 1e9:.3f}", f"{speed:,.2f}")
         for name, speeds in result.images_per_second.items()
@@ -206,7 +208,9 @@ def linear_cost(
     for name, slope in result.slopes().items():
         print(f"{name}: seconds per image grow as patches^{slope:.3f} (multiply-accumulates: ^{exact[name]:.3f})")
     write_figure_and_numbers(
-        dataclasses.asdict(result) | {"slopes": result.slopes()}, linear_cost_figure(result), output
+        dataclasses.asdict(result) | {"slopes": result.slopes(), "training": training},
+        linear_cost_figure(result),
+        output,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mixer.inspect.cost import traced_macs
 from keras_mixer.inspect.figures import COLOURS, canvas
-from keras_mixer.inspect.speed import throughput
+from keras_mixer.inspect.speed import throughput, time_calls
 from keras_mixer.layers import MixerBlock, MlpBlock
 
 SIDES = (112, 224, 448, 896)  # pixels
@@ -24,7 +24,7 @@ class LinearCost:
     Attributes:
         tokens: number of patches of each image size.
         images_per_second: {block: one value per image size}.
-        macs: {block: exact multiply-accumulates of one image, one value per image size}.
+        macs: {block: exact multiply-accumulates of one image in the forward pass, one value per image size}.
     """
 
     tokens: tuple[int, ...]
@@ -43,7 +43,15 @@ class LinearCost:
 
 
 def linear_cost(
-    sides=SIDES, *, patch_size=16, hidden_dim=768, tokens_mlp_dim=384, channels_mlp_dim=3072, heads=12, seconds=4.0
+    sides=SIDES,
+    *,
+    patch_size=16,
+    hidden_dim=768,
+    tokens_mlp_dim=384,
+    channels_mlp_dim=3072,
+    heads=12,
+    seconds=4.0,
+    training=False,
 ):
     """Measures both blocks at multiple image sizes.
 
@@ -56,6 +64,7 @@ def linear_cost(
         channels_mlp_dim: hidden units of the channel MLP of both blocks.
         heads: number of attention heads.
         seconds: duration of each measurement.
+        training: measure training steps instead of forward passes.
 
     Returns:
         A `LinearCost`.
@@ -75,12 +84,29 @@ def linear_cost(
             ("Mixer", _mixer_block(count, hidden_dim, tokens_mlp_dim, channels_mlp_dim)),
             ("attention", _attention_block(count, hidden_dim, heads, channels_mlp_dim)),
         ):
-            (measured,) = throughput(model, (batch_size,), seconds)
-            speeds[name].append(measured.images_per_second)
+            if training:
+                speeds[name].append(_trained_per_second(model, batch_size, seconds))
+            else:
+                (measured,) = throughput(model, (batch_size,), seconds)
+                speeds[name].append(measured.images_per_second)
             macs[name].append(traced_macs(model))
     return LinearCost(
         tokens, {name: tuple(v) for name, v in speeds.items()}, {name: tuple(v) for name, v in macs.items()}
     )
+
+
+def _trained_per_second(model, batch_size, seconds):
+    """Images per second of the fastest training step."""
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    model.compile(keras.optimizers.SGD(1e-6), "mse", jit_compile=False if on_tensorflow else "auto")
+    tokens = np.random.default_rng(0).normal(size=(batch_size, *model.input_shape[1:])).astype(np.float32)
+
+    def step():
+        model.train_on_batch(tokens, tokens)
+
+    for _ in range(2):
+        step()
+    return batch_size / min(time_calls(step, seconds))
 
 
 def linear_cost_figure(result: LinearCost):

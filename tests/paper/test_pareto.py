@@ -64,5 +64,8 @@ def test_a_mixer_block_costs_what_the_tokens_are_and_attention_more():
     exact = LinearCost((10, 100), {"a": (50.0, 0.5)}, {})
     assert exact.slopes()["a"] == pytest.approx(2)
     assert len(linear_cost_figure(result).axes[0].lines) == 2
+    assert (
+        min(min(v) for v in linear_cost((32, 64), seconds=0.02, training=True, **sizes).images_per_second.values()) > 0
+    )
     with pytest.raises(ValueError, match=r"sides of \[40\]"):
         linear_cost((32, 40))
