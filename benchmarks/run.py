@@ -20,6 +20,13 @@ from further import FURTHER
 from keras_mixer.cores import available_cores
 from keras_mixer.inspect.speed import CALLS, Case, limit_operations
 
+# Other ways to run this package: arguments of `ours.py`, environment variables
+OURS_OTHERWISE = {
+    "keras_mixer, XLA": (["xla"], {}),
+    "keras_mixer on JAX": ([], {"KERAS_BACKEND": "jax"}),
+    "keras_mixer, SavedModel": (["export"], {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
+}
+
 
 def summary(case, times, operations):
     """One row per contestant: images per second, spread, and fraction of the limit."""
@@ -46,6 +53,11 @@ def passes_and_steps(options):
     """Yields the rows of each case of forward passes and training steps."""
     limit = Contestant("limit", sys.executable, "ours.py")
     contestants = [limit, Contestant("keras_mixer", sys.executable, "ours.py")]
+    contestants += [
+        Contestant(name, sys.executable, "ours.py", *words, environment=environment)
+        for name, (words, environment) in OURS_OTHERWISE.items()
+        if options.otherwise
+    ]
     contestants += [Contestant(*peer) for peer in peers(options)]
     for variant in options.variants:
         for precision in options.precisions:
@@ -119,6 +131,7 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=5, help="new processes per contestant, for start")
     parser.add_argument("--start-variant", default="B/16")
+    parser.add_argument("--otherwise", action="store_true", help="also XLA, JAX and a SavedModel of this package")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
     if options.output and options.output.exists():

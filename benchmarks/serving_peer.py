@@ -5,20 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from protocol import serve
-
-
-def _session(path):
-    """A SavedModel in a session, as TensorFlow Serving runs it."""
-    import tensorflow as tf
-
-    (version,) = path.iterdir()
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph)
-    with graph.as_default():
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
-    signature = loaded.signature_def["serving_default"]
-    output, image = signature.outputs["probabilities"].name, signature.inputs["image"].name
-    return session.make_callable(output, feed_list=[image])
+from saved_model_session import session_of
 
 
 def _onnx_runtime(path):
@@ -53,7 +40,7 @@ def _prepare(case):
             loaded[path] = _onnx_runtime(path)
         else:
             is_openvino = (path / "model.xml").is_file()
-            loaded[path] = _openvino(path, case["precision"]) if is_openvino else _session(path)
+            loaded[path] = _openvino(path, case["precision"]) if is_openvino else session_of(path)
     run, size = loaded[path], case["image_size"]
     images = np.random.default_rng(0).integers(0, 256, (case["batch_size"], size, size, 3)).astype(np.float32)
     return lambda: run(images)

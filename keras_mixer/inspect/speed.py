@@ -68,27 +68,36 @@ def model_of(case: Case):
         return Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
 
 
-def compiled_model(case: Case, rematerialize=False):
-    """The compiled model of a case; for training, with AdamW and gradient clipping."""
+def compiled_model(case: Case, rematerialize=False, xla=None):
+    """The compiled model of a case; for training, with AdamW and gradient clipping.
+
+    Args:
+        case: what is measured.
+        rematerialize: recompute both MLPs of each block for the gradient.
+        xla: on TensorFlow, compile with XLA or not; None for what the package itself does.
+    """
     model = model_of(case)
-    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if keras.backend.backend() != "tensorflow":
+        xla = "auto"
+    elif xla is None:  # XLA trains the models of Table 1 more slowly
+        xla = case.kind == "forward" and xla_predicts_faster(model)
     if case.kind == "forward":
-        model.compile(jit_compile=xla_predicts_faster(model) if on_tensorflow else "auto")
+        model.compile(jit_compile=xla)
         return model
     for block in blocks_of(model):
         block.rematerialize = rematerialize
     model.compile(
         optimizer=AdamW(1e-4, weight_decay=0.1, global_clipnorm=1.0),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        jit_compile=False if on_tensorflow else "auto",  # XLA is slower for models of Table 1 on CPUs
+        jit_compile=xla,
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def prepare(case: Case, rematerialize=False):
-    """A function without arguments that runs one call of a case and waits for its result."""
-    model = compiled_model(case, rematerialize)
+def prepare(case: Case, rematerialize=False, xla=None):
+    """A function without arguments that runs one call of a case and waits for its result; see `compiled_model`."""
+    model = compiled_model(case, rematerialize, xla)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (case.batch_size, case.image_size, case.image_size, 3)).astype(np.float32)
     if case.kind == "forward":
