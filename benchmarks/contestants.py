@@ -1,5 +1,6 @@
 """The processes compared by `run.py`, and how they take turns."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -51,7 +52,8 @@ class Contestant:
 
     def stop(self):
         """Ends the process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, for want of memory
+            self.process.stdin.close()
         self.process.wait(timeout=60)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/waits.py --timm PYTHON --output benchmarks/results/NAME.json
 
 PYTHON is the interpreter of an environment with torch, timm, torchvision, onnx, onnxscript and onnxruntime. Every stage
-is a new process, imports included; the two take turns, and the table shows the median of all rounds. Installation is
-measured with `--install`, which creates environments and downloads packages.
+is a new process, imports included; the two take turns, and the table shows the median of all rounds. `--install torch
+timm` also measures installations into new environments, which download packages.
 """
 
 import argparse
@@ -31,10 +31,6 @@ STAGES = {
     "evaluation": "evaluation of the saved model on 200 photographs",
     "export": "the saved model exported: SavedModel and ONNX",
     "first_answer": "first answer of the export for one photograph",
-}
-INSTALL = {
-    "keras_mixer": [f"{FOLDER.parent}[cpu]"],
-    "timm": ["--extra-index-url", "https://download.pytorch.org/whl/cpu", "torch", "torchvision", "timm"],
 }
 
 
@@ -72,10 +68,11 @@ def stages(options, folder):
 def installation(options, folder):
     """Yields the rows of an installation into a new environment: seconds and size."""
     rows = []
-    for name in INSTALL if options.timm else ["keras_mixer"]:
+    packages = {"keras_mixer": [f"{FOLDER.parent}[cpu]"]} | ({"timm": options.install} if options.install else {})
+    for name, wanted in packages.items():
         environment = folder / f"environment-{name}"
         seconds = seconds_of([sys.executable, "-m", "venv", str(environment)])
-        seconds += seconds_of([str(environment / "bin" / "python"), "-m", "pip", "install", *INSTALL[name]])
+        seconds += seconds_of([str(environment / "bin" / "python"), "-m", "pip", "install", *wanted])
         size = sum(file.stat().st_size for file in environment.rglob("*") if file.is_file() and not file.is_symlink())
         rows.append(_row("install", name, [seconds]) | {"bytes": size})
     yield rows
@@ -99,7 +96,7 @@ def main():
     parser.add_argument("--timm", help="Python of an environment with torch, timm, torchvision and ONNX Runtime")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--install", action="store_true", help="also measure installation")
+    parser.add_argument("--install", nargs="*", metavar="PACKAGE", help="also installation; these packages for timm")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
     if options.output and options.output.exists():
@@ -109,7 +106,7 @@ def main():
     if options.output:
         content["environments"] = environments(options)
     with tempfile.TemporaryDirectory() as folder:
-        if options.install:
+        if options.install is not None:
             record(content, installation(options, Path(folder)), show, options.output)
         record(content, stages(options, Path(folder)), show, options.output)
 
