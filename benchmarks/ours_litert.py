@@ -29,7 +29,8 @@ def _prepare(case):
             representative_images=images if quantization == "int8" else None,
             batch_size=case["batch_size"],
         )
-        runner = open_interpreter(path, THREADS).get_signature_runner("serving_default")
+        interpreter, _ = open_interpreter(path, THREADS)
+    runner = interpreter.get_signature_runner("serving_default")
     images = images.astype(runner.get_input_details()["image"]["dtype"])
     return lambda: runner(image=images)["probabilities"]
 
