@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
+from keras_mixer.training import recipe
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -39,6 +40,14 @@ def separate_cache(keras_home):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_xla_by_default():
+    """XLA takes longer to compile tiny models than their few training steps take here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "XLA_BELOW_MACS", 0)
+        yield
 
 
 @pytest.fixture

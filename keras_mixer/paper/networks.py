@@ -86,6 +86,7 @@ def small_vit(input_shape, classes, patch_size, blocks, channels):
     return keras.Model(image, layers.Dense(classes, name="head")(ops.mean(x, axis=1)), name="small_vit")
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
 class _Positions(layers.Layer):
     """`(B, S, C) -> (B, S, C)`: adds learned positions."""
 

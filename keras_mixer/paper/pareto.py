@@ -7,6 +7,7 @@ import numpy as np
 from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.paper.published import TABLE_2, TABLE_3
 
+TICKS = [digit * 10**power for power in range(-2, 8) for digit in (1, 2, 5)]  # of images per second
 MARKERS = {"Mixer": "o", "ViT": "s", "BiT": "^"}
 
 
@@ -104,7 +105,10 @@ def tradeoff_figure(points):
     for name, point in points.items():
         ax.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
     ax.set(xscale="log", xlabel="images per second, this machine", ylabel="test accuracy, %")
-    ax.margins(0.15)
+    ax.set_xticks([tick for tick in TICKS if speeds.min() / 2 < tick < 2 * speeds.max()])
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
+    ax.margins(0.25, 0.15)  # for the names
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     return figure

@@ -15,6 +15,7 @@ import pytest
 
 from keras_mixer import cli
 from keras_mixer.fields import ANY, Range
+from keras_mixer.training import recipe as recipe_module
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.run_directory import read_recipe, recipe_from
@@ -257,7 +258,8 @@ def test_a_damaged_configuration_says_what_is_wrong(tmp_path, content, message):
         read_recipe(tmp_path)
 
 
-def test_only_tiny_models_use_xla_on_a_cpu_by_default():
+def test_only_tiny_models_use_xla_on_a_cpu_by_default(monkeypatch):
+    monkeypatch.setattr(recipe_module, "XLA_BELOW_MACS", 10**9)
     assert {name: recipe.compiles_on_cpu() for name, recipe in RECIPES.items() if recipe.compiles_on_cpu()} == {
         "digits": True
     }
