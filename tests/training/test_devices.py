@@ -173,8 +173,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path):
     options = RUN | {"data_shards": 2, "learning_rate": 3e-4, "drop_path_rate": 0.1, "checkpoint_every_steps": 4}
     arguments = []
     for name, value in options.items():
-        flag = name.replace("_", "-")
-        arguments += [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
     train = [sys.executable, "-m", "keras_mixer", "train", "digits", "--workdir", str(tmp_path / "two"), *arguments]
     join = ["--job-addresses", f"127.0.0.1:{20_000 + os.getpid() % 20_000}", "--num-processes", "2", "--process-id"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
