@@ -98,10 +98,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--install", nargs="*", metavar="PACKAGE", help="also installation; these packages for timm")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
+    parser.set_defaults(flax=None, kecam=None)  # `environments` asks for all peers of run.py
     options = parser.parse_args()
     if options.output and options.output.exists():
         parser.error(f"{options.output} exists already; remove it or choose another name.")
-    options.flax = options.kecam = None
     content = {"processor": processor(), "cores": available_cores(), "photographs": PHOTOGRAPHS, "rows": []}
     if options.output:
         content["environments"] = environments(options)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from keras_mixer.export.web_examples import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
-from keras_mixer.training.run_directory import read_recipe
+from keras_mixer.training.run_directory import read_recipe, read_results
 
 ALL = "all"
 BATCH_SIZE = 32  # of the images for calibration
@@ -249,7 +248,7 @@ def _card(run, source, examples):
     shown = example_images(source.test, with_names(source.class_names), examples)
     if not (run / "results.json").is_file():
         return Card(run.stem, examples=shown)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run)
     return Card(run.resolve().name, results["accuracy"], results["test_images"], shown)
 
 
