@@ -250,6 +250,6 @@ def test_04_asks_a_server(run, tmp_path):
 @pytest.mark.notebooks
 def test_05_draws_every_figure(run, tmp_path):
     _, images = run("05_paper_figures")
-    assert len(images) == 8
+    assert len(images) == 9
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {name.replace("-", "_") for name in PLOTS} - {"weights"} | {"token_weights"} == drawn
