@@ -1,4 +1,4 @@
-"""The command line as a person types it: one process for each command."""
+"""The command line as a person types it: a process for each command, or in this one where only the result counts."""
 
 import contextlib
 import json
@@ -45,6 +45,17 @@ def run(*arguments, status=0, cwd=None):
     return out, err
 
 
+@pytest.fixture
+def printed(capsys):
+    """Runs a command in this process, which saves the seconds of its imports, and returns what it prints."""
+
+    def printed(*arguments):
+        assert cli.main(list(map(str, arguments))) == 0
+        return capsys.readouterr().out
+
+    return printed
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
@@ -87,13 +98,12 @@ def test_evaluate_gives_the_accuracy_of_the_training_run(finished_run):
     assert f"{trained['accuracy']:.2%}" in out
 
 
-def test_predict_as_table_and_as_json(finished_run, digit_files):
+def test_predict_as_table_and_as_json(finished_run, digit_files, printed):
     folder, *_ = finished_run
     out, _ = run("predict", folder, *digit_files, "--top-k", "2")
     assert out.count(".png") == 10
     assert "Trained on scikit-learn digits: an image of anything else gets one of its classes too." in out
-    out, _ = run("predict", folder, *digit_files, "--json")
-    predictions = json.loads(out)
+    predictions = json.loads(printed("predict", folder, *digit_files, "--json"))
     right = [prediction["labels"][0] == os.path.basename(prediction["image"])[0] for prediction in predictions]
     assert sum(right) >= 8
     assert all(len(prediction["probabilities"]) == 5 for prediction in predictions)
@@ -101,12 +111,11 @@ def test_predict_as_table_and_as_json(finished_run, digit_files):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 @pytest.mark.parametrize("format", ["saved_model", "tflite"])
-def test_exports_predict_what_the_run_predicts(finished_run, digit_files, tmp_path, format):
+def test_exports_predict_what_the_run_predicts(finished_run, digit_files, tmp_path, format, printed):
     folder, *_ = finished_run
     target = tmp_path / ("served" if format == "saved_model" else "model.tflite")
-    out, _ = run("export", folder, "--format", format, "--output", target)
-    assert "Written:" in out
-    ours, theirs = (json.loads(run("predict", path, *digit_files, "--json")[0]) for path in (folder, target))
+    assert "Written:" in printed("export", folder, "--format", format, "--output", target)
+    ours, theirs = (json.loads(printed("predict", path, *digit_files, "--json")) for path in (folder, target))
     for one, other in zip(ours, theirs, strict=True):
         assert one["labels"] == other["labels"]
         np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-5)
@@ -132,26 +141,26 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     again.communicate()
 
 
-def test_an_image_folder_trains_and_keeps_its_class_names(tmp_path):
+def test_an_image_folder_trains_and_keeps_its_class_names(tmp_path, printed):
     images = write_folder(tmp_path / "images", images_per_class=20, parts=())
     options = ("--data", images, *QUICK, "--global-batch-size", "16", "--workdir", tmp_path / "run")
     run("train", "digits", *options)
     sample = next((images / "stripe").iterdir())
-    (prediction,) = json.loads(run("predict", tmp_path / "run", sample, "--json")[0])
+    (prediction,) = json.loads(printed("predict", tmp_path / "run", sample, "--json"))
     assert prediction["labels"][0] == "stripe"
     assert set(prediction["labels"]) == {"circle", "stripe"}
 
 
-def test_convert_features_and_saliency(finished_run, digit_files, tmp_path):
+def test_convert_features_and_saliency(finished_run, digit_files, tmp_path, printed):
     folder, *_ = finished_run
-    run("convert", folder / "model.keras", tmp_path / "model.npz")
+    printed("convert", folder / "model.keras", tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz") as file:
         assert file["MixerBlock_0/token_mixing/Dense_0/kernel"].shape == (16, 16)
-    run("features", folder, "digits", "--layer", "block_0", "--output", tmp_path / "features.npz")
+    printed("features", folder, "digits", "--layer", "block_0", "--output", tmp_path / "features.npz")
     with np.load(tmp_path / "features.npz") as file:
         assert file["features"].shape == (360, 4, 4, 32)
-    out, _ = run("saliency", folder, digit_files[3], "--output", tmp_path / "three.png", "--class-name", "3")
-    assert "(class 3)" in out
+    drawn = printed("saliency", folder, digit_files[3], "--output", tmp_path / "three.png", "--class-name", "3")
+    assert "(class 3)" in drawn
     with Image.open(tmp_path / "three.png") as picture:
         assert picture.size == (128, 128)
 
