@@ -12,6 +12,7 @@ from keras_mixer.training.recipe import Recipe
 KNOWN_DATA = {
     "cifar10": (50_000, 10),
     "cifar100": (50_000, 100),
+    "fashion_mnist": (60_000, 10),
     "imagenet2012": (1_281_167, 1000),
     "imagenet21k": (None, 21_843),  # not in the catalogue: the classes of the published heads
     "oxford_flowers102": (1020, 102),

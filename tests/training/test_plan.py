@@ -31,6 +31,7 @@ def test_an_epoch_given_in_steps_needs_no_images():
 
 def test_held_out_images_are_not_counted():
     assert plan(resolve("digits", holdout=0.1)).examples == 1437 - 143
+    assert plan(resolve("fashion_mnist", holdout=1 / 12)).examples == 55_000
 
 
 @pytest.mark.parametrize("test_fraction", [0.01, 0.1, 0.15, 0.2, 1 / 3, 0.5, 0.7, 0.99])
