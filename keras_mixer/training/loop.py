@@ -143,13 +143,14 @@ def fit_model(
         recipe: a `Recipe`. With `source`, its data fields are not used; with `model`, its architecture and weights.
         source: the data; None loads those of the recipe.
         model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. None builds that
-            of the recipe. A Keras model that is not a Mixer trains in float32, on one device or on JAX. When a run
-            resumes, the weights come from the checkpoint.
+            of the recipe. A Keras model that is not a Mixer trains in float32, on one device or on JAX. `xla_on_cpu`
+            "auto" does not compile a given model. When a run resumes, the weights come from the checkpoint.
         validate: measure the test accuracy after each epoch too, not only at the end.
     """
     started = time.perf_counter()
     check_callbacks(callbacks)
-    devices = choose_devices(recipe.devices, recipe.compiles_on_cpu())
+    with_xla = recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True
+    devices = choose_devices(recipe.devices, with_xla)
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
     architecture = recipe.architecture()

@@ -213,7 +213,7 @@ class Recipe:
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
 
     def compiles_on_cpu(self) -> bool:
-        """Whether a single CPU compiles the training step with XLA."""
+        """Whether a single CPU compiles the training step of this architecture with XLA."""
         if self.xla_on_cpu == "auto":
             return self.global_batch_size * self.architecture().macs(self.input_shape(), 0) < XLA_BELOW_MACS
         return self.xla_on_cpu
