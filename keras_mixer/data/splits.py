@@ -96,14 +96,26 @@ def hold_out(source: Source, fraction) -> Source:
 
     Source: ours; the paper holds out 1 to 10 % (section 3), in the order of the data sets.
     """
-    size = source.train.size
-    counts = np.floor(np.arange(size + 1) * fraction + 1e-9)  # (size + 1,): number held out of the first i
-    held_out = np.diff(counts) > 0
+    held_out = held_out_places(source.train.size, fraction)
     if not held_out.any() or held_out.all():
         raise ValueError(
-            f"holdout={fraction} of {size} training images leaves nothing to train on, or nothing to test on."
+            f"holdout={fraction} of {source.train.size} training images leaves nothing to train on, or nothing to test "
+            "on."
         )
     return dataclasses.replace(source, train=source.train.part(~held_out), test=source.train.part(held_out))
+
+
+def held_out_places(size, fraction) -> np.ndarray:
+    """`(size,) bool`: which of `size` examples `hold_out` takes.
+
+    A fraction that gives almost a whole number, such as 0.0833333 for 1/12, counts as the exact one, which would
+    otherwise take the neighbors of all examples.
+    """
+    wanted = size * fraction
+    if abs(wanted - round(wanted)) < 0.05:
+        fraction = round(wanted) / size
+    counts = np.floor(np.arange(size + 1) * fraction + 1e-9)  # (size + 1,): number held out of the first i
+    return np.diff(counts) > 0
 
 
 def stratified_split(labels, test_fraction, seed=0):

@@ -6,6 +6,7 @@ import re
 
 import keras
 
+from keras_mixer.data.splits import held_out_places
 from keras_mixer.training.recipe import Recipe
 
 # Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
@@ -90,9 +91,8 @@ def _known(recipe):
     """Number of training images and classes, None if unknown."""
     if recipe.data == "digits":  # always split by test_fraction; train_split is not used
         total, digits = DIGITS
-        return _without(
-            recipe.holdout, total - math.ceil(total * recipe.test_fraction)
-        ), digits  # rounded as in scikit-learn
+        training = total - math.ceil(total * recipe.test_fraction)  # rounded as in scikit-learn
+        return _without(recipe.holdout, training), digits
     images, classes = KNOWN_DATA.get(recipe.data, (None, None))
     part = re.fullmatch(r"train(?:\[:(\d+)%\])?", recipe.train_split)
     if images is None or part is None:
@@ -102,7 +102,7 @@ def _known(recipe):
 
 def _without(fraction, images):
     """Number of training images that `hold_out` leaves."""
-    return images - int(images * fraction + 1e-9)
+    return images - int(held_out_places(images, fraction).sum())
 
 
 def _bytes_per_image(recipe, variant, classes, backend):

@@ -10,7 +10,7 @@ from keras_mixer.data import integrity
 from keras_mixer.data.integrity import check_source
 from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.data.sources import load_source
-from keras_mixer.data.splits import hold_out, stratified_split
+from keras_mixer.data.splits import held_out_places, hold_out, stratified_split
 
 
 def test_digits_are_the_1797_of_scikit_learn_split_for_ever_the_same():
@@ -204,6 +204,13 @@ def test_holding_out_takes_evenly_spaced_examples_away_from_training(share):
     assert sorted(train + test) == sorted(everything)
     places = np.flatnonzero(np.isin(everything, test))
     assert np.diff(places).max() <= np.ceil(1 / share)
+
+
+def test_a_rounded_fraction_holds_out_the_same_examples():
+    for size, fraction, rounded in ((60_000, 1 / 12, 0.0833333), (1437, 1 / 3, 0.33333)):
+        exact = held_out_places(size, fraction)
+        assert exact.sum() == size * fraction
+        np.testing.assert_array_equal(exact, held_out_places(size, rounded))
 
 
 def test_holding_out_keeps_files_in_step(tmp_path):
