@@ -9,8 +9,10 @@ from keras import ops
 from keras_mixer.description import with_arguments
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run_directory import read_recipe
 from keras_mixer.weights.keras_files import load_keras
 
+SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 
 
@@ -122,6 +124,27 @@ def file_of(path) -> Path:
     if not file.is_file() or file.suffix != ".keras":
         raise ValueError(f"teacher={path!r} is neither a .keras file nor a finished run directory.")
     return file
+
+
+def doubts(recipe: Recipe) -> list[str]:
+    """What to tell the user if the teacher may have learned the student's test images: at most one sentence.
+
+    Known only of a teacher that is the folder of a run on the same data.
+    """
+    if recipe.teacher is None:
+        return []
+    try:
+        teacher = read_recipe(recipe.teacher)
+    except ValueError:  # another folder, a file, or a run of another version
+        return []
+    other_split = teacher.data_splits() != recipe.data_splits()
+    other_part = recipe.holdout > 0 and abs(teacher.holdout - recipe.holdout) > SAME_HOLDOUT
+    if teacher.data != recipe.data or not (other_split or other_part):
+        return []
+    return [
+        f"The teacher {recipe.teacher} was trained on another part of {recipe.data}, which may include test images of "
+        "this run: what it memorized of them reaches the student, and the accuracy is too high."
+    ]
 
 
 def checksum(recipe: Recipe) -> str | None:

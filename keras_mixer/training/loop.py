@@ -25,7 +25,7 @@ from keras_mixer.training.callbacks import (
 )
 from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.distillation import Teacher, checksum
+from keras_mixer.training.distillation import Teacher, checksum, doubts
 from keras_mixer.training.inputs import (
     evaluate_source,
     example_images,
@@ -149,8 +149,7 @@ def fit_model(
     """
     started = time.perf_counter()
     check_callbacks(callbacks)
-    with_xla = recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True
-    devices = choose_devices(recipe.devices, with_xla)
+    devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
     check_recipe(recipe, devices)
     log = log if devices.writes else _silent
     architecture = recipe.architecture()
@@ -206,6 +205,8 @@ def _open_run(workdir, recipe, devices, parameters, log):
                 if not run.finished:
                     if recipe.teacher is not None:
                         Teacher(recipe.teacher)  # raises before anything is written
+                    for doubt in doubts(recipe):
+                        log(doubt)
                     needed = parameters * BYTES_PER_PARAMETER * COPIES_ON_DISK
                     until_the_end.enter_context(run.prepared(needed, log))
         with devices.all_or_none():

@@ -1,12 +1,15 @@
 """Distillation: the loss, what may be a teacher, and any number of devices."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 import keras_mixer
+from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
-from keras_mixer.training.distillation import StudentModel, Teacher
+from keras_mixer.training.distillation import StudentModel, Teacher, doubts
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule
 from keras_mixer.training.recipes import resolve
 
@@ -96,6 +99,22 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
         Teacher(saved(tmp_path, linear())).check_classes(10, None)
     with pytest.raises(ValueError, match="works only with loss 'softmax'"):
         resolve("digits", teacher="a.keras", loss="sigmoid")
+
+
+def test_a_teacher_that_may_know_the_test_images_is_named(tmp_path):
+    def said(teacher, **split):
+        write_json(tmp_path / "config.json", dataclasses.asdict(resolve("digits", **teacher)))
+        return doubts(resolve("digits", teacher=str(tmp_path), **split))
+
+    assert said({}) == []
+    assert said({"holdout": 1 / 12}, holdout=0.0833333) == []
+    assert said({"holdout": 0.1}) == []  # the teacher has seen less
+    assert said({"data": "fashion_mnist"}, holdout=0.1) == []
+    for teacher, split in (({}, {"holdout": 0.1}), ({"holdout": 0.1}, {"holdout": 0.2}), ({}, {"split_seed": 1})):
+        (doubt,) = said(teacher, **split)
+        assert doubt.startswith(f"The teacher {tmp_path} was trained on another part of digits")
+    assert doubts(resolve("digits", holdout=0.1)) == []
+    assert doubts(resolve("digits", holdout=0.1, teacher=saved(tmp_path, linear()))) == []
 
 
 def test_the_same_classes_in_another_order_are_refused(tmp_path, tiny_mixer):
