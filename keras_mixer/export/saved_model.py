@@ -108,10 +108,11 @@ def _write(predictor, folder, model_name, top_k, precision):
     if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
         model = with_arguments(model, precision=precision)
     signatures = _signatures(model, predictor.description, top_k)
-    archive = keras.export.ExportArchive()  # track(model) would store every weight twice
+    module = tf.Module()  # Keras's ExportArchive would store every function twice
+    module.weights = [weight.value for weight in model.weights]
     for name, signature in signatures.items():
-        archive.add_endpoint(name, signature)
-    archive.write_out(str(folder), verbose=False)
+        setattr(module, name, signature)  # for `keras.layers.TFSMLayer`
+    tf.saved_model.save(module, str(folder), signatures)
     write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json() | {"precision": precision})
     write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 
@@ -122,22 +123,30 @@ def _signatures(model, description, top_k):
     def image(dtype):
         return [tf.TensorSpec((None, *shape), dtype, name="image")]
 
-    body = feature_extractor(model, ["pre_logits"])
-
-    @tf.function(input_signature=image(tf.float32))
-    def features(image):
-        return {"pre_logits": tf.cast(body(image, training=False)["pre_logits"], tf.float32)}
-
     if description.output == "features":
-        return {"serving_default": features, "features": features}
+        body = feature_extractor(model, ["pre_logits"])
 
+        @tf.function(input_signature=image(tf.float32))
+        def only_features(image):
+            return {"pre_logits": tf.cast(body(image, training=False)["pre_logits"], tf.float32)}
+
+        return {"serving_default": only_features, "features": only_features}
+
+    both = keras.Model(model.input, {"probabilities": model.output, "pre_logits": model.get_layer("head").input})
     names = tf.constant(description.class_names)
 
     @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
+    def outputs(image):
+        return both(image, training=False)
+
     def answer(image):
-        probabilities = model(image, training=False)
+        probabilities = outputs(image)["probabilities"]
         best = tf.math.top_k(probabilities, top_k).indices
         return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
+
+    @tf.function(input_signature=image(tf.float32))
+    def features(image):
+        return {"pre_logits": outputs(image)["pre_logits"]}
 
     @tf.function(input_signature=image(tf.float32))
     def from_pixels(image):

@@ -103,6 +103,15 @@ def test_an_export_in_bfloat16_stores_and_computes_in_it_and_answers_in_float32(
 
 
 @tensorflow_only
+def test_all_signatures_share_one_graph_of_the_model(exported):
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    graph = SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    operations = [node.op for function in graph.library.function for node in function.node_def]
+    assert operations.count("Softmax") == operations.count("DecodeImage") == 1
+
+
+@tensorflow_only
 def test_features_without_a_pool_are_float32_in_every_precision(tiny_mixer, tmp_path):
     model = tiny_mixer(num_blocks=1, include_top=False)
     loaded = load(keras_mixer.export_saved_model(model, tmp_path, precision="bfloat16"))
