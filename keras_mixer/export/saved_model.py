@@ -103,16 +103,24 @@ def version_folder(path, version=None) -> Path:
     return folder / str(version)
 
 
+def write_functions(functions, model, folder):
+    """Writes a SavedModel with the given `{signature: tf.function}`, which use the weights of the model.
+
+    Keras's `ExportArchive` would store every function twice, and with `track(model)` every weight too.
+    """
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    for name, function in functions.items():
+        setattr(module, name, function)  # for `keras.layers.TFSMLayer`
+    tf.saved_model.save(module, str(folder), functions)
+
+
 def _write(predictor, folder, model_name, top_k, precision):
     model = predictor.model
     if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
         model = with_arguments(model, precision=precision)
     signatures = _signatures(model, predictor.description, top_k)
-    module = tf.Module()  # Keras's ExportArchive would store every function twice
-    module.weights = [weight.value for weight in model.weights]
-    for name, signature in signatures.items():
-        setattr(module, name, signature)  # for `keras.layers.TFSMLayer`
-    tf.saved_model.save(module, str(folder), signatures)
+    write_functions(signatures, model, folder)
     write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json() | {"precision": precision})
     write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 

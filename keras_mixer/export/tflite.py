@@ -7,12 +7,12 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.runtimes import DESCRIPTION
+from keras_mixer.export.saved_model import write_functions
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
 from keras_mixer.files import atomic_write, refuse_existing
@@ -111,11 +111,8 @@ def _convert(model, quantization, representative_images, batch_size):
         return {"probabilities": model(image, training=False)}
 
     with tempfile.TemporaryDirectory() as folder:
-        # Via Keras's archive: in a concrete function, weights would be variables that nothing initializes (NaN).
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint("serving_default", classify)
-        archive.write_out(folder, verbose=False)
+        # Via a SavedModel: in a concrete function, weights would be variables that nothing initializes (NaN).
+        write_functions({"serving_default": classify}, model, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if quantization is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
