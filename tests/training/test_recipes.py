@@ -27,7 +27,7 @@ def test_recipes_are_named_after_their_key():
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ValueError, match="valid ones are digits, fashion_mnist, smoke"):
+    with pytest.raises(ValueError, match="valid ones are digits, fashion_mnist, fashion_mnist_small, smoke"):
         resolve("no_such_recipe")
     with pytest.raises(ValueError, match=r"learningrate.*learning_rate"):
         resolve("digits", learningrate=1)
@@ -263,7 +263,7 @@ def test_only_tiny_models_use_xla_on_a_cpu_by_default(monkeypatch):
     assert {name: recipe.compiles_on_cpu() for name, recipe in RECIPES.items() if recipe.compiles_on_cpu()} == {
         "digits": True
     }
-    assert resolve("fashion_mnist", global_batch_size=32).compiles_on_cpu()
+    assert resolve("fashion_mnist_small", global_batch_size=32).compiles_on_cpu()
     assert resolve("imagenet1k_b16", xla_on_cpu=True).compiles_on_cpu()
     assert not resolve("digits", xla_on_cpu=False).compiles_on_cpu()
 
