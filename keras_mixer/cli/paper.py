@@ -148,7 +148,6 @@ def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive
         seconds: how long to measure each model.
     """
     from keras_mixer.inspect.speed import throughput as measure
-    from keras_mixer.paper import networks  # noqa: F401 - knows the layers of `plot data-size`'s ViT
     from keras_mixer.paper.pareto import tradeoff_figure
     from keras_mixer.training.run_directory import read_recipe, read_results
 

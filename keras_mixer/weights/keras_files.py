@@ -3,7 +3,9 @@
 An HDF5 file may link to other files and declare shapes whose values it does not contain.
 """
 
+import importlib
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from keras_mixer.weights.archives import refuse_bomb
 
 WEIGHTS = "model.weights.h5"  # inside a `.keras` file
 CONFIG, LARGEST_CONFIG = "config.json", 100_000_000  # bytes; that of H/14 has about 60,000
+OWN_MODULE = re.compile(rb'"module": "(keras_mixer(?:\.[a-z]\w*)+)"')
 LOCAL_HEADER = 30  # bytes of a zip member before its name
 
 
@@ -29,6 +32,7 @@ def load_keras(path, compile=False):
         raise FileNotFoundError(f"There is no weights file {path}.")
     _check_keras(path)
     try:
+        _import_own_layers(path)
         return keras.saving.load_model(path, compile=compile, safe_mode=True)  # runs no code from the file
     except Exception as error:  # whatever Keras's zip, JSON, registry or HDF5 reader raises
         raise ValueError(f"{path} is not a readable .keras file: {error}") from error
@@ -67,6 +71,13 @@ def _count_weights(path):
     with h5py.File(path) as file:
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     return sum("seed_generator" not in name for name in names)
+
+
+def _import_own_layers(path):
+    """Imports the modules of this package that the file names, such as the ViT's: Keras finds no others."""
+    with zipfile.ZipFile(path) as archive:
+        for module in sorted(set(OWN_MODULE.findall(archive.read(CONFIG)))):
+            importlib.import_module(module.decode())
 
 
 def _check_keras(path):
