@@ -12,6 +12,7 @@ from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of,
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 PIXELS = (0, 255)
+SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
 HEADLESS = ("pool", "grid")  # the last layer of a model without a head

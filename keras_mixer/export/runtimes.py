@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.cores import available_cores
-from keras_mixer.description import Description
+from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description
 from keras_mixer.export.predictor import Predictor, Unsupported
 
-SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, next to an OpenVINO model of version 0.1.0
 METADATA_KEY = "keras_mixer"  # in the metadata of an ONNX file, in the rt_info of an OpenVINO model
 OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin

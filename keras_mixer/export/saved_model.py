@@ -7,10 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_images
-from keras_mixer.description import with_arguments
+from keras_mixer.description import SAVED_MODEL_DESCRIPTION, with_arguments
 from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
-from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor

@@ -4,14 +4,17 @@ import hashlib
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_mixer.description import with_arguments
+from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description, with_arguments
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import read_recipe
 from keras_mixer.weights.keras_files import load_keras
 
+SAVED_MODEL = "saved_model.pb"
+SIZE_OF_TRIAL = 32  # pixels, and images, where a SavedModel takes any number
 SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 
@@ -22,25 +25,29 @@ class Teacher:
     Create it in the scope of a `tf.distribute` strategy if there is one. JAX compiles its weights into the step.
 
     Args:
-        path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
-            Mixer may be saved without preprocessing) and ends with softmax, or with logits: no activation. Both are
-            told apart by the activation of the last layer.
+        path: a `.keras` file, the folder of a finished run, or, on TensorFlow, of a SavedModel. The model takes
+            `(B, h, w, 3)` pixels in [0, 255] (a Mixer may be saved without preprocessing) and ends with softmax, or
+            with logits: no activation. The last layer tells which; of a SavedModel, its outputs for random images.
+
+    Attributes:
+        compiles: whether XLA can compile the teacher. SavedModels of this package also return names, which it cannot.
 
     Raises:
         ValueError: there is no such model, or it is damaged, or not a classifier like this.
     """
 
     def __init__(self, path):
-        file = file_of(path)
+        files = files_of(path)
+        self.compiles = files[0].name != SAVED_MODEL
         before = keras.distribution.distribution()
         keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
         try:
-            model = load_keras(file)
+            model = load_keras(files[0]) if self.compiles else _SavedModel(files[0].parent)
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
         finally:
             keras.distribution.set_distribution(before)
-        shapes = [tensor.shape for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
+        shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
         if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3:
             raise ValueError(
                 f"teacher={path!r} is not an image classifier: expected a functional model of one input (B, h, w, 3) "
@@ -114,16 +121,60 @@ class DistillationLoss(keras.losses.Loss):
         return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
 
 
-def file_of(path) -> Path:
-    """The `.keras` file of a teacher.
+class _SavedModel:
+    """The signature `serving_default` of a SavedModel, called like a Keras model.
+
+    Attributes:
+        inputs, outputs: specifications of its images, and of its outputs `(B, classes)`.
+        activation: of the outputs: as an export of this package says, or judged by those for random images.
+        class_names: those that an export of this package has.
+
+    Raises:
+        ValueError: the backend is not TensorFlow, or the SavedModel is damaged.
+    """
+
+    def __init__(self, folder):
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError("a SavedModel needs KERAS_BACKEND=tensorflow. Use the .keras file it was made from.")
+        import tensorflow as tf
+
+        try:
+            self._loaded = tf.saved_model.load(str(folder))  # holds the weights
+            self._signature = self._loaded.signatures["serving_default"]
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{folder} is not a SavedModel with the signature serving_default: {error}") from error
+        inputs, outputs = self._signature.structured_input_signature[1], self._signature.structured_outputs
+        outputs = {name: output for name, output in outputs.items() if output.dtype.is_floating}  # the others: names
+        self._names = [*inputs, *outputs]
+        self.inputs, self.outputs = list(inputs.values()), list(outputs.values())
+        self.activation, self.class_names = None, None
+        if (file := folder / SAVED_MODEL_DESCRIPTION).is_file():
+            own = Description.from_json(file.read_bytes(), folder)
+            self.activation, self.class_names = own.activation, own.class_names  # None: a model of features
+        elif len(self._names) == 2 and self.inputs[0].shape.rank == 4:
+            shape = [size or SIZE_OF_TRIAL for size in self.inputs[0].shape]
+            images = tf.constant(np.random.default_rng(0).integers(0, 256, shape), tf.float32)
+            strategy = tf.distribute.get_strategy()  # its weights exist in replicas only
+            found = strategy.run(tf.function(self), args=(images,))
+            self.activation = _activation_of(strategy.experimental_local_results(found)[0].numpy())
+
+    def __call__(self, images, training=False):
+        name, output = self._names
+        return self._signature(**{name: ops.cast(images, self.inputs[0].dtype.name)})[output]
+
+
+def files_of(path) -> list[Path]:
+    """The files of a teacher, the one to load first: a `.keras` file, or those of a SavedModel.
 
     Raises:
         ValueError: there is none.
     """
+    if Path(path, SAVED_MODEL).is_file():
+        return [Path(path, SAVED_MODEL), *sorted(Path(path, "variables").glob("*"))]
     file = Path(path, "model.keras") if Path(path).is_dir() else Path(path)
     if not file.is_file() or file.suffix != ".keras":
-        raise ValueError(f"teacher={path!r} is neither a .keras file nor a finished run directory.")
-    return file
+        raise ValueError(f"teacher={path!r} is neither a .keras file, a finished run directory nor a SavedModel.")
+    return [file]
 
 
 def doubts(recipe: Recipe) -> list[str]:
@@ -148,14 +199,25 @@ def doubts(recipe: Recipe) -> list[str]:
 
 
 def checksum(recipe: Recipe) -> str | None:
-    """SHA-256 of the teacher's file; None without a teacher."""
+    """SHA-256 of the teacher's files; None without a teacher."""
     if recipe.teacher is None:
         return None
-    with file_of(recipe.teacher).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for path in files_of(recipe.teacher):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
-def _last_activation(model) -> str:
+def _activation_of(outputs) -> str:
+    if outputs.min() < 0 or outputs.max() > 1:
+        return "linear"
+    return "softmax" if np.allclose(outputs.sum(-1), 1, atol=1e-3) else "sigmoid"
+
+
+def _last_activation(model) -> str | None:
+    if isinstance(model, _SavedModel):
+        return model.activation
     layer = model.layers[-1]
     if isinstance(layer, keras.Model):
         return _last_activation(layer)

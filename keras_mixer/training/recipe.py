@@ -100,8 +100,8 @@ class Recipe:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over the classes."""
     teacher: Text | None = None
-    """Distillation: a .keras file or a finished run, whose outputs for the augmented images replace the labels in the
-    loss (function matching, arXiv 2106.05237)."""
+    """Distillation: a .keras file, a finished run or (TensorFlow) a SavedModel, whose outputs for the augmented images
+    replace the labels in the loss (function matching, arXiv 2106.05237)."""
     teacher_temperature: Positive = 1.0
     """Temperature t of both softmax distributions, greater than 0; the loss is t^2 KL(teacher || student)."""
     class_weights: Literal["balanced"] | ClassWeights | None = None

@@ -162,11 +162,12 @@ def _clone(model, recipe, devices):
 
 def compile_trainee(model, optimizer, recipe: Recipe, devices: Devices, steps_per_execution=1):
     """Compiles the model, or recompiles it for another `steps_per_execution`; the optimizer keeps its state."""
+    teacher = getattr(model, "teacher", None)
     model.compile(
         optimizer=optimizer,
         loss=build_loss(recipe),
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=devices.jit_compile,
+        jit_compile=devices.jit_compile if teacher is None or teacher.compiles else False,
         steps_per_execution=steps_per_execution,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
+from keras_mixer.export.saved_model import export_saved_model
 from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
 from keras_mixer.training.distillation import StudentModel, Teacher, doubts
@@ -84,13 +85,40 @@ def test_a_teacher_sees_images_of_its_own_size(tmp_path, rng):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), model.predict(resized, verbose=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_saved_model_teaches_what_its_keras_file_does(tmp_path, activation):
+    model, weights = linear(activation=activation), linear().get_weights()
+    model.export(tmp_path / "teacher", verbose=False)
+    if keras.backend.backend() != "tensorflow":
+        with pytest.raises(ValueError, match="needs KERAS_BACKEND=tensorflow"):
+            Teacher(tmp_path / "teacher")
+        return
+    expected = train(weights, saved(tmp_path, model))
+    for devices in ("cpu", "2"):
+        found = train(weights, str(tmp_path / "teacher"), devices)
+        assert found[1] == pytest.approx(expected[1], rel=1e-5)
+        for weight, other in zip(found[0], expected[0], strict=True):
+            np.testing.assert_allclose(weight, other, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX cannot run a SavedModel")
+def test_exports_of_this_package_teach(tmp_path, tiny_mixer):
+    model = tiny_mixer(include_preprocessing=False, classes=3)
+    folder = export_saved_model(model, tmp_path / "teacher", class_names=("a", "b", "c"))
+    model.save(tmp_path / "teacher.keras")
+    exported, expected = Teacher(folder), Teacher(tmp_path / "teacher.keras")
+    images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:])).astype("float32")
+    np.testing.assert_allclose(exported(images), expected(images), atol=1e-5)
+    assert exported.class_names == ("a", "b", "c")
+
+
 def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
     def refused(teacher, match):
         with pytest.raises(ValueError, match=match):
             keras_mixer.fit("digits", workdir=tmp_path / "run", teacher=str(teacher), log=lambda line: None)
         assert not (tmp_path / "run").exists()
 
-    refused(tmp_path / "none.keras", "neither a .keras file nor a finished run directory")
+    refused(tmp_path / "none.keras", "neither a .keras file, a finished run directory nor a SavedModel")
     (tmp_path / "damaged.keras").write_bytes(b"PK")
     refused(tmp_path / "damaged.keras", "cannot be loaded: .*damaged.keras")
     refused(saved(tmp_path, linear(activation="sigmoid")), "ends with the activation 'sigmoid'")
