@@ -18,6 +18,7 @@ pytestmark = pytest.mark.backends
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "clip_norm": None}
 SHAPE = (2, 2, 3)
+TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow")
 
 
 def linear(classes=3, activation=None, shape=SHAPE, kind=keras.Model):
@@ -85,14 +86,11 @@ def test_a_teacher_sees_images_of_its_own_size(tmp_path, rng):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), model.predict(resized, verbose=0), atol=1e-5)
 
 
+@TENSORFLOW
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_a_saved_model_teaches_what_its_keras_file_does(tmp_path, activation):
     model, weights = linear(activation=activation), linear().get_weights()
     model.export(tmp_path / "teacher", verbose=False)
-    if keras.backend.backend() != "tensorflow":
-        with pytest.raises(ValueError, match="needs KERAS_BACKEND=tensorflow"):
-            Teacher(tmp_path / "teacher")
-        return
     expected = train(weights, saved(tmp_path, model))
     for devices in ("cpu", "2"):
         found = train(weights, str(tmp_path / "teacher"), devices)
@@ -101,7 +99,7 @@ def test_a_saved_model_teaches_what_its_keras_file_does(tmp_path, activation):
             np.testing.assert_allclose(weight, other, atol=1e-6)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX cannot run a SavedModel")
+@TENSORFLOW
 def test_exports_of_this_package_teach(tmp_path, tiny_mixer):
     model = tiny_mixer(include_preprocessing=False, classes=3)
     folder = export_saved_model(model, tmp_path / "teacher", class_names=("a", "b", "c"))
@@ -121,6 +119,10 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
     refused(tmp_path / "none.keras", "neither a .keras file, a finished run directory nor a SavedModel")
     (tmp_path / "damaged.keras").write_bytes(b"PK")
     refused(tmp_path / "damaged.keras", "cannot be loaded: .*damaged.keras")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"damaged")
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    refused(tmp_path / "saved_model", "with the signature" if on_tensorflow else "needs KERAS_BACKEND=tensorflow")
     refused(saved(tmp_path, linear(activation="sigmoid")), "ends with the activation 'sigmoid'")
     refused(saved(tmp_path, linear(shape=(2, 2, 1))), "expected a functional model of one input")
     with pytest.raises(ValueError, match="The teacher has 3 classes, the student 10"):
