@@ -60,6 +60,7 @@ def _read(source, like, log):
     file = open_weights(source)
     try:
         variant, grid = file.variant(), file.grid_for()
+        exact_gelu, pixel_range = file.form()
         head = file.entries.get("head/bias")
         patch_height, patch_width = as_pair(variant.patch_size)
         model = Mixer(
@@ -67,6 +68,8 @@ def _read(source, like, log):
             input_shape=(grid[0] * patch_height, grid[1] * patch_width, file.entries["stem/kernel"].shape[2]),
             include_top=head is not None,
             classes=head.shape[0] if head is not None else 1000,
+            exact_gelu=exact_gelu,
+            pixel_range=pixel_range,
         )
     except (ValueError, LookupError) as error:
         raise ValueError(f"{source}: {error}") from error

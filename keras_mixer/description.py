@@ -7,15 +7,16 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mixer.mixer_model import blocks_of
-from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of, rebuild
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
+from keras_mixer.anatomy import PIXELS, Anatomy, anatomy
+from keras_mixer.mixer_model import MixerModel
+from keras_mixer.models import copy_weights, rebuild
+from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, as_pair
 
-PIXELS = (0, 255)
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
-HEADLESS = ("pool", "grid")  # the last layer of a model without a head
+POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
+OutputKind = Literal["probabilities", "logits", "features"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Description:
 
     input_shape: tuple[int, int, int]
     pixel_range: tuple[float, float]
-    output: Literal["probabilities", "logits", "features"]
+    output: OutputKind
     activation: str | None
     class_names: tuple[str, ...]
     evaluation_crop: str
@@ -79,10 +80,10 @@ class Description:
 
 
 def describe(model, class_names=None, evaluation_crop=None, classifier_activation=None) -> Description:
-    """The description of a Mixer.
+    """The description of a Mixer, with layers added to it or not.
 
     Args:
-        model: a Mixer of this package, with or without preprocessing, head and final activation.
+        model: with or without preprocessing, head and final activation.
         class_names: one per class; None for the model's own, or the class numbers.
         evaluation_crop: None for the model's own, or "resmall-crop".
         classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
@@ -91,67 +92,64 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
     Raises:
         ValueError: the model is not a Mixer, its output is not one of the three kinds, or an argument is invalid.
     """
-    layers = {layer.name: layer for layer in model.layers}
-    arguments = arguments_of(model)
-    output = _output_of(model, layers, arguments)
+    parts = anatomy(model)
+    output, end = _output_of(parts)
     if classifier_activation not in (None, *ACTIVATIONS):
         raise ValueError(f"classifier_activation must be None, softmax or sigmoid, got {classifier_activation!r}.")
-    activation = {"probabilities": arguments["classifier_activation"], "features": None}.get(
-        output, classifier_activation or _implied_activation(model)
-    )
+    activation = classifier_activation or _implied_activation(model) if output == "logits" else end
     if classifier_activation not in (None, activation):
-        end = f"ends in {activation}" if activation else "has no head"
-        raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {end}.")
+        ends = f"ends in {activation}" if activation else "has no head"
+        raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {ends}.")
     names: tuple[str, ...] = ()
     if output != "features":
-        names, classes = tuple(class_names or class_names_of(model)), model.output_shape[-1]
+        classes = model.output_shape[-1]
+        names = tuple(class_names or parts.facts.class_names or map(str, range(classes)))
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
     elif class_names:
         raise ValueError(f"{len(class_names)} class names were given for a model without a head, which has no classes.")
     return Description(
         input_shape=tuple(model.input_shape[1:]),
-        pixel_range=PIXELS if "preprocessing" in layers else getattr(model, "pixel_range", (-1.0, 1.0)),
+        pixel_range=parts.pixel_range,
         output=output,
         activation=activation,
         class_names=names,
         evaluation_crop=evaluation_crop or evaluation_crop_of(model),
-        trained_on=getattr(model, "trained_on", None) if names else None,
+        trained_on=parts.facts.trained_on if names else None,
     )
+
+
+def evaluation_crop_of(model) -> str:
+    """The evaluation crop of a Mixer, or that of the paper's Table 3 if it is unknown."""
+    return anatomy(model).facts.evaluation_crop or "resmall-crop"
 
 
 def architecture_of(model) -> str:
     """The size of a Mixer in words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
-    arguments = arguments_of(model)
-    sizes = Variant(**{field.name: arguments[field.name] for field in dataclasses.fields(Variant)})
-    patch = as_pair(sizes.patch_size)
-    known = [
-        name
-        for name, variant in (VARIANTS | SMALL_VARIANTS).items()
-        if dataclasses.replace(variant, patch_size=as_pair(variant.patch_size))
-        == dataclasses.replace(sizes, patch_size=patch)
-    ]
+    sizes = anatomy(model).variant()
+    known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == sizes]
+    height, width = as_pair(sizes.patch_size)
     return (
         f"{' '.join(['Mixer', *known])}: {sizes.num_blocks} blocks, {sizes.hidden_dim} channels, "
-        f"patches of {patch[0]} x {patch[1]} px"
+        f"patches of {height} x {width} px"
     )
 
 
-def _output_of(model, layers, arguments):
-    """The kind of output of a Mixer; ValueError if other layers were built on top of it."""
-    last = next((name for name, layer in layers.items() if layer.output is model.outputs[0]), None)
-    activation = arguments["classifier_activation"]
-    if len(model.outputs) == 1:
-        if last in HEADLESS:
-            return "features"
-        if last == "head" or (last == "probabilities" and activation == "linear"):
-            return "logits"
-        if last == "probabilities" and activation in ACTIVATIONS:
-            return "probabilities"
-    end = f"ends in {activation!r}" if last == "probabilities" else "does not have the outputs of a Mixer"
+def _output_of(parts: Anatomy) -> tuple[OutputKind, str | None]:
+    """The kind of output of a Mixer, and its last activation; ValueError if what was added leaves it unknown."""
+    learned = any(getattr(layer, "weights", None) for layer in parts.after)
+    if parts.after and not learned and isinstance(parts.after[-1], POOLING):
+        return "features", None
+    last = parts.layers[-1]
+    function = getattr(last, "activation", None)
+    activation = getattr(function, "__name__", type(last).__name__.lower())  # keras.ops.softmax is a class Softmax
+    if activation in ACTIVATIONS:
+        return "probabilities", activation
+    if activation == "linear":
+        return "logits", activation
     raise ValueError(
-        f"Model {model.name!r} {end}, so the meaning of its outputs is unknown. Expected a Mixer that ends in softmax, "
-        "sigmoid, logits (classifier_activation=None) or features (include_top=False)."
+        f"Model {parts.model.name!r} ends in {last.name!r} ({activation}), so the meaning of its outputs is unknown. "
+        "Expected softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
     )
 
 
@@ -162,22 +160,43 @@ def _implied_activation(model):
     return "sigmoid" if names & set(BINARY_LOSSES) else "softmax"
 
 
-def with_arguments(model, *, precision=None, **changes):
-    """A Mixer with the same weights and some arguments of `Mixer` changed; `model` itself if nothing changes.
+def in_precision(model, precision) -> keras.Model:
+    """The model with its body in a precision and all other layers in float32; itself if it is so already.
 
-    Args:
-        model: a Mixer of this package.
-        precision: dtype policy; None keeps the model's own.
-        **changes: arguments of `Mixer` that do not affect the weights, such as `include_preprocessing`.
+    Raises:
+        ValueError: the model is quantized and would have to be rebuilt.
     """
-    have = arguments_of(model)
-    kept = blocks_of(model)[0].dtype_policy
-    same_precision = precision is None or {layer.dtype_policy.name for layer in model.layers} == {precision}
-    if same_precision and all(have[name] == value for name, value in changes.items()):
+    parts = anatomy(model)
+    layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
+    wanted = {id(layer): precision if layer in parts.body else "float32" for layer in layers}
+    if parts.quantized is not None:
+        if precision == "float32":
+            return model
+        raise ValueError(f"The layer {parts.quantized} is quantized, so the model cannot compute in {precision}.")
+    if all(layer.dtype_policy.name == wanted[id(layer)] for layer in layers):
         return model
-    new = rebuild(model, precision=precision or kept, **changes)
-    new.set_weights(model.get_weights())
+    new = rebuild(model, precision=precision)
+    copy_weights(parts.layers, anatomy(new).layers)
     return new
+
+
+def completed(model, activation=None) -> keras.Model:
+    """The model for pixels in [0, 255], with an activation after its logits; itself if nothing is missing.
+
+    Models inside the model are opened. All layers are shared.
+    """
+    parts = anatomy(model)
+    black, white = parts.pixel_range
+    missing = [keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")]
+    before = missing if parts.pixel_range != PIXELS else []
+    after = [keras.layers.Activation(activation, dtype="float32", name="probabilities")] if activation else []
+    if not before and not after and not parts.nested:
+        return model
+    image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
+    for layer in (*before, *parts.layers, *after):
+        x = layer(x)
+    kind = MixerModel if isinstance(model, MixerModel) else keras.Model
+    return kind(image, x, name=model.name)
 
 
 def probabilities_of(logits, activation) -> np.ndarray:

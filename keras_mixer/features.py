@@ -3,8 +3,7 @@
 import keras
 from keras import ops
 
-from keras_mixer.mixer_model import blocks_of
-from keras_mixer.models import arguments_of
+from keras_mixer.anatomy import anatomy
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -53,8 +52,8 @@ def feature_extractor(model, names=None):
     `(B, C)`; `logits` `(B, classes)`.
 
     Args:
-        model: a model of this package.
-        names: the features to extract; None for all except `normed` and the MLP outputs.
+        model: a Mixer of this package. Layers that were added after its last LayerNorm are left out.
+        names: the features to extract, or one of them; None for all except `normed` and the MLP outputs.
 
     Returns:
         A `keras.Model` with a dict output. It shares the layers of `model`. After saving and loading it is
@@ -71,27 +70,29 @@ def feature_extractor(model, names=None):
         >>> {name: feature.shape for name, feature in features.items()}
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
-    arguments_of(model)  # raises for another kind of model
-    layers = {layer.name: layer for layer in model.layers}
-    grid = layers["stem"].output.shape[1:]
+    parts = anatomy(model)
+    grid = (*parts.grid, parts.stem.hidden_dim)
 
     def as_grid(tokens):
         return ops.reshape(tokens, (-1, *grid))
 
-    features, inner = {"stem": layers["stem"].output}, {}
-    x = layers["tokens"].output  # (B, S, C)
-    for i, block in enumerate(blocks_of(model)):
+    x = model.input  # (B, H, W, channels)
+    for layer in (*parts.before, parts.stem):
+        x = layer(x)
+    features, inner = {"stem": x}, {}  # (B, g_h, g_w, C)
+    x = parts.tokens(x)  # (B, S, C)
+    for i, block in enumerate(parts.blocks):
         x, mixed_tokens, mixed_channels = BlockBranches(block, name=f"{block.name}_branches")(x)
         features[f"block_{i}"] = as_grid(x)
         inner[f"block_{i}/token_mixing"] = as_grid(mixed_tokens)
         inner[f"block_{i}/channel_mixing"] = as_grid(mixed_channels)
-    x = layers["pre_head_layer_norm"](x)
+    x = parts.norm(x)
     inner["normed"] = as_grid(x)
-    features["pre_logits"] = x = layers["pool"](x) if "pool" in layers else ops.mean(x, axis=1)
-    if "head" in layers:
-        features["logits"] = layers["head"](x)
+    features["pre_logits"] = x = parts.pool(x)  # (B, C)
+    if parts.head is not None:
+        features["logits"] = parts.head(x)
     valid = features | inner
-    wanted = list(features) if names is None else list(names)
+    wanted = list(features) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in wanted if name not in valid]
     if unknown:
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")

@@ -6,10 +6,12 @@ kernels. Weight names follow the official checkpoints; renaming one is a breakin
 Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_jax/models_mixer.py.
 """
 
+import math
+
 import keras
 from keras import ops
 
-from keras_mixer.compiled import retrace_models_with
+from keras_mixer.composite import CompositeLayer, FixedLayer
 from keras_mixer.fast_cpu import LayerNorm, gelu
 from keras_mixer.variants import as_pair, token_grid
 
@@ -18,7 +20,7 @@ KERNEL_INITIALIZER = "lecun_normal"  # flax's default for Dense and Conv; Keras'
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class PatchEmbed(keras.layers.Layer):
+class PatchEmbed(FixedLayer):
     """Splits an image into patches and projects each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
 
     All patches share one linear map, written as the convolution with kernel = stride = patch of the official `stem`.
@@ -27,13 +29,16 @@ class PatchEmbed(keras.layers.Layer):
     Args:
         patch_size: side of a patch in pixels, or `(height, width)`.
         hidden_dim: channels C of a token.
+        pixel_range: values of a black and a white pixel that the weights are made for. The layer does not use it;
+            evaluation and exports do.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
         Called on a batch of images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
 
     Raises:
-        ValueError: when built for an image whose sides are unknown or not multiples of the patch.
+        ValueError: an argument is out of range, or the layer is built for an image whose sides are unknown or not
+            multiples of the patch.
 
     Source: section 2 of the paper, "per-patch fully-connected"; `stem` in vit_jax.
 
@@ -42,10 +47,16 @@ class PatchEmbed(keras.layers.Layer):
         (1, 14, 14, 512)
     """
 
-    def __init__(self, patch_size, hidden_dim, **kwargs):
+    arguments = ("patch_size", "hidden_dim", "pixel_range")
+
+    def __init__(self, patch_size, hidden_dim, pixel_range=(-1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
         self.patch_size = as_pair(patch_size)
         self.hidden_dim = hidden_dim
+        black, white = map(float, pixel_range)
+        if not -math.inf < black < white < math.inf:
+            raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {pixel_range!r}.")
+        self.pixel_range = black, white
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -62,21 +73,17 @@ class PatchEmbed(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *token_grid(input_shape[1:3], self.patch_size), self.hidden_dim)
 
-    def get_config(self):
-        return {**super().get_config(), "patch_size": self.patch_size, "hidden_dim": self.hidden_dim}
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class MlpBlock(keras.layers.Layer):
+class MlpBlock(CompositeLayer):
     """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`.
-
-    All other axes are flattened into one around the two products, which lets TensorFlow's CPU kernels fuse bias and
-    GELU. `flattened = False`, set before the first call, keeps them: same values, and a TPU moves a third less memory.
 
     Args:
         mlp_dim: hidden units between the two Dense layers.
         dropout_rate: dropout after the GELU and after the second Dense, in [0, 1). The paper's models use 0.
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
+        flattened: all axes but the last become one around the two products, which lets TensorFlow's CPU kernels fuse
+            bias and GELU. False keeps them: same values, and a TPU moves a third less memory.
         **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
@@ -89,49 +96,39 @@ class MlpBlock(keras.layers.Layer):
         (1, 512, 196)
     """
 
-    def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, **kwargs):
+    arguments = ("mlp_dim", "dropout_rate", "exact_gelu", "flattened")
+
+    def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, flattened=True, **kwargs):
         super().__init__(**kwargs)
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         self.exact_gelu = exact_gelu
-        self.flattened = True
-        self.called = False  # once called, compiled functions may contain what it computed
+        self.flattened = flattened
         self.dense_0 = self._dense(mlp_dim, "dense_0")
-        self.dropout_0 = keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy, name="dropout_0")
-        self.dropout_1 = keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy, name="dropout_1")
+        self.dropout_0 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_0")
+        self.dropout_1 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_1")
 
     def _dense(self, units, name):
-        return keras.layers.Dense(units, kernel_initializer=KERNEL_INITIALIZER, dtype=self.dtype_policy, name=name)
+        return self.add_layer(keras.layers.Dense, units, kernel_initializer=KERNEL_INITIALIZER, name=name)
 
-    def build(self, input_shape):
+    def build_layers(self, input_shape):
         width = input_shape[-1]
         self.dense_1 = self._dense(width, "dense_1")
         self.dense_0.build((None, width))
         self.dense_1.build((None, self.mlp_dim))
 
     def call(self, x, training=None):
-        self.called = True
         y = ops.reshape(x, (-1, x.shape[-1])) if self.flattened else x  # (rows, D)
         y = self.dropout_0(gelu(self.dense_0(y), self.exact_gelu, training), training=training)  # (rows, mlp_dim)
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
         return ops.reshape(y, (-1, *x.shape[1:])) if self.flattened else y  # (B, ..., D)
 
-    def use_exact_gelu(self):
-        """Switches to the erf form of GELU, also in `predict`, `evaluate` and `fit` of models with this layer."""
-        changed, self.exact_gelu = not self.exact_gelu, True
-        if changed and self.called:
-            retrace_models_with(self)
-
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self):
-        sizes = {"mlp_dim": self.mlp_dim, "dropout_rate": self.dropout_rate}
-        return {**super().get_config(), **sizes, "exact_gelu": self.exact_gelu}
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class MixerBlock(keras.layers.Layer):
+class MixerBlock(CompositeLayer):
     """Mixes tokens, then channels, each with a skip connection: `(B, S, C) -> (B, S, C)`.
 
     `y = x + token_mixing(norm(x)^T)^T` and `out = y + channel_mixing(norm(y))`, where ^T swaps tokens and channels.
@@ -143,11 +140,10 @@ class MixerBlock(keras.layers.Layer):
         drop_path_rates: stochastic depth: probabilities, in [0, 1), of skipping the token-mixing and the channel-mixing
             MLP for an example. The others are rescaled to keep the expectation; big_vision does not rescale.
         exact_gelu: the form of GELU in both MLPs; see `MlpBlock`.
-        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
-
-    Attributes:
         rematerialize: True recomputes both MLPs for the gradient, "tokens" the token-mixing MLP only: less memory, more
             time. Not with `dropout_rate`, whose masks would differ.
+        flattened: see `MlpBlock`.
+        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
@@ -159,8 +155,21 @@ class MixerBlock(keras.layers.Layer):
         (1, 196, 512)
     """
 
+    arguments = (
+        *("tokens_mlp_dim", "channels_mlp_dim", "dropout_rate", "drop_path_rates"),
+        *("exact_gelu", "rematerialize", "flattened"),
+    )
+
     def __init__(
-        self, tokens_mlp_dim, channels_mlp_dim, dropout_rate=0.0, drop_path_rates=(0.0, 0.0), exact_gelu=False, **kwargs
+        self,
+        tokens_mlp_dim,
+        channels_mlp_dim,
+        dropout_rate=0.0,
+        drop_path_rates=(0.0, 0.0),
+        exact_gelu=False,
+        rematerialize=False,
+        flattened=True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.tokens_mlp_dim = tokens_mlp_dim
@@ -168,43 +177,28 @@ class MixerBlock(keras.layers.Layer):
         self.dropout_rate = dropout_rate
         self.drop_path_rates = tuple(drop_path_rates)
         self.exact_gelu = exact_gelu
-        self._rematerialize = False
+        self.rematerialize = rematerialize
+        self.flattened = flattened
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.layer_norm_0 = LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm_0")
+        self.layer_norm_0 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_0")
         self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")
         self.drop_path_0 = self._drop_path(self.drop_path_rates[0], "drop_path_0")
-        self.layer_norm_1 = LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm_1")
+        self.layer_norm_1 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_1")
         self.channel_mixing = self._mlp(channels_mlp_dim, "channel_mixing")
         self.drop_path_1 = self._drop_path(self.drop_path_rates[1], "drop_path_1")
 
     def _mlp(self, mlp_dim, name):
-        return MlpBlock(mlp_dim, self.dropout_rate, self.exact_gelu, dtype=self.dtype_policy, name=name)
+        return self.add_layer(MlpBlock, mlp_dim, self.dropout_rate, self.exact_gelu, self.flattened, name=name)
 
     def _drop_path(self, rate, name):  # one draw per example
-        return keras.layers.Dropout(rate, noise_shape=(None, 1, 1), dtype=self.dtype_policy, name=name)
+        return self.add_layer(keras.layers.Dropout, rate, noise_shape=(None, 1, 1), name=name)
 
-    def build(self, input_shape):
+    def build_layers(self, input_shape):
         batch, tokens, channels = input_shape
         self.layer_norm_0.build(input_shape)
         self.token_mixing.build((batch, channels, tokens))
         self.layer_norm_1.build(input_shape)
         self.channel_mixing.build(input_shape)
-
-    def use_exact_gelu(self):
-        """Switches both MLPs to the erf form of GELU; see `MlpBlock.use_exact_gelu`."""
-        self.exact_gelu = True
-        self.token_mixing.use_exact_gelu()
-        self.channel_mixing.use_exact_gelu()
-
-    @property
-    def rematerialize(self):
-        return self._rematerialize
-
-    @rematerialize.setter
-    def rematerialize(self, value):
-        changed, self._rematerialize = value != self._rematerialize, value
-        if changed and self.token_mixing.called:
-            retrace_models_with(self)
 
     def mix_tokens(self, x, training=None):
         """`(B, S, C) -> (B, S, C)`: what the token-mixing MLP adds to `x`, before stochastic depth."""
@@ -224,7 +218,3 @@ class MixerBlock(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        names = ("tokens_mlp_dim", "channels_mlp_dim", "dropout_rate", "drop_path_rates", "exact_gelu")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

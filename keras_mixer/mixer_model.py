@@ -1,78 +1,99 @@
-"""The Keras model class of every Mixer, which also stores what is needed to use it."""
+"""The Keras model class of every Mixer, and what a model knows about itself."""
 
-import math
+import dataclasses
 
 import keras
 
-from keras_mixer.compiled import retrace_models_with
-from keras_mixer.layers import MixerBlock
+from keras_mixer.layers import PatchEmbed
 
-CARRIED = ("class_names", "evaluation_crop", "pixel_range", "trained_on")
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What must be known of a model, or of a file of weights, to use it; None if it is unknown.
+
+    Attributes:
+        class_names: one per class, in order.
+        trained_on: the data that the classes come from, in a few words for the user.
+        evaluation_crop: how an image of any size is brought to the input size, one of
+            `keras_mixer.data.settings.EVALUATION_CROPS`.
+        pixel_range: values of a black and a white pixel at the stem.
+        exact_gelu: whether the model computes the erf form of GELU.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    trained_on: str | None = None
+    evaluation_crop: str | None = None
+    pixel_range: tuple[float, float] | None = None
+    exact_gelu: bool | None = None
+
+
+@keras.saving.register_keras_serializable("keras_mixer")
+class ClassifierHead(keras.layers.Dense):
+    """Logits, `(B, C) -> (B, classes)`, of classes that it knows by name.
+
+    Args:
+        units: number of classes.
+        class_names: one name per class, in order; None if unknown.
+        trained_on: the data that the classes come from, in a few words for the user; None if unknown.
+        evaluation_crop: how an image of any size is brought to the input size of the model; None if unknown.
+        **kwargs: those of `keras.layers.Dense`.
+
+    Raises:
+        ValueError: there is not one name per class.
+    """
+
+    def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
+        super().__init__(units, **kwargs)
+        self.class_names = class_names
+        self.trained_on = trained_on
+        self.evaluation_crop = evaluation_crop
+
+    @property
+    def class_names(self):
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names):
+        if names is not None and len(names) != self.units:
+            raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
+        self._class_names = None if names is None else tuple(map(str, names))
+
+    def get_config(self):
+        names = ("class_names", "trained_on", "evaluation_crop")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def _of_head(name, description):
+    """A property of a model that its head keeps, and so every copy of the head."""
+
+    def get(model):
+        return getattr(model._head, name, None)
+
+    def change(model, value):
+        if model._head is None:
+            raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
+        setattr(model._head, name, value)
+
+    return property(get, change, doc=description)
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that stores what is needed to use it; `.keras` files keep these attributes.
+    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files."""
 
-    Attributes:
-        class_names: one name per output, in order; None if unknown.
-        evaluation_crop: how an image of any size is brought to the input size, one of
-            `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None if unknown.
-        trained_on: the data that its classes come from, in a few words for the user; None if unknown.
-    """
-
-    class_names: tuple[str, ...] | None = None
-    evaluation_crop: str | None = None
-    trained_on: str | None = None
-    _stem_range: tuple[float, float] = (-1.0, 1.0)
+    class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
+    trained_on = _of_head("trained_on", "The data that its classes come from, in a few words; None if unknown.")
+    evaluation_crop = _of_head("evaluation_crop", "How an image of any size is cropped and resized; None if unknown.")
 
     @property
     def pixel_range(self):
-        """Values of a black and a white pixel at the stem; `(-1.0, 1.0)` by default, as in the official code.
+        """Values of a black and a white pixel at the stem; `(-1.0, 1.0)` in the official code.
 
-        With `include_preprocessing=True` the model maps [0, 255] to this range; otherwise the caller does. Set it for
-        weights trained with another range: `(0.0, 1.0)` for timm's `miil` weights.
-
-        Raises:
-            ValueError: when set to anything other than two finite numbers in ascending order.
+        With `include_preprocessing=True` the model maps [0, 255] to this range; otherwise the caller does.
         """
-        return self._stem_range
+        return next(layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed))
 
-    @pixel_range.setter
-    def pixel_range(self, values):
-        black, white = map(float, values)
-        if not -math.inf < black < white < math.inf:
-            raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {values!r}.")
-        if (black, white) == self._stem_range:
-            return
-        self._stem_range = (black, white)
-        for layer in self.layers:
-            if layer.name == "preprocessing":
-                layer.scale, layer.offset = (white - black) / 255, black
-                retrace_models_with(self)
-
-    def get_config(self):
-        carried = {name: getattr(self, name) for name in CARRIED}
-        carried["class_names"] = None if self.class_names is None else list(self.class_names)
-        return {**super().get_config(), **carried}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        graph = {key: value for key, value in config.items() if key not in CARRIED}
-        model = super().from_config(graph, custom_objects)
-        names = config.get("class_names")
-        model.class_names = None if names is None else tuple(names)
-        model.evaluation_crop, model.trained_on = config.get("evaluation_crop"), config.get("trained_on")
-        model.pixel_range = config.get("pixel_range") or model.pixel_range  # older files do not have it
-        return model
-
-
-def grid_of(model) -> tuple[int, int]:
-    """Rows and columns of a model's token grid, `(g_h, g_w)`."""
-    rows, columns = model.get_layer("stem").output.shape[1:3]
-    return rows, columns
-
-
-def blocks_of(model) -> list[MixerBlock]:
-    """The Mixer blocks of a model, in order."""
-    return [layer for layer in model.layers if isinstance(layer, MixerBlock)]
+    @property
+    def _head(self):
+        heads = [layer for layer in self.layers if isinstance(layer, ClassifierHead)]
+        return heads[-1] if heads else None

@@ -4,16 +4,17 @@ Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `p
 `pool`, `head` (logits), `probabilities`.
 """
 
-import contextlib
 import dataclasses
+import numbers
 
 import keras
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
-from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
-from keras_mixer.variants import VARIANTS, Variant, as_pair, token_grid
-from keras_mixer.weights.loading import load_weights, open_widened
+from keras_mixer.mixer_model import ClassifierHead, MixerModel
+from keras_mixer.variants import VARIANTS, Variant, as_pair, is_count, token_grid
+from keras_mixer.weights.loading import load_weights, open_weights
 
 
 def Mixer(
@@ -33,6 +34,8 @@ def Mixer(
     dropout_rate=0.0,
     drop_path_rate=0.0,
     name=None,
+    exact_gelu=False,
+    pixel_range=(-1.0, 1.0),
 ):
     """An MLP-Mixer of any size: `(B, H, W, channels) -> (B, classes)`.
 
@@ -43,8 +46,8 @@ def Mixer(
         tokens_mlp_dim: hidden units D_S of the token-mixing MLPs.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLPs.
         input_shape: `(height, width, channels)` of an image in pixels; any rectangle, any number of channels.
-        include_preprocessing: True: the model takes pixels in [0, 255], uint8 or float, and maps them to [-1, 1].
-            False: it takes images in [-1, 1].
+        include_preprocessing: True: the model takes pixels in [0, 255], uint8 or float, and maps them to `pixel_range`.
+            False: it takes images in `pixel_range`.
         include_top: whether to include the classification head.
         pooling: without the head, None gives the token grid `(B, g_h, g_w, C)` after the last LayerNorm and "avg" its
             mean `(B, C)`. Ignored with the head.
@@ -53,18 +56,22 @@ def Mixer(
             the logits.
         weights: None for random weights (the head starts at zero, as in the official code), or a source for
             `keras_mixer.load_weights`. If the image is a whole number of tiles of the size the weights were trained
-            at, D_S grows by that number (the paper's rule for higher resolution).
+            at, D_S grows by that number (the paper's rule for higher resolution). GELU form and pixel range become
+            those of the weights.
         dropout_rate: dropout in the MLPs, in [0, 1); the paper's models use 0.
         drop_path_rate: stochastic depth, in [0, 1): the probability rises linearly from 0 for the first of the 2 L MLPs
             to this value for the last.
         name: name of the model.
+        exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
+        pixel_range: values of a black and a white pixel at the stem; (0, 1) for timm's `miil` weights.
 
     Returns:
-        A `keras.Model`. Pooling, logits and outputs are float32 even under a mixed-precision policy.
+        A `keras.Model`. Mean, logits and probabilities are float32 even under a mixed-precision policy; a token grid
+        has the compute dtype.
 
     Raises:
-        ValueError: an argument is out of range, or the patch does not divide the image (the message names sizes that
-            work).
+        ValueError: an argument is out of range, the patch does not divide the image (the message names sizes that
+            work), or `exact_gelu` or `pixel_range` is not that of the weights.
 
     Source: section 2 and Table 1 of arXiv 2105.01601.
 
@@ -72,35 +79,44 @@ def Mixer(
         >>> keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(32, 48, 1), classes=10).output_shape
         (None, 10)
     """
-    _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate)
-    sizes = {"num_blocks": num_blocks, "hidden_dim": hidden_dim, "tokens_mlp_dim": tokens_mlp_dim}
-    for label, size in (sizes | {"channels_mlp_dim": channels_mlp_dim}).items():
-        if not isinstance(size, int) or size < 1:
+    _check_arguments(input_shape, include_top, pooling, classes)
+    for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
+        if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
+            raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
+    variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
+    for label, size in dataclasses.asdict(variant).items():
+        if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = token_grid(input_shape[:2], as_pair(patch_size))
+    input_shape, hidden_dim, classes = tuple(map(int, input_shape)), int(hidden_dim), int(classes)
     if weights is not None:
-        variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-        weights, variant = open_widened(weights, variant, grid)
-        tokens_mlp_dim = variant.tokens_mlp_dim
-    exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
+        weights = open_weights(weights, variant)
+        tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
+        exact_gelu, pixel_range = weights.form(exact_gelu, pixel_range)
+    policy = keras.config.dtype_policy()
+    if policy.quantization_mode is not None:
+        raise ValueError(f"The dtype policy {policy.name!r} quantizes. Build the model in float32, then call quantize.")
+    exact = keras.backend.result_type(policy.variable_dtype, "float32")
     last_mlp = max(2 * num_blocks - 1, 1)
 
-    image = keras.Input(input_shape, name="image")
+    image = keras.Input(input_shape, dtype=exact, name="image")  # bfloat16 would round pixels to 8 bits
     x = image  # (B, H, W, channels)
-    if include_preprocessing:  # in full precision: bfloat16 would round pixels to 8 bits
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype=exact, name="preprocessing")(x)
-    x = PatchEmbed(patch_size, hidden_dim, name="stem")(x)  # (B, g_h, g_w, C)
+    if include_preprocessing:
+        black, white = pixel_range
+        x = keras.layers.Rescaling((white - black) / 255, offset=black, dtype=exact, name="preprocessing")(x)
+    x = PatchEmbed(patch_size, hidden_dim, pixel_range, name="stem")(x)  # (B, g_h, g_w, C)
     x = keras.layers.Reshape((grid[0] * grid[1], hidden_dim), name="tokens")(x)  # (B, S, C)
     for i in range(num_blocks):
         rates = (drop_path_rate * 2 * i / last_mlp, drop_path_rate * (2 * i + 1) / last_mlp)
-        x = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, name=f"mixer_block_{i}")(x)
+        block = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, exact_gelu, name=f"mixer_block_{i}")
+        x = block(x)
     x = LayerNorm(epsilon=LAYER_NORM_EPSILON, name="pre_head_layer_norm")(x)
     if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling1D(dtype=exact, name="pool")(x)  # (B, C)
+        x = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="pool")(x)  # (B, C)
     else:
         x = keras.layers.Reshape((*grid, hidden_dim), name="grid")(x)  # (B, g_h, g_w, C)
     if include_top:
-        x = keras.layers.Dense(classes, kernel_initializer="zeros", dtype=exact, name="head")(x)  # (B, classes)
+        x = ClassifierHead(classes, kernel_initializer="zeros", dtype=exact, name="head")(x)  # (B, classes)
         if classifier_activation is not None:
             x = keras.layers.Activation(classifier_activation, dtype=exact, name="probabilities")(x)
     model = MixerModel(image, x, name=name or "mixer")
@@ -109,92 +125,57 @@ def Mixer(
     return model
 
 
-def arguments_of(model):
-    """The arguments of `Mixer` that build a model of the same architecture.
-
-    Raises:
-        ValueError: `model` is not a Mixer of this package.
-    """
-    layers = {layer.name: layer for layer in model.layers}
-    blocks = blocks_of(model)
-    if "stem" not in layers or "pre_head_layer_norm" not in layers or not blocks:
-        raise ValueError(
-            f"Model {model.name!r} is not a Mixer of this package: it lacks a stem, Mixer blocks or the last LayerNorm."
-        )
-    activation = layers["probabilities"].get_config()["activation"] if "probabilities" in layers else None
-    return {
-        "patch_size": layers["stem"].patch_size,
-        "num_blocks": len(blocks),
-        "hidden_dim": layers["stem"].hidden_dim,
-        "tokens_mlp_dim": blocks[0].tokens_mlp_dim,
-        "channels_mlp_dim": blocks[0].channels_mlp_dim,
-        "input_shape": model.input_shape[1:],
-        "include_preprocessing": "preprocessing" in layers,
-        "include_top": "head" in layers,
-        "pooling": "avg" if "pool" in layers and "head" not in layers else None,
-        "classes": layers["head"].units if "head" in layers else 1000,
-        "classifier_activation": activation,
-        "dropout_rate": blocks[0].dropout_rate,
-        "drop_path_rate": blocks[-1].drop_path_rates[1],
-        "name": model.name,
-    }
-
-
-def rebuild(model, *, precision=None, **changes):
-    """A new Mixer with random weights and the arguments of `model`, except for `changes`.
+def rebuild(model, *, precision=None, input_shape=None, **options):
+    """A copy of a Mixer, with layers added to it or not, without its weights.
 
     Args:
-        model: a Mixer of this package.
-        precision: dtype policy of the new model; None for the global one.
-        **changes: arguments of `Mixer`.
+        model: the Mixer.
+        precision: dtype policy of the layers from the stem to the last LayerNorm; the others then compute in float32.
+            None keeps that of each layer.
+        input_shape: `(height, width, channels)` in pixels; None keeps it.
+        **options: arguments of `MixerBlock` to change in all blocks.
 
     Raises:
         ValueError: `model` is not a Mixer of this package, or a change does not fit.
     """
-    with dtype_policy(precision or keras.config.dtype_policy()):
-        new = Mixer(**(arguments_of(model) | changes))
-    for old_layer, new_layer in zip(blocks_of(model), blocks_of(new), strict=True):
-        if old_layer.exact_gelu:
-            new_layer.use_exact_gelu()
-    for name in CARRIED:
-        if hasattr(model, name):
-            setattr(new, name, getattr(model, name))
-    return new
+    parts = anatomy(model)
+    image = x = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+    for layer in parts.layers:
+        config = layer.get_config()
+        config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
+        if precision is not None and isinstance(layer, keras.layers.Layer):
+            config["dtype"] = precision if layer in parts.body else "float32"
+        if layer is parts.stem:
+            grid = token_grid(image.shape[1:3], layer.patch_size)
+        if layer is parts.tokens:
+            config["target_shape"] = (grid[0] * grid[1], parts.stem.hidden_dim)
+        if layer in parts.blocks:
+            config |= options
+        if parts.after[:1] == (layer,) and isinstance(layer, keras.layers.Reshape):
+            config["target_shape"] = (*grid, parts.stem.hidden_dim)
+        x = type(layer).from_config(config)(x)
+    kind = MixerModel if isinstance(model, MixerModel) else keras.Model
+    return kind(image, x, name=model.name)
 
 
-@contextlib.contextmanager
-def dtype_policy(policy):
-    """Sets the global dtype policy inside a `with` block and restores it afterwards."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+def copy_weights(layers, new_layers):
+    """Sets the weights of layers to those of others of the same kind; LoRA updates are added to their kernels."""
+    for old, new in zip(layers, new_layers, strict=True):
+        for inner, new_inner in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            stored: dict = {}
+            inner.save_own_variables(stored)
+            new_inner.load_own_variables(stored)
 
 
-def class_names_of(model) -> tuple[str, ...]:
-    """One name per output: the class names of the model, or the numbers from 0 if it has none."""
-    return getattr(model, "class_names", None) or tuple(map(str, range(model.output_shape[-1])))
-
-
-def evaluation_crop_of(model) -> str:
-    """The evaluation crop of the model, or that of the paper's Table 3 if it has none."""
-    return getattr(model, "evaluation_crop", None) or "resmall-crop"
-
-
-def _check_arguments(input_shape, include_top, pooling, classes, dropout_rate, drop_path_rate):
-    if len(input_shape) != 3:
+def _check_arguments(input_shape, include_top, pooling, classes):
+    if len(input_shape) != 3 or not is_count(input_shape[2]):
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
-    if include_top and (not isinstance(classes, int) or classes < 1):
+    if include_top and not is_count(classes):
         raise ValueError(
             f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
         )
-    for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
 
 
 def _variant(key):

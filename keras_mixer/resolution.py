@@ -1,8 +1,9 @@
 """A trained model for another image size: the paper's rule for whole multiples, resampling for any other size."""
 
-from keras_mixer.models import arguments_of, rebuild
+from keras_mixer.anatomy import anatomy
+from keras_mixer.models import copy_weights, rebuild
 from keras_mixer.variants import token_grid
-from keras_mixer.weights.loading import WeightFile, load_weights
+from keras_mixer.weights.loading import WeightFile, fill
 from keras_mixer.weights.resolution import METHODS, widened_dim
 
 
@@ -19,7 +20,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     so it also costs less for whole multiples.
 
     Args:
-        model: a Mixer of this package; not modified.
+        model: a Mixer of this package, with layers added to it or not; not modified.
         input_shape: `(height, width, channels)` of the new images in pixels. Another number of channels adapts the
             stem: summed for one channel, repeated and rescaled for more.
         method: "block_diagonal" or "bilinear".
@@ -40,10 +41,13 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    hidden = arguments_of(model)["tokens_mlp_dim"]
-    file = WeightFile.of(model, model.name)
-    new_grid = token_grid(input_shape[:2], model.get_layer("stem").patch_size)
+    parts = anatomy(model)
+    file = WeightFile.of(parts, model.name)
+    hidden = parts.blocks[0].tokens_mlp_dim
     if method == "block_diagonal":
-        hidden = widened_dim(hidden, file.grid, new_grid)
-    new = rebuild(model, input_shape=tuple(input_shape), tokens_mlp_dim=hidden)
-    return load_weights(new, file, head="load", method=method, log=lambda line: None)
+        hidden = widened_dim(hidden, parts.grid, token_grid(input_shape[:2], parts.stem.patch_size))
+    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
+    new_parts = anatomy(new)
+    fill(new_parts, file, "load", method, log=lambda line: None)
+    copy_weights((*parts.before, *parts.after), (*new_parts.before, *new_parts.after))
+    return new

@@ -1,6 +1,8 @@
 """The published sizes of MLP-Mixer and their exact costs."""
 
 import dataclasses
+import numbers
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +84,15 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: not one or two positive integers.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    pair = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(pair) != 2 or not all(map(is_count, pair)):
         raise ValueError(f"A size must be a positive integer or a pair (height, width) of them, got {size!r}.")
-    return pair
+    return int(pair[0]), int(pair[1])
+
+
+def is_count(value) -> bool:
+    """Whether a value is a positive integer, of Python or of NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
@@ -104,12 +111,14 @@ def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int,
                 f"The image {name} is unknown (None). Token mixing has one weight per token, so the size must be fixed "
                 "when the model is built: pass input_shape=(height, width, channels)."
             )
-        if side < 1 or side % patch:
+        if not is_count(side):
+            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}.")
+        if side % patch:
             below, above = side // patch * patch, (side // patch + 1) * patch
             nearest = f"{below} or {above}" if below > 0 else f"{above}"
             raise ValueError(
                 f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px; "
                 f"the nearest sizes that work are {nearest} px."
             )
-        grid.append(side // patch)
+        grid.append(int(side) // patch)
     return grid[0], grid[1]

@@ -39,6 +39,15 @@ def test_timm_files_convert(source, tmp_path):
     assert_same_weights(convert(tmp_path / "timm.npz", tmp_path / "b.keras", log=lambda line: None), source)
 
 
+def test_what_the_official_layout_cannot_carry_is_refused(tiny_mixer, source, tmp_path):
+    tiny_mixer(pixel_range=(0, 1)).save(tmp_path / "a.keras")
+    np.savez(tmp_path / "timm.npz", **timm({w.path: w.numpy() for w in source.weights}, 2))
+    for name in ("a.keras", "timm.npz"):
+        with pytest.raises(ValueError, match="official layout is for tanh GELU"):
+            convert(tmp_path / name, tmp_path / "b.npz", log=lambda line: None)
+    assert not (tmp_path / "b.npz").exists()
+
+
 def test_features_convert_without_a_head(tiny_mixer, tmp_path):
     keras_mixer.save_official(tiny_mixer(include_top=False), tmp_path / "a.npz")
     converted = keras.saving.load_model(convert(tmp_path / "a.npz", tmp_path / "b.keras"))

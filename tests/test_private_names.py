@@ -62,7 +62,13 @@ USED = [
     ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_velocities", "training/optimizers.py", "tensorflow"),
-    ("Model", model, "_flatten_layers", "training/devices.py", None),
+    *(
+        ("Model", model, "_flatten_layers", file, None)
+        for file in ("anatomy.py", "composite.py", "models.py", "training/devices.py")
+    ),
+    ("Model", model, "_layers", "composite.py", None),
+    ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
+    ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),
     ("Model", model, "_loss_tracker", "training/accumulation.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/accumulation.py", "jax"),
     ("Model", model, "_loss_tracker", "training/sam.py", "tensorflow"),
@@ -92,7 +98,7 @@ USED = [
         "tensorflow",
     ),
 ]
-NAMES = [pytest.param(*used, id=f"{used[0]}.{used[2]}") for used in USED]
+NAMES = [pytest.param(*used, id=f"{used[0]}.{used[2]}, {used[3]}") for used in USED]
 
 
 def check_there(label, make, name, file):

@@ -24,9 +24,10 @@ COMMAND = ROOT / "keras_mixer_command.py"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "fields", "files", "compiled", "fast_cpu", "cores"],
+    ["variants", "fields", "files", "fast_cpu", "cores", "composite"],
     ["layers", "downloads", "buckets", "imagenet_classes"],
     ["mixer_model"],
+    ["anatomy"],
     ["weights", "data"],
     ["models"],
     ["resolution", "conversion", "features", "description"],
@@ -101,13 +102,13 @@ def test_files_import_only_from_floors_below(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["variants", "compiled", "fast_cpu", "layers", "mixer_model", "models", "features", "resolution", "conversion"],
+    ["variants", "fast_cpu", "composite", "layers", "mixer_model", "models", "features", "resolution", "conversion"],
 )
 def test_model_code_knows_only_keras(name):
     outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
     # fast_cpu.py compiles one function on TensorFlow, and imports it only then
     allowed = {"tensorflow"} if name == "fast_cpu" else set()
-    usual = {"keras", "keras_mixer", "contextlib", "dataclasses", "functools", "gc", "math", "pathlib"}
+    usual = {"collections", "dataclasses", "functools", "keras", "keras_mixer", "math", "numbers", "pathlib"}
     assert outside <= usual | allowed
 
 

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import tyro
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.terminal import Model, Run, Runs, VariantName, print_table
 from keras_mixer.fields import Count, CountFrom0, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
-from keras_mixer.mixer_model import blocks_of
 from keras_mixer.models import Mixer
 from keras_mixer.variants import VARIANTS
 
@@ -191,7 +191,7 @@ def weights(model: Model, output: Path, blocks: Blocks = (0, 1, 2), tile_grid: T
 
     check_figure_path(output)
     loaded = load_mixer(model)
-    last = len(blocks_of(loaded))
+    last = len(anatomy(loaded).blocks)
     chosen = blocks if blocks != (0, 1, 2) else tuple(range(min(3, last)))
     print(f"Written: {write_figure(weights_figure(loaded, chosen, tile_grid), output)}")
 

@@ -10,11 +10,11 @@ import keras
 from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numbers
 from keras_mixer.cli.terminal import Model, Runs, print_table
 from keras_mixer.data.settings import EvaluationCrop
+from keras_mixer.description import evaluation_crop_of
 from keras_mixer.export.loading import load_mixer, load_model
 from keras_mixer.fields import Count, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
-from keras_mixer.models import evaluation_crop_of
 from keras_mixer.paper.linear_cost import SIDES
 
 

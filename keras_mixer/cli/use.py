@@ -9,15 +9,16 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.buckets import local_copy
 from keras_mixer.cli.terminal import Data, Model, Run, folder_of, print_table
 from keras_mixer.data.settings import EvaluationCrop
+from keras_mixer.description import evaluation_crop_of
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
 from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import write_figure
-from keras_mixer.models import evaluation_crop_of
 from keras_mixer.serving.protocol import RETRIES
 
 LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
@@ -156,7 +157,7 @@ def fewshot(
         refuse_existing(output)
     file = output or folder_of(model) / "fewshot.json"
     loaded = load_mixer(model)
-    crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
+    crop = evaluation_crop or anatomy(loaded).facts.evaluation_crop or "resize-crop"
     source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))

@@ -6,7 +6,7 @@ Source: ours; measured in docs/performance.md.
 import keras
 import numpy as np
 
-from keras_mixer.mixer_model import blocks_of
+from keras_mixer.anatomy import is_mixer
 
 AVX2, AVX_512 = {"AVX2", "X86_V3"}, {"AVX512F", "X86_V4"}  # as NumPy before 2.4 and since names them
 SMALL = 25_000_000  # parameters: S/32, S/16, and everything below
@@ -20,7 +20,7 @@ def xla_predicts_faster(model) -> bool:
     all Mixers. oneDNN is far ahead in bfloat16. Convolutions and attention are not for XLA on a CPU.
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
-    if not on_tensorflow or getattr(model, "compute_dtype", None) != "float32" or not blocks_of(model):
+    if not on_tensorflow or getattr(model, "compute_dtype", None) != "float32" or not is_mixer(model):
         return False
     import tensorflow as tf
 

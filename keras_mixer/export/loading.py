@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 
 from keras_mixer.buckets import local_copy
-from keras_mixer.description import with_arguments
+from keras_mixer.description import completed
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import OPENVINO_FILE, open_export
 from keras_mixer.weights import hub
@@ -59,7 +59,7 @@ def load_mixer(path) -> keras.Model:
     Raises:
         ValueError: the path does not contain such a model.
     """
-    return with_arguments(load_model(path), include_preprocessing=True)
+    return completed(load_model(path))
 
 
 def load_model(path) -> keras.Model:

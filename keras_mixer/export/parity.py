@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mixer.cores import available_cores
 from keras_mixer.data.splits import Split
-from keras_mixer.description import describe, probabilities_of, with_arguments
+from keras_mixer.description import describe, in_precision, probabilities_of
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
 
@@ -172,7 +172,7 @@ class _Reference:
     """The expected output for pixels in [0, 255], probabilities or features; all but the model itself is NumPy."""
 
     def __init__(self, model, classifier_activation):
-        self.model = with_arguments(model, precision="float32")
+        self.model = in_precision(model, "float32")
         self.description = describe(model, classifier_activation=classifier_activation)
 
     def __call__(self, pixels):

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.anatomy import PIXELS
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
-from keras_mixer.description import PIXELS, Description, describe, with_arguments
+from keras_mixer.description import Description, completed, describe, in_precision
 
 
 class Unsupported(ValueError):
@@ -60,8 +61,8 @@ class Predictor:
         if described.evaluation_crop not in EVALUATION_CROPS:
             valid = ", ".join(EVALUATION_CROPS)
             raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}. Use one of: {valid}.")
-        ready = with_arguments(
-            model, precision="float32", include_preprocessing=True, classifier_activation=described.activation
+        ready = completed(
+            in_precision(model, "float32"), described.activation if described.output == "logits" else None
         )
         output = described.output if described.output == "features" else "probabilities"
         described = dataclasses.replace(described, pixel_range=PIXELS, output=output)

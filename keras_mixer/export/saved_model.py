@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.preprocessing import evaluation_images
-from keras_mixer.description import SAVED_MODEL_DESCRIPTION, with_arguments
+from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
 from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
@@ -117,7 +118,7 @@ def write_functions(functions, model, folder):
 def _write(predictor, folder, model_name, top_k, precision):
     model = predictor.model
     if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
-        model = with_arguments(model, precision=precision)
+        model = in_precision(model, precision)
     signatures = _signatures(model, predictor.description, top_k)
     write_functions(signatures, model, folder)
     write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json() | {"precision": precision})
@@ -139,7 +140,10 @@ def _signatures(model, description, top_k):
 
         return {"serving_default": only_features, "features": only_features}
 
-    both = keras.Model(model.input, {"probabilities": model.output, "pre_logits": model.get_layer("head").input})
+    parts = anatomy(model)
+    pool = parts.pool
+    pre_logits = parts.output_of(pool) if pool in parts.after else pool(parts.output_of(parts.norm))  # (B, C)
+    both = keras.Model(model.input, {"probabilities": model.output, "pre_logits": pre_logits})
     names = tf.constant(description.class_names)
 
     @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures

@@ -1,13 +1,11 @@
 """Exact cost of a model: parameters and multiply-accumulates, from the formulas and from the traced graph."""
 
-import dataclasses
 import math
 
 import keras
 import tensorflow as tf
 
-from keras_mixer.models import arguments_of
-from keras_mixer.variants import Variant
+from keras_mixer.anatomy import anatomy
 
 PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Conv2D", "Einsum")
 
@@ -18,10 +16,9 @@ def exact_cost(model) -> tuple[int, int]:
     Raises:
         ValueError: `model` is not a Mixer of this package.
     """
-    arguments = arguments_of(model)
-    variant = Variant(**{field.name: arguments[field.name] for field in dataclasses.fields(Variant)})
-    classes = arguments["classes"] if arguments["include_top"] else 0
-    return variant.parameters(arguments["input_shape"], classes), variant.macs(arguments["input_shape"], classes)
+    parts, shape = anatomy(model), model.input_shape[1:]
+    classes = parts.head.units if parts.head is not None else 0
+    return parts.variant().parameters(shape, classes), parts.variant().macs(shape, classes)
 
 
 def traced_macs(model) -> int:

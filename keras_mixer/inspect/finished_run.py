@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.description import architecture_of
 from keras_mixer.export.loading import load_model
 from keras_mixer.export.parity import subsample
@@ -20,7 +21,6 @@ from keras_mixer.inspect.token_weights import (
     unit_weights,
     weights_figure,
 )
-from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.run_directory import CHECKED_IMAGES, read_metrics, read_recipe
 
@@ -101,7 +101,7 @@ def read_run(folder, images=MOST_IMAGES) -> Run:
     predictor = Predictor.of(load_model(folder)).for_classes("to report on")
     model = predictor.model
     parameters, macs = exact_cost(model)
-    blocks = range(len(blocks_of(model)))
+    blocks = range(len(anatomy(model).blocks))
     test, problem = None, ""
     try:
         test = _test_images(folder, predictor, images)

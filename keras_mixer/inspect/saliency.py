@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.anatomy import plain
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import atomic_write, refuse_existing
@@ -54,13 +55,13 @@ def saliency_maps(model, images, class_indices=None, rivals=None) -> np.ndarray:
     Raises:
         ValueError: the model has no head, or a class is out of range.
     """
-    layers = {layer.name: layer for layer in model.layers}
-    if "head" not in layers:
+    head = plain(model, "saliency").head
+    if head is None:
         raise ValueError(f"Model {model.name!r} has no head and predicts no classes.")
     extractor = feature_extractor(model, ["normed", "logits"])
     features = {name: keras.ops.convert_to_numpy(value) for name, value in extractor(np.asarray(images)).items()}
     classes = features["logits"].shape[-1]
-    kernel = layers["head"].kernel.numpy()  # (C, classes)
+    kernel = keras.ops.convert_to_numpy(head.kernel)  # (C, classes)
 
     def columns(indices):
         indices = np.asarray(indices)

@@ -10,8 +10,7 @@ import keras
 import numpy as np
 
 from keras_mixer.evaluation.xla import xla_predicts_faster
-from keras_mixer.mixer_model import blocks_of
-from keras_mixer.models import Mixer, dtype_policy
+from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 
@@ -59,13 +58,14 @@ CALLS: tuple[tuple[Literal["forward", "train"], int], ...] = (
 )
 
 
-def model_of(case: Case):
+def model_of(case: Case, rematerialize=False):
     """The model of a case: returns probabilities for a forward pass, logits for training."""
     sizes = dataclasses.asdict(VARIANTS[case.variant])
     activation = None if case.kind == "train" else "softmax"
     shape = (case.image_size, case.image_size, 3)
-    with dtype_policy("mixed_bfloat16" if case.precision == "bfloat16" else "float32"):
-        return Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
+    model = Mixer(**sizes, input_shape=shape, classes=CLASSES, classifier_activation=activation)
+    precision = "mixed_bfloat16" if case.precision == "bfloat16" else "float32"
+    return rebuild(model, precision=precision, rematerialize=rematerialize)
 
 
 def compiled_model(case: Case, rematerialize=False, xla=None):
@@ -76,7 +76,7 @@ def compiled_model(case: Case, rematerialize=False, xla=None):
         rematerialize: recompute both MLPs of each block for the gradient.
         xla: on TensorFlow, compile with XLA or not; None for what the package itself does.
     """
-    model = model_of(case)
+    model = model_of(case, rematerialize)
     if keras.backend.backend() != "tensorflow":
         xla = "auto"
     elif xla is None:  # XLA trains the models of Table 1 more slowly
@@ -84,8 +84,6 @@ def compiled_model(case: Case, rematerialize=False, xla=None):
     if case.kind == "forward":
         model.compile(jit_compile=xla)
         return model
-    for block in blocks_of(model):
-        block.rematerialize = rematerialize
     model.compile(
         optimizer=AdamW(1e-4, weight_decay=0.1, global_clipnorm=1.0),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),

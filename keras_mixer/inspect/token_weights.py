@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.mixer_model import blocks_of, grid_of
 from keras_mixer.weights.resolution import tiles
 
 GAP, PAIR_GAP = 1, 4  # cells within a pair and between pairs
@@ -62,10 +62,10 @@ def unit_weights(model, block, tile_grid=None) -> np.ndarray:
     Raises:
         ValueError: `block` is out of range, or the grid is not a multiple of `tile_grid`.
     """
-    blocks = blocks_of(model)
+    parts = anatomy(model)
+    blocks, grid = parts.blocks, parts.grid
     if not 0 <= block < len(blocks):
         raise ValueError(f"Expected a block from 0 to {len(blocks) - 1}, got {block!r}.")
-    grid = grid_of(model)
     kernel = blocks[block].token_mixing.dense_0.get_weights()[0]  # (S, D_S)
     weights = kernel.T.reshape(-1, *grid)
     if tile_grid is None:
@@ -83,7 +83,7 @@ def unit_weights(model, block, tile_grid=None) -> np.ndarray:
 
 def stem_filters(model) -> np.ndarray:
     """`(C, patch height, patch width, channels) float32`: the stem filters."""
-    return model.get_layer("stem").get_weights()[0].transpose(3, 0, 1, 2)
+    return anatomy(model).stem.get_weights()[0].transpose(3, 0, 1, 2)
 
 
 def mean_radial_frequency(images) -> np.ndarray:

@@ -6,8 +6,8 @@ Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
 import keras
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.mixer_model import blocks_of
 from keras_mixer.models import rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
 from keras_mixer.paper.networks import NETWORKS, build_network, on_its_own_terms
@@ -63,14 +63,14 @@ def permuted_mixer(model, seed):
         model: a Mixer of this package; it is not changed.
         seed: that of `shuffle_patches`.
     """
-    patch = model.get_layer("stem").patch_size
+    patch = anatomy(model).stem.patch_size
     order, inner = _orders(model.input_shape[1:3], patch, seed)
     new = rebuild(model)
     new.set_weights(model.get_weights())
-    stem = new.get_layer("stem")
-    kernel = stem.kernel.numpy()
-    stem.kernel.assign(kernel.reshape(len(inner), -1)[inner].reshape(kernel.shape))
-    for block in blocks_of(new):
+    parts = anatomy(new)
+    kernel = parts.stem.kernel.numpy()
+    parts.stem.kernel.assign(kernel.reshape(len(inner), -1)[inner].reshape(kernel.shape))
+    for block in parts.blocks:
         kernel_0, bias_0, kernel_1, bias_1 = block.token_mixing.get_weights()
         block.token_mixing.set_weights([kernel_0[order], bias_0, kernel_1[:, order], bias_1[order]])
     return new

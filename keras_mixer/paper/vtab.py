@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
-from keras_mixer.models import rebuild
+from keras_mixer.models import Mixer, copy_weights
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 from keras_mixer.resolution import change_resolution
@@ -213,10 +214,17 @@ def _student(model, classes, side):
     """A model of logits for other classes and another image size; its head starts at zero."""
     if tuple(model.input_shape[1:3]) != (side, side):
         model = change_resolution(model, (side, side, model.input_shape[-1]))
-    student = rebuild(
-        model, classes=classes, classifier_activation=None, include_top=True, pooling=None, name="vtab_student"
+    parts = anatomy(model)
+    student = Mixer(
+        **dataclasses.asdict(parts.variant()),
+        input_shape=model.input_shape[1:],
+        classes=classes,
+        classifier_activation=None,
+        dropout_rate=parts.blocks[0].dropout_rate,
+        drop_path_rate=parts.blocks[-1].drop_path_rates[1],
+        name="vtab_student",
+        exact_gelu=parts.facts.exact_gelu,
+        pixel_range=parts.facts.pixel_range,
     )
-    for layer in student.layers:
-        if layer.name != "head" and layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+    copy_weights(parts.body, anatomy(student).body)
     return student

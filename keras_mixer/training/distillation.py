@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description, with_arguments
-from keras_mixer.mixer_model import MixerModel
+from keras_mixer.anatomy import is_mixer
+from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description, completed
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import read_recipe
 from keras_mixer.weights.keras_files import load_keras
@@ -58,7 +58,7 @@ class Teacher:
             raise ValueError(
                 f"teacher={path!r} ends with the activation {self.activation!r}. Expected 'softmax', or logits."
             )
-        self.model = with_arguments(model, include_preprocessing=True) if isinstance(model, MixerModel) else model
+        self.model = completed(model) if is_mixer(model) else model
         self.size, self.classes = shapes[0][1:3], shapes[1][1]
         self.class_names = getattr(model, "class_names", None)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
+from keras_mixer.anatomy import is_mixer
 from keras_mixer.data.integrity import naming_corrupt_files
 from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
-from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.bucket_run import run_directory
 from keras_mixer.training.callbacks import (
     Checkpoints,
@@ -268,7 +268,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
             run.drop_metrics_after(start_step)
             tensorboard = keras.callbacks.TensorBoard
             callbacks.append(tensorboard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0))
-            if blocks_of(model):
+            if is_mixer(model):
                 images = None if start_step else functools.partial(example_images, source, recipe)
                 callbacks.append(TensorBoardImages(run.tensorboard / "pictures", images, start_step, total_steps))
         if users:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.mixer_model import blocks_of, grid_of
+from keras_mixer.anatomy import anatomy
 
 MAX_UNITS = 64  # hidden units shown per block
 SMALLEST_TILE = 32  # pixels; smaller images are enlarged by an integer factor
@@ -49,12 +49,12 @@ class TensorBoardImages(keras.callbacks.Callback):
             self._write_weights(step)
 
     def _write_weights(self, step):
-        grid = grid_of(self.model)
-        blocks = blocks_of(self.model)
+        parts = anatomy(self.model)
+        blocks = parts.blocks
         with self.writer.as_default(step):
             for i in sorted({0, len(blocks) // 2, len(blocks) - 1}):
                 kernel = blocks[i].token_mixing.dense_0.kernel.numpy()  # (S, D_S)
-                units = kernel.T.reshape(-1, *grid, 1)[:MAX_UNITS]  # (units, g_h, g_w, 1)
+                units = kernel.T.reshape(-1, *parts.grid, 1)[:MAX_UNITS]  # (units, g_h, g_w, 1)
                 largest = np.abs(units).max((1, 2, 3), keepdims=True)
                 image = tile(127.5 + 127.5 * units / np.maximum(largest, 1e-12))
                 tf.summary.image(f"token mixing, block {i}", image[None])

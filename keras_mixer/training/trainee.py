@@ -6,9 +6,10 @@ import json
 import keras
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
-from keras_mixer.mixer_model import CARRIED, MixerModel, blocks_of
+from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.devices import Devices
@@ -16,7 +17,7 @@ from keras_mixer.training.distillation import StudentModel, Teacher
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.sam import SharpnessAwareModel
-from keras_mixer.weights.loading import WeightFile, load_weights, open_widened
+from keras_mixer.weights.loading import load_weights, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,8 @@ class Start:
     @classmethod
     def of(cls, model, accuracy, teacher_sha256) -> "Start":
         """The start of a model."""
-        block = blocks_of(model)[0]
-        return cls(
-            block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, model.class_names, accuracy, teacher_sha256
-        )
+        block, names = anatomy(model).blocks[0], model.class_names
+        return cls(block.tokens_mlp_dim, block.exact_gelu, model.pixel_range, names, accuracy, teacher_sha256)
 
     @classmethod
     def read(cls, path) -> "Start | None":
@@ -80,29 +79,25 @@ class Start:
                 f"({', '.join(source.class_names[:5])} ...). Restore them, or choose another --workdir."
             )
         sizes = dataclasses.replace(recipe.architecture(), tokens_mlp_dim=self.tokens_mlp_dim)
-        model = _new_model(recipe, source, sizes)
-        model.pixel_range = self.pixel_range
-        for block in blocks_of(model) if self.exact_gelu else ():
-            block.use_exact_gelu()
-        return model
+        return _new_model(recipe, source, sizes, self.exact_gelu, self.pixel_range)
 
 
 def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     """The recipe's model of logits with its initial weights."""
     variant, method = recipe.architecture(), recipe.resolution_method
-    weights: str | WeightFile | None = recipe.weights
-    if recipe.weights and method == "block_diagonal":
-        weights, variant = open_widened(recipe.weights, variant, variant.grid(recipe.input_shape()))
-    model = _new_model(recipe, source, variant)
-    if weights:
-        load_weights(model, weights, method=method, log=log)
+    file = open_weights(recipe.weights, variant) if recipe.weights else None
+    if file and method == "block_diagonal":
+        variant = file.widened(variant, variant.grid(recipe.input_shape()))
+    model = _new_model(recipe, source, variant, *(file.form() if file else ()))
+    if file:
+        load_weights(model, file, method=method, log=log)
     head = model.get_layer("head")
     if not head.kernel.numpy().any():
         head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
     return model
 
 
-def _new_model(recipe, source, sizes):
+def _new_model(recipe, source, sizes, exact_gelu=False, pixel_range=(-1.0, 1.0)):
     model = Mixer(
         **dataclasses.asdict(sizes),
         input_shape=recipe.input_shape(),
@@ -111,7 +106,11 @@ def _new_model(recipe, source, sizes):
         dropout_rate=recipe.dropout_rate,
         drop_path_rate=recipe.drop_path_rate,
         name=f"mixer_{recipe.name}",
+        exact_gelu=exact_gelu,
+        pixel_range=pixel_range,
     )
+    if keras.config.dtype_policy().name != "float32":  # the recipe decides about precision
+        model = rebuild(model, precision="float32")
     model.class_names = source.class_names
     model.evaluation_crop, model.trained_on = recipe.evaluation_crop, data_name(recipe.data)
     return model
@@ -127,12 +126,12 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         ValueError: `start` is not a Mixer, and the recipe or the devices need one; or the teacher does not fit.
     """
     keras.utils.set_random_seed(recipe.seed)
-    mixer = isinstance(start, MixerModel)
-    model = rebuild(start, precision=recipe.precision) if mixer else _clone(start, recipe, devices)
-    for block in blocks_of(model):
-        block.rematerialize = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
-        for mlp in (block.token_mixing, block.channel_mixing):
-            mlp.flattened = devices.platform != "tpu"
+    if isinstance(start, MixerModel):
+        twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
+        options = {"rematerialize": twice, "flattened": devices.platform != "tpu"}
+        model = rebuild(start, precision=recipe.precision, **options)
+    else:
+        model = _clone(start, recipe, devices)
     if recipe.accumulation_steps > 1:
         model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
         model.accumulation_steps = recipe.accumulation_steps
@@ -178,7 +177,4 @@ def classifier_of(model, activation):
     probabilities = keras.layers.Activation(activation, dtype=logits.dtype, name="probabilities")(logits)
     if not isinstance(model, MixerModel):
         return keras.Model(model.inputs[0], probabilities, name=model.name)
-    classifier = MixerModel(model.inputs[0], probabilities, name=model.name)
-    for name in CARRIED:
-        setattr(classifier, name, getattr(model, name))
-    return classifier
+    return MixerModel(model.inputs[0], probabilities, name=model.name)

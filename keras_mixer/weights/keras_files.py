@@ -11,9 +11,8 @@ from pathlib import Path
 
 import h5py
 import keras
-import numpy as np
 
-from keras_mixer.weights.archives import refuse_bomb
+from keras_mixer.weights.archives import Entry, refuse_bomb
 
 WEIGHTS = "model.weights.h5"  # inside a `.keras` file
 CONFIG, LARGEST_CONFIG = "config.json", 100_000_000  # bytes; that of H/14 has about 60,000
@@ -38,39 +37,47 @@ def load_keras(path, compile=False):
         raise ValueError(f"{path} is not a readable .keras file: {error}") from error
 
 
-def load_weights_h5(model, path):
-    """Loads a `.weights.h5` file into a model, all or nothing.
+def open_weights_h5(path) -> dict[str, Entry]:
+    """The arrays of a `.weights.h5` file under our names, without those of an optimizer.
 
-    A copy is loaded first: Keras changes weights one by one, and a failure half way must not reach the model.
+    Keras numbers the layers of each class, and the variables of each layer.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, or belongs to a different model.
+        ValueError: it is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
-    copy = keras.models.clone_model(model)
-    try:
-        _check_hdf5(path, path)
-        copy.load_weights(path)
-        count = _count_weights(path)
-    except Exception as error:  # whatever Keras and h5py raise
-        raise ValueError(f"{path} does not contain the weights of a model like this one: {error}") from error
-    if count != len(model.weights):  # Keras skips layers that the model lacks
-        raise ValueError(f"{path} has {count} arrays, the model {len(model.weights)}: it belongs to a different model.")
-    for weight in copy.weights:
-        if not np.isfinite(weight.numpy()).all():
-            raise ValueError(f"{path}: array {weight.path!r} contains values that are not finite.")
-    model.set_weights(copy.get_weights())
-    return model
+    _check_hdf5(path, path)
+    entries: dict[str, Entry] = {}
 
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset) and name.startswith("layers/") and "seed_generator" not in name:
+            own = _own_name(name)
+            entries[own if own not in entries else name] = Entry(name, item.shape, lambda: _read_h5(path, name))
 
-def _count_weights(path):
-    """The number of arrays in a `.weights.h5` file, without the states of random generators."""
-    names: list[str] = []
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return sum("seed_generator" not in name for name in names)
+        file.visititems(visit)
+    if "stem/kernel" not in entries:
+        raise ValueError(f"{path} does not contain the weights of a Mixer: it lacks layers/patch_embed/vars/0.")
+    return entries
+
+
+def _own_name(name):
+    """`layers/mixer_block_1/layer_norm_0/vars/0 -> mixer_block_1/layer_norm_0/gamma`."""
+    own = re.sub(r"^layers/mixer_block/", "layers/mixer_block_0/", name).removeprefix("layers/")
+    own = re.sub(r"^(dense|classifier_head)/", "head/", own)
+    own = re.sub("^patch_embed/", "stem/", re.sub("^layer_norm/", "pre_head_layer_norm/", own))
+    kinds = ("gamma", "beta") if "layer_norm" in own else ("kernel", "bias")
+    return re.sub(r"vars/([01])$", lambda match: kinds[int(match[1])], own)
+
+
+def _read_h5(path, name):
+    try:
+        with h5py.File(path) as file:
+            return file[name][()]
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # from h5py, if damaged
+        raise ValueError(f"{path}: array {name!r} is damaged ({error}).") from error
 
 
 def _import_own_layers(path):

@@ -1,28 +1,32 @@
 """The only loader of weights: `load_weights(model, source)`. A model changes only if all weights fit."""
 
 import dataclasses
+import functools
 import logging
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from keras_mixer.mixer_model import blocks_of, grid_of
+from keras_mixer.anatomy import Anatomy, plain
+from keras_mixer.mixer_model import MixerModel, ModelFacts
 from keras_mixer.variants import Variant
 from keras_mixer.weights import hub, registry
 from keras_mixer.weights.archives import Entry, open_arrays
 from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
-from keras_mixer.weights.keras_files import load_keras, load_weights_h5
+from keras_mixer.weights.keras_files import load_keras, open_weights_h5
 from keras_mixer.weights.layouts import is_timm, own_names
 from keras_mixer.weights.resolution import METHODS, widened_dim
 
 LOG = logging.getLogger("keras_mixer")
 PUBLISHED, WEIGHTS_H5 = "published", ".weights.h5"
 SUFFIXES = (".npz", ".safetensors", ".keras", WEIGHTS_H5)
+TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
+OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
 TIMM = (  # no weight file contains its normalization
-    "timm layout: the exact (erf) GELU is set, as in timm. Pixels are scaled to [-1, 1], which is timm's mean 0.5 and "
-    "std 0.5; for a model trained with another mean and std set model.pixel_range = (-mean / std, (1 - mean) / std), "
-    "which is (0, 1) for miil."
+    "timm layout: its models compute the exact (erf) GELU. Pixels are scaled to {} at the stem; a model trained with "
+    "another mean and std needs pixel_range=(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
 )
 
 
@@ -33,37 +37,29 @@ class WeightFile:
     Attributes:
         path: of the file, for messages.
         entries: its arrays under our names.
+        facts: what its model knows.
         grid: `(g_h, g_w)` rows and columns of its tokens, or None if the file does not contain them.
-        timm: whether it has timm's layout.
-        exact_gelu: whether its model computes the erf form of GELU.
-        pixel_range: values of a black and a white pixel at the stem of its model, or None if unknown.
-        class_names: one per output of its head, or None if unknown.
-        trained_on: the data of these classes, or None if unknown.
     """
 
     path: Path
     entries: dict[str, Entry]
+    facts: ModelFacts
     grid: tuple[int, int] | None = None
-    timm: bool = False
-    exact_gelu: bool = False
-    pixel_range: tuple[float, float] | None = None
-    class_names: tuple[str, ...] | None = None
-    trained_on: str | None = None
 
     @classmethod
-    def of(cls, model, path) -> "WeightFile":
-        """The weights of a model in memory; ValueError if it is not a Mixer."""
-        if not blocks_of(model):
-            raise ValueError(f"{path} does not contain a Mixer of this package.")
-        return cls(
-            Path(path),
-            {weight.path: Entry(weight.path, tuple(weight.shape), weight.numpy) for weight in model.weights},
-            grid_of(model),
-            exact_gelu=any(block.exact_gelu for block in blocks_of(model)),
-            pixel_range=getattr(model, "pixel_range", None),
-            class_names=getattr(model, "class_names", None),
-            trained_on=getattr(model, "trained_on", None),
-        )
+    def of(cls, parts: Anatomy, path) -> "WeightFile":
+        """The weights of a model in memory.
+
+        Raises:
+            ValueError: it is quantized.
+        """
+        if (quantized := parts.quantized) is not None:
+            raise ValueError(f"{path}: the layer {quantized} is quantized. Use the model from before its quantization.")
+        entries = {
+            name: Entry(name, tuple(weight.shape), functools.partial(keras.ops.convert_to_numpy, weight))
+            for name, weight in parts.weights().items()
+        }
+        return cls(Path(path), entries, parts.facts, parts.grid)
 
     def variant(self) -> Variant:
         """The sizes of the model in the file; ValueError if it does not contain a Mixer."""
@@ -73,13 +69,41 @@ class WeightFile:
         """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
         if self.grid is not None:
             return self.grid
-        tokens = self.entries["mixer_block_0/token_mixing/dense_1/bias"].shape[0]
+        tokens = self.entries[TOKENS].shape[0]
         if target_grid is not None and tokens == math.prod(target_grid):
             return target_grid
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
         if side * side != tokens:
             raise ValueError(f"{tokens} tokens do not form a square grid; pass source_grid=(rows, columns).")
         return side, side
+
+    def widened(self, variant: Variant, grid) -> Variant:
+        """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
+        if TOKENS not in self.entries:  # damaged: `fill` says what is missing
+            return variant
+        dim = widened_dim(variant.tokens_mlp_dim, self.grid_for(grid), grid)
+        return dataclasses.replace(variant, tokens_mlp_dim=dim)
+
+    def form(self, exact_gelu=False, pixel_range=(-1.0, 1.0)):
+        """GELU form and pixel range of a model to build for this file: the file's, or if unknown the arguments.
+
+        Raises:
+            ValueError: an argument is not its default and not what the file says.
+        """
+        given = {"exact_gelu": exact_gelu, "pixel_range": tuple(map(float, pixel_range))}
+        defaults = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}
+        self.check_form({name: value for name, value in given.items() if value != defaults[name]})
+        known = {name: getattr(self.facts, name) for name in given}
+        return tuple(given[name] if value is None else value for name, value in known.items())
+
+    def check_form(self, wanted):
+        """Raises ValueError if the GELU form or the pixel range, by name, is not that of the file."""
+        for name, value in wanted.items():
+            if getattr(self.facts, name) not in (None, value):
+                raise ValueError(
+                    f"{self.path} belongs to a model with {name}={getattr(self.facts, name)}, but this one has "
+                    f"{name}={value}. Build it with weights= and without {name}: both forms are taken from the file."
+                )
 
 
 def kind_of(source) -> str:
@@ -90,7 +114,8 @@ def kind_of(source) -> str:
     """
     if str(source) in registry.names():
         return PUBLISHED
-    kind = next((suffix for suffix in SUFFIXES if Path(source).name.endswith(suffix)), None)
+    named = isinstance(source, str | Path)
+    kind = next((suffix for suffix in SUFFIXES if named and Path(source).name.endswith(suffix)), None)
     if kind is None:
         raise ValueError(
             f"weights={str(source)!r} is not a known source: expected a published checkpoint "
@@ -101,7 +126,7 @@ def kind_of(source) -> str:
 
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
-    """Opens a published checkpoint or a file other than `.weights.h5`. The data of the arrays are not read yet.
+    """Opens a published checkpoint or a file. The data of the arrays are not read yet.
 
     Args:
         source: as for `load_weights`.
@@ -110,51 +135,24 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is not a weight file, or a `.weights.h5` file, which does not say what model it belongs to.
+        ValueError: it is not a weight file.
     """
     source = hub.local(source)
     kind, path = kind_of(source), Path(source)
     if kind == PUBLISHED:
         published = registry.find(str(source), variant)
         path = registry.download(published)
-        entries = own_names(open_arrays(path))
-        return WeightFile(
-            path,
-            entries,
-            published.grid,
-            exact_gelu=published.exact_gelu,
-            pixel_range=published.pixel_range,
-            class_names=published.class_names,
-            trained_on=published.data,
-        )
-    if kind == WEIGHTS_H5:
-        raise ValueError(f"{path} does not say what model it belongs to; load it into that model.")
+        return WeightFile(path, own_names(open_arrays(path)), published.facts, published.grid)
     if kind == ".keras":
-        return WeightFile.of(load_keras(path), path)
+        return WeightFile.of(plain(load_keras(path), str(path)), path)
+    if kind == WEIGHTS_H5:  # says neither how its model computes GELU nor what pixels it takes
+        return WeightFile(path, open_weights_h5(path), ModelFacts(), source_grid)
     entries = open_arrays(path)
     try:
-        timm = is_timm(entries)
-        return WeightFile(path, own_names(entries), source_grid, timm, exact_gelu=timm)
+        facts = ModelFacts(exact_gelu=True) if is_timm(entries) else OFFICIAL
+        return WeightFile(path, own_names(entries), facts, source_grid)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def open_widened(source, variant: Variant, grid) -> "tuple[WeightFile | str, Variant]":
-    """Opens weights for a model with these sizes and token grid, and widens D_S as the paper's rule needs.
-
-    Returns:
-        What `load_weights` takes, and the sizes of the model to build: `variant`, with D_S multiplied by the number of
-        tiles of the file's image size in `grid`. A `.weights.h5` file stays closed, since its model cannot be inferred.
-
-    Raises:
-        FileNotFoundError, ValueError: as `open_weights`.
-    """
-    source = hub.local(source)
-    if kind_of(source) == WEIGHTS_H5:
-        return source, variant
-    file = open_weights(source, variant)
-    widened = widened_dim(variant.tokens_mlp_dim, file.grid_for(grid), grid)
-    return file, dataclasses.replace(variant, tokens_mlp_dim=widened)
 
 
 def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):
@@ -180,8 +178,8 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or its arrays do not fit the model: lists those that are missing, unexpected or
-            of the wrong shape. The model is unchanged.
+        ValueError: the file is damaged, or belongs to a model with another GELU form or pixel range, or its arrays do
+            not fit the model: lists those that are missing, unexpected or of the wrong shape. The model is unchanged.
 
     Source: ours; the rule for another image size is from appendix C of arXiv 2105.01601.
 
@@ -193,36 +191,43 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     log = log or LOG.warning
-    source = hub.local(source)
-    is_open = isinstance(source, WeightFile)
-    if not is_open and kind_of(source) == WEIGHTS_H5:
-        return load_weights_h5(model, Path(source))
-    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
-    target_grid = grid_of(model)
-    file = source if is_open else open_weights(source, variant_of(shapes), source_grid)
+    parts = plain(model, "load_weights")
+    file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant(), source_grid)
+    file.check_form({"exact_gelu": parts.facts.exact_gelu, "pixel_range": parts.facts.pixel_range})
+    with_head = fill(parts, file, head, method, log)
+    if file.facts.exact_gelu and file.facts.pixel_range is None:
+        log(TIMM.format(list(parts.stem.pixel_range)))
+    if with_head and isinstance(model, MixerModel) and model.class_names is None:
+        model.class_names, model.trained_on = file.facts.class_names, file.facts.trained_on
+    return model
+
+
+def fill(parts: Anatomy, file: WeightFile, head, method, log) -> bool:
+    """Sets the weights of the body and the head of a model; the arguments are those of `load_weights`.
+
+    Returns:
+        Whether the head was loaded; otherwise it is zero.
+
+    Raises:
+        ValueError: as `load_weights`.
+    """
+    weights = parts.weights()
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if fixed := [name for name, weight in weights.items() if not isinstance(weight, keras.Variable)]:
+        raise ValueError(f"{fixed[0]} of the model has a LoRA update. Load weights before enable_lora.")
+    if (quantized := parts.quantized) is not None:
+        raise ValueError(f"The layer {quantized} of the model is quantized. Load weights before quantize.")
     try:
         entries = choose_head(file.entries, shapes, head, log)
-        grid = file.grid_for(target_grid) if "mixer_block_0/token_mixing/dense_1/bias" in entries else target_grid
-        check(entries, shapes, grid, target_grid, method)
+        grid = file.grid_for(parts.grid) if TOKENS in entries else parts.grid
+        check(entries, shapes, grid, parts.grid, method)
         arrays = {name: _finite(entry) for name, entry in entries.items()}
     except ValueError as error:
         raise ValueError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
-    adapt(arrays, shapes, grid, target_grid, method, log)
-    for weight in model.weights:
-        weight.assign(arrays.pop(weight.path) if weight.path in arrays else np.zeros(weight.shape))
-    blocks = blocks_of(model)
-    if file.timm:
-        log(TIMM)
-    elif file.exact_gelu and not all(block.exact_gelu for block in blocks):
-        log("The exact (erf) GELU is set, as in the model of the file.")
-    for block in blocks if file.exact_gelu else ():
-        block.use_exact_gelu()
-    if file.pixel_range not in (None, getattr(model, "pixel_range", None)):
-        model.pixel_range = file.pixel_range
-        log(f"The pixel range {file.pixel_range} at the stem is set, as in the model of the file.")
-    if "head/bias" in entries and getattr(model, "class_names", None) is None:
-        model.class_names, model.trained_on = file.class_names, file.trained_on
-    return model
+    adapt(arrays, shapes, grid, parts.grid, method, log)
+    for name, weight in weights.items():
+        weight.assign(arrays.pop(name) if name in arrays else np.zeros(weight.shape))
+    return "head/bias" in entries
 
 
 def _finite(entry):

@@ -17,6 +17,7 @@ from pathlib import Path
 from keras_mixer.downloads import cache_path, cached_download
 from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
+from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.layouts import own_names
@@ -83,9 +84,10 @@ class Published:
         return dataclasses.replace(self, file="model.safetensors", repository=self.timm_copy, timm_copy=None)
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each output."""
-        return tuple(name for _, name in imagenet_classes(self.classes))
+    def facts(self) -> ModelFacts:
+        """What a model with these weights knows."""
+        names = tuple(name for _, name in imagenet_classes(self.classes))
+        return ModelFacts(names, self.data, pixel_range=self.pixel_range, exact_gelu=self.exact_gelu)
 
 
 GSAM = (

@@ -38,11 +38,9 @@ def build(tiny_mixer):
 
     def built(kind):
         options = dict(KINDS[kind])
-        pixel_range, loss = options.pop("pixel_range", None), options.pop("loss", None)
+        loss = options.pop("loss", None)
         model = tiny_mixer(input_shape=(*SIZE, 3), num_blocks=1, **options)
         model.class_names, model.evaluation_crop = tuple("abcdefghij"), "resize-crop"
-        if pixel_range:
-            model.pixel_range = pixel_range
         if loss:
             model.compile(optimizer="sgd", loss=keras.losses.BinaryCrossentropy(from_logits=True))
             model.optimizer.build(model.trainable_variables)
@@ -160,10 +158,10 @@ def test_a_model_without_head_exports_its_features_alone(tiny_mixer, registry, r
 @tensorflow_only
 def test_what_is_built_on_top_of_a_mixer_is_not_guessed(tiny_mixer, tmp_path):
     body = tiny_mixer(include_top=False, pooling="avg")
-    model = keras.Model(body.input, keras.layers.Dense(3, activation="softmax")(body.output))
+    model = keras.Model(body.input, keras.layers.UnitNormalization()(body.output))
     with pytest.raises(ValueError, match="outputs is unknown"):
         keras_mixer.export_saved_model(model, tmp_path / "a")
-    with pytest.raises(ValueError, match="ends in 'relu', so the meaning of its outputs is unknown"):
+    with pytest.raises(ValueError, match=r"ends in 'probabilities' \(relu\), so the meaning of its outputs is unknown"):
         keras_mixer.export_saved_model(tiny_mixer(classifier_activation="relu"), tmp_path / "a")
     with pytest.raises(ValueError, match="not a Mixer"):
         keras_mixer.export_saved_model(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]), tmp_path)
@@ -179,12 +177,13 @@ def test_an_export_that_feeds_its_model_wrongly_is_not_proved(build, rng, tmp_pa
     kind = "logits of pixels in [-1, 1]"
     model = build(kind)
 
-    def as_it_is(given, **changes):
-        kept = {"range": "include_preprocessing", "activation": "classifier_activation"}.get(fault)
-        return original(given, **{name: value for name, value in changes.items() if name != kept})
+    def incompletely(given, activation):
+        if fault == "range":
+            return keras.Model(given.input, keras.layers.Activation(activation)(given.output))
+        return completed(given, None if fault == "activation" else activation)
 
-    original = predictor.with_arguments
-    monkeypatch.setattr(predictor, "with_arguments", as_it_is)
+    completed = predictor.completed
+    monkeypatch.setattr(predictor, "completed", incompletely)
     signatures = saved_model._signatures
 
     def exchanged(*arguments):
@@ -215,27 +214,25 @@ def test_an_export_that_feeds_its_model_wrongly_is_not_proved(build, rng, tmp_pa
 
 @pytest.mark.backends
 def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
-    model = tiny_mixer(include_preprocessing=False)
-    assert describe(model).pixel_range == (-1, 1)
-    model.pixel_range = (0, 1)
-    model.save(tmp_path / "model.keras")
-    assert describe(keras.saving.load_model(tmp_path / "model.keras")).pixel_range == (0, 1)
-    other = keras_mixer.load_weights(tiny_mixer(), tmp_path / "model.keras", log=[].append)
-    assert other.pixel_range == (0, 1)
-    larger = keras_mixer.change_resolution(model, (32, 32, 3))
-    assert describe(larger).pixel_range == (0, 1)
+    assert describe(tiny_mixer(include_preprocessing=False)).pixel_range == (-1, 1)
     assert describe(tiny_mixer()).pixel_range == (0, 255)
-    inside = tiny_mixer(include_preprocessing=True)
+    model = tiny_mixer(include_preprocessing=False, pixel_range=(0, 1))
+    model.save(tmp_path / "model.keras")
+    for found in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        keras_mixer.change_resolution(model, (32, 32, 3)),
+        tiny_mixer(include_preprocessing=False, weights=tmp_path / "model.keras"),
+    ):
+        assert describe(found).pixel_range == found.pixel_range == (0, 1)
+    inside = tiny_mixer(weights=tmp_path / "model.keras")
     pixels = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
-    before = inside.predict(pixels, verbose=0)
-    inside.pixel_range = (0, 1)
-    model.set_weights(inside.get_weights())
     expected = keras.ops.convert_to_numpy(model(pixels / 255))
-    np.testing.assert_allclose(inside.predict(pixels, verbose=0), expected, atol=1e-5)  # although compiled before
-    assert np.abs(before - expected).max() > 1e-3
+    np.testing.assert_allclose(inside.predict(pixels, verbose=0), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"pixel_range=\(0.0, 1.0\), but this one has pixel_range=\(-1.0, 1.0\)"):
+        keras_mixer.load_weights(tiny_mixer(), tmp_path / "model.keras")
     for wrong in [(1, 0), (0, float("nan")), (0, float("inf"))]:
         with pytest.raises(ValueError, match="two finite numbers in ascending order"):
-            model.pixel_range = wrong
+            tiny_mixer(pixel_range=wrong)
 
 
 def test_descriptions_of_older_exports_are_read_and_damaged_ones_are_not(tiny_mixer):

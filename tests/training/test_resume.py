@@ -57,11 +57,7 @@ def fit(workdir, data, said=None, **options):
 @pytest.mark.backends
 def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixer, photos, tmp_path, stop, monkeypatch):
     sizes = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
-    start = tiny_mixer(classes=2, classifier_activation=None, **sizes)
-    for block in start.layers:
-        if hasattr(block, "use_exact_gelu"):
-            block.use_exact_gelu()
-    start.pixel_range = (0, 1)
+    start = tiny_mixer(classes=2, classifier_activation=None, exact_gelu=True, pixel_range=(0, 1), **sizes)
     start.save(tmp_path / "start.keras")
     # Weights for 16 px widen the token-mixing MLPs of a model for 32 px.
     options = {"weights": str(tmp_path / "start.keras"), "image_size": 32, "accumulation_steps": 2}

@@ -35,8 +35,9 @@ def test_what_is_adapted_is_a_warning_of_the_logger(official, caplog, capsys):
 
 def test_timms_scaling_of_pixels_is_a_warning_too(tiny_mixer, tmp_path, caplog):
     np.savez(tmp_path / "timm.npz", **timm({weight.path: weight.numpy() for weight in tiny_mixer().weights}, 2))
-    keras_mixer.load_weights(tiny_mixer(), tmp_path / "timm.npz")
-    assert "the exact (erf) GELU is set" in caplog.text
+    keras_mixer.load_weights(tiny_mixer(exact_gelu=True), tmp_path / "timm.npz")
+    assert "exact (erf) GELU" in caplog.text
+    assert "pixel_range" in caplog.text
 
 
 def test_nothing_is_said_where_nothing_is_adapted(official, tiny_mixer, caplog):

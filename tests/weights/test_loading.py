@@ -72,10 +72,10 @@ def test_timm_files_compute_what_timm_computes(source, empty, rng, tmp_path, suf
     arrays = timm(weights_of(source), 2)
     np.savez(path, **arrays) if suffix == ".npz" else safetensors.numpy.save_file(arrays, path)
     said = []
-    model = keras_mixer.load_weights(empty(), path, log=said.append)
+    model = keras_mixer.load_weights(empty(exact_gelu=True), path, log=said.append)
     assert_same_weights(model, source)
     assert "erf" in said[0]
-    assert "mean 0.5" in said[0]
+    assert "pixel_range" in said[0]
     erf = np.vectorize(__import__("math").erf)
     monkeypatch.setattr(reference, "gelu", lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))))
     pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
@@ -113,6 +113,51 @@ def test_own_files_load(source, empty, tmp_path, suffix):
     source.save(path) if suffix == ".keras" else source.save_weights(path)
     assert_same_weights(keras_mixer.load_weights(empty(), path), source)
     assert_same_weights(empty(weights=path), source)
+
+
+@pytest.mark.backends
+def test_weights_that_keras_saves_while_training_load(source, empty, tmp_path):
+    path = tmp_path / "ck.weights.h5"
+    source.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    images = np.zeros((4, 16, 16, 3), "uint8")
+    source.fit(
+        images, np.arange(4), callbacks=[keras.callbacks.ModelCheckpoint(path, save_weights_only=True)], verbose=0
+    )
+    for model in (keras_mixer.load_weights(empty(), path), keras_mixer.load_weights(source, path), empty(weights=path)):
+        assert_same_weights(model, source)
+    said = []
+    other = keras_mixer.load_weights(empty(classes=4), path, log=said.append)
+    assert said == ["The file has 10 classes, the model 4 classes: the head starts at zero."]
+    np.testing.assert_array_equal(other.get_layer("stem").get_weights()[0], source.get_layer("stem").get_weights()[0])
+    with pytest.raises(ValueError, match="head does not fit"):
+        keras_mixer.load_weights(empty(classes=4), path, head="load")
+    wide = keras_mixer.load_weights(empty(input_shape=(32, 16, 3)), path, method="bilinear", log=said.append)
+    assert wide.get_layer("mixer_block_0").tokens_mlp_dim == 16
+    assert empty(input_shape=(32, 16, 3), weights=path).get_layer("mixer_block_0").tokens_mlp_dim == 32
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"other\.weights\.h5 does not contain the weights of a Mixer"):
+        keras_mixer.load_weights(empty(), tmp_path / "other.weights.h5")
+
+
+@pytest.mark.backends
+def test_weights_of_another_form_are_refused(source, empty, tmp_path, rng):
+    """GELU form and pixel range belong to a model; a file for another form would give wrong answers."""
+    keras_mixer.save_official(source, tmp_path / "official.npz")
+    np.savez(tmp_path / "timm.npz", **timm(weights_of(source), 2))
+    pixels = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    timms = empty(weights=tmp_path / "timm.npz")
+    expected = logits(timms, pixels)
+    with pytest.raises(
+        ValueError, match=r"official.npz belongs to a model with exact_gelu=False, but this one has exact_"
+    ):
+        keras_mixer.load_weights(timms, tmp_path / "official.npz")
+    np.testing.assert_array_equal(logits(timms, pixels), expected)
+    for wrong in ({"exact_gelu": True}, {"pixel_range": (0, 1)}):
+        with pytest.raises(ValueError, match=f"but this one has {next(iter(wrong))}"):
+            empty(**wrong, weights=tmp_path / "official.npz")
+        with pytest.raises(ValueError, match="The official layout is for tanh GELU and pixels in"):
+            keras_mixer.save_official(empty(**wrong), tmp_path / "a.npz")
+    assert not (tmp_path / "a.npz").exists()
 
 
 @pytest.mark.backends

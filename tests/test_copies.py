@@ -1,0 +1,236 @@
+"""What survives saving, cloning and copying by Keras: frozen layers, quantized layers, and what a model knows."""
+
+import copy
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mixer
+from keras_mixer.layers import MlpBlock
+
+pytestmark = pytest.mark.backends
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+
+
+def saved(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+WAYS = {
+    "save": saved,
+    "clone_model": lambda model, folder: keras.models.clone_model(model),
+    "clone_model with a function": lambda model, folder: keras.models.clone_model(
+        model, clone_function=lambda layer: type(layer).from_config(layer.get_config())
+    ),
+    "deepcopy": lambda model, folder: copy.deepcopy(model),
+    "pickle": lambda model, folder: pickle.loads(pickle.dumps(model)),
+    "config": lambda model, folder: type(model).from_config(model.get_config()),
+    "JSON": lambda model, folder: keras.models.model_from_json(model.to_json()),
+    "inside a model": lambda model, folder: saved(keras.Sequential([keras.Input((16, 16, 3)), model]), folder).layers[
+        0
+    ],
+}
+
+
+@pytest.fixture(params=list(WAYS))
+def copied(request, tmp_path):
+    return lambda model: WAYS[request.param](model, tmp_path)
+
+
+def paths(weights):
+    return sorted(weight.path.split("mixer/")[-1] for weight in weights)
+
+
+def freeze_all_but_the_head(model):
+    for layer in model.layers:
+        layer.trainable = layer.name in ("head", "probabilities")
+
+
+def freeze_a_block(model):
+    model.get_layer("mixer_block_0").trainable = False
+
+
+def freeze_two_sublayers(model):
+    model.get_layer("mixer_block_0").token_mixing.trainable = False
+    model.get_layer("mixer_block_1").channel_mixing.dense_1.trainable = False
+
+
+def freeze_everything(model):
+    model.trainable = False
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trainable"),
+    [(freeze_all_but_the_head, 2), (freeze_a_block, 18), (freeze_two_sublayers, 24), (freeze_everything, 0)],
+)
+def test_frozen_layers_stay_frozen(tiny_mixer, copied, freeze, trainable):
+    model = tiny_mixer()
+    freeze(model)
+    assert len(model.trainable_weights) == trainable
+    assert paths(copied(model).trainable_weights) == paths(model.trainable_weights)
+
+
+def test_training_a_loaded_model_leaves_the_frozen_weights_alone(tiny_mixer, tmp_path):
+    model = tiny_mixer()
+    freeze_all_but_the_head(model)
+    loaded = saved(model, tmp_path)
+    before = [weight.numpy() for weight in loaded.weights]
+    loaded.compile("sgd", "sparse_categorical_crossentropy")
+    loaded.fit(PIXELS, np.arange(4), verbose=0)
+    changed = [w.path for w, old in zip(loaded.weights, before, strict=True) if not np.array_equal(w.numpy(), old)]
+    assert sorted(changed) == ["head/bias", "head/kernel"]
+
+
+@pytest.mark.parametrize(
+    "layer", [keras_mixer.MixerBlock(8, 16), keras_mixer.MlpBlock(8), keras_mixer.PatchEmbed(2, 4)]
+)
+def test_a_layer_is_frozen_by_its_constructor_or_before_it_is_built(layer):
+    image = keras.Input((4, 4, 4) if isinstance(layer, keras_mixer.PatchEmbed) else (6, 4))
+    by_constructor = type(layer).from_config(layer.get_config() | {"trainable": False})
+    before_built = type(layer).from_config(layer.get_config())
+    before_built.trainable = False
+    for frozen in (by_constructor, before_built):
+        model = keras.Model(image, frozen(image))
+        assert not model.trainable_weights
+        frozen.trainable = True
+        assert len(model.trainable_weights) == len(model.weights) > 0
+
+
+def test_another_resolution_and_features_keep_layers_frozen(tiny_mixer):
+    model = tiny_mixer()
+    freeze_two_sublayers(model)
+    wide = keras_mixer.change_resolution(model, (32, 16, 3))
+    assert paths(wide.trainable_weights) == paths(model.trainable_weights)
+    freeze_everything(model)
+    assert not keras_mixer.feature_extractor(model).trainable_weights
+
+
+def test_what_a_model_knows_stays_known(tiny_mixer, copied):
+    model = tiny_mixer(pixel_range=(0, 1), exact_gelu=True, include_preprocessing=False)
+    model.class_names = tuple("abcdefghij")
+    model.evaluation_crop, model.trained_on = "resize", "my photographs"
+    found = copied(model)
+    assert found.class_names == tuple("abcdefghij")
+    assert (found.evaluation_crop, found.trained_on, found.pixel_range) == ("resize", "my photographs", (0, 1))
+    assert found.get_layer("mixer_block_0").exact_gelu
+
+
+def test_class_names_are_names_of_the_classes(tiny_mixer):
+    model = tiny_mixer(classes=3)
+    model.class_names = np.array(["cat", "dog", "cow"])
+    assert model.class_names == ("cat", "dog", "cow")
+    json.dumps(model.get_config())
+    with pytest.raises(ValueError, match="2 class names were given for 3 classes"):
+        model.class_names = ("cat", "dog")
+    assert model.class_names == ("cat", "dog", "cow")
+    with pytest.raises(ValueError, match="no head"):
+        tiny_mixer(include_top=False).class_names = ("cat",)
+
+
+def test_another_head_does_not_inherit_the_names(tiny_mixer):
+    model = tiny_mixer(classes=3)
+    model.class_names = ("cat", "dog", "cow")
+    other = keras.layers.Dense(3, name="other_head")(model.get_layer("pool").output)
+    assert getattr(keras.Model(model.input, other), "class_names", None) is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (keras_mixer.PatchEmbed(4, 8), "patch_size", (2, 2)),
+        (keras_mixer.PatchEmbed(4, 8), "pixel_range", (0, 1)),
+        (MlpBlock(8), "exact_gelu", True),
+        (MlpBlock(8), "dropout_rate", 0.5),
+        (keras_mixer.MixerBlock(8, 16), "rematerialize", True),
+        (keras_mixer.MixerBlock(8, 16), "drop_path_rates", (0.1, 0.1)),
+    ],
+)
+def test_arguments_of_a_layer_cannot_be_changed(layer, name, value):
+    with pytest.raises(AttributeError, match=rf"{name}.*cannot be changed. Make a new {type(layer).__name__}"):
+        setattr(layer, name, value)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method implemented:UserWarning")
+def test_a_quantized_model_is_saved_and_loaded(tiny_mixer, tmp_path, mode):
+    model = tiny_mixer()
+    model.quantize(mode)
+    answer = model.predict(PIXELS, verbose=0)
+    for found in (saved(model, tmp_path), copy.deepcopy(model)):
+        np.testing.assert_array_equal(found.predict(PIXELS, verbose=0), answer)
+    for refuse in (
+        lambda: keras_mixer.save_official(model, tmp_path / "a.npz"),
+        lambda: keras_mixer.change_resolution(model, (32, 16, 3)),
+        lambda: keras_mixer.load_weights(model, tmp_path / "model.keras"),
+    ):
+        with pytest.raises(ValueError, match="is quantized"):
+            refuse()
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_lora_update_is_part_of_the_kernel(tiny_mixer, tmp_path):
+    model = tiny_mixer()
+    for layer in (model.get_layer("mixer_block_0").channel_mixing.dense_0, model.get_layer("head")):
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    answer = model.predict(PIXELS, verbose=0)
+    np.testing.assert_allclose(saved(model, tmp_path).predict(PIXELS, verbose=0), answer, atol=1e-6)
+    keras_mixer.save_official(model, tmp_path / "lora.npz")
+    for file in ("model.keras", "lora.npz"):
+        found = keras_mixer.load_weights(tiny_mixer(), tmp_path / file)
+        np.testing.assert_allclose(found.predict(PIXELS, verbose=0), answer, atol=1e-6)
+    twice = keras_mixer.change_resolution(model, (16, 32, 3)).predict(np.concatenate([PIXELS, PIXELS], 2), verbose=0)
+    np.testing.assert_allclose(twice, answer, atol=1e-5)
+    with pytest.raises(ValueError, match="LoRA"):
+        keras_mixer.load_weights(model, tmp_path / "lora.npz")
+
+
+@pytest.fixture
+def settings():
+    """Keras's global settings, restored after the test."""
+    before = keras.config.dtype_policy(), keras.config.floatx(), keras.config.image_data_format()
+    yield
+    keras.config.set_dtype_policy(before[0])
+    keras.config.set_floatx(before[1])
+    keras.config.set_image_data_format(before[2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "tolerance"),
+    [
+        (keras.config.set_image_data_format, "channels_first", 1e-6),
+        (keras.config.set_floatx, "float64", 1e-6),
+        (keras.config.set_floatx, "float16", 1e-6),
+        (keras.config.set_dtype_policy, "float64", 1e-6),
+        (keras.config.set_dtype_policy, "float16", 1e-2),
+        (keras.config.set_dtype_policy, "mixed_float16", 1e-2),
+        (keras.config.set_dtype_policy, "bfloat16", 5e-2),
+        (keras.config.set_dtype_policy, "mixed_bfloat16", 5e-2),
+    ],
+)
+def test_global_settings_of_keras_give_the_same_model(tiny_mixer, settings, setting, value, tolerance, tmp_path):
+    model = tiny_mixer()
+    expected = model.predict(PIXELS, verbose=0)
+    setting(value)
+    if value == "float64" and keras.backend.backend() == "jax" and setting is keras.config.set_dtype_policy:
+        pytest.skip("JAX has float64 only where it is enabled")
+    other = tiny_mixer()
+    other.set_weights(model.get_weights())
+    assert other.output_shape == (None, 10)
+    for found in (other, saved(other, tmp_path)):
+        np.testing.assert_allclose(found.predict(PIXELS, verbose=0), expected, atol=tolerance)
+    features = keras_mixer.feature_extractor(other, ["pre_logits"])(PIXELS)["pre_logits"]
+    assert keras.backend.standardize_dtype(features.dtype) in ("float32", "float64")
+    wide = keras_mixer.change_resolution(other, (16, 32, 3)).predict(np.concatenate([PIXELS, PIXELS], 2), verbose=0)
+    np.testing.assert_allclose(wide, expected, atol=tolerance)
+
+
+def test_a_policy_that_quantizes_is_refused(tiny_mixer, settings):
+    keras.config.set_dtype_policy("int8_from_float32")
+    with pytest.raises(ValueError, match=r"int8_from_float32.*quantize"):
+        tiny_mixer()
