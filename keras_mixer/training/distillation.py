@@ -58,7 +58,7 @@ class Teacher:
             raise ValueError(
                 f"teacher={path!r} ends with the activation {self.activation!r}. Expected 'softmax', or logits."
             )
-        self.model = completed(model) if is_mixer(model) else model
+        self.model = completed(model) if self.compiles and is_mixer(model) else model
         self.size, self.classes = shapes[0][1:3], shapes[1][1]
         self.class_names = getattr(model, "class_names", None)
 
