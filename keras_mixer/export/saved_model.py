@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from keras_mixer.data.preprocessing import evaluation_images
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, with_arguments
-from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
@@ -80,7 +79,6 @@ def export_saved_model(
     with atomic_write(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
         write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k, precision=precision)
-    warn_of_newer_operations(target)
     return target
 
 
@@ -130,12 +128,15 @@ def _signatures(model, description, top_k):
     def image(dtype):
         return [tf.TensorSpec((None, *shape), dtype, name="image")]
 
+    def checked(image):
+        return tf.ensure_shape(image, (None, *shape))  # servers compare names and types with the signature, not shapes
+
     if description.output == "features":
         body = feature_extractor(model, ["pre_logits"])
 
         @tf.function(input_signature=image(tf.float32))
         def only_features(image):
-            return {"pre_logits": tf.cast(body(image, training=False)["pre_logits"], tf.float32)}
+            return {"pre_logits": tf.cast(body(checked(image), training=False)["pre_logits"], tf.float32)}
 
         return {"serving_default": only_features, "features": only_features}
 
@@ -144,7 +145,7 @@ def _signatures(model, description, top_k):
 
     @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
     def outputs(image):
-        return both(image, training=False)
+        return both(checked(image), training=False)
 
     def answer(image):
         probabilities = outputs(image)["probabilities"]

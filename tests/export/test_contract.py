@@ -91,6 +91,8 @@ def test_every_export_of_every_kind_is_the_oracle(build, registry, rng, tmp_path
     pixels = rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
     expected = oracle(model, pixels, kind)
     np.testing.assert_allclose(predictor.classify(pixels), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"Expected images \(B, 16, 24, 3\), got \(3, 24, 16, 3\)"):
+        predictor.classify(pixels.swapaxes(1, 2))
     assert predictor.description.pixel_range == (0, 255)
     assert predictor.description.output == "probabilities"
     if format == "web":
