@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.files import atomic_write, refuse_existing
@@ -28,7 +28,8 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifi
         The `Path`, written atomically.
 
     Raises:
-        ValueError: the extra `onnx` is not installed, the model has no head, or an argument is invalid.
+        ValueError: the extra `onnx` is not installed, the model has no head or cannot be converted, or an argument is
+            invalid.
 
     Source: ours, around `keras.Model.export`.
     """
@@ -73,6 +74,10 @@ def _write_onnx(predictor, path):
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.description.as_json())})
     onnx.save(written, str(path))
+    try:
+        onnx.checker.check_model(str(path))  # tf2onnx logs operations that it cannot convert, and writes them
+    except onnx.checker.ValidationError as error:
+        raise Unsupported(f"This model cannot be converted to ONNX: {' '.join(str(error).split())}") from error
 
 
 def _write_openvino(predictor, folder):
