@@ -33,9 +33,9 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifi
 
     Source: ours, around `keras.Model.export`.
     """
-    path = Path(path)
-    if path.suffix != ".onnx":
+    if Path(path).suffix != ".onnx":
         raise ValueError(f"Expected a path that ends in .onnx, got {path}.")
+    refuse_existing(path)
     for module in ("onnx", "tf2onnx"):
         import_extra(module, "onnx")
     return _export(_write_onnx, path, Predictor.of(model, class_names, evaluation_crop, classifier_activation))
@@ -46,13 +46,14 @@ def export_openvino(model, path, *, class_names=None, evaluation_crop=None, clas
 
     Args, Returns and Raises are those of `export_onnx`, with the extra `openvino`.
     """
+    refuse_existing(path)
     import_extra("openvino", "openvino")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
-    return _export(_write_openvino, Path(path), predictor)
+    return _export(_write_openvino, path, predictor)
 
 
 def _export(writer, path, predictor):
-    refuse_existing(path)
+    path = Path(path)
     with atomic_write(path) as temporary:
         write_on_tensorflow(writer, predictor.for_classes(f"for {path.name}"), temporary)
     return path

@@ -12,7 +12,7 @@ from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write, write_json
+from keras_mixer.files import atomic_write, refuse_address, write_json
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -70,8 +70,8 @@ def export_saved_model(
 
     Source: ours; layout and names follow the documentation of TensorFlow Serving.
     """
-    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     target = version_folder(path, version)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     if precision not in PRECISIONS:
@@ -86,8 +86,9 @@ def version_folder(path, version=None) -> Path:
     """`path/VERSION` for a version that does not exist yet, by default the one after the newest.
 
     Raises:
-        ValueError: the version exists, or is not a positive integer.
+        ValueError: the version exists or is not a positive integer, or the path is an address.
     """
+    refuse_address(path)
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
     version = max(taken, default=0) + 1 if version is None else version
