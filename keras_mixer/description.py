@@ -7,6 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.mixer_model import blocks_of
 from keras_mixer.models import arguments_of, class_names_of, evaluation_crop_of, rebuild
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
@@ -104,7 +105,8 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
         raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {end}.")
     names: tuple[str, ...] = ()
     if output != "features":
-        names, classes = tuple(class_names or class_names_of(model)), model.output_shape[-1]
+        names = checked_class_names(class_names_of(model) if class_names is None else class_names)
+        classes = model.output_shape[-1]
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
     elif class_names:

@@ -24,8 +24,9 @@ COMMAND = ROOT / "keras_mixer_command.py"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "fields", "files", "compiled", "fast_cpu", "cores"],
-    ["layers", "downloads", "buckets", "imagenet_classes"],
+    ["variants", "fields", "files", "compiled", "fast_cpu", "cores", "imagenet_classes"],
+    ["class_names"],
+    ["layers", "downloads", "buckets"],
     ["mixer_model"],
     ["weights", "data"],
     ["models"],
