@@ -1,15 +1,13 @@
 """Folders in object stores, such as gs://bucket/folder: whatever fsspec opens."""
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_mixer.files import atomic_write
+from keras_mixer.files import as_address, atomic_write
 
-ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)")  # Path makes gs:/ of gs://; C:/ is no address
 ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
 PIECE = 2**24  # bytes that are read at a time
 NOT_COPIED = ("checkpoints/", "tensorboard/", "run.lock")  # of a run, for commands that only look at it
@@ -18,11 +16,8 @@ PACKAGES = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras t
 
 def address_of(path) -> str | None:
     """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
-    match = ADDRESS.fullmatch(path.as_posix() if isinstance(path, Path) else str(path or ""))
-    if match is None or match["protocol"] in ELSEWHERE:
-        return None
-    slashes = "///" if match["protocol"] == "file" else "//"  # the path of a file is absolute
-    return f"{match['protocol']}:{slashes}{match['rest'].rstrip('/')}"
+    address = as_address(path)
+    return None if address is None or address.split(":")[0] in ELSEWHERE else address
 
 
 class BucketFolder:

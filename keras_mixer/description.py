@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mixer.anatomy import PIXELS, Anatomy, anatomy
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import copy_weights, rebuild
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, as_pair
@@ -103,7 +104,8 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
     names: tuple[str, ...] = ()
     if output != "features":
         classes = model.output_shape[-1]
-        names = tuple(class_names or parts.facts.class_names or map(str, range(classes)))
+        own = parts.facts.class_names or tuple(map(str, range(classes)))
+        names = checked_class_names(own if class_names is None else class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
     elif class_names:

@@ -11,12 +11,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+ADDRESS = re.compile(r"(?P<protocol>[A-Za-z][\w.+:-]+):/+(?P<rest>.*)")  # Path makes gs:/ of gs://; C:/ is a drive
 OWNED = re.compile(r"\.writing-(?P<host>.+)-(?P<process>\d+)-\w+")  # a staging folder and its owner
 ABANDONED_SECONDS = 24 * 3600  # without a change, if it is unknown whether the owner is alive
 
 
+def as_address(path) -> str | None:
+    """`protocol://rest` for an address, also if `Path` has shortened it; None for a path on this machine."""
+    match = ADDRESS.fullmatch(path.as_posix() if isinstance(path, Path) else str(path))
+    if match is None:
+        return None
+    slashes = "///" if match["protocol"] == "file" else "//"  # the path of a file is absolute
+    return f"{match['protocol']}:{slashes}{match['rest'].rstrip('/')}"
+
+
+def refuse_address(path):
+    """Raises ValueError if `path` is an address such as gs://bucket/file, of which `Path` makes a folder named gs:."""
+    if address := as_address(path):
+        raise ValueError(f"{address} is not a path on this machine. Write to one, then copy the result to the address.")
+
+
 def refuse_existing(path):
-    """Raises ValueError if something exists at `path`; call it before any work whose result goes there."""
+    """Raises ValueError if `path` exists or is an address; call it before any work whose result goes there."""
+    refuse_address(path)
     if Path(path).exists():
         raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 
@@ -27,6 +44,7 @@ def atomic_write(path) -> Iterator[Path]:
 
     The data of a file are on disk before it gets its name, so a power failure leaves either the old content or the new.
     """
+    refuse_address(path)
     path = Path(path)
     with staging_folder(path.parent) as folder:
         yield folder / path.name

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.layers import PatchEmbed
 
 
@@ -54,9 +55,10 @@ class ClassifierHead(keras.layers.Dense):
 
     @class_names.setter
     def class_names(self, names):
+        names = None if names is None else checked_class_names(names)
         if names is not None and len(names) != self.units:
             raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
-        self._class_names = None if names is None else tuple(map(str, names))
+        self._class_names = names
 
     def get_config(self):
         names = ("class_names", "trained_on", "evaluation_crop")

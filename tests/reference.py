@@ -1,5 +1,7 @@
 """The oracle in float64 NumPy: MLP-Mixer's forward pass and the evaluation crops; imports nothing of keras_mixer."""
 
+import math
+
 import numpy as np
 
 
@@ -13,12 +15,16 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def mlp(x, weights, prefix):
-    hidden = gelu(x @ weights[f"{prefix}/dense_0/kernel"] + weights[f"{prefix}/dense_0/bias"])
+def exact_gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def mlp(x, weights, prefix, activation):
+    hidden = activation(x @ weights[f"{prefix}/dense_0/kernel"] + weights[f"{prefix}/dense_0/bias"])
     return hidden @ weights[f"{prefix}/dense_1/kernel"] + weights[f"{prefix}/dense_1/bias"]
 
 
-def mixer(pixels, weights):
+def mixer(pixels, weights, activation=gelu):
     """Logits (B, classes) of pixels (B, H, W, channels) in [0, 255]; weights by name, float64."""
     kernel = weights["stem/kernel"]
     patch_h, patch_w, channels, hidden = kernel.shape
@@ -30,9 +36,9 @@ def mixer(pixels, weights):
     block = 0
     while (name := f"mixer_block_{block}") + "/layer_norm_0/gamma" in weights:
         y = layer_norm(x, weights[f"{name}/layer_norm_0/gamma"], weights[f"{name}/layer_norm_0/beta"])
-        x = x + mlp(y.swapaxes(1, 2), weights, f"{name}/token_mixing").swapaxes(1, 2)
+        x = x + mlp(y.swapaxes(1, 2), weights, f"{name}/token_mixing", activation).swapaxes(1, 2)
         y = layer_norm(x, weights[f"{name}/layer_norm_1/gamma"], weights[f"{name}/layer_norm_1/beta"])
-        x = x + mlp(y, weights, f"{name}/channel_mixing")
+        x = x + mlp(y, weights, f"{name}/channel_mixing", activation)
         block += 1
     x = layer_norm(x, weights["pre_head_layer_norm/gamma"], weights["pre_head_layer_norm/beta"])
     return x.mean(1) @ weights["head/kernel"] + weights["head/bias"]

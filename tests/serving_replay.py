@@ -12,9 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import op_def_pb2
-from tensorflow.python.client import pywrap_tf_session
-from tensorflow.python.framework import kernels
 from tensorflow_serving.apis import prediction_log_pb2
 
 
@@ -63,20 +60,12 @@ def replay(answer, records):
     return found
 
 
-def operations():
-    """A line for each operation that runs on CPUs: its name and those of its attributes."""
-    registered = op_def_pb2.OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
-    on_cpu = {k.op for k in kernels.get_all_registered_kernels().kernel if k.device_type in ("CPU", "DEFAULT")}
-    return [" ".join([op.name, *sorted(a.name for a in op.attr)]) for op in registered.op if op.name in on_cpu]
-
-
 def main(folder):
     for number, call in enumerate(json.loads((folder / "calls.json").read_text(encoding="utf-8"))):
         for loader, load in LOADERS.items():
             answer = load(call["model"])
             for name, records in call["records"].items():
                 np.savez(folder / f"{number}-{loader}-{name}.npz", **replay(answer, records))
-    (folder / "operations.txt").write_text("\n".join(sorted(operations())) + "\n", encoding="utf-8")
     (folder / "version.txt").write_text(tf.__version__, encoding="utf-8")
 
 

@@ -95,6 +95,8 @@ def test_evaluate_gives_the_accuracy_of_the_training_run(finished_run):
     assert evaluated["accuracy"] == trained["accuracy"]
     assert evaluated["loss"] == trained["loss"]
     assert np.sum(evaluated["confusion"]) == 360
+    right = np.diag(evaluated["confusion"]) / np.sum(evaluated["confusion"], axis=1)
+    np.testing.assert_allclose(evaluated["per_class"], right)  # in the order of class_names, which may repeat
     assert f"{trained['accuracy']:.2%}" in out
 
 

@@ -24,8 +24,9 @@ COMMAND = ROOT / "keras_mixer_command.py"
 
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
-    ["variants", "fields", "files", "fast_cpu", "cores", "composite"],
-    ["layers", "downloads", "buckets", "imagenet_classes"],
+    ["variants", "fields", "files", "fast_cpu", "cores", "composite", "imagenet_classes"],
+    ["class_names"],
+    ["layers", "downloads", "buckets"],
     ["mixer_model"],
     ["anatomy"],
     ["weights", "data"],

@@ -71,8 +71,9 @@ def evaluate(
     )
     for remark in result.remarks():
         print(remark)
-    per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
-    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in per_class.items()])
+    per_class = result.per_class().tolist()
+    rows = zip(source.class_names, per_class, strict=True)
+    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in rows])
     _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
@@ -85,7 +86,7 @@ def evaluate(
         "evaluation_crop": recipe.evaluation_crop,
         "image_size": [height, width],
         "class_names": source.class_names,
-        "per_class": {name: value if np.isfinite(value) else None for name, value in per_class.items()},
+        "per_class": [value if np.isfinite(value) else None for value in per_class],
         "confusion": result.confusion.tolist(),
     }
     file = run / "evaluation.json"

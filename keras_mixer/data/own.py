@@ -2,6 +2,7 @@
 
 import hashlib
 
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.data.own_forms import EXPECTED, array_split, part_of
 from keras_mixer.data.splits import Source, stratified_split
 
@@ -30,7 +31,8 @@ def own_source(
 
     Source: ours.
     """
-    count = _count(class_names, classes)
+    names = None if class_names is None else checked_class_names(class_names)
+    count = _count(names, classes)
     parts = [part_of("train", train, count)]
     if test is not None:
         parts.append(part_of("test", test, count))
@@ -49,7 +51,7 @@ def own_source(
         count = int(max(labels.max() for labels in known)) + 1
         if count < 2:
             raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
-    names = tuple(map(str, range(count) if class_names is None else class_names))
+    names = names or tuple(map(str, range(count)))
     digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
     described = f"{NAME} ({', '.join(part.description for part in parts)}, {count} classes {digest})"
     splits = [part.split for part in parts]
@@ -61,8 +63,6 @@ def own_source(
 
 def _count(class_names, classes) -> int | None:
     """The number of classes, if given."""
-    if isinstance(class_names, str):
-        raise ValueError(f"class_names must be one name per class, got the string {class_names!r}.")
     count = len(class_names) if class_names is not None else classes
     if classes not in (None, count):
         raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")

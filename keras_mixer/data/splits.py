@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.data.exif import as_stored
 from keras_mixer.data.parallel import prefetch
 
@@ -78,6 +79,9 @@ class Source:
     class_names: tuple[str, ...]
     train: Split
     test: Split
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
 
 def file_split(files, labels):

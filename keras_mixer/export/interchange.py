@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, Unsupported
 from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE, import_extra
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.files import atomic_write, refuse_existing
@@ -28,13 +28,14 @@ def export_onnx(model, path, *, class_names=None, evaluation_crop=None, classifi
         The `Path`, written atomically.
 
     Raises:
-        ValueError: the extra `onnx` is not installed, the model has no head, or an argument is invalid.
+        ValueError: the extra `onnx` is not installed, the model has no head or cannot be converted, or an argument is
+            invalid.
 
     Source: ours, around `keras.Model.export`.
     """
-    path = Path(path)
-    if path.suffix != ".onnx":
+    if Path(path).suffix != ".onnx":
         raise ValueError(f"Expected a path that ends in .onnx, got {path}.")
+    refuse_existing(path)
     for module in ("onnx", "tf2onnx"):
         import_extra(module, "onnx")
     return _export(_write_onnx, path, Predictor.of(model, class_names, evaluation_crop, classifier_activation))
@@ -45,13 +46,14 @@ def export_openvino(model, path, *, class_names=None, evaluation_crop=None, clas
 
     Args, Returns and Raises are those of `export_onnx`, with the extra `openvino`.
     """
+    refuse_existing(path)
     import_extra("openvino", "openvino")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
-    return _export(_write_openvino, Path(path), predictor)
+    return _export(_write_openvino, path, predictor)
 
 
 def _export(writer, path, predictor):
-    refuse_existing(path)
+    path = Path(path)
     with atomic_write(path) as temporary:
         write_on_tensorflow(writer, predictor.for_classes(f"for {path.name}"), temporary)
     return path
@@ -73,6 +75,10 @@ def _write_onnx(predictor, path):
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.description.as_json())})
     onnx.save(written, str(path))
+    try:
+        onnx.checker.check_model(str(path))  # tf2onnx logs operations that it cannot convert, and writes them
+    except onnx.checker.ValidationError as error:
+        raise Unsupported(f"This model cannot be converted to ONNX: {' '.join(str(error).split())}") from error
 
 
 def _write_openvino(predictor, folder):

@@ -82,8 +82,15 @@ class Predictor:
         return self
 
     def classify(self, images) -> np.ndarray:
-        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities; ValueError without a head."""
-        return np.asarray(self.for_classes("to predict").run(np.asarray(images, np.float32)))
+        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities.
+
+        Raises:
+            ValueError: the images have another shape, or the model has no head.
+        """
+        images, shape = np.asarray(images, np.float32), self.description.input_shape
+        if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
+            raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
+        return np.asarray(self.for_classes("to predict").run(images))
 
     def probabilities(self, path) -> np.ndarray:
         """`(classes,) float32` for one image file.

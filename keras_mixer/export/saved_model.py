@@ -9,12 +9,11 @@ import tensorflow as tf
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.preprocessing import evaluation_images
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
-from keras_mixer.export.operations import warn_of_newer_operations
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write, write_json
+from keras_mixer.files import atomic_write, refuse_address, write_json
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -72,8 +71,8 @@ def export_saved_model(
 
     Source: ours; layout and names follow the documentation of TensorFlow Serving.
     """
-    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     target = version_folder(path, version)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     if precision not in PRECISIONS:
@@ -81,7 +80,6 @@ def export_saved_model(
     with atomic_write(target) as temporary:
         name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
         write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k, precision=precision)
-    warn_of_newer_operations(target)
     return target
 
 
@@ -89,8 +87,9 @@ def version_folder(path, version=None) -> Path:
     """`path/VERSION` for a version that does not exist yet, by default the one after the newest.
 
     Raises:
-        ValueError: the version exists, or is not a positive integer.
+        ValueError: the version exists or is not a positive integer, or the path is an address.
     """
+    refuse_address(path)
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
     version = max(taken, default=0) + 1 if version is None else version
@@ -131,12 +130,15 @@ def _signatures(model, description, top_k):
     def image(dtype):
         return [tf.TensorSpec((None, *shape), dtype, name="image")]
 
+    def checked(image):
+        return tf.ensure_shape(image, (None, *shape))  # servers compare names and types with the signature, not shapes
+
     if description.output == "features":
         body = feature_extractor(model, ["pre_logits"])
 
         @tf.function(input_signature=image(tf.float32))
         def only_features(image):
-            return {"pre_logits": tf.cast(body(image, training=False)["pre_logits"], tf.float32)}
+            return {"pre_logits": tf.cast(body(checked(image), training=False)["pre_logits"], tf.float32)}
 
         return {"serving_default": only_features, "features": only_features}
 
@@ -148,7 +150,7 @@ def _signatures(model, description, top_k):
 
     @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
     def outputs(image):
-        return both(image, training=False)
+        return both(checked(image), training=False)
 
     def answer(image):
         probabilities = outputs(image)["probabilities"]

@@ -54,8 +54,8 @@ def export_tflite(
         The `Path`, written atomically.
 
     Raises:
-        ValueError: the model has no head or needs an operator that TFLite lacks, an argument is invalid, or the file
-            exists (nothing is overwritten).
+        ValueError: the model has no head or needs an operator that TFLite lacks, an argument is invalid, the file
+            exists (nothing is overwritten), or the path is an address.
 
     Source: ours.
     """

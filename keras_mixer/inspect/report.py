@@ -125,7 +125,7 @@ def _confusion(run):
     """The confusion matrix of `keras-mixer evaluate` if there is one, else of the test images; None without either."""
     if run.evaluation:
         counts = np.array(run.evaluation["confusion"])
-        names = tuple(run.evaluation.get("class_names") or run.evaluation["per_class"])
+        names = run.evaluation["class_names"]
         data = run.evaluation["data"]
     elif run.test:
         counts, names, data = run.test.confusion, run.class_names, data_name(run.config["data"])

@@ -108,7 +108,8 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     if class_name is not None and class_name not in names:
         raise ValueError(f"Unknown class {class_name!r}; the model has {', '.join(names[:20])}.")
     image = predictor.pixels(image_path)
-    index = int(predictor.classify(image[None])[0].argmax()) if class_name is None else names.index(class_name)
+    probabilities = predictor.classify(image[None])[0]
+    index = max((i for i, name in enumerate(names) if class_name in (None, name)), key=probabilities.__getitem__)
     shown = overlay(image, saliency(predictor.model, image, index))
     if min(shown.shape[:2]) < SMALLEST_SIDE:
         shown = shown.repeat(8, axis=0).repeat(8, axis=1)

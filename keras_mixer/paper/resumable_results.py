@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.buckets import address_of
 from keras_mixer.fields import differences
-from keras_mixer.files import write_json
+from keras_mixer.files import refuse_address, write_json
 
 
 class ResumableResults:
@@ -21,8 +20,7 @@ class ResumableResults:
     """
 
     def __init__(self, path, settings: dict[str, Any]):
-        if address := address_of(path):
-            raise ValueError(f"The results of an experiment must be in a folder on this machine, got {address}.")
+        refuse_address(path)
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         self.results: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from keras_mixer.buckets import BucketFolder, address_of, file_state
-from keras_mixer.files import is_alive
+from keras_mixer.files import is_alive, refuse_address
 from keras_mixer.training.lease import NAME as LEASE, leased
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import RunDirectory
@@ -23,8 +23,10 @@ PRIVATE = (".writing-", "run.lock")  # names that stay on this machine
 
 def run_directory(path, recipe: Recipe) -> RunDirectory:
     """The run in a folder, or in an object store if the path is an address such as gs://bucket/run."""
-    address = address_of(path)
-    return RunDirectory(path, recipe) if address is None else BucketRunDirectory(address, recipe)
+    if address := address_of(path):
+        return BucketRunDirectory(address, recipe)
+    refuse_address(path)
+    return RunDirectory(path, recipe)
 
 
 class BucketRunDirectory(RunDirectory):

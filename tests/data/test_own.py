@@ -149,7 +149,7 @@ ONE_HOT = np.eye(3)[LABELS]
         ((IMAGES, LABELS - 1), {}, "Expected labels from 0 on, got -1 to 1"),
         ((IMAGES, LABELS), {"classes": 2}, "Expected labels from 0 to 1, because there are 2 classes, got 0 to 2"),
         ((IMAGES, LABELS), {"classes": 2, "class_names": tuple("abc")}, "class_names has 3 names, but classes=2"),
-        ((IMAGES, LABELS), {"class_names": "abc"}, "got the string 'abc'"),
+        ((IMAGES, LABELS), {"class_names": "abc"}, "got 'abc'"),
         ((IMAGES, LABELS), {"classes": 1}, "Expected two or more classes, got 1"),
         ((IMAGES, 0 * LABELS), {}, "two or more classes, got only 0"),
         (dataset().repeat(), {"classes": 3}, r"train is infinite. Remove .repeat\(\)"),

@@ -28,8 +28,9 @@ KINDS = {
     "logits of a sigmoid loss": {"classifier_activation": None, "loss": "sigmoid"},
     "logits of pixels in [-1, 1]": {"classifier_activation": None, "include_preprocessing": False},
     "sigmoid": {"classifier_activation": "sigmoid", "include_preprocessing": False},
+    "erf GELU": {"exact_gelu": True},
 }
-FORMATS = ["saved_model", "tflite", "onnx", "web"]
+FORMATS = ["saved_model", "tflite", "onnx", "openvino", "web"]
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def oracle(model, pixels, kind):
     """Probabilities `(B, classes)` of pixels in [0, 255], from the weights and the kind alone."""
     if "pixel_range" in KINDS[kind]:
         pixels = pixels / 255 * 127.5 + 127.5  # the oracle maps to [-1, 1]; this makes [0, 1] of it
-    logits = reference.mixer(pixels, {w.path: np.asarray(w.numpy(), np.float64) for w in model.weights})
+    weights = {w.path: np.asarray(w.numpy(), np.float64) for w in model.weights}
+    logits = reference.mixer(pixels, weights, reference.exact_gelu if "erf" in kind else reference.gelu)
     if "sigmoid" in kind:
         return 1 / (1 + np.exp(-logits))
     powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -67,9 +69,9 @@ def write(model, format, folder):
         return keras_mixer.export_tflite(model, folder / "model.tflite")
     if format == "web":
         return web.export_web(model, folder / "page") / web.MODEL
-    for module in ("tf2onnx", "onnxruntime"):
-        pytest.importorskip(module, reason="needs extra [onnx]")
-    return interchange.export_onnx(model, folder / "model.onnx")
+    for module in {"onnx": ("tf2onnx", "onnxruntime"), "openvino": ("openvino",)}[format]:
+        pytest.importorskip(module, reason=f"needs extra [{format}]")
+    return getattr(interchange, f"export_{format}")(model, folder / f"model.{format}")
 
 
 def stored_images():
@@ -89,6 +91,8 @@ def test_every_export_of_every_kind_is_the_oracle(build, registry, rng, tmp_path
     pixels = rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
     expected = oracle(model, pixels, kind)
     np.testing.assert_allclose(predictor.classify(pixels), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"Expected images \(B, 16, 24, 3\), got \(3, 24, 16, 3\)"):
+        predictor.classify(pixels.swapaxes(1, 2))
     assert predictor.description.pixel_range == (0, 255)
     assert predictor.description.output == "probabilities"
     if format == "web":
@@ -100,6 +104,38 @@ def test_every_export_of_every_kind_is_the_oracle(build, registry, rng, tmp_path
         cropped = np.stack([np.floor(reference.evaluation_crop(image, SIZE, "resize-crop") + 1e-6) for image in images])
         answer = predictor.other_inputs["image_bytes"](encoded)
         np.testing.assert_allclose(answer, oracle(model, cropped, kind), atol=1e-5)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("kind", ["pixels in [-1, 1]", "erf GELU"])
+def test_low_precision_is_close_to_the_oracle(build, rng, tmp_path, kind):
+    model = build(kind)
+    pixels = rng.integers(0, 256, (64, *SIZE, 3), dtype=np.uint8)
+    paths = {"bfloat16": keras_mixer.export_saved_model(model, tmp_path / "bfloat16", precision="bfloat16")}
+    for name in ("float16", "dynamic_int8", "int8"):
+        images = pixels if name == "int8" else None
+        file = tmp_path / f"{name}.tflite"
+        paths[name] = keras_mixer.export_tflite(model, file, quantization=name, representative_images=images)
+    for name, path in paths.items():
+        difference = np.abs(open_export(path).classify(pixels) - oracle(model, pixels, kind)).max()
+        assert difference < {"bfloat16": 0.02, "float16": 5e-4, "dynamic_int8": 0.02, "int8": 0.05}[name], name
+
+
+@tensorflow_only
+def test_an_onnx_file_that_no_runtime_reads_is_not_written(tiny_mixer, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx", reason="needs extra [onnx]")
+    export = keras.Model.export
+
+    def with_an_operation_of_tensorflow(model, path, **options):
+        export(model, path, **options)
+        written = onnx.load(path)
+        written.graph.node[-1].op_type = "Erfc"
+        onnx.save(written, path)
+
+    monkeypatch.setattr(keras.Model, "export", with_an_operation_of_tensorflow)
+    with pytest.raises(ValueError, match=r"cannot be converted to ONNX: .*Erfc"):
+        interchange.export_onnx(tiny_mixer(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.backends

@@ -10,7 +10,6 @@ from PIL import Image
 import keras_mixer
 from keras_mixer.data.preprocessing import evaluation_image
 from keras_mixer.export import warmup
-from keras_mixer.export.operations import newer_operations
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
 
@@ -99,7 +98,6 @@ def test_an_export_in_bfloat16_stores_and_computes_in_it_and_answers_in_float32(
     assert loaded.signatures["features"](image=pixels)["pre_logits"].dtype == tf.float32
     described = [json.loads((one / "assets.extra" / "keras_mixer.json").read_text()) for one in (path, exported)]
     assert [one["precision"] for one in described] == ["bfloat16", "float32"]
-    assert newer_operations(path) == []
 
 
 @tensorflow_only
@@ -146,6 +144,35 @@ def test_images_that_cannot_be_decoded_are_named_by_their_indices(signatures):
         assert "cannot be decoded" in str(caught.value)
         assert f"their indices in the batch:] {indices}" in str(caught.value)
     assert signature(image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 10)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("include_top", [True, False])
+def test_a_server_refuses_pixels_of_another_shape(tiny_mixer, tmp_path, include_top):
+    """Like a server, the session compares no shapes: the graph has to."""
+    import tensorflow as tf
+
+    model = tiny_mixer(num_blocks=1, input_shape=(16, 24, 3), include_top=include_top)
+    path = keras_mixer.export_saved_model(model, tmp_path)
+    names = ["serving_default", "features", *(["image_uint8"] if include_top else [])]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        fed = {name: tf.compat.v1.placeholder("uint8" if "uint8" in name else "float32", name=name) for name in names}
+        free = {f"{name}_image": placeholder for name, placeholder in fed.items()}
+        signatures = tf.compat.v1.saved_model.load(session, ["serve"], str(path), input_map=free).signature_def
+        for name, placeholder in fed.items():
+            for output in (output.name for output in signatures[name].outputs.values()):
+                for count in (0, 1, 3):
+                    assert len(session.run(output, {placeholder: np.zeros((count, 16, 24, 3))})) == count
+                for shape in [
+                    (1, 17, 25, 3),
+                    (1, 24, 16, 3),
+                    (1, 8, 48, 3),
+                    (1, 16, 24, 1),
+                    (1, 16, 24, 4),
+                    (16, 24, 3),
+                ]:
+                    with pytest.raises(tf.errors.InvalidArgumentError, match=r"not .* expected shape \[\?,16,24,3\]"):
+                        session.run(output, {placeholder: np.zeros(shape)})
 
 
 @tensorflow_only

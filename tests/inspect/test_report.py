@@ -32,7 +32,6 @@ def test_the_page_stands_alone_and_shows_what_is_there(run, tmp_path):
     assert "Few-shot" not in plain
     evaluation = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "data": "digits"}
     evaluation |= {"evaluation_crop": "resize", "confusion": CONFUSION, "class_names": ["<b>cat</b>", "dog"]}
-    evaluation |= {"per_class": {"<b>cat</b>": 0.75, "dog": None}}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     few_shot = {"accuracy": {"1": [0.5, 0.7]}, "data": "digits", "layer": "pre_logits", "crop": "resize"}
     (run / "fewshot.json").write_text(json.dumps(few_shot))
