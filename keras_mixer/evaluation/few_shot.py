@@ -97,14 +97,15 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
     check("shots", shots, Annotated[tuple[Count, ...], SOME])
     check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
-    support, support_labels = _features(model, train, layer, "training features", progress)
+    extractor = feature_extractor(model, [layer])
+    support, support_labels = _features(extractor, train, "training features", progress)
     learnable = np.isfinite(support).all(1)
     if not learnable.all():
         raise ValueError(
             f"{(~learnable).sum():,} of {len(support):,} training images have features that are not finite (NaN or "
             "infinity), so no classifier can be fitted. Check the weights of the model."
         )
-    queries, labels = _features(model, test, layer, "test features", progress)
+    queries, labels = _features(extractor, test, "test features", progress)
     classes = int(support_labels.max()) + 1 if classes is None else classes
     for name, found in (("Training", support_labels), ("Test", labels)):
         if found.min() < 0 or found.max() >= classes:
@@ -162,12 +163,12 @@ def _with_constant(x):
     return np.concatenate([x, np.full((len(x), 1), CONSTANT_FEATURE)], axis=1)
 
 
-def _features(model, batches, layer, description, progress):
+def _features(extractor, batches, description, progress):
     """`(n, D) float32, (n,) int64` of all images of a data set."""
-    extractor = feature_extractor(model, [layer])
     features, labels = [], []
     for outputs, labels_of_batch in outputs_of(extractor, batches, description, progress):
-        found = np.asarray(outputs[layer], np.float32)
+        (output,) = outputs.values()
+        found = np.asarray(output, np.float32)
         features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
         labels.append(np.asarray(labels_of_batch, np.int64))
     if not features:

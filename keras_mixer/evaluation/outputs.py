@@ -11,8 +11,6 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
-from keras_mixer.evaluation.xla import prediction_function
-
 NO_GUESS = -1
 
 
@@ -28,9 +26,8 @@ def outputs_of(model, batches, description, progress=False):
         description: label of the progress bar.
         progress: show a progress bar on standard error.
     """
-    compute = prediction_function(model)
     for images, labels in tqdm(batches, desc=description, unit="batch", disable=not progress, file=sys.stderr):
-        outputs = keras.tree.map_structure(np.asarray, compute(np.asarray(images)))
+        outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(np.asarray(images)))
         first_copy = operator.itemgetter(slice(len(images)))
         yield keras.tree.map_structure(first_copy, outputs), np.asarray(labels)
 
