@@ -178,10 +178,8 @@ def fewshot(
         f"\n{result.test_images:,} test images of {source.name}, {names} classes, {result.features} features of "
         f"{layer}, {crop} to {height} x {width} px, l2 {l2:g}, {time.perf_counter() - began:.1f} s"
     )
-    if result.non_finite:
-        print(
-            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as errors."
-        )
+    for remark in result.remarks():
+        print(remark)
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
     content |= {"seeds": seeds} | dataclasses.asdict(result)
     write_json(file, content)

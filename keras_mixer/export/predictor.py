@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
 
@@ -81,8 +82,14 @@ class Predictor:
         return self
 
     def classify(self, images) -> np.ndarray:
-        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities; ValueError without a head."""
-        return np.asarray(self.for_classes("to predict").run(np.asarray(images, np.float32)))
+        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities; ValueError without a head.
+
+        Warns if the pixels cannot be in [0, 255].
+        """
+        images, pixels = np.asarray(images), PixelRange(self.description.pixel_range)
+        pixels.add(images)
+        pixels.warn()
+        return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     def probabilities(self, path) -> np.ndarray:
         """`(classes,) float32` for one image file.

@@ -1,0 +1,74 @@
+"""What a Keras classifier takes and gives: the range of its pixels, and its outputs as probabilities."""
+
+import keras
+import numpy as np
+
+from keras_mixer.description import PIXELS, implied_activation, probabilities_of
+from keras_mixer.layers import PatchEmbed
+
+TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
+LARGEST_PIXEL_SCALE = 0.01  # a Rescaling layer with a factor below, such as 1 / 127.5, takes pixels in [0, 255]
+MEANINGS = (keras.activations.softmax, keras.activations.sigmoid, keras.activations.linear, None)
+
+
+class Classifier:
+    """The outputs of a Keras model as class probabilities.
+
+    Outputs are logits if the last layer has a linear activation. Otherwise they must be probabilities. One output that
+    is not a softmax is the probability of class 1 of two.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.last = list(_operations(model))[-1][1]
+        self.activation = getattr(self.last, "activation", None)
+
+    def probabilities(self, outputs) -> np.ndarray:
+        """`(B, outputs) -> (B, classes) float64`.
+
+        Raises:
+            ValueError: the outputs are neither probabilities nor logits.
+        """
+        if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
+            raise self._unknown(f"of shape {keras.tree.map_structure(np.shape, outputs)}")
+        if self.activation not in MEANINGS:
+            raise self._unknown(f"of {getattr(self.activation, '__name__', self.activation)}")
+        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1
+        if self.activation is keras.activations.linear:
+            found = probabilities_of(found, "sigmoid" if binary else implied_activation(self.model))
+        finite = found[np.isfinite(found)]
+        if finite.size and not -TOLERANCE <= finite.min() <= finite.max() <= 1 + TOLERANCE:
+            raise self._unknown(
+                f"from {finite.min():.3g} to {finite.max():.3g} after {getattr(self.last, 'name', self.last)}"
+            )
+        if binary and self.activation is not keras.activations.softmax:
+            return np.concatenate([1 - found, found], axis=1)
+        return found
+
+    def _unknown(self, what):
+        return ValueError(
+            f"Expected a model of class probabilities or logits (B, classes), got outputs {what}. End it in softmax, "
+            "sigmoid or a Dense layer without activation. few_shot evaluates the features of a model without a head."
+        )
+
+
+def pixel_range_of(model) -> tuple[float, float] | None:
+    """Values of a black and a white pixel at the input of a model; None if its first operation does not tell."""
+    for owner, operation in _operations(model):
+        if isinstance(operation, keras.layers.Rescaling):
+            return PIXELS if np.all(np.abs(operation.scale) < LARGEST_PIXEL_SCALE) else None
+        if isinstance(operation, PatchEmbed):
+            return getattr(owner, "pixel_range", (-1.0, 1.0))
+        if not type(operation).__name__.startswith(("Input", "Random")):  # Random: augmentation
+            return None
+    return None
+
+
+def _operations(model):
+    """Yields each operation of a model in order and the model whose graph has it; a model without a graph is one."""
+    operations = model.layers if isinstance(model, keras.Sequential) else getattr(model, "operations", [model])
+    for operation in operations:
+        if isinstance(operation, keras.Model) and operation is not model:
+            yield from _operations(operation)
+        else:
+            yield model, operation
