@@ -96,7 +96,7 @@ def avg5(runs: Runs):
     Args:
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
     """
-    from keras_mixer.paper.average_of_five import FIVE, average_of_five, paper_name
+    from keras_mixer.paper.average_of_five import FIVE, TEST_SPLITS, average_of_five, paper_name
     from keras_mixer.training.run_directory import read_recipe, read_results
 
     if not runs:
@@ -122,7 +122,8 @@ def avg5(runs: Runs):
         return
     print(f"\nNo Avg 5: {len(result.missing)} of the five data sets are missing. To fine-tune on them:")
     for name in result.missing:
-        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]} --workdir runs/{FIVE[name]}")
+        split = f" --test-split {TEST_SPLITS[name]}" if name in TEST_SPLITS else ""
+        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]}{split} --workdir runs/{FIVE[name]}")
 
 
 def pareto(output: Path, own: tuple[str, ...] = ()):

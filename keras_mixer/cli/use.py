@@ -266,7 +266,7 @@ def features(
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    source, _ = check_source(load_source(data, data_dir), crop=crop)
+    source, _ = check_source(load_source(data, data_dir, labelled=False), crop=crop)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
