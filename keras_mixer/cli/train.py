@@ -68,7 +68,7 @@ def train(arguments):
     )
     metrics = result.metrics
     print_table(
-        ("test accuracy", "top-5", "loss", "images", "crop", "parameters", "training", "command"),
+        (f"{metrics['part']} accuracy", "top-5", "loss", "images", "crop", "parameters", "training", "command"),
         [
             (
                 f"{metrics['accuracy']:.2%}",

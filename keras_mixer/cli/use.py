@@ -48,9 +48,11 @@ def evaluate(
     from keras_mixer.training.recipes import resolve
     from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
 
+    holdout = 0.0 if data or test_split else None  # a split that is named is evaluated itself
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
-    recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
+    changed = {key: value for key, value in (given | {"holdout": holdout}).items() if value is not None}
+    recipe = resolve(read_recipe(run), **changed)
     memory = run / CHECKED_IMAGES if data is None else None
     source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
     result = evaluate_source(model, source, recipe, progress=True)
@@ -62,7 +64,7 @@ def evaluate(
                 f"{result.top1:.2%}",
                 f"{result.top5:.2%}",
                 f"{result.loss:.4f}",
-                str(result.examples),
+                f"{result.examples} {recipe.part()}",
                 recipe.evaluation_crop,
                 f"{height} x {width}",
             )
@@ -78,6 +80,7 @@ def evaluate(
         "top5": result.top5,
         "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
         "test_images": result.examples,
+        "part": recipe.part(),
         "non_finite": result.non_finite,
         "constant": result.constant,
         "data": source.name,
