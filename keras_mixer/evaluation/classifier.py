@@ -20,7 +20,7 @@ class Classifier:
 
     def __init__(self, model):
         self.model = model
-        self.last = list(_operations(model))[-1][1]
+        self.last = _last_operation(model)
         self.activation = getattr(self.last, "activation", None)
 
     def probabilities(self, outputs) -> np.ndarray:
@@ -50,6 +50,15 @@ class Classifier:
             f"Expected a model of class probabilities or logits (B, classes), got outputs {what}. End it in softmax, "
             "sigmoid or a Dense layer without activation. few_shot evaluates the features of a model without a head."
         )
+
+
+def _last_operation(model):
+    """The operation that gives the output of a model; the model itself if its graph is not known."""
+    if isinstance(model, keras.Sequential):
+        last = model.layers[-1]
+    else:  # by the output: a layer that is used twice is not the last of `operations`
+        last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
+    return _last_operation(last) if isinstance(last, keras.Model) and last is not model else last
 
 
 def pixel_range_of(model) -> tuple[float, float] | None:

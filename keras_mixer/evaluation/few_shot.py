@@ -69,8 +69,12 @@ class FewShot:
 
     def remarks(self) -> list[str]:
         """One sentence per problem with the pixels (range) or the features (not finite); empty if all is well."""
-        sentence = f"{self.non_finite:,} test images have features that are not finite (NaN or infinity): wrong."
-        return [text for text, said in ((self.range_remark, self.range_remark), (sentence, self.non_finite)) if said]
+        sentences = [self.range_remark] if self.range_remark else []
+        if self.non_finite:
+            sentences.append(
+                f"{self.non_finite:,} test images have features that are NaN or infinite and count as errors."
+            )
+        return sentences
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):

@@ -39,6 +39,10 @@ def images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
             f"{EXPECTED}, got weights too. Each image counts once: drop them, as by .map(lambda x, y, weight: (x, y))."
         )
     images, labels = map(np.asarray, batch)
+    if images.dtype.kind in "OSU":
+        raise ValueError(
+            f"Expected images of numbers and of one size, got {images.dtype}. Decode and resize them first."
+        )
     if not images.ndim or not labels.ndim or len(images) != len(labels):
         raise ValueError(
             f"{EXPECTED}, got images of shape {images.shape} and labels of shape {labels.shape}. Single images need "

@@ -222,6 +222,7 @@ def mistakes(images, labels):
     yield "infinite", stream.batch(8).repeat()
     yield r"images of shape \(70, 16, 16, 3\) and labels of shape \(60,\)", (images, labels[:60])
     yield r"images of shape \(70, 16, 16, 3\) and labels of shape \(60,\)", [(images, labels[:60])]
+    yield "Decode and resize", [(np.array([b"GIF89a"] * 3), labels[:3])]
     yield "got a dict as a batch", [{"image": images, "label": labels}]
     yield "got a ndarray as a batch", images
     yield "got a EagerTensor as a batch", stream.map(lambda image, label: image).batch(8)
@@ -269,7 +270,9 @@ def test_own_heads_give_probabilities_whatever_they_end_in(tiny_mixer, ten):
         from_logits = keras.Model(image, logits(image))
         if activation == "sigmoid":
             from_logits.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
-        for model in (*declared, from_logits):
+        shared = keras.layers.Activation(activation)
+        again = keras.Model(image, shared(keras.ops.log(shared(logits(image))))) if activation == "softmax" else None
+        for model in filter(None, (*declared, from_logits, again)):
             assert keras_mixer.evaluate(model, (images, labels)).loss == pytest.approx(loss, rel=1e-4)
 
 
