@@ -35,7 +35,7 @@ def _prepare(case):
         return prepare_limit(case["precision"])
     if EXPORT:
         return _exported(Case(**case))
-    return prepare(Case(**case), REMATERIALIZE, True if XLA else None)
+    return prepare(Case(**case), REMATERIALIZE, True if XLA else "auto")
 
 
 serve(_prepare)

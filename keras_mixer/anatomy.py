@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import keras
@@ -98,14 +99,14 @@ class Anatomy:
         Raises:
             ValueError: they are unknown, because the user's layers before the stem change pixels in another way.
         """
-        if not self.before:
-            return self.stem.pixel_range
-        image = x = keras.Input(self.model.input_shape[1:], dtype="float32")
-        for layer in self.before:
-            x = layer(x)
+        if self._scales_pixels():
+            return PIXELS if self.before else self.stem.pixel_range
         for black_and_white in (PIXELS, self.stem.pixel_range):
-            pixels = np.stack([np.full(self.model.input_shape[1:], value, np.float32) for value in black_and_white])
-            seen = keras.ops.convert_to_numpy(keras.Model(image, x)(pixels, training=False)).reshape(2, -1)
+            x = np.stack([np.full(self.model.input_shape[1:], value, np.float32) for value in black_and_white])
+            for layer in self.before:
+                in_use = {"training": False} if "training" in inspect.signature(layer.call).parameters else {}
+                x = layer(x, **in_use)
+            seen = keras.ops.convert_to_numpy(x).reshape(2, -1)
             if np.allclose(seen, np.array(self.stem.pixel_range)[:, None], atol=1e-3):
                 return black_and_white
         names = ", ".join(repr(layer.name) for layer in self.before)

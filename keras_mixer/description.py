@@ -97,7 +97,7 @@ def describe(model, class_names=None, evaluation_crop=None, classifier_activatio
     output, end = _output_of(parts)
     if classifier_activation not in (None, *ACTIVATIONS):
         raise ValueError(f"classifier_activation must be None, softmax or sigmoid, got {classifier_activation!r}.")
-    activation = classifier_activation or _implied_activation(model) if output == "logits" else end
+    activation = classifier_activation or implied_activation(model) if output == "logits" else end
     if classifier_activation not in (None, activation):
         ends = f"ends in {activation}" if activation else "has no head"
         raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {ends}.")
@@ -155,7 +155,7 @@ def _output_of(parts: Anatomy) -> tuple[OutputKind, str | None]:
     )
 
 
-def _implied_activation(model):
+def implied_activation(model):
     """The activation that the loss of a compiled model applies to its logits."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}

@@ -73,6 +73,7 @@ USED = [
     ("Model", model, "_update_metrics_variables", "training/accumulation.py", "jax"),
     ("Model", model, "_loss_tracker", "training/sam.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/sam.py", "jax"),
+    ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/classifier.py", None),
     ("Model", model, "_symbolic_build", "training/lowering.py", None),
     ("Model", model, "_get_jax_state", "training/lowering.py", "jax"),
     (

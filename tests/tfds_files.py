@@ -34,6 +34,17 @@ def write_tfds(data_dir, name, splits, features=None):
         )
 
 
+def write_own_tfds(data_dir, name, features, splits):
+    """Writes a data set of the caller's own; splits is {split: list of examples}."""
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version="1.0.0",
+        data_dir=str(data_dir),
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={split: list(enumerate(examples)) for split, examples in splits.items()},
+    )
+
+
 def _complete(example, features):
     return {name: example.get(name, _empty(feature)) for name, feature in features.items()}
 

@@ -249,7 +249,7 @@ def _card(run, source, examples):
     if not (run / "results.json").is_file():
         return Card(run.stem, examples=shown)
     results = read_results(run)
-    return Card(run.resolve().name, results["accuracy"], results["test_images"], shown)
+    return Card(run.resolve().name, results["accuracy"], results["test_images"], shown, results["part"])
 
 
 def _batches(split, size, description):

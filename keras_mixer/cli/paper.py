@@ -96,7 +96,7 @@ def avg5(runs: Runs):
     Args:
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
     """
-    from keras_mixer.paper.average_of_five import FIVE, average_of_five, paper_name
+    from keras_mixer.paper.average_of_five import FIVE, TEST_SPLITS, average_of_five, paper_name
     from keras_mixer.training.run_directory import read_recipe, read_results
 
     if not runs:
@@ -104,6 +104,11 @@ def avg5(runs: Runs):
     rows, results = [], []
     for folder in runs:
         content, recipe = read_results(folder), read_recipe(folder)
+        if recipe.part() != "test":
+            raise ValueError(
+                f"{folder} was evaluated on {content['test_images']:,} {recipe.part()} training images. Avg 5 needs "
+                f"test images: train with holdout 0 and the test split of {recipe.data}."
+            )
         results.append((recipe.data, content["accuracy"]))
         rows.append(
             (
@@ -122,7 +127,8 @@ def avg5(runs: Runs):
         return
     print(f"\nNo Avg 5: {len(result.missing)} of the five data sets are missing. To fine-tune on them:")
     for name in result.missing:
-        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]} --workdir runs/{FIVE[name]}")
+        split = f" --test-split {TEST_SPLITS[name]}" if name in TEST_SPLITS else ""
+        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]}{split} --workdir runs/{FIVE[name]}")
 
 
 def pareto(output: Path, own: tuple[str, ...] = ()):
@@ -139,7 +145,7 @@ def pareto(output: Path, own: tuple[str, ...] = ()):
 
 
 def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive = 5.0):
-    """Plot the test accuracy of finished runs over their measured speed, with the Pareto front.
+    """Plot the accuracy of finished runs over their measured speed, with the Pareto front.
 
     Args:
         runs: folders of finished runs on the same test images; any Keras model.
@@ -153,7 +159,7 @@ def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive
 
     check_figure_and_numbers(output)
     results = {run.name: read_results(run) for run in runs}
-    tests = {(read_recipe(run).data, results[run.name]["test_images"]) for run in runs}
+    tests = {(read_recipe(run).data, *(results[run.name][key] for key in ("test_images", "part"))) for run in runs}
     if len(results) < len(runs) or len(tests) != 1:
         raise ValueError(
             f"Expected finished runs with different names and the same test images, got {[run.name for run in runs]} "
@@ -171,7 +177,7 @@ def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive
     ]
     print_table(("run", "parameters", "images/s", "accuracy"), rows)
     points = {name: (row["images_per_second"], 100 * row["accuracy"]) for name, row in content.items()}
-    write_figure_and_numbers(content, tradeoff_figure(points), output)
+    write_figure_and_numbers(content, tradeoff_figure(points, results[runs[0].name]["part"]), output)
 
 
 def linear_cost(

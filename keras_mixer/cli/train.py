@@ -1,7 +1,6 @@
 """The commands train and sweep. The first argument names a recipe; its fields are options, its values the defaults."""
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +10,31 @@ import keras
 from keras_mixer.buckets import address_of
 from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
-from keras_mixer.training.devices import JOIN_VARIABLE, check_recipe, choose_devices, join_processes
+from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
 from keras_mixer.training.loop import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES
 from keras_mixer.training.sweep import sweep as run_sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Options of processes that train together."""
+
+    job_addresses: str | None = None
+    """host:port of the first of multiple processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
+    num_processes: Count | None = None
+    """Number of processes that train together, at least 1."""
+    process_id: CountFrom0 | None = None
+    """Index of this process, at least 0."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def join(self):
+        """Connects this process to the others, if there are any."""
+        join_processes(self.job_addresses, self.num_processes, self.process_id)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +51,7 @@ class Training:
     """Print the plan and its cost, without reading the data."""
     profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
     """First and last step, counted from now, to profile for TensorBoard; at least 0 and ascending."""
-    job_addresses: str | None = None
-    """host:port of the first of multiple processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
-    num_processes: Count | None = None
-    """Number of processes that train together, at least 1."""
-    process_id: CountFrom0 | None = None
-    """Index of this process, at least 0."""
+    processes: Processes = Processes()
 
     def __post_init__(self):
         check_fields(self)
@@ -54,10 +67,7 @@ def train(arguments):
         description=f"Train recipe {recipe.name!r}; all recipes: {', '.join(RECIPES)}. Defaults are the recipe's.",
         default=Training(recipe),
     )
-    if options.job_addresses == "auto":
-        join_processes()
-    elif options.job_addresses or os.environ.get(JOIN_VARIABLE):
-        join_processes(options.job_addresses, options.num_processes, options.process_id)
+    options.processes.join()
     if options.dry_run:
         _print_plan(options.recipe)
         return
@@ -68,7 +78,7 @@ def train(arguments):
     )
     metrics = result.metrics
     print_table(
-        ("test accuracy", "top-5", "loss", "images", "crop", "parameters", "training", "command"),
+        (f"{metrics['part']} accuracy", "top-5", "loss", "images", "crop", "parameters", "training", "command"),
         [
             (
                 f"{metrics['accuracy']:.2%}",
@@ -127,6 +137,7 @@ class Sweep:
     to resume."""
     skip_final: bool = False
     """Skip the last run, on all training images with the best rate."""
+    processes: Processes = Processes()
 
     def __post_init__(self):
         check_fields(self)
@@ -143,6 +154,7 @@ def sweep(arguments):
         "more on all of them with the best rate. The other options are the recipe's.",
         default=Sweep(dataclasses.replace(recipe, holdout=0.1)),
     )
+    options.processes.join()
     recipe = options.recipe
     workdir = address_of(options.workdir) or options.workdir or Path("runs", f"{recipe.name}_sweep")
     result = run_sweep(

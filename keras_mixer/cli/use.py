@@ -49,9 +49,11 @@ def evaluate(
     from keras_mixer.training.recipes import resolve
     from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
 
+    holdout = 0.0 if data or test_split else None  # a split that is named is evaluated itself
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
-    recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
+    changed = {key: value for key, value in (given | {"holdout": holdout}).items() if value is not None}
+    recipe = resolve(read_recipe(run), **changed)
     memory = run / CHECKED_IMAGES if data is None else None
     source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
     result = evaluate_source(model, source, recipe, progress=True)
@@ -63,7 +65,7 @@ def evaluate(
                 f"{result.top1:.2%}",
                 f"{result.top5:.2%}",
                 f"{result.loss:.4f}",
-                str(result.examples),
+                f"{result.examples} {recipe.part()}",
                 recipe.evaluation_crop,
                 f"{height} x {width}",
             )
@@ -80,6 +82,7 @@ def evaluate(
         "top5": result.top5,
         "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
         "test_images": result.examples,
+        "part": recipe.part(),
         "non_finite": result.non_finite,
         "constant": result.constant,
         "data": source.name,
@@ -180,10 +183,8 @@ def fewshot(
         f"\n{result.test_images:,} test images of {source.name}, {names} classes, {result.features} features of "
         f"{layer}, {crop} to {height} x {width} px, l2 {l2:g}, {time.perf_counter() - began:.1f} s"
     )
-    if result.non_finite:
-        print(
-            f"{result.non_finite:,} test images have features that are not finite (NaN, infinity) and count as errors."
-        )
+    for remark in result.remarks():
+        print(remark)
     content = {"data": source.name, "crop": crop, "image_size": [height, width], "layer": layer, "l2": l2}
     content |= {"seeds": seeds} | dataclasses.asdict(result)
     write_json(file, content)
@@ -270,7 +271,7 @@ def features(
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    source, _ = check_source(load_source(data, data_dir), crop=crop)
+    source, _ = check_source(load_source(data, data_dir, labelled=False), crop=crop)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names

@@ -1,10 +1,14 @@
 """TensorFlow Datasets: sources of images and labels, and prepared sets read with any other features."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.splits import Source, Split
+
+LABELS_LOOKED_AT = 1000  # per split; TFDS shuffles examples when it writes them
 
 
 class NotPrepared(ValueError):
@@ -78,11 +82,12 @@ def prepared_split(builder, split, features=("label",), read=_image_and_label) -
     return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard).as_stored()
 
 
-def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source:
+def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=True) -> Source:
     """The data set of a TensorFlow Datasets name, downloaded and prepared if it is not on disk.
 
     Raises:
-        ValueError: unknown name or split, or the data set has no images with one label each.
+        ValueError: unknown name or split, the data set has no images with one label each, or `labelled` and a split has
+            images without a label.
     """
     import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only here
 
@@ -97,13 +102,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source
     if not builder.is_prepared():
         builder.download_and_prepare()
     info = builder.info
-    if not {"image", "label"} <= set(info.features or {}):
-        raise ValueError(
-            f"Data set {name!r} has no features 'image' and 'label'; it has {sorted(info.features or {})}."
-        )
-    label = info.features["label"]
-    parts = []
-    for split in (train_split, test_split):
+    _check_features(name, info.features or {})
+    for option, split in {"--train-split": train_split, "--test-split": test_split}.items():
         try:
             info.splits[split].num_examples  # noqa: B018 - raises if there is no such split
         except (KeyError, ValueError) as error:
@@ -111,5 +111,38 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source
                 f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
                 "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
             ) from error
-        parts.append(prepared_split(builder, split))
-    return Source(info.full_name, tuple(label.names), *parts)
+        if labelled and not _has_labels(builder, split):
+            used = re.split(r"\[.*?\]|\W", f"{train_split}+{test_split}")
+            others = [other for other in info.splits if other not in used and _has_labels(builder, other)]
+            advice = f"{option} {others[0]}" if others else "--train-split 'train[:90%]' --test-split 'train[90%:]'"
+            raise ValueError(f"Split {split!r} of {name!r} has images without a label (-1). Use {advice}.")
+    parts = [prepared_split(builder, split) for split in (train_split, test_split)]
+    return Source(info.full_name, tuple(info.features["label"].names), *parts)
+
+
+def _check_features(name, features):
+    """Raises ValueError unless the features of a data set are an image of integers and a class."""
+    import tensorflow_datasets as tfds
+
+    if not {"image", "label"} <= set(features):
+        raise ValueError(f"Data set {name!r} has no features 'image' and 'label'; it has {sorted(features)}.")
+    image, label = features["image"], features["label"]
+    usable = {  # PNG files of float32 images contain the bits of the numbers
+        "image": isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer),
+        "label": isinstance(label, tfds.features.ClassLabel),
+    }
+    for key, expected in {"image": "an Image of uint8", "label": "a ClassLabel"}.items():
+        if not usable[key]:
+            raise ValueError(
+                f"Feature {key!r} of {name!r} is {' '.join(repr(features[key]).split())}, expected {expected}. Convert "
+                "the data with tf.data and pass them to keras_mixer.fit(train=..., classes=...)."
+            )
+
+
+def _has_labels(builder, split):
+    """Whether the first examples of a split have labels; -1 stands for none."""
+    import tensorflow_datasets as tfds
+
+    only_labels = tfds.decode.PartialDecoding({"label": True})
+    examples = builder.as_dataset(split=split, decoders=only_labels, shuffle_files=False).take(LABELS_LOOKED_AT)
+    return all(labels["label"].min() >= 0 for labels in examples.batch(LABELS_LOOKED_AT).as_numpy_iterator())

@@ -13,7 +13,9 @@ from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, Split, stratified_split
 
 
-def load_source(data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2, split_seed=0):
+def load_source(
+    data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2, split_seed=0, labelled=True
+):
     """Finds a data set by name or path.
 
     Args:
@@ -25,6 +27,7 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
         test_split: test split, likewise.
         test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split.
         split_seed: seed that chooses those test images.
+        labelled: raise if a split of a TensorFlow Dataset has images without a label (-1).
 
     Returns:
         A `Source`.
@@ -47,7 +50,7 @@ def load_source(data, data_dir=None, train_split="train", test_split="test", tes
         return idx.idx_source(folder)
     if folder.is_dir() and not (folder / "dataset_info.json").is_file():
         return image_folder_source(folder, train_split, test_split, test_fraction, split_seed)
-    return tensorflow_dataset_source(data, data_dir, train_split, test_split)
+    return tensorflow_dataset_source(data, data_dir, train_split, test_split, labelled)
 
 
 def data_name(data) -> str:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import numpy as np
 
+from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.evaluation.classifier import pixel_range_of
+from keras_mixer.evaluation.labelled import class_numbers
 from keras_mixer.evaluation.outputs import guesses, outputs_of
 from keras_mixer.features import feature_extractor
 from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
@@ -49,6 +52,7 @@ class FewShot:
         features: number of features D.
         classes: number of classes K.
         non_finite: number of test images with a feature that is NaN or infinite.
+        range_remark: a sentence if the pixels cannot be in the range that the model expects; else empty.
     """
 
     accuracy: dict[int, tuple[float, ...]]
@@ -57,22 +61,32 @@ class FewShot:
     features: int
     classes: int
     non_finite: int
+    range_remark: str = ""
 
     def mean(self, shots) -> float:
         """Mean accuracy over the seeds."""
         return float(np.mean(self.accuracy[shots]))
+
+    def remarks(self) -> list[str]:
+        """One sentence per problem with the pixels (range) or the features (not finite); empty if all is well."""
+        sentences = [self.range_remark] if self.range_remark else []
+        if self.non_finite:
+            sentences.append(
+                f"{self.non_finite:,} test images have features that are NaN or infinite and count as errors."
+            )
+        return sentences
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
     """Accuracy of a linear classifier trained on the model's frozen features of a few images per class.
 
     The features of all images are computed once and kept in memory (4 (N + n) D bytes); every shot and seed draws from
-    them. A class with fewer images than shots contributes all its images.
+    them. A class with fewer images than shots contributes all its images. Warns of pixels as `evaluate` does.
 
     Args:
         model: a Mixer of this package.
-        train: `(images, labels)` batches to draw the shots from; integer labels.
-        test: `(images, labels)` batches to measure accuracy on.
+        train: images and labels to draw the shots from, in a form that `keras_mixer.evaluate` takes.
+        test: images and labels to measure accuracy on, likewise.
         classes: number of classes; None for the largest label of `train` plus one.
         shots: training images per class, each at least 1.
         seeds: one draw of training images for each, at least 0.
@@ -84,8 +98,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         A `FewShot`.
 
     Raises:
-        ValueError: a data set is empty, a label or an option is out of range, or a training image has features that
-            are not finite (such test images count as wrong).
+        ValueError: a data set is empty or in another form, a label or an option is out of range, or a training image
+            has features that are not finite (such test images count as wrong).
 
     Source: section 3 of arXiv 2105.01601 ("few-shot"); constants and draws of big_vision's evaluators/fewshot_lsr.py.
 
@@ -97,14 +111,15 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
     check("shots", shots, Annotated[tuple[Count, ...], SOME])
     check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
-    support, support_labels = _features(model, train, layer, "training features", progress)
+    extractor, pixels = feature_extractor(model, [layer]), PixelRange(pixel_range_of(model))
+    support, support_labels = _features(extractor, train, "training features", progress, pixels)
     learnable = np.isfinite(support).all(1)
     if not learnable.all():
         raise ValueError(
             f"{(~learnable).sum():,} of {len(support):,} training images have features that are not finite (NaN or "
             "infinity), so no classifier can be fitted. Check the weights of the model."
         )
-    queries, labels = _features(model, test, layer, "test features", progress)
+    queries, labels = _features(extractor, test, "test features", progress, pixels)
     classes = int(support_labels.max()) + 1 if classes is None else classes
     for name, found in (("Training", support_labels), ("Test", labels)):
         if found.min() < 0 or found.max() >= classes:
@@ -128,6 +143,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         features=queries.shape[1],
         classes=classes,
         non_finite=int((~finite).sum()),
+        range_remark=pixels.warn(),
     )
 
 
@@ -162,14 +178,14 @@ def _with_constant(x):
     return np.concatenate([x, np.full((len(x), 1), CONSTANT_FEATURE)], axis=1)
 
 
-def _features(model, batches, layer, description, progress):
+def _features(extractor, batches, description, progress, pixels):
     """`(n, D) float32, (n,) int64` of all images of a data set."""
-    extractor = feature_extractor(model, [layer])
     features, labels = [], []
-    for outputs, labels_of_batch in outputs_of(extractor, batches, description, progress):
-        found = np.asarray(outputs[layer], np.float32)
+    for outputs, labels_of_batch in outputs_of(extractor, batches, description, progress, pixels):
+        (output,) = outputs.values()
+        found = np.asarray(output, np.float32)
         features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
-        labels.append(np.asarray(labels_of_batch, np.int64))
+        labels.append(class_numbers(labels_of_batch))
     if not features:
         raise ValueError(f"There are no images to compute {description} from.")
     return np.concatenate(features), np.concatenate(labels)

@@ -11,28 +11,36 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
-from keras_mixer.evaluation.xla import prediction_function
+from keras_mixer.evaluation.labelled import batches_of, images_and_labels
 
 NO_GUESS = -1
 
 
-def outputs_of(model, batches, description, progress=False):
-    """Yields `(outputs, labels)` for each batch `(images, labels)`, as NumPy arrays with one row per image.
+def outputs_of(model, dataset, description, progress=False, pixels=None):
+    """Yields `(outputs, labels)` for each batch of a data set, as NumPy arrays with one row per image.
 
     Under `tf.distribute`, Keras's `predict_on_batch` runs the full batch on every replica and concatenates the results;
     only the first copy is kept.
 
     Args:
         model: a Keras model with one output or a dict of outputs.
-        batches: `(images, labels)` batches of any size.
+        dataset: `(images, labels)` batches of any size, or another form that `batches_of` takes.
         description: label of the progress bar.
         progress: show a progress bar on standard error.
+        pixels: a `PixelRange` that takes in all images.
+
+    Raises:
+        ValueError: the data set is none of these.
     """
-    compute = prediction_function(model)
-    for images, labels in tqdm(batches, desc=description, unit="batch", disable=not progress, file=sys.stderr):
-        outputs = keras.tree.map_structure(np.asarray, compute(np.asarray(images)))
-        first_copy = operator.itemgetter(slice(len(images)))
-        yield keras.tree.map_structure(first_copy, outputs), np.asarray(labels)
+    batches, count = batches_of(dataset)
+    for batch in tqdm(batches, desc=description, total=count, unit="batch", disable=not progress, file=sys.stderr):
+        images, labels = images_and_labels(batch)
+        if pixels is not None:
+            pixels.add(images)
+        if len(images):
+            outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(images))
+            first_copy = operator.itemgetter(slice(len(images)))
+            yield keras.tree.map_structure(first_copy, outputs), labels
 
 
 def guesses(scores) -> np.ndarray:
@@ -45,12 +53,6 @@ def count_guesses(confusion, labels, guessed):
     """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`, which can be gigabytes."""
     answered = guessed != NO_GUESS
     np.add.at(confusion, (labels[answered], guessed[answered]), 1)
-
-
-def check_labels(labels, classes):
-    """Raises ValueError if a label is not one of the classes of the model."""
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"Labels run from {labels.min()} to {labels.max()}, but the model has {classes} classes.")
 
 
 def among_best(scores, labels, count) -> np.ndarray:

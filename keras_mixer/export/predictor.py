@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import PIXELS
+from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
 from keras_mixer.description import Description, completed, describe, in_precision
 
@@ -84,13 +85,18 @@ class Predictor:
     def classify(self, images) -> np.ndarray:
         """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities.
 
+        Warns if the pixels cannot be in [0, 255].
+
         Raises:
             ValueError: the images have another shape, or the model has no head.
         """
-        images, shape = np.asarray(images, np.float32), self.description.input_shape
+        images, shape = np.asarray(images), self.description.input_shape
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
-        return np.asarray(self.for_classes("to predict").run(images))
+        pixels = PixelRange(self.description.pixel_range)
+        pixels.add(images)
+        pixels.warn()
+        return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     def probabilities(self, path) -> np.ndarray:
         """`(classes,) float32` for one image file.

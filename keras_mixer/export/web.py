@@ -44,15 +44,17 @@ class Card:
 
     Attributes:
         name: of the model; the title of the page.
-        accuracy: on test images, in [0, 1]; None if unknown.
-        test_images: their number.
+        accuracy: in [0, 1]; None if unknown.
+        test_images: number of images it was measured on.
         examples: `(class name, encoded image)` for visitors to click; anyone who sees the page can download them.
+        part: "test", or "held-out" training images.
     """
 
     name: str = "Image classifier"
     accuracy: float | None = None
     test_images: int | None = None
     examples: Sequence[tuple[str, bytes]] = ()
+    part: str = "test"
 
 
 def export_web(
@@ -133,8 +135,8 @@ def _facts(predictor, card, size):
     height, width, _ = predictor.description.input_shape
     facts = {"Trained on": predictor.description.trained_on}
     if card.accuracy is not None:
-        on = f" on {card.test_images:,} test images" if card.test_images else ""
-        facts["Test accuracy"] = f"{100 * card.accuracy:.2f} %{on}"
+        on = f" on {card.test_images:,} {card.part} images" if card.test_images else ""
+        facts[f"{card.part.capitalize()} accuracy"] = f"{100 * card.accuracy:.2f} %{on}"
     facts["Architecture"] = architecture_of(predictor.model)
     facts["Size"] = f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB"
     facts["Input"] = f"{height} x {width} px, crop {predictor.description.evaluation_crop}"

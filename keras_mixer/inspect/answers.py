@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.data.pipeline import evaluation_batches
-from keras_mixer.evaluation.outputs import NO_GUESS, check_labels, count_guesses, guesses, outputs_of
+from keras_mixer.evaluation.labelled import class_numbers
+from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses, outputs_of
 from keras_mixer.inspect.saliency import saliency_maps
 
 BATCH_SIZE = 64
@@ -86,7 +87,7 @@ def answers_of(predictor, split, progress=False) -> Answers:
     classes = len(predictor.description.class_names)
     columns: list[tuple[np.ndarray, ...]] = []
     for probabilities, labels in outputs_of(predictor.model, _batches(predictor, split), "test images", progress):
-        check_labels(labels, classes)
+        labels = class_numbers(labels, classes)
         predicted, rows = guesses(probabilities), np.arange(len(labels))
         confidence = np.where(predicted == NO_GUESS, np.nan, probabilities[rows, predicted])
         others = np.where(np.arange(classes) == labels[:, None], -np.inf, probabilities)

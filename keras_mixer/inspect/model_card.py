@@ -68,7 +68,7 @@ def write_model_card(run, output=None) -> Path:
 
 
 def _metadata(name, recipe, results) -> dict[str, Any]:
-    data, split = data_name(recipe.data), "held-out training images" if recipe.holdout else "test"
+    data, split = data_name(recipe.data), "test" if recipe.part() == "test" else "held-out training images"
     hub_data, base = HUB_DATASETS.get(recipe.data), re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     dataset = {"type": hub_data or re.sub(r"[^\w.-]+", "-", data), "name": data, "split": split}
     metrics = [
@@ -150,7 +150,7 @@ def _use(description):
 
 
 def _results(recipe, results):
-    part = "training images that were held out" if recipe.holdout else "test images"
+    part = "test images" if recipe.part() == "test" else "training images that were held out"
     rows = [(label, _figure(key, results[key])) for key, _, label in _figures(results)]
     if results.get("start_accuracy") is not None:
         rows.append(("Top-1 accuracy before training", _figure("accuracy", results["start_accuracy"])))

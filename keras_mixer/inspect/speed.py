@@ -9,7 +9,6 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.evaluation.xla import xla_predicts_faster
 from keras_mixer.models import Mixer, rebuild
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
@@ -68,19 +67,15 @@ def model_of(case: Case, rematerialize=False):
     return rebuild(model, precision=precision, rematerialize=rematerialize)
 
 
-def compiled_model(case: Case, rematerialize=False, xla=None):
+def compiled_model(case: Case, rematerialize=False, xla="auto"):
     """The compiled model of a case; for training, with AdamW and gradient clipping.
 
     Args:
         case: what is measured.
         rematerialize: recompute both MLPs of each block for the gradient.
-        xla: on TensorFlow, compile with XLA or not; None for what the package itself does.
+        xla: compile with XLA or not; "auto" for Keras's choice, which the package uses too: not on a CPU.
     """
     model = model_of(case, rematerialize)
-    if keras.backend.backend() != "tensorflow":
-        xla = "auto"
-    elif xla is None:  # XLA trains the models of Table 1 more slowly
-        xla = case.kind == "forward" and xla_predicts_faster(model)
     if case.kind == "forward":
         model.compile(jit_compile=xla)
         return model
@@ -93,7 +88,7 @@ def compiled_model(case: Case, rematerialize=False, xla=None):
     return model
 
 
-def prepare(case: Case, rematerialize=False, xla=None):
+def prepare(case: Case, rematerialize=False, xla="auto"):
     """A function without arguments that runs one call of a case and waits for its result; see `compiled_model`."""
     model = compiled_model(case, rematerialize, xla)
     generator = np.random.default_rng(0)

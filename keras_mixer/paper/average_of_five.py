@@ -12,6 +12,7 @@ FIVE = {  # name in the paper: name in TensorFlow Datasets
     "Pets": "oxford_iiit_pet",
     "Flowers": "oxford_flowers102",
 }
+TEST_SPLITS = {"ImageNet": "validation"}  # the images of its split "test" have no labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,11 +91,12 @@ def pareto_figure(own=()):
     return figure
 
 
-def tradeoff_figure(points):
-    """Test accuracy of your own models over their speed, with the Pareto front.
+def tradeoff_figure(points, part="test"):
+    """Accuracy of your own models over their speed, with the Pareto front.
 
     Args:
         points: {name: (images per second, accuracy in percent)}.
+        part: what the accuracy was measured on.
     """
     figure, ax = canvas(7.0, 4.8)
     speeds, accuracies = np.array(list(points.values()), float).T
@@ -104,7 +105,7 @@ def tradeoff_figure(points):
     ax.scatter(speeds, accuracies, color=COLOURS[0], s=28)
     for name, point in points.items():
         ax.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    ax.set(xscale="log", xlabel="images per second, this machine", ylabel="test accuracy, %")
+    ax.set(xscale="log", xlabel="images per second, this machine", ylabel=f"{part} accuracy, %")
     ax.set_xticks([tick for tick in TICKS if speeds.min() / 2 < tick < 2 * speeds.max()])
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()

@@ -70,8 +70,9 @@ def check_callbacks(callbacks):
 class ProgressBar(StepCounter):
     """One progress bar for all steps of a run, with the loss and accuracies of the last epoch."""
 
-    def __init__(self, total_steps, start_step, shown=True):
+    def __init__(self, total_steps, start_step, part="test", shown=True):
         super().__init__(start_step)
+        self.part = part
         in_log_file = not sys.stderr.isatty()  # there each update is a new line
         self.bar = tqdm(
             total=total_steps,
@@ -91,7 +92,7 @@ class ProgressBar(StepCounter):
         self.bar.update(self.new_steps)
 
     def on_epoch_end(self, epoch, logs=None):
-        names = {"loss": "loss", "accuracy": "train", "val_accuracy": "test"}
+        names = {"loss": "loss", "accuracy": "train", "val_accuracy": self.part}
         values = {short: f"{logs[name]:.4f}" for name, short in names.items() if name in logs}
         self.bar.set_postfix(values, refresh=False)
 

@@ -14,7 +14,7 @@ from keras_mixer.fields import check
 from keras_mixer.training.recipe import DeviceChoice
 
 MESSAGE_BYTES = 4096  # of an error that is sent to the other processes
-JOIN_VARIABLE = "KERAS_DISTRIBUTION_JOB_ADDRESSES"  # defined by Keras, as are ..._NUM_PROCESSES and ..._PROCESS_ID
+JOIN_VARIABLES = [f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")]  # Keras's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +121,29 @@ def _with_replica(next_seed):
 def join_processes(job_addresses=None, num_processes=None, process_id=None):
     """Connects this process to others that train together, on one machine or many. JAX only, before any computation.
 
-    Without arguments, the variables KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID are read. If
-    they are missing too, JAX detects the cluster (Cloud TPU, Slurm).
+    For an argument that is None, the variable KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES or ..._PROCESS_ID is
+    read. Without any of the six, this process trains alone.
 
     Args:
-        job_addresses: `host:port` of process 0, or of all processes, separated by commas.
+        job_addresses: `host:port` of process 0, or of all processes, separated by commas; "auto" lets JAX detect the
+            cluster (Cloud TPU, Slurm).
         num_processes: number of processes.
         process_id: index of this process, from 0.
 
     Raises:
-        ValueError: the backend is not JAX.
+        ValueError: the backend is not JAX, or there is no address.
 
     Source: ours, around `keras.distribution.initialize`. Tested with two processes on one machine, not on multiple
     machines.
     """
+    if (job_addresses or os.environ.get(JOIN_VARIABLES[0])) is None:
+        given = [num_processes, process_id, *map(os.environ.get, JOIN_VARIABLES[1:])]
+        if any(value is not None for value in given):
+            raise ValueError(
+                "Expected the address of process 0 along with the number of processes and the index of this one. Pass "
+                f"--job-addresses HOST:PORT, or auto in Slurm or on a Cloud TPU pod, or set {JOIN_VARIABLES[0]}."
+            )
+        return
     if keras.backend.backend() != "jax":
         raise ValueError(
             f"Expected the JAX backend for multiple processes, got {keras.backend.backend()!r}. Set KERAS_BACKEND=jax."
@@ -142,7 +151,7 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None):
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
-    keras.distribution.initialize(job_addresses, num_processes, process_id)
+    keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
 
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:

@@ -226,7 +226,7 @@ def _count_steps(recipe, source, devices, log):
             "--global-batch-size."
         )
     log(
-        f"{recipe.name}: {images:,} training and {source.test.size:,} test images of {source.name}, "
+        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
         f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
         f"{batch} per step"
     )
@@ -246,7 +246,7 @@ def _start(recipe, source, run, resumes, writes, log):
     model, accuracy = start_model(recipe, source, log), None
     if model.get_layer("head").kernel.numpy().any():  # the head of a model without weights is zero too
         accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
-        log(f"Before training: {accuracy:.2%} test accuracy.")
+        log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
     if writes:
         write_json(run.start, Start.of(model, accuracy, checksum(recipe)).as_json())
     return model, accuracy
@@ -256,7 +256,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
     """Trains a compiled model of logits from `start_step` to the last step."""
     with devices.scope():
         checkpoints = Checkpoints(run, recipe.checkpoint_every_steps, start_step)
-        bar = ProgressBar(total_steps, start_step, shown=devices.writes)
+        bar = ProgressBar(total_steps, start_step, recipe.part(), shown=devices.writes)
         epoch_steps = recipe.epoch_steps(source.train.size)
         parts = list(legs(start_step, epoch_steps, total_steps, recipe.steps_per_execution))
         user_callbacks = UserCallbacks(users, model, parts[-1].last_epoch if parts else 0, epoch_steps)

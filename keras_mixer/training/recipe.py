@@ -230,6 +230,11 @@ class Recipe:
         """`(height, width, 3)` of the model's input in pixels."""
         return (*as_pair(self.image_size), 3)
 
+    def part(self) -> Literal["test", "held-out"]:
+        """What the accuracy is measured on: test images, or images held out of the training split."""
+        of_training = self.test_split.split("[")[0] == self.train_split.split("[")[0]
+        return "held-out" if self.holdout or of_training else "test"
+
     def epoch_steps(self, training_images) -> int:
         """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
         return self.steps_per_epoch or training_images // self.global_batch_size

@@ -25,6 +25,7 @@ def results_of(recipe: Recipe, evaluation: Evaluation, start_accuracy, parameter
         "top5": evaluation.top5,
         "loss": evaluation.loss,
         "test_images": evaluation.examples,
+        "part": recipe.part(),
         "evaluation_crop": recipe.evaluation_crop,
         "image_size": list(recipe.input_shape()[:2]),
         "parameters": parameters,

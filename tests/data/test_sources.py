@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode, photographs, turned, write_folder
+from tfds_files import write_own_tfds
 
 from keras_mixer.data import integrity
 from keras_mixer.data.integrity import check_source
@@ -149,20 +150,11 @@ def prepared_dataset(tmp_path_factory):
 
     def examples(count):
         images = [lambda: grey[0], lambda: io.BytesIO(turned(grey[1]))]
-        return [(i, {"image": images[i % 2](), "label": i % 2}) for i in range(count)]
+        return [{"image": images[i % 2](), "label": i % 2} for i in range(count)]
 
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="two_greys",
-        version="1.0.0",
-        data_dir=str(root),
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["dark", "light"]),
-            }
-        ),
-        split_datasets={"train": examples(20), "test": examples(8)},
-    )
+    image, label = tfds.features.Image(shape=(None, None, 3)), tfds.features.ClassLabel(names=["dark", "light"])
+    splits = {"train": examples(20), "test": examples(8)}
+    write_own_tfds(root, "two_greys", {"image": image, "label": label}, splits)
     return root
 
 

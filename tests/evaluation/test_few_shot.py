@@ -72,7 +72,7 @@ def test_every_shot_and_seed_draws_as_the_official_code_does(tiny_mixer, data):
 def test_test_images_without_finite_features_count_as_wrong(tiny_mixer, data):
     train, test = data
     model = tiny_mixer(num_blocks=1, include_preprocessing=False)
-    test = [(images.astype(np.float32), labels) for images, labels in test]
+    train, test = ([(images / np.float32(127.5) - 1, labels) for images, labels in part] for part in (train, test))
     right = keras_mixer.few_shot(model, train, test, shots=(8,), seeds=(0,))
     test[0][0][:2] = np.nan
     test[0][0][2, 0, 0, 0] = np.inf

@@ -104,11 +104,12 @@ def test_the_page_of_a_run_says_what_it_was_trained_on(tiny_mixer, registry, tmp
     model.trained_on = "scikit-learn digits"
     model.save(run / "model.keras")
     (run / "config.json").write_text(json.dumps({"name": "digits", "data": "digits"}))
-    (run / "results.json").write_text(json.dumps({"accuracy": 0.5, "test_images": 360}))
+    (run / "results.json").write_text(json.dumps({"accuracy": 0.5, "test_images": 360, "part": "held-out"}))
     assert cli.main(["export", str(run), "--format", "web", "--images", "4", "--examples", "2"]) == 0
     card = json.loads((run / "export" / "web" / "card.json").read_text())
     assert card["name"] == "my run"
-    assert card["facts"][:2] == [["Trained on", "scikit-learn digits"], ["Test accuracy", "50.00 % on 360 test images"]]
+    measured = ["Held-out accuracy", "50.00 % on 360 held-out images"]
+    assert card["facts"][:2] == [["Trained on", "scikit-learn digits"], measured]
     assert [example["label"] for example in card["examples"]] == ["0", "9"]
 
 

@@ -17,7 +17,8 @@ def run(tiny_mixer, tmp_path):
     model = tiny_mixer(classes=2)
     model.class_names = ("<b>cat</b>", "dog")
     model.save(folder / "model.keras")
-    results = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "evaluation_crop": "resize"}
+    results = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "part": "test"}
+    results |= {"evaluation_crop": "resize"}
     results |= {"image_size": [16, 16], "seconds": 5.2, "seed": 3, "backend": "tensorflow", "versions": {"keras": "3"}}
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "steps": None}))

@@ -87,3 +87,15 @@ def test_useless_images_are_refused(classifier, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"bad\.jpg cannot be decoded"):
         predictor.predict(tmp_path / "bad.jpg")
+
+
+def test_a_batch_that_cannot_be_in_range_is_remarked_on_but_a_black_file_is_not(classifier, tmp_path, rng):
+    predictor = load_predictor(write(classifier, "keras", tmp_path))
+    images = rng.integers(0, 256, (3, 16, 24, 3))
+    predictor.classify(images)
+    for scaled in (images / 255, images / 127.5 - 1):
+        with pytest.warns(UserWarning, match=r"the model expects 0 \(black\) to 255 \(white\)"):
+            predictor.classify(scaled)
+    black = rng.integers(0, 3, (16, 24, 3), dtype=np.uint8)  # the noise of a camera behind its cap
+    (tmp_path / "black.png").write_bytes(encode(black, "PNG"))
+    predictor.predict(tmp_path / "black.png")

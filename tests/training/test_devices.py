@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_mixer
+from keras_mixer import cli
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import Split
 from keras_mixer.training import loop
@@ -70,9 +71,37 @@ def test_several_tensorflow_machines_are_sent_to_jax(monkeypatch):
         with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
             choose_devices("cpu")
         with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
-            join_processes()
+            join_processes("auto")
     else:
         assert choose_devices("cpu").processes == 1
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_process_that_is_to_join_others_never_trains_alone(command, monkeypatch, capsys, tmp_path):
+    def told(*options):
+        assert cli.main([command, "smoke", "--workdir", str(tmp_path / "run"), *options]) == 2
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    assert "Expected the address of process 0" in told("--num-processes", "2", "--process-id", "1")
+    assert "Expected the address of process 0" in told("--process-id", "0")
+    for variable, value in {"NUM_PROCESSES": "2", "PROCESS_ID": "1"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(f"KERAS_DISTRIBUTION_{variable}", value)
+            assert "Expected the address of process 0" in told()
+    joined = []
+    monkeypatch.setattr(keras.distribution, "initialize", lambda *arguments: joined.append(arguments) or sys.exit(9))
+    monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "127.0.0.1:1")
+    if ON_TENSORFLOW:
+        assert "Set KERAS_BACKEND=jax" in told()
+        return
+    import jax
+
+    monkeypatch.setattr(jax.config, "update", lambda *setting: None)
+    for options in ([], ["--job-addresses", "auto", "--num-processes", "2"]):
+        with pytest.raises(SystemExit):
+            cli.main([command, "smoke", *options])
+    assert joined == [(None, None, None), (None, 2, None)]
 
 
 def test_a_tpu_that_answers_is_driven_by_its_strategy(monkeypatch):

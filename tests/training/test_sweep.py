@@ -19,7 +19,7 @@ def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(tmp
     assert result.best == 0.3
     assert result.accuracies[0.3] > result.accuracies[1e-6]
     assert result.final.metrics["test_images"] == 360
-    assert sum(f"{train - int(train * 0.2):,} training and {int(train * 0.2)} test" in line for line in said) == 3
+    assert sum(f"{train - int(train * 0.2):,} training and {int(train * 0.2)} held-out" in line for line in said) == 3
     assert sum(f"{train:,} training and 360 test" in line for line in said) == 1
     assert {item.name for item in tmp_path.iterdir()} == {"lr_1e+09", "lr_1e-06", "lr_0.3", "final", "sweep.json"}
     summary = json.loads((tmp_path / "sweep.json").read_text())

@@ -1,0 +1,90 @@
+"""Data sets of TensorFlow Datasets that cannot be trained on as they are: told before training, in one line."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tfds_files import write_own_tfds
+
+from keras_mixer import cli
+from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.sources import load_source
+
+features = tfds.features
+PIXELS = np.full((8, 8, 3), 100, np.uint8)
+IMAGE, LABEL = features.Image(shape=(8, 8, 3)), features.ClassLabel(names=["dark", "light"])
+TINY = ["--num-blocks", "1", "--hidden-dim", "16", "--tokens-mlp-dim", "8", "--channels-mlp-dim", "32"]
+TINY += ["--epochs", "1", "--warmup-steps", "1", "--global-batch-size", "4", "--image-size", "8"]
+
+
+@pytest.fixture
+def train(tmp_path, capsys):
+    """Trains on a data set and returns the exit status and the last line of standard error."""
+
+    def train(data, splits, *options):
+        write_own_tfds(tmp_path, "own_set", data, splits)
+        options = ["--data", "own_set", "--data-dir", str(tmp_path), "--workdir", str(tmp_path / "run"), *options]
+        status = cli.main(["train", "smoke", *TINY, *options])
+        return status, capsys.readouterr().err.splitlines()[-1]
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "told"),
+    [
+        ({"image": features.Image(shape=(8, 8, 1), dtype=np.float32)}, PIXELS[..., :1] / np.float32(255), "float32"),
+        ({"image": features.Tensor(shape=(8, 8, 3), dtype=np.uint8)}, PIXELS, "Tensor"),
+        ({"image": features.Video(shape=(None, 8, 8, 3))}, PIXELS[None], "Video"),
+        ({"image": features.Text()}, "cat.png", "Text"),
+        ({"label": features.Scalar(np.int64)}, 1, "Scalar"),
+        ({"label": features.Text()}, "dark", "Text"),
+        ({"label": features.Sequence(LABEL)}, [0, 1], "Sequence"),
+        ({"label": features.Tensor(shape=(2,), dtype=np.int64)}, [0, 1], "Tensor"),
+        ({"label": features.FeaturesDict({"fine": LABEL, "coarse": LABEL})}, {"fine": 0, "coarse": 1}, "fine"),
+    ],
+)
+def test_features_of_another_kind_are_named_before_training(train, tmp_path, changed, value, told):
+    (name,) = changed
+    examples = [{"image": PIXELS, "label": 0} | {name: value}] * 4
+    status, line = train({"image": IMAGE, "label": LABEL} | changed, {"train": examples, "test": examples})
+    assert status == 2
+    assert line.startswith(f"error: Feature {name!r} of 'own_set' is ")
+    assert told in line
+    assert f"expected {'an Image of uint8' if name == 'image' else 'a ClassLabel'}" in line
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "advice"),
+    [
+        ({"train": 0, "validation": 0, "test": -1}, [], "Split 'test' of 'own_set' .* Use --test-split validation"),
+        (
+            {"train": 0, "test": -1},
+            [],
+            r"Split 'test' .* Use --train-split 'train\[:90%\]' --test-split 'train\[90%:\]'",
+        ),
+        ({"train": 0, "more": -1, "test": 0}, ["--train-split", "more"], "Split 'more' .* Use --train-split train"),
+        ({"train": 0, "test": -1}, ["--test-split", "test[:50%]"], r"Split 'test\[:50%\]' .* Use --train-split 'train"),
+    ],
+)
+def test_images_without_labels_are_found_before_training(train, tmp_path, splits, options, advice):
+    examples = {name: [{"image": PIXELS, "label": label} for label in [1] + [low] * 7] for name, low in splits.items()}
+    status, line = train({"image": IMAGE, "label": LABEL}, examples, *options)
+    assert status == 2
+    assert re.match(f"error: {advice}", line)
+
+
+def test_the_split_that_is_named_trains_and_features_need_no_labels(train, tmp_path, capsys):
+    images = {"image": features.Image(shape=(8, 8, 1), dtype=np.uint16), "label": LABEL}
+    pixels = np.full((8, 8, 1), 100 << 8, np.uint16)
+    parts = {"train": 0, "validation": 1, "test": -1}
+    examples = {name: [{"image": pixels, "label": label}] * 8 for name, label in parts.items()}
+    assert train(images, examples, "--test-split", "validation")[0] == 0
+    output = tmp_path / "features.npz"
+    own = ["--data-dir", str(tmp_path), "--output", str(output), "--layer", "stem"]
+    assert cli.main(["features", str(tmp_path / "run"), "own_set", *own]) == 0
+    assert np.load(output)["labels"].tolist() == [-1] * 8
+    source = load_source("own_set", str(tmp_path), "train", "validation")
+    example = source.train.read(next(iter(source.train.elements)))
+    assert np.unique(decode_image(example["image"])).tolist() == [100]
