@@ -25,7 +25,7 @@ class Anatomy:
         before: layers between image and stem: none, the scaling of the pixels, or what the user added.
         stem, tokens, blocks, norm: the layers of a Mixer, without any others between them.
         after: layers after the last LayerNorm: pooling or grid, head, activation, or what the user added.
-        outputs: the tensor after each layer; those of a model inside the model belong to that one's graph.
+        nodes: Keras's node of each layer in the graph; those of a model inside the model belong to that one's graph.
         nested: whether there are models inside the model.
     """
 
@@ -36,7 +36,7 @@ class Anatomy:
     blocks: tuple[MixerBlock, ...]
     norm: LayerNorm
     after: tuple[keras.Operation, ...]
-    outputs: tuple[keras.KerasTensor, ...]
+    nodes: tuple[Any, ...]
     nested: bool
 
     @property
@@ -51,7 +51,17 @@ class Anatomy:
 
     def output_of(self, layer) -> keras.KerasTensor:
         """The tensor after a layer, in the graph of the model."""
-        return self.outputs[self.layers.index(layer)]
+        return self.nodes[self.layers.index(layer)].output_tensors[0]
+
+    def call(self, layer, x, copy=None):
+        """A layer of the model, or a copy of it, on another tensor; other arguments are those in the model."""
+        given = self.nodes[self.layers.index(layer)].arguments
+
+        def replaced(value):
+            return x if isinstance(value, keras.KerasTensor) else value
+
+        arguments, options = keras.tree.map_structure(replaced, (given.args, given.kwargs))
+        return (copy or layer)(*arguments, **options)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -104,8 +114,8 @@ class Anatomy:
         for black_and_white in (PIXELS, self.stem.pixel_range):
             x = np.stack([np.full(self.model.input_shape[1:], value, np.float32) for value in black_and_white])
             for layer in self.before:
-                in_use = {"training": False} if "training" in inspect.signature(layer.call).parameters else {}
-                x = layer(x, **in_use)
+                training = "training" in inspect.signature(layer.call).parameters
+                x = self.call(layer, x, functools.partial(layer, training=False) if training else None)
             seen = keras.ops.convert_to_numpy(x).reshape(2, -1)
             if np.allclose(seen, np.array(self.stem.pixel_range)[:, None], atol=1e-3):
                 return black_and_white
@@ -171,8 +181,8 @@ def anatomy(model) -> Anatomy:
     Raises:
         ValueError: it does not contain the layers of a Mixer one after another, each used once; says what is different.
     """
-    chain = _chain(model)
-    layers = [layer for layer, _ in chain]
+    nodes = _chain(model)
+    layers = [node.operation for node in nodes]
     stems = [i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)]
     if len(stems) != 1:
         raise _not_a_mixer(model, f"it has {len(stems) or 'no'} keras_mixer.PatchEmbed")
@@ -200,7 +210,7 @@ def anatomy(model) -> Anatomy:
         blocks=tuple(layers[start + 2 : end]),
         norm=layers[end],
         after=tuple(layers[end + 1 :]),
-        outputs=tuple(tensor for _, tensor in chain),
+        nodes=tuple(nodes),
         nested=any(layer not in model.layers for layer in layers if isinstance(layer, keras.layers.Layer)),
     )
 
@@ -234,20 +244,20 @@ def is_mixer(model) -> bool:
 
 
 def _chain(model) -> list:
-    """`(layer, its output)` from the image to the output of a functional model, with the models inside it opened."""
+    """Keras's nodes from the image to the output of a functional model, with the models inside it opened."""
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs or len(inputs) != 1 or len(outputs) != 1:
         raise _not_a_mixer(model, "it is not a functional model with one input and one output")
     chain: list = []
     tensor = outputs[0]
     while tensor is not inputs[0]:
-        layer, node, _ = tensor._keras_history
-        given = layer._inbound_nodes[node].input_tensors
-        if len(given) != 1:
-            raise _not_a_mixer(model, f"{layer.name!r} has {len(given)} inputs")
+        layer, index, _ = tensor._keras_history
+        node = layer._inbound_nodes[index]
+        if len(node.input_tensors) != 1:
+            raise _not_a_mixer(model, f"{layer.name!r} has {len(node.input_tensors)} inputs")
         functional = isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
-        chain = [*(_chain(layer) if functional else [(layer, tensor)]), *chain]
-        tensor = given[0]
+        chain = [*(_chain(layer) if functional else [node]), *chain]
+        tensor = node.input_tensors[0]
     return chain
 
 

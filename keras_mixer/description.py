@@ -195,7 +195,11 @@ def completed(model, activation=None) -> keras.Model:
     if not before and not after and not parts.nested:
         return model
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
-    for layer in (*before, *parts.layers, *after):
+    for layer in before:
+        x = layer(x)
+    for layer in parts.layers:
+        x = parts.call(layer, x)
+    for layer in after:
         x = layer(x)
     kind = MixerModel if isinstance(model, MixerModel) else keras.Model
     return kind(image, x, name=model.name)

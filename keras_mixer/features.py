@@ -71,29 +71,41 @@ def feature_extractor(model, names=None):
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
     parts = anatomy(model)
-    grid = (*parts.grid, parts.stem.hidden_dim)
+    shown = ["stem", *(f"block_{i}" for i in range(len(parts.blocks))), "pre_logits"]
+    shown += ["logits"] if parts.head is not None else []
+    inner = [f"block_{i}/{mlp}" for i in range(len(parts.blocks)) for mlp in ("token_mixing", "channel_mixing")]
+    wanted = shown if names is None else [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in wanted if name not in (*shown, *inner, "normed")]
+    if unknown:
+        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join([*shown, *inner, 'normed'])}.")
+    anew = parts.nested or not set(wanted).isdisjoint(inner)  # otherwise the tensors of the model's own graph will do
+    features = {}
 
-    def as_grid(tokens):
-        return ops.reshape(tokens, (-1, *grid))
+    def after(layer, x):
+        return parts.call(layer, x) if anew else parts.output_of(layer)
+
+    def take(name, x, grid=True):
+        if name in wanted:
+            features[name] = ops.reshape(x, (-1, *parts.grid, parts.stem.hidden_dim)) if grid else x
 
     x = model.input  # (B, H, W, channels)
     for layer in (*parts.before, parts.stem):
-        x = layer(x)
-    features, inner = {"stem": x}, {}  # (B, g_h, g_w, C)
-    x = parts.tokens(x)  # (B, S, C)
+        x = after(layer, x)
+    take("stem", x, grid=False)  # (B, g_h, g_w, C)
+    x = after(parts.tokens, x)  # (B, S, C)
     for i, block in enumerate(parts.blocks):
-        x, mixed_tokens, mixed_channels = BlockBranches(block, name=f"{block.name}_branches")(x)
-        features[f"block_{i}"] = as_grid(x)
-        inner[f"block_{i}/token_mixing"] = as_grid(mixed_tokens)
-        inner[f"block_{i}/channel_mixing"] = as_grid(mixed_channels)
-    x = parts.norm(x)
-    inner["normed"] = as_grid(x)
-    features["pre_logits"] = x = parts.pool(x)  # (B, C)
-    if parts.head is not None:
-        features["logits"] = parts.head(x)
-    valid = features | inner
-    wanted = list(features) if names is None else [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in wanted if name not in valid]
-    if unknown:
-        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
-    return keras.Model(model.input, {name: valid[name] for name in wanted}, name=f"{model.name}_features")
+        if set(wanted).isdisjoint(inner[2 * i : 2 * i + 2]):
+            x = after(block, x)
+        else:
+            x, mixed_tokens, mixed_channels = BlockBranches(block, name=f"{block.name}_branches")(x)
+            take(f"block_{i}/token_mixing", mixed_tokens)
+            take(f"block_{i}/channel_mixing", mixed_channels)
+        take(f"block_{i}", x)
+    x = after(parts.norm, x)
+    take("normed", x)
+    if not {"pre_logits", "logits"}.isdisjoint(wanted):
+        x = after(parts.pool, x) if parts.pool in parts.after else parts.pool(x)  # (B, C)
+        take("pre_logits", x, grid=False)
+    if "logits" in wanted:
+        take("logits", after(parts.head, x), grid=False)
+    return keras.Model(model.input, {name: features[name] for name in wanted}, name=f"{model.name}_features")

@@ -153,18 +153,20 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
             config |= options
         if parts.after[:1] == (layer,) and isinstance(layer, keras.layers.Reshape):
             config["target_shape"] = (*grid, parts.stem.hidden_dim)
-        x = type(layer).from_config(config)(x)
+        x = parts.call(layer, x, type(layer).from_config(config))
     kind = MixerModel if isinstance(model, MixerModel) else keras.Model
     return kind(image, x, name=model.name)
 
 
 def copy_weights(layers, new_layers):
     """Sets the weights of layers to those of others of the same kind; LoRA updates are added to their kernels."""
-    for old, new in zip(layers, new_layers, strict=True):
-        for inner, new_inner in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+    for pair in zip(layers, new_layers, strict=True):
+        if not isinstance(pair[0], keras.layers.Layer):  # an operation, such as a division
+            continue
+        for old, new in zip(*(layer._flatten_layers() for layer in pair), strict=True):
             stored: dict = {}
-            inner.save_own_variables(stored)
-            new_inner.load_own_variables(stored)
+            old.save_own_variables(stored)
+            new.load_own_variables(stored)
 
 
 def _check_arguments(input_shape, include_top, pooling, classes):

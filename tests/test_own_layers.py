@@ -48,6 +48,12 @@ def own_scaling(body):
     return keras.Model(image, layers.Dense(5, activation="softmax")(x))
 
 
+def operations(body):
+    image = keras.Input((16, 16, 3))
+    logits = layers.Dense(5)(body(include_preprocessing=False)(image / 127.5 - 1.0))
+    return keras.Model(image, keras.ops.softmax(logits, axis=-1))
+
+
 def pixels_scaled_by_the_caller(body):
     base = body(include_preprocessing=False, pixel_range=(0, 1))
     return keras.Model(base.input, layers.Dense(5, activation="softmax")(base.output))
@@ -70,14 +76,14 @@ def half_precision(body):
 
 BUILDERS = (
     *(head_named_like_ours, layer_before_the_head, mixer_inside_a_model, sequential, own_scaling),
-    *(pixels_scaled_by_the_caller, logits_of_a_binary_loss, half_precision),
+    *(operations, pixels_scaled_by_the_caller, logits_of_a_binary_loss, half_precision),
 )
 
 
 @pytest.fixture(params=BUILDERS, ids=lambda build: build.__name__)
 def built(request, body, rng):
     model = request.param(body)
-    for weight in model.layers[-1].weights or model.layers[-2].weights:
+    for weight in next(found for found in model.layers[::-1] if isinstance(found, layers.Dense)).weights:
         weight.assign(rng.normal(size=weight.shape))
     return model
 
@@ -129,7 +135,7 @@ def test_features_are_those_inside_the_model(body, rng):
         assert one == other
 
 
-@pytest.mark.parametrize("build", [head_named_like_ours, layer_before_the_head, sequential])
+@pytest.mark.parametrize("build", [head_named_like_ours, layer_before_the_head, sequential, operations])
 def test_another_resolution_keeps_the_users_layers(build, body):
     model = build(body)
     wide = keras_mixer.change_resolution(model, (32, 16, 3)).predict(np.concatenate([PIXELS, PIXELS], 1), verbose=0)

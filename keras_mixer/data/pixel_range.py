@@ -10,34 +10,32 @@ OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range, as
 
 
 class PixelRange:
-    """Lowest and highest pixel of all images of a call, compared with the range that the model expects.
+    """Lowest and highest pixel of all images of a call, to compare with the range that the model expects."""
 
-    Args:
-        expected: values of a black and a white pixel; None if unknown.
-    """
-
-    def __init__(self, expected):
-        self.expected = expected
+    def __init__(self):
         self.lowest, self.highest, self.floating = math.inf, -math.inf, False
 
     def add(self, images):
         """Takes in the pixels of a batch of images, unless some are not finite."""
-        if self.expected is None or not images.size:
+        if not images.size:
             return
         lowest, highest = float(images.min()), float(images.max())
         if math.isfinite(lowest) and math.isfinite(highest):
             self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
             self.floating |= not np.issubdtype(images.dtype, np.integer)
 
-    def warn(self) -> str:
-        """Warns if the pixels cannot be right, and returns the warning; otherwise an empty string."""
-        remark = self._remark() if self.expected is not None and self.lowest < self.highest else ""
+    def warn(self, expected) -> str:
+        """Warns if the pixels cannot be right, and returns the warning; otherwise an empty string.
+
+        Args:
+            expected: values of a black and a white pixel; None if unknown.
+        """
+        remark = self._remark(*expected) if expected is not None and self.lowest < self.highest else ""
         if remark:
             warnings.warn(remark, stacklevel=3)
         return remark
 
-    def _remark(self):
-        black, white = self.expected
+    def _remark(self, black, white):
         margin = OVERSHOOT * (white - black)
         wanted = f"the model expects {black:g} (black) to {white:g} (white)"
         if self.floating and self.highest <= LARGEST_SCALED < white:

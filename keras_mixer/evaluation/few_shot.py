@@ -111,7 +111,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
     check("shots", shots, Annotated[tuple[Count, ...], SOME])
     check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
-    extractor, pixels = feature_extractor(model, [layer]), PixelRange(pixel_range_of(model))
+    extractor, pixels = feature_extractor(model, [layer]), PixelRange()
     support, support_labels = _features(extractor, train, "training features", progress, pixels)
     learnable = np.isfinite(support).all(1)
     if not learnable.all():
@@ -143,7 +143,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         features=queries.shape[1],
         classes=classes,
         non_finite=int((~finite).sum()),
-        range_remark=pixels.warn(),
+        range_remark=pixels.warn(pixel_range_of(model)),
     )
 
 

@@ -87,7 +87,7 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         >>> keras_mixer.evaluate(model, batches).top1  # doctest: +SKIP
         0.994
     """
-    classifier, pixels, check = Classifier(model), PixelRange(pixel_range_of(model)), OutputCheck()
+    classifier, pixels, check = Classifier(model), PixelRange(), OutputCheck()
     confusion = per_class = np.zeros(0, np.int64)
     in_top5, loss = 0, 0.0
     for outputs, labels in outputs_of(model, dataset, "evaluating", progress, pixels):
@@ -114,5 +114,5 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         examples_per_class=per_class,
         non_finite=check.non_finite,
         constant=check.constant,
-        range_remark=pixels.warn(),
+        range_remark=pixels.warn(pixel_range_of(model)),
     )

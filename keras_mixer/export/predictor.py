@@ -93,9 +93,9 @@ class Predictor:
         images, shape = np.asarray(images), self.description.input_shape
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
-        pixels = PixelRange(self.description.pixel_range)
+        pixels = PixelRange()
         pixels.add(images)
-        pixels.warn()
+        pixels.warn(self.description.pixel_range)
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     def probabilities(self, path) -> np.ndarray:
