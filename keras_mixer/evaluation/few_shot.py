@@ -4,6 +4,7 @@ Shapes: N support images, D features, K classes.
 """
 
 import dataclasses
+import weakref
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +21,7 @@ SEEDS = (0, 1, 2)
 L2 = 2.0**10
 CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias
 SMALLEST_DEVIATION = 1e-5  # added to every feature's standard deviation
+_EXTRACTORS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
     check("shots", shots, Annotated[tuple[Count, ...], SOME])
     check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
-    extractor, pixels = feature_extractor(model, [layer]), PixelRange()
+    extractor, pixels = _extractor(model, layer), PixelRange()
     support, support_labels = _features(extractor, train, "training features", progress, pixels)
     learnable = np.isfinite(support).all(1)
     if not learnable.all():
@@ -172,6 +174,14 @@ def least_squares(features, labels, classes, l2=L2) -> LinearClassifier:
         eigenvalues, vectors = np.linalg.eigh(x @ x.T)
         kernel = x.T @ ((vectors / (eigenvalues + l2)) @ (vectors.T @ y))
     return LinearClassifier(mean, deviation, kernel)
+
+
+def _extractor(model, layer):
+    """The feature extractor of a model, kept as long as the model: a new one would be compiled again."""
+    extractors = _EXTRACTORS.setdefault(model, {})
+    if layer not in extractors:
+        extractors[layer] = feature_extractor(model, [layer])
+    return extractors[layer]
 
 
 def _with_constant(x):
