@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
+from keras_mixer.export.runtimes import open_export
 from keras_mixer.layers import MlpBlock
 
 pytestmark = pytest.mark.backends
@@ -171,6 +172,20 @@ def test_a_quantized_model_is_saved_and_loaded(tiny_mixer, tmp_path, mode):
         with pytest.raises(ValueError, match="is quantized"):
             refuse()
     assert not (tmp_path / "a.npz").exists()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method implemented:UserWarning")
+def test_a_quantized_model_is_exported_right_or_refused(tiny_mixer, tmp_path):
+    model = tiny_mixer()
+    model.quantize("int8")
+    served = open_export(keras_mixer.export_saved_model(model, tmp_path / "served"))
+    np.testing.assert_allclose(served.classify(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
+    with pytest.raises(ValueError, match="Keras has quantized the layer mixer_block_0"):
+        keras_mixer.export_tflite(model, tmp_path / "a.tflite")
+    with pytest.raises(ValueError, match="is quantized, so the model cannot compute in bfloat16"):
+        keras_mixer.export_saved_model(model, tmp_path / "half", precision="bfloat16")
+    assert {path.name for path in tmp_path.iterdir()} <= {"served", "half"}
 
 
 def test_a_lora_update_is_part_of_the_kernel(tiny_mixer, tmp_path):

@@ -55,7 +55,7 @@ def export_openvino(model, path, *, class_names=None, evaluation_crop=None, clas
 def _export(writer, path, predictor):
     path = Path(path)
     with atomic_write(path) as temporary:
-        write_on_tensorflow(writer, predictor.for_classes(f"for {path.name}"), temporary)
+        write_on_tensorflow(writer, predictor.for_conversion(f"for {path.name}"), temporary)
     return path
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.anatomy import PIXELS
+from keras_mixer.anatomy import PIXELS, anatomy
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
 from keras_mixer.description import Description, completed, describe, in_precision
@@ -81,6 +81,19 @@ class Predictor:
                 "export_saved_model and `keras-mixer features` write its features."
             )
         return self
+
+    def for_conversion(self, purpose) -> "Predictor":
+        """The same predictor, if a converter can read its model.
+
+        Raises:
+            Unsupported: as `for_classes`, or Keras has quantized the model: converters have no such layers.
+        """
+        if (quantized := anatomy(self.model).quantized) is not None:
+            raise Unsupported(
+                f"Keras has quantized the layer {quantized}, which only a SavedModel can carry. Export the model from "
+                "before: TFLite files have a quantization of their own."
+            )
+        return self.for_classes(purpose)
 
     def classify(self, images) -> np.ndarray:
         """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities.

@@ -70,7 +70,7 @@ def export_tflite(
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
     refuse_existing(path)
-    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_classes("for TFLite")
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_conversion("for TFLite")
     if representative_images is not None:
         representative_images = _checked(
             np.asarray(representative_images), predictor.description.input_shape, batch_size

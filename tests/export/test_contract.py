@@ -260,7 +260,7 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
         tiny_mixer(include_preprocessing=False, weights=tmp_path / "model.keras"),
     ):
         assert describe(found).pixel_range == found.pixel_range == (0, 1)
-    inside = tiny_mixer(weights=tmp_path / "model.keras")
+    inside = keras_mixer.load_weights(tiny_mixer(pixel_range=(0, 1)), tmp_path / "model.keras")
     pixels = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
     expected = keras.ops.convert_to_numpy(model(pixels / 255))
     np.testing.assert_allclose(inside.predict(pixels, verbose=0), expected, atol=1e-5)
