@@ -8,6 +8,7 @@ import dataclasses
 import numbers
 
 import keras
+import numpy as np
 
 from keras_mixer.anatomy import anatomy
 from keras_mixer.fast_cpu import LayerNorm
@@ -166,7 +167,8 @@ def copy_weights(layers, new_layers):
         for old, new in zip(*(layer._flatten_layers() for layer in pair), strict=True):
             stored: dict = {}
             old.save_own_variables(stored)
-            new.load_own_variables(stored)
+            # As copies: JAX would let both variables share a buffer, and a training step gives its buffers away.
+            new.load_own_variables({name: np.array(value) for name, value in stored.items()})
 
 
 def _check_arguments(input_shape, include_top, pooling, classes):

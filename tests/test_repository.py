@@ -109,7 +109,7 @@ def test_model_code_knows_only_keras(name):
     outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
     # fast_cpu.py compiles one function on TensorFlow, and imports it only then
     allowed = {"tensorflow"} if name == "fast_cpu" else set()
-    usual = {"collections", "dataclasses", "functools", "keras", "keras_mixer", "math", "numbers", "pathlib"}
+    usual = {"collections", "dataclasses", "functools", "keras", "keras_mixer", "math", "numbers", "numpy", "pathlib"}
     assert outside <= usual | allowed
 
 

@@ -56,7 +56,7 @@ class WeightFile:
         if (quantized := parts.quantized) is not None:
             raise ValueError(f"{path}: the layer {quantized} is quantized. Use the model from before its quantization.")
         entries = {
-            name: Entry(name, tuple(weight.shape), functools.partial(keras.ops.convert_to_numpy, weight))
+            name: Entry(name, tuple(weight.shape), functools.partial(np.array, weight))
             for name, weight in parts.weights().items()
         }
         return cls(Path(path), entries, parts.facts, parts.grid)
