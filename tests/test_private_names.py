@@ -63,10 +63,8 @@ USED = [
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_velocities", "training/optimizers.py", "tensorflow"),
     ("Model", model, "_flatten_layers", "training/devices.py", None),
-    ("Model", model, "_loss_tracker", "training/accumulation.py", "tensorflow"),
-    ("Model", model, "_update_metrics_variables", "training/accumulation.py", "jax"),
-    ("Model", model, "_loss_tracker", "training/sam.py", "tensorflow"),
-    ("Model", model, "_update_metrics_variables", "training/sam.py", "jax"),
+    ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
+    ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
     ("Model", model, "_symbolic_build", "training/lowering.py", None),
     ("Model", model, "_get_jax_state", "training/lowering.py", "jax"),
     (
