@@ -1,7 +1,8 @@
 """MLP-Mixer (arXiv 2105.01601) for Keras 3: models, training, evaluation, export.
 
-Models and layers are imported with the package. What needs more than Keras (`fit`, `evaluate`, the exports) is imported
-when it is first used, so that `import keras_mixer` costs next to nothing over `import keras`.
+Models, layers and all that Keras reads from files are imported with the package. What needs more than Keras (`fit`,
+`evaluate`, the exports) is imported when it is first used, so that `import keras_mixer` costs next to nothing over
+`import keras`.
 """
 
 import importlib.metadata
@@ -21,6 +22,7 @@ from keras_mixer.models import (
     MixerS32 as MixerS32,
 )
 from keras_mixer.resolution import change_resolution as change_resolution
+from keras_mixer.training import training_model as _registered  # noqa: F401  for files that Keras writes during `fit`
 from keras_mixer.variants import VARIANTS as VARIANTS
 from keras_mixer.weights.loading import load_weights as load_weights
 from keras_mixer.weights.official import save_official as save_official

@@ -93,7 +93,7 @@ class MixerModel(keras.Model):
 
         With `include_preprocessing=True` the model maps [0, 255] to this range; otherwise the caller does.
         """
-        return next(layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed))
+        return next((layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed)), None)
 
     @property
     def _head(self):

@@ -69,11 +69,9 @@ USED = [
     ("Model", model, "_layers", "composite.py", None),
     ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
     ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),
-    ("Model", model, "_loss_tracker", "training/accumulation.py", "tensorflow"),
-    ("Model", model, "_update_metrics_variables", "training/accumulation.py", "jax"),
-    ("Model", model, "_loss_tracker", "training/sam.py", "tensorflow"),
-    ("Model", model, "_update_metrics_variables", "training/sam.py", "jax"),
     ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/classifier.py", None),
+    ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
+    ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
     ("Model", model, "_symbolic_build", "training/lowering.py", None),
     ("Model", model, "_get_jax_state", "training/lowering.py", "jax"),
     (

@@ -1,5 +1,6 @@
 """Callbacks of a run: progress bar, metrics, checkpoints, and a clean stop on Ctrl-C or divergence."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -50,6 +51,13 @@ class UserCallbacks(keras.callbacks.CallbackList):
         if not self.began:
             self.began = True
             super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        model = self.callbacks[0].model  # on JAX this property updates the variables
+        with (
+            averaged(model) if model.optimizer.use_ema else contextlib.nullcontext()
+        ):  # the weights that were validated
+            super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
         self.last_logs = logs
@@ -127,20 +135,31 @@ class EpochMetrics(StepCounter):
         self.append_row({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
 
 
-class ValidateAverage(keras.callbacks.Callback):
-    """Validates the moving average of the weights, then restores exactly the weights being trained.
+@contextlib.contextmanager
+def averaged(model):
+    """In the block, the model has the moving average of its weights; after it, exactly those being trained.
 
     Keras's `SwapEMAWeights` swaps them by adding and subtracting on TensorFlow, which introduces rounding errors.
     """
+    variables = model.trainable_variables
+    trained = [np.array(variable.numpy()) for variable in variables]
+    model.optimizer.take_average(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, trained, strict=True):
+            variable.assign(value)
+
+
+class ValidateAverage(keras.callbacks.Callback):
+    """Validates the moving average of the weights."""
 
     def on_test_begin(self, logs=None):
-        variables = self.model.trainable_variables
-        self.saved = [np.array(variable.numpy()) for variable in variables]
-        self.model.optimizer.take_average(variables)
+        self.average = averaged(self.model)
+        self.average.__enter__()
 
     def on_test_end(self, logs=None):
-        for variable, value in zip(self.model.trainable_variables, self.saved, strict=True):
-            variable.assign(value)
+        self.average.__exit__(None, None, None)
 
 
 class TrainingDiverged(ValueError):

@@ -84,43 +84,6 @@ class Teacher:
         return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
 
 
-class StudentModel(keras.Model):
-    """A functional model of logits that learns from a teacher, if it has one, instead of from labels.
-
-    The loss is `t^2 KL(teacher || student)` of both softmax distributions at temperature t, for the same augmented and
-    mixed images. Labels are used for metrics and for the validation loss.
-
-    Attributes:
-        teacher: a `Teacher`, or None.
-        teacher_temperature: t.
-
-    Source: arXiv 2106.05237 (t = 1); the factor t^2 keeps the size of the gradient, arXiv 1503.02531.
-    """
-
-    teacher: Teacher | None = None
-    teacher_temperature = 1.0
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """`() float32`: the loss of a batch; Keras calls it in training and in validation."""
-        if self.teacher is None or not training:
-            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
-        loss = DistillationLoss(self.teacher_temperature)(self.teacher(x), y_pred, sample_weight)
-        return sum(self.losses, start=loss)
-
-
-class DistillationLoss(keras.losses.Loss):
-    """`t^2 KL(teacher || student)` of logits `(B, classes)`, averaged over the batch."""
-
-    def __init__(self, temperature):
-        super().__init__(dtype="float32")
-        self.temperature = temperature
-
-    def call(self, y_true, y_pred):
-        """`(B, classes), (B, classes) -> (B,)`: logits of the teacher and of the student."""
-        teacher, student = (ops.log_softmax(logits / self.temperature) for logits in (y_true, y_pred))
-        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
-
-
 class _SavedModel:
     """The signature `serving_default` of a SavedModel, called like a Keras model.
 

@@ -93,8 +93,8 @@ def fit(
         class_names: with `train`, one name per class in label order; None names the classes by their numbers.
         classes: with `train`, the number of classes; needed if `train` is not arrays and there are no `class_names`.
         callbacks: Keras callbacks, called on each process. They see one training, which starts at the resumed epoch. In
-            `on_epoch_end` the logs have all columns of `metrics.csv`, and the epoch is not yet in a checkpoint.
-            `self.model` outputs logits. `stop_training` ends the run as finished. Their state is not in checkpoints.
+            `on_epoch_end` the logs have all columns of `metrics.csv`, the weights are those that were validated, and no
+            checkpoint has the epoch yet. `self.model` outputs logits. `stop_training` ends the run as finished.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
         profile_steps: `(first, last)` step to profile for TensorBoard, counted from the start of this call.
         log: called with each line of text for the user.
@@ -293,8 +293,8 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
                 )
                 if model.stop_training:
                     break
+            model.optimizer.take_average(model.trainable_variables)
             user_callbacks.end_training()
         finally:
             checkpoints.release_signals()
             bar.close()
-        model.optimizer.take_average(model.trainable_variables)

@@ -1,9 +1,12 @@
 """Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
 
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 
-from keras_mixer.training.recipe import Recipe
+if TYPE_CHECKING:  # every `import keras_mixer` imports this file
+    from keras_mixer.training.recipe import Recipe
 
 ADAM_EPSILON = 1e-8  # optax's; Keras's is 1e-7
 LINEAR_END = 1e-5  # final learning rate as a fraction of the peak (big_vision)
@@ -18,7 +21,7 @@ def global_norm(gradients):
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
-    """Clips the gradient after it is summed over replicas, and stores its norm.
+    """Clips the gradient after it is summed over replicas, and stores its norm. Only kernels decay.
 
     Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device. The
     hook belongs to the TensorFlow backend; on other backends, and on one device, the order is already correct.
@@ -31,6 +34,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 
     def build(self, variables):
         if not self.built:
+            self.exclude_from_weight_decay(var_names=NOT_DECAYED)
             self.gradient_norm = self.add_variable(shape=(), name="gradient_norm", aggregation="mean")
         super().build(variables)
 
@@ -77,6 +81,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         return [gradient * keras.ops.cast(scale, gradient.dtype) for gradient in grads]
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
     """Keras's AdamW, clipping after the all-reduce, and on TensorFlow updating in one pass over memory.
 
@@ -108,10 +113,12 @@ class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
         )
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
 class SGD(_ClipAfterReduction, keras.optimizers.SGD):
     """Keras's SGD, clipping after the all-reduce."""
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
 class Muon(_ClipAfterReduction, keras.optimizers.Muon):
     """Keras's Muon, clipping after the all-reduce, with one weight decay for all kernels.
 
@@ -168,7 +175,7 @@ class WarmupStaircase(_Warmup):
         return 0.1 ** sum(keras.ops.cast(step >= drop, "float32") for drop in drops)
 
 
-def build_schedule(recipe: Recipe, total_steps):
+def build_schedule(recipe: "Recipe", total_steps):
     """Linear warm-up from 0 to the peak, then the decay of the recipe, over `total_steps`.
 
     Raises:
@@ -192,8 +199,8 @@ def build_schedule(recipe: Recipe, total_steps):
     )
 
 
-def build_optimizer(recipe: Recipe, total_steps):
-    """The optimizer of a recipe with its schedule; weight decay applies to kernels only."""
+def build_optimizer(recipe: "Recipe", total_steps):
+    """The optimizer of a recipe with its schedule."""
     options = {
         "learning_rate": build_schedule(recipe, total_steps),
         "weight_decay": recipe.weight_decay,
@@ -202,23 +209,20 @@ def build_optimizer(recipe: Recipe, total_steps):
         "ema_momentum": recipe.ema_momentum or 0.0,
     }
     if recipe.optimizer == "sgd":
-        optimizer = SGD(momentum=0.9, **options)
-    elif recipe.optimizer == "muon":
-        optimizer = Muon(epsilon=ADAM_EPSILON, exclude_layers=["head/"], **options)
-    else:
-        optimizer = AdamW(epsilon=ADAM_EPSILON, **options)
-    if recipe.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
-    return optimizer
+        return SGD(momentum=0.9, **options)
+    if recipe.optimizer == "muon":
+        return Muon(epsilon=ADAM_EPSILON, exclude_layers=["head/"], **options)
+    return AdamW(epsilon=ADAM_EPSILON, **options)
 
 
-def build_loss(recipe: Recipe):
+def build_loss(recipe: "Recipe"):
     """Loss on logits `(B, classes)` and one-hot labels; sigmoid: summed over the classes, as in big_vision."""
     if recipe.loss == "sigmoid":
         return sigmoid_cross_entropy
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
 
 
+@keras.saving.register_keras_serializable("keras_mixer")
 def sigmoid_cross_entropy(labels, logits):
     """`(B, classes), (B, classes) -> (B,)`: binary cross-entropies summed over the classes."""
     zero = keras.ops.zeros_like(logits)

@@ -11,12 +11,11 @@ from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer, rebuild
-from keras_mixer.training.accumulation import AccumulatingModel
 from keras_mixer.training.devices import Devices
-from keras_mixer.training.distillation import StudentModel, Teacher
+from keras_mixer.training.distillation import Teacher
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.sam import SharpnessAwareModel
+from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
 
 
@@ -132,14 +131,8 @@ def build_trainee(start, recipe: Recipe, total_steps, devices: Devices):
         model = rebuild(start, precision=recipe.precision, **options)
     else:
         model = _clone(start, recipe, devices)
-    if recipe.accumulation_steps > 1:
-        model = AccumulatingModel(model.inputs, model.outputs[0], name=model.name)
-        model.accumulation_steps = recipe.accumulation_steps
-    elif recipe.sam_rho:
-        model = SharpnessAwareModel(model.inputs, model.outputs[0], name=model.name)
-        model.sam_rho = recipe.sam_rho
-    elif recipe.teacher is not None:
-        model = StudentModel(model.inputs, model.outputs[0], name=model.name)
+    model = TrainingModel(model.inputs, model.outputs[0], name=model.name)
+    model.accumulation_steps, model.sam_rho = recipe.accumulation_steps, recipe.sam_rho
     if recipe.teacher is not None:
         model.teacher, model.teacher_temperature = Teacher(recipe.teacher), recipe.teacher_temperature
         model.teacher.check_classes(model.output_shape[-1], getattr(start, "class_names", None))
@@ -161,7 +154,7 @@ def _clone(model, recipe, devices):
 
 def compile_trainee(model, optimizer, recipe: Recipe, devices: Devices, steps_per_execution=1):
     """Compiles the model, or recompiles it for another `steps_per_execution`; the optimizer keeps its state."""
-    teacher = getattr(model, "teacher", None)
+    teacher = model.teacher
     model.compile(
         optimizer=optimizer,
         loss=build_loss(recipe),

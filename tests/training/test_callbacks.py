@@ -69,13 +69,14 @@ def test_callbacks_see_one_training_with_all_logs_and_again_from_the_resumed_epo
 
 
 @pytest.mark.backends
-def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path):
+@pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])
+def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path, average):
     never_better = keras.callbacks.EarlyStopping("step", mode="min", patience=1, restore_best_weights=True)
-    result = fit(tmp_path, never_better, learning_rate=0.1, warmup_steps=1)
+    result = fit(tmp_path, never_better, learning_rate=0.1, warmup_steps=1, **average)
     assert result.history["step"] == [5, 10]  # not the last two steps, which are another part
     first, second = result.history["val_loss"]
     assert first != pytest.approx(second, rel=1e-3)
-    assert fit(tmp_path, learning_rate=0.1, warmup_steps=1).metrics == result.metrics  # finished
+    assert fit(tmp_path, learning_rate=0.1, warmup_steps=1, **average).metrics == result.metrics  # finished
     assert result.metrics == json.loads((tmp_path / "results.json").read_text())
     assert result.metrics["accuracy"] == pytest.approx(result.history["val_accuracy"][0])
 

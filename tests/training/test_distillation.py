@@ -10,9 +10,10 @@ import keras_mixer
 from keras_mixer.export.saved_model import export_saved_model
 from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
-from keras_mixer.training.distillation import StudentModel, Teacher, doubts
+from keras_mixer.training.distillation import Teacher, doubts
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule
 from keras_mixer.training.recipes import resolve
+from keras_mixer.training.training_model import TrainingModel
 
 pytestmark = pytest.mark.backends
 
@@ -39,7 +40,7 @@ def train(weights, teacher, devices="cpu"):
     y, importance = np.eye(3, dtype="float32")[rng.integers(0, 3, 24)], rng.uniform(size=24).astype("float32")
     devices, recipe = choose_devices(devices), resolve("digits", **SGD)
     with devices.scope():
-        student = linear(kind=StudentModel)
+        student = linear(kind=TrainingModel)
         student.set_weights(weights)
         student.teacher, student.teacher_temperature = Teacher(teacher), 2.0
         student.compile(build_optimizer(recipe, 10), build_loss(recipe), jit_compile=False)

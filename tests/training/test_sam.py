@@ -7,8 +7,8 @@ import pytest
 from keras_mixer.training.devices import choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.sam import SharpnessAwareModel
 from keras_mixer.training.trainee import build_trainee
+from keras_mixer.training.training_model import TrainingModel
 
 pytestmark = pytest.mark.backends
 
@@ -30,7 +30,7 @@ def test_updates_equal_the_rule_in_numpy(clip_norm, rng):
     x, y = rng.normal(size=(8, 4)), np.eye(3)[rng.integers(0, 3, 8)]
     weights = [rng.normal(size=(4, 3)), rng.normal(size=3)]
     inputs = keras.Input((4,))
-    model = SharpnessAwareModel(inputs, keras.layers.Dense(3)(inputs))
+    model = TrainingModel(inputs, keras.layers.Dense(3)(inputs))
     model.sam_rho = 0.5
     model.set_weights(weights)
     recipe = resolve("digits", **SGD, clip_norm=clip_norm)
