@@ -154,15 +154,6 @@ def training_image(encoded, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4
     return _resized_and_flipped(cropped, image_size, seed, flip)
 
 
-def training_crop(image, image_size, seed, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True):
-    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: as `training_image`, for a decoded image.
-
-    For a JPEG the last column may differ slightly, because partial decoding does not see the colours beyond the crop.
-    """
-    cropped = _crop(image, _crop_window(tf.shape(image)[:2], seed, area, aspect))
-    return _resized_and_flipped(cropped, image_size, seed, flip)
-
-
 def _crop_window(shape, seed, area, aspect):
     """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
     if aspect is None:

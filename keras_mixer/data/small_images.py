@@ -29,7 +29,7 @@ def small_images(part: Split, image_size, augmentation: Augmentation) -> "SmallI
     """The decoded images of a split; None if they have to be prepared one by one.
 
     That is so if they are large, of different sizes, too many, changing, or JPEGs (a JPEG is decoded only inside its
-    crop, which may change the last column; see `training_crop`), or for operations of RandAugment that do more than
+    crop, which may change the last column), or for operations of RandAugment that do more than
     move pixels.
     """
     operations = augmentation.randaugment_operations or RANDAUGMENT_OPERATIONS

@@ -73,7 +73,6 @@ def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Device
         shards=recipe.data_shards,
         process=devices.process if devices else 0,
         processes=devices.processes if devices else 1,
-        cache_bytes=int(recipe.cache_gib * 2**30),
     )
 
 
@@ -85,7 +84,6 @@ def example_images(source: Source, recipe: Recipe):
         shuffle_buffer=16 * EXAMPLES,
         accumulation_steps=1,
         data_shards=1,
-        cache_gib=0.0,
     )
     return next(iter(recipe_batches(source, few)))[0]
 
