@@ -17,7 +17,7 @@ class MixerModel(keras.Model):
     Attributes:
         class_names: one name per output, in order; None if unknown.
         evaluation_crop: how an image of any size is brought to the input size, one of
-            `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None if unknown.
+            `keras_mixer.data.settings.EVALUATION_CROPS`; None if unknown.
         trained_on: the data that its classes come from, in a few words for the user; None if unknown.
     """
 

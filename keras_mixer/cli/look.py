@@ -135,7 +135,7 @@ def saliency(
 
     Args:
         model: a finished run directory or .keras file.
-        image: a JPEG, PNG, GIF, BMP or WebP file.
+        image: an image file in any format that Pillow reads.
         output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """

@@ -46,13 +46,12 @@ def evaluate(
     from keras_mixer.inspect.confusion import confusion_figure
     from keras_mixer.training.inputs import evaluate_source, load_recipe_source
     from keras_mixer.training.recipes import resolve
-    from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
+    from keras_mixer.training.run_directory import read_recipe
 
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
     recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
-    memory = run / CHECKED_IMAGES if data is None else None
-    source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
+    source = load_recipe_source(recipe, skip_corrupt)
     result = evaluate_source(model, source, recipe, progress=True)
     height, width, _ = recipe.input_shape()
     print_table(
@@ -147,7 +146,6 @@ def fewshot(
             file, overwritten by each call.
         skip_corrupt: skip image files that cannot be decoded.
     """
-    from keras_mixer.data.integrity import check_source
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.few_shot import few_shot
@@ -157,7 +155,7 @@ def fewshot(
     file = output or folder_of(model) / "fewshot.json"
     loaded = load_mixer(model)
     crop = evaluation_crop or getattr(loaded, "evaluation_crop", None) or "resize-crop"
-    source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
+    source = load_source(data, data_dir, train_split, test_split, crop=crop, skip_corrupt=skip_corrupt)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
     names = len(source.class_names)
@@ -200,7 +198,7 @@ def predict(
 
     Args:
         paths: a run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
-            hf://owner/name/file, followed by JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
+            hf://owner/name/file, followed by image files. With --server, only the images.
         server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
             /versions/N at the end for one version.
         top_k: number of classes to show per image.
@@ -260,7 +258,6 @@ def features(
         data_dir: folder with prepared TensorFlow Datasets.
         batch_size: images per step.
     """
-    from keras_mixer.data.integrity import check_source
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.features import write_features
@@ -268,7 +265,7 @@ def features(
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    source, _ = check_source(load_source(data, data_dir), crop=crop)
+    source = load_source(data, data_dir, crop=crop)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.batch_mixing import cutmix, mixup
+from keras_mixer.data.decode import UPRIGHT, evaluation_image, training_image
 from keras_mixer.data.draws import fold_in
 from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, as_written, prefetch
-from keras_mixer.data.preprocessing import evaluation_image, training_image
 from keras_mixer.data.randaugment import rand_augment
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.small_images import GROUP, small_images
@@ -80,7 +80,8 @@ def training_batches(
             position = position_of(drawn)
             example = part.read(element)
             crop_seed = _seed(seed, CROP_STREAM, position)
-            image = training_image(example["image"], seed=crop_seed, **cropping)
+            orientation = example.get("orientation", UPRIGHT)
+            image = training_image(example["image"], seed=crop_seed, orientation=orientation, **cropping)
             if augmentation.randaugment_num_ops:
                 image = rand_augment(
                     image,
@@ -131,13 +132,13 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         split: the examples.
         image_size: `(height, width)` in pixels.
         batch_size: examples per batch.
-        crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
     """
 
     @as_written
     def prepared(element):
         example = split.read(element)
-        return evaluation_image(example["image"], image_size, crop), example["label"]
+        return _evaluation_image(example, image_size, crop), example["label"]
 
     batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
     # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
@@ -156,7 +157,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
         split: the examples.
         image_size: `(height, width)` in pixels.
         batch_size: examples per batch, over all processes.
-        crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
         classes: number of classes.
         process: index of this process, which reads and returns only its own rows of a batch.
         processes: number of processes that share a batch; a divisor of `batch_size`.
@@ -169,7 +170,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     @as_written
     def prepared(position, element):
         example = split.read(element)
-        image = tf.ensure_shape(evaluation_image(example["image"], image_size, crop), (*image_size, 3))
+        image = tf.ensure_shape(_evaluation_image(example, image_size, crop), (*image_size, 3))
         return image, tf.one_hot(example["label"], classes), tf.constant(weight, tf.float32)
 
     examples = split.elements.enumerate()
@@ -183,6 +184,10 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def _evaluation_image(example, image_size, crop):
+    return evaluation_image(example["image"], image_size, crop, example.get("orientation", UPRIGHT))
 
 
 def _mixed(batch, seed, step, augmentation):

@@ -70,12 +70,12 @@ def prepared_split(builder, split, features=("label",), read=_image_and_label) -
     elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
     if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
         parts = [part.strip() for part in split.split("+")]
-        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read).as_stored()
+        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
 
     def read_shard(count, index):  # opens only the files that contain the shard
         return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
 
-    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard).as_stored()
+    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)
 
 
 def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source:
@@ -103,13 +103,13 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source
         )
     label = info.features["label"]
     parts = []
-    for split in (train_split, test_split):
+    for option, split in (("--test-split", test_split), ("--train-split", train_split)):
         try:
             info.splits[split].num_examples  # noqa: B018 - raises if there is no such split
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
-                "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
+                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with {option}; "
+                "slices such as 'train[:90%]' and 'train[90%:]' work too."
             ) from error
         parts.append(prepared_split(builder, split))
-    return Source(info.full_name, tuple(label.names), *parts)
+    return Source(info.full_name, tuple(label.names), *parts[::-1])

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
+from keras_mixer.data.decode import evaluation_image
+from keras_mixer.data.image_files import check_file
+from keras_mixer.data.settings import EVALUATION_CROPS
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
 
 
@@ -94,14 +96,16 @@ class Predictor:
         return self.classify(self.pixels(path)[None])[0]
 
     def pixels(self, path) -> np.ndarray:
-        """`(H, W, 3) uint8`: an image file, decoded and cropped for this model; raises as `probabilities`."""
+        """`(H, W, 3) uint8`: an image file, decoded, turned and cropped for this model; raises as `probabilities`."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no image file {path}.")
         size, crop = self.description.input_shape[:2], self.description.evaluation_crop
+        orientation = check_file(path, crop).orientation
         try:
-            return np.asarray(evaluation_image(tf.io.read_file(str(path)), size, crop))
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(why_unreadable(path, error)) from error
+            return np.asarray(evaluation_image(tf.io.read_file(str(path)), size, crop, orientation))
+        except Exception:  # Pillow has many types
+            check_file(path, crop, pixels=True)  # raises an error that names the file
+            raise
 
     def predict(self, path, top_k=5) -> Prediction:
         """The `top_k` most probable classes of one image file; raises as `probabilities`."""

@@ -22,7 +22,7 @@ from keras_mixer.inspect.token_weights import (
 )
 from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.inputs import load_recipe_source
-from keras_mixer.training.run_directory import CHECKED_IMAGES, read_metrics, read_recipe
+from keras_mixer.training.run_directory import read_metrics, read_recipe
 
 MOST_BLOCKS = 3  # that are drawn, as in the paper
 MOST_IMAGES = 10_000  # of the test images
@@ -128,7 +128,7 @@ def read_run(folder, images=MOST_IMAGES) -> Run:
 
 
 def _test_images(folder, predictor, images):
-    source = load_recipe_source(read_recipe(folder), memory=folder / CHECKED_IMAGES, remember=False)
+    source = load_recipe_source(read_recipe(folder))
     classes = len(predictor.description.class_names)
     if len(source.class_names) != classes:
         raise ValueError(f"Data {source.name!r} have {len(source.class_names)} classes, the model has {classes}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mixer.data.integrity import check_source, naming_corrupt_files
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.own import own_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.sources import load_source
@@ -19,16 +19,14 @@ EXAMPLES = 64
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
-def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=None, remember=True) -> Source:
-    """The data of a recipe, its image files checked; the other arguments are those of `check_source`.
+def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print) -> Source:
+    """The data of a recipe; the other arguments are those of an `ImageFolder`.
 
     Raises:
-        ValueError: as `load_source`, `check_source` and `hold_out`.
+        ValueError: as `load_source` and `hold_out`.
     """
-    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits())
-    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, log)
-    if skipped:
-        log(f"Left out {skipped} image file(s) that cannot be decoded.")
+    options = {"crop": recipe.evaluation_crop, "skip_corrupt": skip_corrupt, "log": log}
+    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), **options)
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
@@ -52,6 +50,27 @@ def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None,
     )
     recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
     return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
+
+
+def count_steps(recipe, source, devices, log):
+    """Optimizer steps of a run; logs what it is about to do.
+
+    Raises:
+        ValueError: the training images do not fill one batch.
+    """
+    log(source.classes())
+    batch, images = recipe.global_batch_size, source.train.size
+    if not recipe.epoch_steps(images):
+        raise ValueError(
+            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
+            "--global-batch-size."
+        )
+    log(
+        f"{recipe.name}: {images:,} training and {source.test.size:,} test images of {source.name}, "
+        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{batch} per step"
+    )
+    return recipe.total_steps(images)
 
 
 def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):
@@ -110,7 +129,7 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
         batch_size=min(recipe.global_batch_size, source.test.size, MOST_EVALUATED),
         crop=recipe.evaluation_crop,
     )
-    with naming_corrupt_files(source, recipe.evaluation_crop):
+    with naming_damaged_files(source.test, crop=recipe.evaluation_crop):
         return evaluate(model, batches, **options)
 
 

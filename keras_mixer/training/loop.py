@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_mixer.data.integrity import naming_corrupt_files
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
 from keras_mixer.files import write_json
@@ -27,6 +27,7 @@ from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices
 from keras_mixer.training.distillation import Teacher, checksum, doubts
 from keras_mixer.training.inputs import (
+    count_steps,
     evaluate_source,
     example_images,
     load_recipe_source,
@@ -159,10 +160,8 @@ def fit_model(
             log(f"Run {run.address} is already finished; delete it or choose another --workdir to train again.")
             return FitResult(load_model(run.model), run.read_metrics(), run.read_results())
         with devices.all_or_none():
-            source = source or load_recipe_source(
-                recipe, skip_corrupt, log, run.checked_images, remember=devices.writes
-            )
-            total_steps = _count_steps(recipe, source, devices, log)
+            source = source or load_recipe_source(recipe, skip_corrupt, log)
+            total_steps = count_steps(recipe, source, devices, log)
             keras.utils.set_random_seed(recipe.seed)
             checkpoint = read_newest(run.checkpoints, log)
             start_accuracy = None
@@ -175,7 +174,7 @@ def fit_model(
                     log(f"Resuming after step {checkpoint.step} of {total_steps}.")
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
-        with naming_corrupt_files(source, recipe.evaluation_crop):
+        with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop):
             _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, callbacks, profile_steps)
         model.set_weights([weight.numpy() for weight in trainee.weights])  # float32, on one device
         trained = classifier_of(model, recipe.loss)
@@ -215,22 +214,6 @@ def _open_run(workdir, recipe, devices, parameters, log):
                 until_the_end.callback(run.close)
                 run.fetch()
         yield run
-
-
-def _count_steps(recipe, source, devices, log):
-    """Optimizer steps of the run; logs what the run is about to do."""
-    batch, images = recipe.global_batch_size, source.train.size
-    if not recipe.epoch_steps(images):
-        raise ValueError(
-            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
-            "--global-batch-size."
-        )
-    log(
-        f"{recipe.name}: {images:,} training and {source.test.size:,} test images of {source.name}, "
-        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
-        f"{batch} per step"
-    )
-    return recipe.total_steps(images)
 
 
 def _start(recipe, source, run, resumes, writes, log):

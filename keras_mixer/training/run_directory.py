@@ -15,14 +15,12 @@ from keras_mixer.files import atomic_write, remove_abandoned, write_json
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
 
-CHECKED_IMAGES = "checked_images.json"
-
 
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
-    In addition, `start.json` stores what a resumed run needs to know about its start, and `checked_images.json` the
-    result of checking the image files. Nothing is written before `prepared`.
+    In addition, `start.json` stores what a resumed run needs to know about its start. Nothing is written before
+    `prepared`.
 
     Args:
         path: the folder; it need not exist.
@@ -46,7 +44,6 @@ class RunDirectory:
         self.model = self.path / "model.keras"
         self.results = self.path / "results.json"
         self.start = self.path / "start.json"
-        self.checked_images = self.path / CHECKED_IMAGES
         self.lock = self.path / "run.lock"
         self._check_configuration()
 

@@ -16,7 +16,7 @@ from model_server import ModelServer
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.serving.client import connect, predict_files
 from keras_mixer.serving.protocol import Address, ServingError, UnreadableImageError
 

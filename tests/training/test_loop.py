@@ -375,7 +375,7 @@ def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
         run(tmp_path / "run", **options)
     said = []
     keras_mixer.fit("digits", workdir=tmp_path / "run", skip_corrupt=True, log=said.append, **(QUICK | SMALL | options))
-    assert "Left out 1 image file(s) that cannot be decoded." in said
+    assert f"Left out of {folder}: 1 damaged images." in said
 
 
 @pytest.mark.parametrize(("method", "size"), [("block_diagonal", 32), ("bilinear", 20)])

@@ -16,7 +16,6 @@ import pytest
 from image_files import write_folder
 
 import keras_mixer
-from keras_mixer.data import integrity
 from keras_mixer.files import atomic_write, remove_abandoned
 from keras_mixer.training import run_lock
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
@@ -72,7 +71,6 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
     monkeypatch.undo()
     (tmp_path / "start.keras").unlink()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))  # the run remembers, not only the cache
-    monkeypatch.setattr(integrity, "corrupt_files", lambda *arguments: pytest.fail("the images are decoded again"))
     said = []
     resumed = fit(tmp_path / "stopped", photos, said, **options)
     assert "Resuming after step 5 of 9." in said
@@ -84,31 +82,15 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_changed_folder_is_checked_again_and_that_is_said(photos, tmp_path, stop, monkeypatch):
-    stop(2)
-    with pytest.raises(RunStopped):
-        fit(tmp_path / "run", photos)
-    monkeypatch.undo()
-    file = next((photos / "train" / "circle").iterdir())
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
+def test_a_damaged_file_is_named_when_training_reaches_it_and_may_be_left_out(photos, tmp_path):
+    file = sorted((photos / "train" / "circle").iterdir())[1]
+    file.write_bytes(file.read_bytes()[:700])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"^An image cannot be used: .*{file.name}: .* with --skip-corrupt\.$"):
+            fit(tmp_path / "run", photos)
     said = []
-    for _ in range(2):  # the second time from memory
-        with pytest.raises(ValueError, match=f"1 image file(?s:.)*{file.name}"):
-            fit(tmp_path / "run", photos, said)
-    assert said.count("Images of photos have changed since they were checked; checking them again.") == 1
-    file.write_bytes(content)
-    assert fit(tmp_path / "run", photos, said).metrics["test_images"] == 24
-
-
-def test_a_damaged_file_is_named_when_training_reaches_it(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "MOST_DECODED", 0)
-    file = sorted((photos / "train" / "circle").iterdir())[0]
-    file.write_bytes(file.read_bytes()[:100])
-    said = []
-    with pytest.raises(ValueError, match=f"1 image file(?s:.)*{file.name}"):
-        fit(tmp_path / "run", photos, said)
-    assert any("not decoded in advance" in line for line in said)
+    assert fit(tmp_path / "run", photos, said, skip_corrupt=True).metrics["test_images"] == 24
+    assert f"Left out of {photos}: 1 damaged images." in said
 
 
 def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkeypatch):
@@ -279,8 +261,7 @@ def test_runs_of_version_0_1_0_still_resume(photos, tmp_path, stop, monkeypatch)
     with pytest.raises(RunStopped):
         fit(tmp_path / "stopped", photos)
     monkeypatch.undo()
-    for name in ("start.json", "checked_images.json"):
-        (tmp_path / "stopped" / name).unlink()
+    (tmp_path / "stopped" / "start.json").unlink()
     config = json.loads((tmp_path / "stopped" / "config.json").read_text())
     del config["steps_per_epoch"]
     (tmp_path / "stopped" / "config.json").write_text(json.dumps(config))
