@@ -11,7 +11,6 @@ import keras
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
-from keras_mixer.files import write_json
 from keras_mixer.mixer_model import blocks_of
 from keras_mixer.training.bucket_run import run_directory
 from keras_mixer.training.callbacks import (
@@ -164,14 +163,17 @@ def fit_model(
             total_steps = count_steps(recipe, source, devices, log)
             keras.utils.set_random_seed(recipe.seed)
             checkpoint = read_newest(run.checkpoints, log)
-            start_accuracy = None
+            start, start_accuracy = None, None
             if model is None:
-                model, start_accuracy = _start(recipe, source, run, bool(checkpoint), devices.writes, log)
+                model, start = _start(recipe, source, run, bool(checkpoint), log)
+                start_accuracy = start.accuracy
             with devices.scope():
                 trainee = build_trainee(model, recipe, total_steps, devices)
                 if checkpoint:
                     checkpoint.restore(trainee)
                     log(f"Resuming after step {checkpoint.step} of {total_steps}.")
+            if devices.writes and not checkpoint:
+                run.begin(None if start is None else start.as_json())
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
         with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop):
@@ -216,8 +218,8 @@ def _open_run(workdir, recipe, devices, parameters, log):
         yield run
 
 
-def _start(recipe, source, run, resumes, writes, log):
-    """The model that training starts from, and its test accuracy; None for random weights or a zero head."""
+def _start(recipe, source, run, resumes, log):
+    """The model that training starts from, and its `Start`."""
     start = Start.read(run.start) if resumes else None
     if start is not None:
         if start.teacher_sha256 != checksum(recipe):
@@ -225,14 +227,12 @@ def _start(recipe, source, run, resumes, writes, log):
                 f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "
                 "--workdir."
             )
-        return start.model(recipe, source), start.accuracy
+        return start.model(recipe, source), start
     model, accuracy = start_model(recipe, source, log), None
     if model.get_layer("head").kernel.numpy().any():  # the head of a model without weights is zero too
         accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
         log(f"Before training: {accuracy:.2%} test accuracy.")
-    if writes:
-        write_json(run.start, Start.of(model, accuracy, checksum(recipe)).as_json())
-    return model, accuracy
+    return model, Start.of(model, accuracy, checksum(recipe))
 
 
 def _train(model, recipe, run, source, devices, start_step, total_steps, validate, users, profile_steps):
@@ -276,6 +276,8 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
                 )
                 if model.stop_training:
                     break
+            if devices.writes and parts:
+                checkpoints.finish()  # before the last evaluation, which may fail
             user_callbacks.end_training()
         finally:
             checkpoints.release_signals()

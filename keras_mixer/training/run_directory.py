@@ -19,8 +19,8 @@ from keras_mixer.training.run_lock import locked
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
-    In addition, `start.json` stores what a resumed run needs to know about its start. Nothing is written before
-    `prepared`.
+    In addition, `start.json` stores what a resumed run needs to know about its start. The folder belongs to no recipe
+    before `begin`.
 
     Args:
         path: the folder; it need not exist.
@@ -54,7 +54,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def prepared(self, needed_bytes, log=print):
-        """Prepares the folder for training, and locks it while the block runs.
+        """Locks the folder while the block runs.
 
         Args:
             needed_bytes: disk space that the run needs.
@@ -64,13 +64,28 @@ class RunDirectory:
             OSError: the folder is not writable, or the disk has too little space.
             RunInUse: (an OSError) another process trains in the folder.
         """
-        self._check_writable(needed_bytes)
-        with locked(self.lock, log):
-            self._check_configuration()  # another process may have written it meanwhile
+        try:
+            self._check_writable(needed_bytes)
+            with locked(self.lock, log):
+                self._check_configuration()  # another process may have written it meanwhile
+                remove_abandoned(self.path)
+                yield
+        finally:
             if not self.config.is_file():
-                write_json(self.config, _as_data(self.recipe))
-            remove_abandoned(self.path)
-            yield
+                with contextlib.suppress(OSError):  # of what other files are in
+                    self.checkpoints.rmdir()
+                    self.path.rmdir()
+
+    def begin(self, start=None):
+        """Makes the folder that of this recipe; called when nothing but training is left to do.
+
+        Args:
+            start: content of `start.json`; None if there is none.
+        """
+        write_json(self.config, _as_data(self.recipe))
+        if start is not None:
+            write_json(self.start, start)
+        self.publish()
 
     def publish(self):
         """Called after each change; where the folder is a copy, it brings the original up to date."""

@@ -17,7 +17,7 @@ from image_files import write_folder
 
 import keras_mixer
 from keras_mixer.files import atomic_write, remove_abandoned
-from keras_mixer.training import run_lock
+from keras_mixer.training import loop, run_lock
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.checkpoints import list_checkpoints
 from keras_mixer.training.run_directory import read_metrics
@@ -91,6 +91,30 @@ def test_a_damaged_file_is_named_when_training_reaches_it_and_may_be_left_out(ph
     said = []
     assert fit(tmp_path / "run", photos, said, skip_corrupt=True).metrics["test_images"] == 24
     assert f"Left out of {photos}: 1 damaged images." in said
+
+
+def test_a_start_that_fails_leaves_the_folder_free(photos, tmp_path):
+    for wrong in ({"global_batch_size": 999}, {"weights": "nothing.npz"}, {"image_size": 30}, {"data": "nowhere/"}):
+        with pytest.raises((ValueError, OSError)):
+            fit(tmp_path / "run", **({"data": photos} | wrong))
+        assert not (tmp_path / "run").exists()
+    assert fit(tmp_path / "run", photos, epochs=1).metrics["test_images"] == 24
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_momentum": 0.5}])
+def test_the_last_step_is_saved_before_the_last_evaluation(options, photos, tmp_path, monkeypatch):
+    whole_run = fit(tmp_path / "whole", photos, checkpoint_every_steps=1000, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_source", lambda *arguments: (_ for _ in ()).throw(MemoryError("too large")))
+        with pytest.raises(MemoryError):
+            fit(tmp_path / "run", photos, checkpoint_every_steps=1000, **options)
+    monkeypatch.setattr(keras.Model, "fit", lambda *arguments, **options: pytest.fail("it trains again"))
+    said = []
+    result = fit(tmp_path / "run", photos, said, checkpoint_every_steps=1000, **options)
+    assert "Resuming after step 9 of 9." in said
+    assert result.metrics["accuracy"] == whole_run.metrics["accuracy"]
+    for one, other in zip(whole_run.model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkeypatch):
