@@ -52,6 +52,23 @@ def _reason_of_pillow(path):
     return "TensorFlow cannot decode it"
 
 
+def read_image(path, prepare, crop=None):
+    """`prepare(encoded, orientation)` of an image file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: as `check_file`.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no image file {path}.")
+    orientation = check_file(path, crop).orientation
+    try:
+        return prepare(tf.io.read_file(os.fsencode(path)), orientation)
+    except Exception:
+        check_file(path, crop, pixels=True)  # raises an error that names the file
+        raise
+
+
 def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
     """`check_file` of many files, in several threads: what it returns or raises for each."""
 

@@ -107,9 +107,9 @@ class ImageFolder:
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in used if image in damaged],
         }
-        kept = [image for image in kept if image not in damaged] + [image for image in new if include_new]
-        classes = sorted({image.class_name for image in [*known.values(), *new]})
-        return self._source(classes, kept), changes
+        kept = [image for image in kept if image not in damaged]
+        classes = sorted({image.class_name for image in [*kept, *new]})
+        return self._source(classes, kept + new if include_new else kept), changes
 
     def holds(self, record: Iterable[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names and sizes."""
@@ -171,7 +171,7 @@ class ImageFolder:
             kinds = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(5))
             left_out[f"files that are not images Pillow can read ({kinds})"] = others.total()
         if left_out:
-            self.log(f"Left out of {self.path}: {', '.join(f'{n:,} {what}' for what, n in left_out.items())}.")
+            self.log(f"Left out of {self.path}: {'; '.join(f'{what}: {n:,}' for what, n in left_out.items())}.")
         return images + [dataclasses.replace(file, part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], Counter[str]]:
@@ -179,12 +179,13 @@ class ImageFolder:
         left_out: Counter[str] = Counter()
         found = []
         for folder, part in parts.items():
-            for name in _class_names(self.path / folder):
+            place = self.path / folder
+            for name in _class_names(place):
                 start = f"{folder}/{name}" if folder else name
-                files = _files_below(self.path / start, start, left_out, set())
+                files = _files_below(place / name, start, left_out, set())
                 found += [ImageFile(path, name, part, size) for path, size in files]
-            visible = [name for name in os.listdir(self.path / folder) if not _hidden(name)]
-            left_out["files outside the class folders"] += len(visible) - len(_folders(self.path / folder))
+            visible = [name for name in os.listdir(place) if not _hidden(name)] if place.is_dir() else []
+            left_out["files outside the class folders"] += len(visible) - len(_folders(place))
         if "" not in parts:
             others = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
             left_out[f"folders ({some(others)})"] = len(others)

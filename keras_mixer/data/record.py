@@ -7,6 +7,7 @@ import os
 from keras_mixer.data.splits import Source
 from keras_mixer.files import atomic_write
 
+FILES = "files.csv"
 COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation")
 TRAIN, TEST, UNUSED = "train", "test", "unused"
 

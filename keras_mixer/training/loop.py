@@ -31,6 +31,7 @@ from keras_mixer.training.inputs import (
     example_images,
     load_recipe_source,
     recipe_batches,
+    resumed_source,
     validation_batches,
     with_own_data,
 )
@@ -159,6 +160,8 @@ def fit_model(
             log(f"Run {run.address} is already finished; delete it or choose another --workdir to train again.")
             return FitResult(load_model(run.model), run.read_metrics(), run.read_results())
         with devices.all_or_none():
+            if source is None and (record := run.record()):
+                source = resumed_source(recipe, record, skip_corrupt, log)
             source = source or load_recipe_source(recipe, skip_corrupt, log)
             total_steps = count_steps(recipe, source, devices, log)
             keras.utils.set_random_seed(recipe.seed)
@@ -172,8 +175,8 @@ def fit_model(
                 if checkpoint:
                     checkpoint.restore(trainee)
                     log(f"Resuming after step {checkpoint.step} of {total_steps}.")
-            if devices.writes and not checkpoint:
-                run.begin(None if start is None else start.as_json())
+            if devices.writes:
+                run.begin(source, None if start is None else start.as_json())
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
         with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop):

@@ -10,8 +10,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.data.record import FILES, ImageFile, describe_changes, read_files, write_files
+from keras_mixer.data.sources import image_folder
+from keras_mixer.data.splits import Source
 from keras_mixer.fields import differences
 from keras_mixer.files import atomic_write, remove_abandoned, write_json
+from keras_mixer.training.checkpoints import list_checkpoints
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
 
@@ -19,8 +23,8 @@ from keras_mixer.training.run_lock import locked
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
-    In addition, `start.json` stores what a resumed run needs to know about its start. The folder belongs to no recipe
-    before `begin`.
+    In addition, `start.json` stores what a resumed run needs to know about its start, and `files.csv` the images of a
+    folder with the part that they are in. The folder belongs to no recipe before `begin`.
 
     Args:
         path: the folder; it need not exist.
@@ -44,6 +48,7 @@ class RunDirectory:
         self.model = self.path / "model.keras"
         self.results = self.path / "results.json"
         self.start = self.path / "start.json"
+        self.files = self.path / FILES
         self.lock = self.path / "run.lock"
         self._check_configuration()
 
@@ -76,16 +81,23 @@ class RunDirectory:
                     self.checkpoints.rmdir()
                     self.path.rmdir()
 
-    def begin(self, start=None):
+    def begin(self, source: Source, start=None):
         """Makes the folder that of this recipe; called when nothing but training is left to do.
 
         Args:
+            source: the data.
             start: content of `start.json`; None if there is none.
         """
         write_json(self.config, _as_data(self.recipe))
+        if source.images:
+            write_files(self.files, source)
         if start is not None:
             write_json(self.start, start)
         self.publish()
+
+    def record(self) -> list[ImageFile]:
+        """The image files that the run has learnt from, and tests on; empty before the first checkpoint."""
+        return read_files(self.files) if list_checkpoints(self.checkpoints) else []
 
     def publish(self):
         """Called after each change; where the folder is a copy, it brings the original up to date."""
@@ -160,12 +172,21 @@ class RunDirectory:
                 )
             return
         stored = _DEFAULTS | json.loads(self.config.read_text(encoding="utf-8"))  # older runs lack newer fields
-        changed = differences(stored, _as_data(self.recipe))
+        wanted = _as_data(self.recipe)
+        if stored["data"] != wanted["data"] and self._is_moved():
+            stored["data"] = wanted["data"]
+        changed = differences(stored, wanted)
         if changed:
             raise ValueError(
                 f"The run directory {self.address} belongs to another configuration ({changed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
+
+    def _is_moved(self) -> bool:
+        """Whether the images are those of the run, with the same names and sizes, in another folder."""
+        folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
+        record = read_files(self.files)
+        return bool(folder and folder.holds(record) and not describe_changes(folder.recorded(record)[1]))
 
     def _names(self) -> list[str]:
         """Names of the files and folders in the folder."""

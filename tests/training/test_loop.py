@@ -375,7 +375,7 @@ def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
         run(tmp_path / "run", **options)
     said = []
     keras_mixer.fit("digits", workdir=tmp_path / "run", skip_corrupt=True, log=said.append, **(QUICK | SMALL | options))
-    assert f"Left out of {folder}: 1 damaged images." in said
+    assert f"Left out of {folder}: damaged images: 1." in said
 
 
 @pytest.mark.parametrize(("method", "size"), [("block_diagonal", 32), ("bilinear", 20)])
@@ -415,5 +415,5 @@ def test_fine_tuning_at_twice_the_size_starts_at_the_accuracy_of_the_small_model
 
 def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
     recipe = dataclasses.replace(loop.resolve("digits"), image_size=(16, 24))
-    RunDirectory(tmp_path, recipe).begin()
+    RunDirectory(tmp_path, recipe).begin(load_source("digits"))
     assert read_recipe(tmp_path) == recipe
