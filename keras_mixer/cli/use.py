@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,48 +30,53 @@ def evaluate(
     data_dir: str | None = None,
     test_split: str | None = None,
     evaluation_crop: EvaluationCrop | None = None,
+    include_new: bool = False,
+    output: Path | None = None,
     skip_corrupt: bool = False,
 ):
-    """Evaluate a finished run on its test data, or on other data with the same classes.
+    """Evaluate a finished run on its test data, or on other data with the same classes or some of them.
 
-    Writes RUN/evaluation.json and RUN/confusion.png, replacing those of an earlier call.
+    The results on its own test data are written to RUN/evaluation.json and RUN/confusion.png, replacing those of an
+    earlier call; those on other data only to --output.
 
     Args:
         run: folder of a finished run.
-        data: image folder or TensorFlow Datasets name; the run's own by default.
+        data: image folder (all images, or those in its sub-folder with test images) or TensorFlow Datasets name; the
+            run's own test data by default.
         data_dir: folder with prepared TensorFlow Datasets.
         test_split: split to evaluate on; the run's own by default.
         evaluation_crop: how images are cropped and resized; the run's own by default.
-        skip_corrupt: skip image files that cannot be decoded.
+        include_new: test also on images that were added to the run's own folder since it was trained.
+        output: JSON file to write; it must not exist.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.classes import with_classes_of
     from keras_mixer.inspect.confusion import confusion_figure
-    from keras_mixer.training.inputs import evaluate_source, load_recipe_source
+    from keras_mixer.training.inputs import evaluate_source, other_source, run_source
     from keras_mixer.training.recipes import resolve
     from keras_mixer.training.run_directory import read_recipe
 
+    if output is not None:
+        refuse_existing(output)
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
-    recipe = resolve(read_recipe(run), **{key: value for key, value in given.items() if value is not None})
-    source = load_recipe_source(recipe, skip_corrupt)
+    recipe = read_recipe(run)
+    wanted = resolve(recipe, **{key: value for key, value in given.items() if value is not None})
+    source = other_source(run, recipe, wanted, skip_corrupt)
+    own, recipe = source is None, wanted
+    if source is None:
+        source = run_source(run, recipe, include_new=include_new, skip_corrupt=skip_corrupt)
+    source = with_classes_of(source, model.class_names)
     result = evaluate_source(model, source, recipe, progress=True)
     height, width, _ = recipe.input_shape()
-    print_table(
-        ("top-1", "top-5", "loss", "images", "crop", "input"),
-        [
-            (
-                f"{result.top1:.2%}",
-                f"{result.top5:.2%}",
-                f"{result.loss:.4f}",
-                str(result.examples),
-                recipe.evaluation_crop,
-                f"{height} x {width}",
-            )
-        ],
-    )
+    scores = (f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", str(result.examples))
+    header = ("top-1", "top-5", "loss", "images", "crop", "input")
+    print_table(header, [(*scores, recipe.evaluation_crop, f"{height} x {width}")])
     for remark in result.remarks():
         print(remark)
     per_class = dict(zip(source.class_names, result.per_class().tolist(), strict=True))
-    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in per_class.items()])
+    rows = [(name, f"{accuracy:.2%}") for name, accuracy in per_class.items() if np.isfinite(accuracy)]
+    print_table(("class", "accuracy"), rows)
     _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
@@ -86,9 +92,12 @@ def evaluate(
         "per_class": {name: value if np.isfinite(value) else None for name, value in per_class.items()},
         "confusion": result.confusion.tolist(),
     }
-    file = run / "evaluation.json"
-    write_json(file, content)
-    print(f"\nWritten to {file}.")
+    file = output or (run / "evaluation.json" if own else None)
+    if file is not None:
+        write_json(file, content)
+        print(f"\nWritten to {file}.")
+    if not own:
+        return
     try:
         figure = confusion_figure(result.confusion, source.class_names)
     except ValueError as error:  # matplotlib is missing; all numbers are written already
@@ -144,8 +153,9 @@ def fewshot(
         batch_size: images per step.
         output: JSON file to write; it must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras
             file, overwritten by each call.
-        skip_corrupt: skip image files that cannot be decoded.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.few_shot import few_shot
@@ -160,16 +170,11 @@ def fewshot(
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
     names = len(source.class_names)
     began = time.perf_counter()
-    result = few_shot(loaded, train, test, classes=names, shots=shots, seeds=seeds, l2=l2, layer=layer, progress=True)
-    rows = [
-        (
-            str(count),
-            f"{result.mean(count):.2%}",
-            "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[count]),
-            str(result.support[count]),
-        )
-        for count in shots
-    ]
+    settings = {"classes": names, "shots": shots, "seeds": seeds, "l2": l2, "layer": layer}
+    with naming_damaged_files(source.train, source.test, crop=crop):
+        result = few_shot(loaded, train, test, **settings, progress=True)
+    accuracies = {count: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[count]) for count in shots}
+    rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in shots]
     print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, seeds))}", "training images"), rows)
     height, width = options["image_size"]
     print(
@@ -194,7 +199,7 @@ def predict(
     retries: int = RETRIES,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ):
-    """Classify image files.
+    """Classify image files. If some cannot be read, the others are classified, and the exit status is 1.
 
     Args:
         paths: a run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
@@ -216,18 +221,22 @@ def predict(
     if server:
         client = connect(server, timeout, retries)
         try:
-            predictions = predict_files(client, paths, top_k)
+            answers = predict_files(client, paths, top_k)
         finally:
             client.close()
     else:
         model, *images = paths
         with local_copy(model) as copy:
             predictor = load_predictor(copy)
-            predictions = [predictor.predict(image, top_k) for image in images]
+            answers = predictor.predict_files(images, top_k)
             trained_on = predictor.description.trained_on
+    predictions = [answer for answer in answers if not isinstance(answer, Exception)]
+    failed = [answer for answer in answers if isinstance(answer, Exception)]
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
     if json_output:
         print(json.dumps([dataclasses.asdict(prediction) for prediction in predictions], indent=2))
-        return
+        return int(bool(failed))
     rows = [
         (prediction.image if rank == 0 else "", label, f"{probability:.2%}")
         for prediction in predictions
@@ -236,6 +245,7 @@ def predict(
     print_table(("image", "class", "probability"), rows)
     if trained_on:
         print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
+    return int(bool(failed))
 
 
 def features(
@@ -245,7 +255,10 @@ def features(
     layer: str = "pre_logits",
     part: Literal["train", "test"] = "test",
     data_dir: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
     batch_size: Count = 64,
+    skip_corrupt: bool = False,
 ):
     """Extract the features of every image of a data set.
 
@@ -256,8 +269,12 @@ def features(
         layer: stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits.
         part: split of the data.
         data_dir: folder with prepared TensorFlow Datasets.
+        train_split: name of the training split.
+        test_split: name of the test split.
         batch_size: images per step.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.features import write_features
@@ -265,9 +282,10 @@ def features(
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    source = load_source(data, data_dir, crop=crop)
+    source = load_source(data, data_dir, train_split, test_split, crop=crop, skip_corrupt=skip_corrupt)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
-    write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
+    with naming_damaged_files(split, crop=crop):
+        write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
     print(f"Written: {output} ({layer} of {split.size} images, {crop})")

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_mixer.data.decode import evaluation_image
-from keras_mixer.data.image_files import check_file
+from keras_mixer.data.image_files import read_image
 from keras_mixer.data.settings import EVALUATION_CROPS
 from keras_mixer.description import PIXELS, Description, describe, with_arguments
 
@@ -97,15 +95,23 @@ class Predictor:
 
     def pixels(self, path) -> np.ndarray:
         """`(H, W, 3) uint8`: an image file, decoded, turned and cropped for this model; raises as `probabilities`."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no image file {path}.")
         size, crop = self.description.input_shape[:2], self.description.evaluation_crop
-        orientation = check_file(path, crop).orientation
-        try:
-            return np.asarray(evaluation_image(tf.io.read_file(str(path)), size, crop, orientation))
-        except Exception:  # Pillow has many types
-            check_file(path, crop, pixels=True)  # raises an error that names the file
-            raise
+
+        def prepare(encoded, orientation):
+            return evaluation_image(encoded, size, crop, orientation)
+
+        return np.asarray(read_image(path, prepare, crop))
+
+    def predict_files(self, paths, top_k=5) -> list[Prediction | Exception]:
+        """`predict` of each image file, or the error it raises."""
+
+        def answer(path):
+            try:
+                return self.predict(path, top_k)
+            except (ValueError, OSError) as error:
+                return error
+
+        return [answer(path) for path in paths]
 
     def predict(self, path, top_k=5) -> Prediction:
         """The `top_k` most probable classes of one image file; raises as `probabilities`."""
