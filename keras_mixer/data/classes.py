@@ -9,16 +9,7 @@ from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 
 
 def with_classes_of(source: Source, class_names, log=print) -> Source:
-    """The data with the classes of a model, and a line if they have only some of them.
-
-    Args:
-        source: the data; ImageNet's classes may be named by their WordNet ids.
-        class_names: of the model, in the order of its outputs.
-        log: called with a line of text for the user.
-
-    Raises:
-        ValueError: the data have a class that the model does not know, or all of them in another order.
-    """
+    """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
     found, known = source.class_names, tuple(class_names)
     if not known:  # a model without a head
         return source

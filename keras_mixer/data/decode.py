@@ -28,13 +28,7 @@ UPRIGHT, ORIENTATION_TAG = 1, 0x0112
 
 
 class Header(NamedTuple):
-    """What the header of an image says.
-
-    Attributes:
-        height: in pixels, as stored.
-        width: in pixels, as stored.
-        orientation: that of EXIF, 1 (upright) to 8; 1 for the formats that Pillow decodes, and turns.
-    """
+    """Sides in pixels as stored, and the EXIF orientation, 1 (upright) to 8; 1 for what Pillow decodes, and turns."""
 
     height: int
     width: int
@@ -46,17 +40,7 @@ class NotAnImage(ValueError):
 
 
 def read_header(file, crop=None) -> Header:
-    """The header of an image, without decoding pixels.
-
-    Args:
-        file: a path, or an open file.
-        crop: the evaluation crop that has to accept the image; None for any.
-
-    Raises:
-        NotAnImage: Pillow does not know the format.
-        ValueError: the image is larger than `LARGEST_IMAGE`, too elongated for the crop, or has no colours.
-        Exception: Pillow has many types for damaged files.
-    """
+    """The header of an image that the evaluation crop accepts; ValueError, or any error of Pillow, if there is none."""
     try:
         opened = Image.open(file)
     except UnidentifiedImageError as error:
@@ -91,15 +75,8 @@ def decode_image(encoded, orientation=UPRIGHT):
     """`() string -> (H, W, 3) uint8`: an image in any format that Pillow reads, as RGB and upright.
 
     Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
-    bits, and only the first frame of an animation is used.
-
-    Args:
-        encoded: the image.
-        orientation: that of its `Header`.
-
-    Raises:
-        tf.errors.OpError: the bytes are not such an image, are truncated, or would unpack to more than `LARGEST_IMAGE`
-            pixels.
+    bits, and only the first frame of an animation is used. Images of more than `LARGEST_IMAGE` pixels are refused
+    before they are decoded.
     """
     encoded = tf.convert_to_tensor(encoded)
     image = tf.cond(
@@ -120,11 +97,7 @@ def for_server(encoded, orientation=UPRIGHT):
 
 
 def decode_jpeg_or_png(encoded):
-    """`decode_image` as stored, and for JPEG and PNG only; TensorFlow operations, so that a SavedModel can contain it.
-
-    Raises:
-        tf.errors.InvalidArgumentError: as `decode_image`.
-    """
+    """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
     is_jpeg = tf.io.is_jpeg(encoded)
     with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
         sides = tf.cond(is_jpeg, lambda: _jpeg_sides(encoded), lambda: _png_sides(encoded))
@@ -184,13 +157,7 @@ def evaluation_image(encoded, image_size, crop, orientation=UPRIGHT):
 
 
 def evaluation_crop(image, image_size, crop):
-    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the crop is "resmall-crop" and the long side is more than `MOST_ELONGATED` times
-            the short one, so that the resized image would be huge.
-        ValueError: `crop` is unknown.
-    """
+    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
     height, width = image_size
     if crop == "resize":
         return resize(image, image_size)
@@ -212,13 +179,9 @@ def evaluation_crop(image, image_size, crop):
 
 
 def evaluation_images(encoded, image_size, crop):
-    """`(B,) string -> (B, height, width, 3) uint8`: `evaluation_image` of JPEG and PNG images as stored.
+    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in several threads.
 
-    Runs in a graph and multi-threaded; a SavedModel can contain it.
-
-    Raises:
-        tf.errors.InvalidArgumentError: images cannot be decoded; the message contains their indices.
-        ValueError: `crop` is unknown.
+    If images cannot be decoded, the message of the error contains their indices.
     """
     count = tf.size(encoded, out_type=tf.int64)
 
@@ -246,7 +209,7 @@ def training_image(
     A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
 
     Args:
-        encoded: an encoded image.
+        encoded: the image.
         image_size: `(height, width)` in pixels.
         seed: `(2,)` int; the same seed gives the same crop.
         area: smallest and largest fraction of the image's area that the crop covers.

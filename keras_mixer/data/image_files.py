@@ -10,25 +10,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from keras_mixer.data.decode import Header, NotAnImage, decode_image, read_header
+from keras_mixer.data.parallel import PARALLEL_CALLS
 
-THREADS = 8  # on a network disk most of the time is waiting
+HEADER_THREADS = 2  # Pillow reads headers in Python, which runs in one thread at a time
 MANY_FILES = 10_000  # above this, a progress bar is shown
 MOST_NAMED = 20  # files in a message
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 
 
 def check_file(path, crop=None, pixels=False) -> Header:
-    """The header of an image file that can be used.
-
-    Args:
-        path: the file.
-        crop: the evaluation crop that has to accept the image; None for any.
-        pixels: decode the image too.
-
-    Raises:
-        NotAnImage: Pillow does not know the format; the message names the file.
-        ValueError: the file cannot be used; the message names it and the reason.
-    """
+    """`read_header` of a file, whose pixels decode too if asked; ValueError with its name and the reason otherwise."""
     shown = os.fsencode(path).decode(errors="replace")
     try:
         header = read_header(path, crop)
@@ -53,12 +44,7 @@ def _reason_of_pillow(path):
 
 
 def read_image(path, prepare, crop=None):
-    """`prepare(encoded, orientation)` of an image file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: as `check_file`.
-    """
+    """`prepare(encoded, orientation)` of an image file; FileNotFoundError or the ValueError of `check_file`."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no image file {path}.")
     orientation = check_file(path, crop).orientation
@@ -78,7 +64,7 @@ def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
         except ValueError as error:
             return error
 
-    with ThreadPool(THREADS) as pool:
+    with ThreadPool(PARALLEL_CALLS if pixels else HEADER_THREADS) as pool:
         checked = pool.imap(check, paths, chunksize=64)
         few = len(paths) <= MANY_FILES
         return list(tqdm(checked, "checking images", len(paths), leave=False, file=sys.stderr, disable=few))
@@ -86,11 +72,7 @@ def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
 
 @contextlib.contextmanager
 def naming_damaged_files(*splits, crop=None, advice=ADVICE):
-    """Names the damaged image files of the splits if the block fails because one cannot be decoded.
-
-    Raises:
-        ValueError: files are damaged; the message is that of `damaged_files`.
-    """
+    """Raises `damaged_files` if the block fails because an image file of the splits cannot be decoded."""
     try:
         yield
     except tf.errors.OpError as error:

@@ -24,29 +24,17 @@ class ImageFolder:
     """`DIR/train/CLASS/*` and `DIR/test/CLASS/*`, or `DIR/CLASS/*`.
 
     What is an image is decided by opening it. Hidden and system files and folders are left out; links are followed.
-
-    Attributes:
-        path: the folder.
-        train_split: name of the sub-folder with training images.
-        test_split: name of the sub-folder with test images.
-        crop: the evaluation crop that has to accept the images; None for any.
-        skip_corrupt: leave out damaged images instead of raising; every image is decoded to find them.
-        log: called with each line of text for the user.
     """
 
     path: Path
     train_split: str = "train"
     test_split: str = "test"
-    crop: str | None = None
-    skip_corrupt: bool = False
+    crop: str | None = None  # the evaluation crop that has to accept the images
+    skip_corrupt: bool = False  # leave out damaged images instead of raising; every image is decoded to find them
     log: Callable[[str], None] = print
 
     def source(self, test_fraction, seed) -> Source:
-        """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on.
-
-        Raises:
-            ValueError: the folder has another structure, a class has no images, or images are damaged.
-        """
+        """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
         images = self._images(parts)
         classes, *of_test = [_class_names(self.path / folder) for folder in parts]
@@ -70,11 +58,7 @@ class ImageFolder:
         return self._source(classes, images)
 
     def whole(self) -> Source:
-        """All images as test images; if there is a sub-folder with test images, only those in it.
-
-        Raises:
-            ValueError: there are no images, or images are damaged.
-        """
+        """All images as test images; if there is a sub-folder with test images, only those in it."""
         folder = self.test_split if _folders(self.path / self.test_split) else ""
         images = self._images({folder: TEST})
         classes = sorted({image.class_name for image in images if image.height})
@@ -83,14 +67,9 @@ class ImageFolder:
         return self._source(classes, images)
 
     def recorded(self, record: Iterable[ImageFile], include_new=False) -> tuple[Source, dict[str, list[str]]]:
-        """The recorded images that are still there, in their parts.
+        """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
 
-        Args:
-            record: the images as `read_files` returns them. Only files that are not among them are opened.
-            include_new: test on new images too.
-
-        Returns:
-            The source, and the paths of images that are gone, new, changed in size or damaged.
+        Only files that are not recorded are opened. `include_new` adds new images to the test images.
         """
         known = {image.path: image for image in record}
         in_folder = all(image.path.startswith(f"{image.class_name}/") for image in known.values())
@@ -156,11 +135,7 @@ class ImageFolder:
         )
 
     def _images(self, parts) -> list[ImageFile]:
-        """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused.
-
-        Raises:
-            ValueError: images are damaged.
-        """
+        """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
         files, left_out = self._files(parts)
         images, damaged, others = self._opened(files)
         if damaged and not self.skip_corrupt:
@@ -232,7 +207,9 @@ def _folders(path) -> list[str]:
     """Names of the folders in a folder, sorted; none if it is not a folder."""
     if not path.is_dir():
         return []
-    return sorted(name for name in os.listdir(path) if not _hidden(name) and (path / name).is_dir())
+    with os.scandir(path) as entries:  # knows folders without asking for the status of each file
+        found = [entry for entry in entries if not _hidden(entry.name)]
+    return sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
 
 
 def _class_names(path) -> list[str]:
@@ -252,14 +229,15 @@ def _files_below(folder, start, left_out, seen) -> Iterator[tuple[str, int]]:
     seen.add((status.st_dev, status.st_ino))
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = f"{start}/{entry.name}"
+        if _hidden(entry.name):
+            left_out["hidden or system files and folders"] += 1
+            continue
         try:
             status = entry.stat()
         except OSError:
             left_out["broken links"] += 1
             continue
-        if _hidden(entry.name):
-            left_out["hidden or system files and folders"] += 1
-        elif stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             yield from _files_below(entry.path, path, left_out, seen)
         elif stat.S_ISREG(status.st_mode):
             yield path, status.st_size

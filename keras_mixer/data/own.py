@@ -27,8 +27,6 @@ def own_source(
 
     Raises:
         ValueError: the data are not usable; the message says what was found and expected.
-
-    Source: ours.
     """
     count = _count(class_names, classes)
     parts = [part_of("train", train, count)]

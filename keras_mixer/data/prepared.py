@@ -87,7 +87,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split) -> Source
     import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only here
 
     try:
-        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name, data_dir=data_dir)
+        there = (Path(name) / "dataset_info.json").is_file()
+        builder = tfds.builder_from_directory(name) if there else tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         where = f" in {data_dir}" if data_dir else ""
         raise ValueError(

@@ -14,21 +14,11 @@ TRAIN, TEST, UNUSED = "train", "test", "unused"
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """One image of a folder, a line of `files.csv`.
+    """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
 
-    Attributes:
-        path: below the folder, with "/".
-        class_name: the class.
-        part: TRAIN, TEST or UNUSED.
-        bytes: size of the file.
-        height: as in `Header`; 0 if the image is damaged.
-        width: likewise.
-        orientation: as in `Header`.
-    """
-
-    path: str
+    path: str  # below the folder, with "/"
     class_name: str
-    part: str
+    part: str  # TRAIN, TEST or UNUSED
     bytes: int
     height: int = 0
     width: int = 0
@@ -50,11 +40,7 @@ def write_files(path, source: Source):
 
 
 def read_files(path) -> list[ImageFile]:
-    """The images in a `files.csv`; none if there is no such file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """The images in a `files.csv`; none if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -61,8 +61,12 @@ class Split:
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading images if the elements have labels."""
-        labels = self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
-        return np.concatenate(list(prefetch(labels.batch(1024)).as_numpy_iterator())).astype(np.int64)
+        if self.files:  # their elements are small: batched first, they take a tenth of the time
+            labels = self.elements.batch(1024).map(lambda elements: elements["label"])
+        else:
+            labels = self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
+            labels = labels.batch(1024)
+        return np.concatenate(list(prefetch(labels).as_numpy_iterator())).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ def hold_out(source: Source, fraction) -> Source:
         source: the data set.
         fraction: of the training examples, in (0, 1); evenly spaced, so that classes stay balanced if sorted by class.
 
-    Source: ours; the paper holds out 1 to 10 % (section 3), in the order of the data sets.
+    Source: the paper holds out 1 to 10 % (section 3), in the order of the data sets.
     """
     held_out = held_out_places(source.train.size, fraction)
     if not held_out.any() or held_out.all():
