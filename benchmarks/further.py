@@ -96,8 +96,7 @@ def litert(options):
 
 def inputs(options):
     """The training pipeline against timm's loader, on the same files and cores."""
-    words = {"": (), ", decoded images cached": ("cached",)}
-    words |= {", crop and flip only": ("plain",), ", crop and flip only, cached": ("plain", "cached")}
+    words = {"": (), ", crop and flip only": ("plain",)}
     specifications = [
         (f"keras_mixer{text}", sys.executable, "ours_input.py", *word, {}) for text, word in words.items()
     ]
@@ -111,7 +110,7 @@ def inputs(options):
         times = _competed(specifications, case, options.seconds, stale=True)
         rows = _rows(case | {"folder": "photographs", "bytes_of_a_file": mean_bytes}, times, images=64 * 4)
         fed = _case("fed", "S/32", 64, options.image_size, folder=folder, randaugment_level=15.0, mixup_alpha=0.5)
-        sources = {"one batch in memory": ("memory",), "the pipeline": (), "the pipeline, cached": ("cached",)}
+        sources = {"one batch in memory": ("memory",), "the pipeline": ()}
         specifications = [
             (f"S/32 training, fed by {text}", sys.executable, "ours_input.py", *word, {})
             for text, word in sources.items()

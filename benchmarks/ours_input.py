@@ -1,7 +1,6 @@
 """Contestant: the training pipeline of this package, alone or feeding training steps.
 
-Arguments: `cached` keeps decoded images in memory (filled before timing starts), `plain` disables RandAugment and
-mixup, `memory` repeats one batch.
+Arguments: `plain` disables RandAugment and mixup, `memory` repeats one batch.
 """
 
 import itertools
@@ -16,7 +15,7 @@ from keras_mixer.data.splits import file_split
 from keras_mixer.inspect.speed import Case, compiled_model
 
 CLASSES = 1000
-CACHED, PLAIN, MEMORY = (word in sys.argv[1:] for word in ("cached", "plain", "memory"))
+PLAIN, MEMORY = (word in sys.argv[1:] for word in ("plain", "memory"))
 
 
 def _batches(case):
@@ -30,14 +29,12 @@ def _batches(case):
         image_size=(case["image_size"], case["image_size"]),
         batch_size=case["batch_size"],
         seed=0,
-        cache_bytes=2**31 if CACHED else 0,
         augmentation=Augmentation() if PLAIN else augmentation,
     )
     if MEMORY:
         return itertools.repeat(next(iter(batches)))
     batches = iter(batches)
-    for _ in range(2 * len(files) // case["batch_size"] if CACHED else 1):
-        next(batches)
+    next(batches)
     return batches
 
 

@@ -15,7 +15,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from PIL import Image
 
-from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, training_image
+from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_image
+from keras_mixer.data.image_files import check_file
 from keras_mixer.description import Description
 from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
 from keras_mixer.serving.rest import answers_in, content_of
@@ -152,7 +153,7 @@ def _images():
     first, second = (Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)) for _ in range(2))
     grey = Image.fromarray(np.eye(7, dtype=np.uint8) * 255)
     forms = [(first, "JPEG", {}), (first, "JPEG", {"progressive": True}), (grey, "PNG", {}), (first, "PNG", {})]
-    forms += [(first, "BMP", {}), (first, "WEBP", {}), (first, "WEBP", {"lossless": True, "exif": b"Exif"})]
+    forms += [(first, "BMP", {}), (grey, "TIFF", {}), (first, "WEBP", {"lossless": True, "exif": b"Exif"})]
     exif = Image.Exif()
     exif[0x0112] = 6
     forms += [(first, "JPEG", {"exif": exif})]
@@ -165,14 +166,18 @@ def _images():
     return damaged(seeds)
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
-def _look_at(encoded):
-    crops = [evaluation_image(encoded, (16, 16), crop) for crop in EVALUATION_CROPS]
-    return [*crops, training_image(encoded, (16, 16), tf.constant([0, 0]))]
+@tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
+def _look_at(encoded, orientation):
+    crops = [evaluation_image(encoded, (16, 16), crop, orientation) for crop in EVALUATION_CROPS]
+    return [*crops, training_image(encoded, (16, 16), tf.constant([0, 0]), orientation=orientation)]
 
 
 def _look(content):
-    if any(image.shape != (16, 16, 3) for image in _look_at(content)):
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        orientation = check_file(file.name).orientation
+    if any(image.shape != (16, 16, 3) for image in _look_at(content, orientation)):
         raise AssertionError("an image does not have the requested size")
 
 
@@ -227,7 +232,7 @@ def _descriptions():
 TARGETS = {
     "npz": Target(_archives(), _read_arrays(".npz"), (ValueError,)),
     "safetensors": Target(_safetensors(), _read_arrays(".safetensors"), (ValueError,)),
-    "image": Target(_images(), _look, (tf.errors.InvalidArgumentError,)),
+    "image": Target(_images(), _look, (ValueError, tf.errors.OpError)),
     "recipe": Target(_recipes(), recipe_from, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
     "description": Target(_descriptions(), lambda text: Description.from_json(text, "it"), (ValueError,)),

@@ -75,9 +75,7 @@ def write_requests(model, folder):
     """`{kind: file}`: records of requests for every signature of a SavedModel."""
     shape = json.loads((model / SAVED_MODEL_DESCRIPTION).read_text(encoding="utf-8"))["input_shape"]
     pixels = np.random.default_rng(1).integers(0, 256, (5, *shape), np.uint8)
-    images = {
-        format: [encode(photograph, format) for photograph in photographs()] for format in ("JPEG", "PNG", "WEBP")
-    }
+    images = {format: [encode(photograph, format) for photograph in photographs()] for format in ("JPEG", "PNG")}
     files = [*images["JPEG"], *images["PNG"]]
     inputs = {}
     for name, signature in tf.saved_model.load(str(model)).signatures.items():
@@ -87,7 +85,6 @@ def write_requests(model, folder):
     if "image_bytes" in inputs:
         broken = [files[0], files[1][:300], files[2]]
         kinds["undecodable"] = {"image_bytes": {"image_bytes": np.array(broken, object)}}
-        kinds["WebP"] = {"image_bytes": {"image_bytes": np.array(images["WEBP"], object)}}
     folder.mkdir()
     for kind, signatures in kinds.items():
         write_warmup_requests(folder / kind, "model", signatures)
@@ -140,7 +137,7 @@ class Row:
         return self.difference <= LARGEST_DIFFERENCE and self.warm_ups == 1 and not self.errors
 
 
-def compare(rows, kind, version, ours, theirs):
+def compare(rows, kind, ours, theirs):
     """Adds the answers to one file of records to the rows of their signatures."""
     for signature, records in theirs.items():
         row = rows[signature]
@@ -148,8 +145,6 @@ def compare(rows, kind, version, ours, theirs):
             error = str(outputs.get("error", ""))
             if kind == "undecodable" and "their indices in the batch:] [1]" in error:
                 row.notes.append("undecodable image named")
-            elif kind == "WebP" and version == "2.19" and error:  # TensorFlow decodes WebP from 2.20 on
-                row.notes.append("WebP refused")
             elif kind == "undecodable" or error:
                 row.errors.append(f"{kind}: {error[:500] or 'answered'}")
             else:
@@ -183,7 +178,7 @@ def show(version, calls, expected, folder):
         for kind in call["records"]:
             ours = read_answers(expected / f"{number}-{LOADERS[-1]}-{kind}.npz")
             theirs = read_answers(folder / f"{number}-{loader}-{kind}.npz")
-            compare(rows, kind, version, ours, theirs)
+            compare(rows, kind, ours, theirs)
         for signature, row in rows.items():
             passed &= row.passed
             notes = ", ".join([*row.notes, *row.errors, *([] if row.passed else ["FAILED"])])

@@ -62,25 +62,23 @@ def main(arguments=None) -> int:
     if command not in COMMANDS:
         return _fail(f"Unknown command {command!r}; valid ones are {', '.join(COMMANDS)}.")
     try:
-        run(command, rest)
+        return run(command, rest) or 0
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop).capitalize() or 'Interrupted'}. Rerun the same command to resume.", file=sys.stderr)
         return CANCELLED
-    return 0
 
 
-def run(command, arguments):
-    """Calls the function of a command with the options on the command line.
+def run(command, arguments) -> int | None:
+    """Calls the function of a command with the options on the command line; returns its exit status, None for 0.
 
     Raises:
         ValueError: an option or its value is invalid, or the command fails.
         SystemExit: after printing help.
     """
     if command != "plot":
-        _call(COMMANDS[command][0], command, command, arguments)
-        return
+        return _call(COMMANDS[command][0], command, command, arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: keras-mixer plot NAME [OPTIONS]; NAME --help lists its options\n")
         _print_lines(PLOTS)
@@ -90,17 +88,16 @@ def run(command, arguments):
     name, *rest = arguments
     if name not in PLOTS:
         raise ValueError(f"Unknown plot {name!r}; valid ones are {', '.join(PLOTS)}.")
-    _call(PLOTS[name][0], name, f"plot {name}", rest)
+    return _call(PLOTS[name][0], name, f"plot {name}", rest)
 
 
 def _call(file, name, command, arguments):
     function = getattr(importlib.import_module(f"keras_mixer.cli.{file}"), name.replace("-", "_"))
     if name in FROM_RECIPE:
-        function(arguments)
-        return
+        return function(arguments)
     from keras_mixer.cli.terminal import parse  # imports tyro, which the overview does not need
 
-    parse(function, command, arguments)
+    return parse(function, command, arguments)
 
 
 def _print_lines(table):

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from keras_mixer.cli.terminal import Model, print_table
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
@@ -68,6 +69,7 @@ def permutation(
     points: int = 5,
     seeds: tuple[int, ...] = (0, 1, 2),
     networks: tuple[Literal["mixer", "resnet"], ...] = ("mixer", "resnet"),
+    skip_corrupt: bool = False,
 ):
     """Fig 4: train a Mixer and a ResNet on original images, with shuffled patches, and with all pixels shuffled.
 
@@ -83,14 +85,16 @@ def permutation(
         points: number of measurements per training.
         seeds: seeds of weights, data order, augmentation and permutations; one training each.
         networks: networks to train.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
     check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, image_size=image_size, patch_size=patch_size)
     options = {"steps": steps, "points": points, "seeds": seeds, "networks": networks}
-    source = load_recipe_source(settings)
+    source = load_recipe_source(settings, skip_corrupt)
     if training_images:
         source = with_training_images(source, training_images)
-    results = permutation_experiment(settings, source, output.with_suffix(".json"), **options)
+    with naming_damaged_files(source.train, source.test, crop=settings.evaluation_crop):
+        results = permutation_experiment(settings, source, output.with_suffix(".json"), **options)
     rows = [
         (network, kind, f"{_mean(curves):.2%}", _percentages(curve[-1] for curve in curves))
         for network, inputs in results.items()
@@ -111,6 +115,7 @@ def data_size(
     image_size: int | None = None,
     seeds: tuple[int, ...] = (0,),
     networks: tuple[Literal["mixer", "resnet", "vit"], ...] = ("mixer",),
+    skip_corrupt: bool = False,
 ):
     """Fig 2, right: train a recipe on parts of its training data, each for the same number of steps.
 
@@ -125,10 +130,11 @@ def data_size(
         image_size: side in pixels; the ResNet needs at least 32.
         seeds: one training each.
         networks: networks to train.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
     check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir, steps=steps, image_size=image_size)
-    options = {"fractions": fractions, "seeds": seeds, "networks": networks}
+    options = {"fractions": fractions, "seeds": seeds, "networks": networks, "skip_corrupt": skip_corrupt}
     results, sizes = data_size_experiment(settings, workdir, **options)
     rows = [
         (NETWORKS[name], f"{fraction:.0%}", f"{sizes[fraction]:,}", f"{np.mean(values):.2%}", _percentages(values))
@@ -149,6 +155,7 @@ def untied(
     steps: int = 300,
     points: int = 5,
     seeds: tuple[int, ...] = (0, 1, 2),
+    skip_corrupt: bool = False,
 ):
     """Appendix A: train Mixers whose token MLPs are shared by all channels, by groups of channels, or not at all.
 
@@ -162,14 +169,16 @@ def untied(
         steps: optimizer steps of each training.
         points: number of measurements per training.
         seeds: one training each.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
     check_figure_path(output)
     settings = _recipe(recipe, data=data, data_dir=data_dir)
-    source = load_recipe_source(settings)
+    source = load_recipe_source(settings, skip_corrupt)
     if training_images:
         source = with_training_images(source, training_images)
     options = {"groups": groups, "steps": steps, "points": points, "seeds": seeds}
-    results = untied_experiment(settings, source, output.with_suffix(".json"), **options)
+    with naming_damaged_files(source.train, source.test, crop=settings.evaluation_crop):
+        results = untied_experiment(settings, source, output.with_suffix(".json"), **options)
     sizes = (settings.architecture(), settings.input_shape(), len(source.class_names))
     parameters = {count: untied_parameters(sizes[0], count, *sizes[1:]) for count in groups}
     rows = [

@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 
 from keras_mixer import conversion
 from keras_mixer.cli.terminal import Run, folder_of, print_table
+from keras_mixer.data.classes import with_classes_of
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source
 from keras_mixer.description import describe
 from keras_mixer.export.formats import FORMATS
@@ -24,6 +26,7 @@ from keras_mixer.export.web_examples import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
+from keras_mixer.training.inputs import run_source
 from keras_mixer.training.run_directory import read_recipe, read_results
 
 ALL = "all"
@@ -46,6 +49,9 @@ def export(
     classifier_activation: Literal["softmax", "sigmoid"] | None = None,
     data: str | None = None,
     data_dir: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    skip_corrupt: bool = False,
     images: Count = 1000,
     calibration_images: Count = 256,
     max_difference: float | None = None,
@@ -76,6 +82,9 @@ def export(
             default.
         data: image folder or TensorFlow Datasets name for comparison and calibration; the run's own by default.
         data_dir: folder with prepared TensorFlow Datasets.
+        train_split: split to calibrate on; the run's own by default.
+        test_split: split to compare on; the run's own by default.
+        skip_corrupt: leave out image files that cannot be decoded.
         images: largest number of test images to compare.
         calibration_images: largest number of training images to calibrate int8.
         max_difference: largest allowed difference of a probability; by default 1e-5, for float16 1e-3, for bfloat16
@@ -99,12 +108,15 @@ def export(
     settings["classifier_activation"] = classifier_activation
     model = load_model(run)
     description = describe(model, classifier_activation=classifier_activation)
-    source = _source(run, data, data_dir, description.class_names)
+    given = {"data_dir": data_dir, "train_split": train_split, "test_split": test_split}
+    given = {name: value for name, value in given.items() if value is not None}
+    options = {"crop": description.evaluation_crop, "skip_corrupt": skip_corrupt}
+    source = with_classes_of(_source(run, data, given, options), description.class_names)
     settings["quantization"] = kind = None if quantization == "none" else quantization
-    calibration = _images(source.train, calibration_images, description) if kind == "int8" else None
+    with naming_damaged_files(source.train, crop=description.evaluation_crop):
+        calibration = _images(source.train, calibration_images, description) if kind == "int8" else None
     settings["representative_images"] = calibration
-    if "web" in targets:
-        settings["card"] = _card(run, source, examples)
+    settings["card"] = _card(run, source, examples) if "web" in targets else None
     split = subsample(source.test, images)
     numbers = {"quantization": kind or "float32", "precision": precision}
 
@@ -120,7 +132,8 @@ def export(
         def prove(written):
             size = batch_size if "batch_size" in chosen.options else chosen.batch_size
             batches = _batches(split, size, description)
-            return compare(model, written / chosen.opened, batches, threshold, threads, classifier_activation)
+            with naming_damaged_files(split, crop=description.evaluation_crop):
+                return compare(model, written / chosen.opened, batches, threshold, threads, classifier_activation)
 
         return place_when_proved(write, target, prove)
 
@@ -221,26 +234,17 @@ def _percent(value):
     return "no head" if value is None else f"{value:.2%}"
 
 
-def _source(run, data, data_dir, class_names):
+def _source(run, data, given, options):
     """The data for the comparison: the given ones, or the run's own."""
-    if (run / "config.json").is_file():
-        recipe = read_recipe(run)
-        source = load_source(data or recipe.data, data_dir or recipe.data_dir, **recipe.data_splits())
-    elif data is None:
+    recipe = read_recipe(run) if (run / "config.json").is_file() else None
+    if recipe is not None and data in (None, recipe.data):
+        return run_source(run, dataclasses.replace(recipe, **given), skip_corrupt=options["skip_corrupt"])
+    if data is None:
         raise ValueError(
             f"{run} does not contain the name of its training data. Pass test data with --data (an image folder, a "
             "TensorFlow Datasets name or digits): every export is verified against its model."
         )
-    else:
-        source = load_source(data, data_dir)
-    same = with_names(source.class_names) == with_names(class_names)  # ImageNet's folders are named by WordNet ids
-    if class_names and not same:  # a model without a head has none
-        raise ValueError(
-            f"Data {source.name!r} has other classes than the model: {len(source.class_names)} "
-            f"({', '.join(source.class_names[:3])}, ...) and {len(class_names)} ({', '.join(class_names[:3])}, ...). "
-            "Pass data with the same classes with --data."
-        )
-    return source
+    return load_source(data, **(recipe.data_splits() if recipe else {}) | given, **options)
 
 
 def _card(run, source, examples):
@@ -253,13 +257,18 @@ def _card(run, source, examples):
 
 
 def _batches(split, size, description):
-    """`(images uint8, labels, encoded)`: each image as the input of the model, and as stored."""
+    """`(images uint8, labels, encoded)`: each image as the input of the model, and as a server takes it."""
+    from keras_mixer.data.decode import UPRIGHT, for_server
     from keras_mixer.data.pipeline import evaluation_batches  # takes 0.4 s, which `convert` saves
 
+    def served(element):
+        example = split.read(element)
+        return for_server(example["image"], example.get("orientation", UPRIGHT))
+
     options = {"image_size": description.input_shape[:2], "batch_size": size, "crop": description.evaluation_crop}
-    encoded = split.elements.map(lambda element: split.read(element)["image"]).batch(size)
-    for (images, labels), stored in zip(evaluation_batches(split, **options), encoded, strict=True):
-        yield images.numpy(), labels.numpy(), stored.numpy()
+    encoded = split.elements.map(served).batch(size)
+    for (images, labels), files in zip(evaluation_batches(split, **options), encoded, strict=True):
+        yield images.numpy(), labels.numpy(), files.numpy()
 
 
 def _images(split, count, description):

@@ -135,7 +135,7 @@ def saliency(
 
     Args:
         model: a finished run directory or .keras file.
-        image: a JPEG, PNG, GIF, BMP or WebP file.
+        image: an image file in any format that Pillow reads.
         output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """
@@ -146,7 +146,13 @@ def saliency(
     print(f"Written: {output} (class {write_saliency(load_mixer(model), image, output, class_name)})")
 
 
-def report(runs: Runs, output: Path = Path("report.html"), images: Count = 10_000, open_browser: OpenFlag = False):
+def report(
+    runs: Runs,
+    output: Path = Path("report.html"),
+    images: Count = 10_000,
+    skip_corrupt: bool = False,
+    open_browser: OpenFlag = False,
+):
     """Write an HTML report on finished runs: comparison, mistakes as images, confusion, classes, curves, weights.
 
     Each model classifies its own test images for it. Without them, the rest of the report is written.
@@ -155,11 +161,12 @@ def report(runs: Runs, output: Path = Path("report.html"), images: Count = 10_00
         runs: folders of finished runs; results of keras-mixer evaluate and fewshot in them are included.
         output: the .html file to write; must not exist.
         images: largest number of test images to classify, evenly spaced.
+        skip_corrupt: leave out image files that cannot be decoded.
         open_browser: open the report in the browser.
     """
     from keras_mixer.inspect.report import write_report
 
-    written = write_report(runs, output, images)
+    written = write_report(runs, output, images, skip_corrupt)
     print(f"Written: {written}")
     if open_browser:
         webbrowser.open(written.resolve().as_uri())

@@ -40,6 +40,7 @@ def imagenet(
         batch_size: images per step.
         output: JSON file to write; must not exist.
     """
+    from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.prepared import NotPrepared
     from keras_mixer.evaluation.imagenet import (
@@ -76,7 +77,8 @@ def imagenet(
             absent.append(f"{name}: {error}")
             continue
         batches = evaluation_batches(split, image_size=size, batch_size=batch_size, crop=crop)
-        result = measure(loaded, batches, progress=True)
+        with naming_damaged_files(split, crop=crop, advice=""):
+            result = measure(loaded, batches, progress=True)
         rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
         content[name] = {"accuracy": result.top1, "images": result.examples}
         remarks += [f"{name}: {remark}" for remark in result.remarks()]

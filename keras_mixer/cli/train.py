@@ -137,6 +137,8 @@ class Sweep:
     to resume."""
     skip_final: bool = False
     """Skip the last run, on all training images with the best rate."""
+    skip_corrupt: bool = False
+    """Leave out image files that cannot be decoded, instead of stopping."""
     processes: Processes = Processes()
 
     def __post_init__(self):
@@ -163,6 +165,7 @@ def sweep(arguments):
         workdir=workdir,
         holdout=recipe.holdout,
         final=not options.skip_final,
+        skip_corrupt=options.skip_corrupt,
     )
     rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in result.accuracies.items()]
     print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,52 +31,55 @@ def evaluate(
     data_dir: str | None = None,
     test_split: str | None = None,
     evaluation_crop: EvaluationCrop | None = None,
+    include_new: bool = False,
+    output: Path | None = None,
     skip_corrupt: bool = False,
 ):
-    """Evaluate a finished run on its test data, or on other data with the same classes.
+    """Evaluate a finished run on its test data, or on other data with the same classes or some of them.
 
-    Writes RUN/evaluation.json and RUN/confusion.png, replacing those of an earlier call.
+    The results on its own test data are written to RUN/evaluation.json and RUN/confusion.png, replacing those of an
+    earlier call; those on other data only to --output.
 
     Args:
         run: folder of a finished run.
-        data: image folder or TensorFlow Datasets name; the run's own by default.
+        data: image folder (all images, or those in its sub-folder with test images) or TensorFlow Datasets name; the
+            run's own test data by default.
         data_dir: folder with prepared TensorFlow Datasets.
         test_split: split to evaluate on; the run's own by default.
         evaluation_crop: how images are cropped and resized; the run's own by default.
-        skip_corrupt: skip image files that cannot be decoded.
+        include_new: test also on images that were added to the run's own folder since it was trained.
+        output: JSON file to write; it must not exist.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.classes import with_classes_of
     from keras_mixer.inspect.confusion import confusion_figure
-    from keras_mixer.training.inputs import evaluate_source, load_recipe_source
+    from keras_mixer.training.inputs import evaluate_source, other_source, run_source
     from keras_mixer.training.recipes import resolve
-    from keras_mixer.training.run_directory import CHECKED_IMAGES, read_recipe
+    from keras_mixer.training.run_directory import read_recipe
 
-    holdout = 0.0 if data or test_split else None  # a split that is named is evaluated itself
+    if output is not None:
+        refuse_existing(output)
     given = {"data": data, "data_dir": data_dir, "test_split": test_split, "evaluation_crop": evaluation_crop}
     model = load_mixer(run)
-    changed = {key: value for key, value in (given | {"holdout": holdout}).items() if value is not None}
-    recipe = resolve(read_recipe(run), **changed)
-    memory = run / CHECKED_IMAGES if data is None else None
-    source = load_recipe_source(recipe, skip_corrupt, memory=memory, remember=False)
+    recipe = read_recipe(run)
+    wanted = resolve(recipe, **{key: value for key, value in given.items() if value is not None})
+    source = other_source(run, recipe, wanted, skip_corrupt)
+    own, recipe = source is None, wanted
+    if source is None:
+        source = run_source(run, recipe, include_new=include_new, skip_corrupt=skip_corrupt)
+    else:
+        recipe = dataclasses.replace(recipe, holdout=0.0)
+    source = with_classes_of(source, model.class_names)
     result = evaluate_source(model, source, recipe, progress=True)
     height, width, _ = recipe.input_shape()
-    print_table(
-        ("top-1", "top-5", "loss", "images", "crop", "input"),
-        [
-            (
-                f"{result.top1:.2%}",
-                f"{result.top5:.2%}",
-                f"{result.loss:.4f}",
-                f"{result.examples} {recipe.part()}",
-                recipe.evaluation_crop,
-                f"{height} x {width}",
-            )
-        ],
-    )
+    scores = (f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {recipe.part()}")
+    header = ("top-1", "top-5", "loss", "images", "crop", "input")
+    print_table(header, [(*scores, recipe.evaluation_crop, f"{height} x {width}")])
     for remark in result.remarks():
         print(remark)
     per_class = result.per_class().tolist()
     rows = zip(source.class_names, per_class, strict=True)
-    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in rows])
+    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, accuracy in rows if np.isfinite(accuracy)])
     _print_confusion(result.confusion, source.class_names)
     content = {
         "accuracy": result.top1,
@@ -92,9 +96,12 @@ def evaluate(
         "per_class": [value if np.isfinite(value) else None for value in per_class],
         "confusion": result.confusion.tolist(),
     }
-    file = run / "evaluation.json"
-    write_json(file, content)
-    print(f"\nWritten to {file}.")
+    file = output or (run / "evaluation.json" if own else None)
+    if file is not None:
+        write_json(file, content)
+        print(f"\nWritten to {file}.")
+    if not own:
+        return
     try:
         figure = confusion_figure(result.confusion, source.class_names)
     except ValueError as error:  # matplotlib is missing; all numbers are written already
@@ -150,9 +157,9 @@ def fewshot(
         batch_size: images per step.
         output: JSON file to write; it must not exist. By default RUN/fewshot.json, or fewshot.json next to a .keras
             file, overwritten by each call.
-        skip_corrupt: skip image files that cannot be decoded.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
-    from keras_mixer.data.integrity import check_source
+    from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.few_shot import few_shot
@@ -162,21 +169,16 @@ def fewshot(
     file = output or folder_of(model) / "fewshot.json"
     loaded = load_mixer(model)
     crop = evaluation_crop or anatomy(loaded).facts.evaluation_crop or "resize-crop"
-    source, _ = check_source(load_source(data, data_dir, train_split, test_split), skip_corrupt, crop)
+    source = load_source(data, data_dir, train_split, test_split, crop=crop, skip_corrupt=skip_corrupt)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
     names = len(source.class_names)
     began = time.perf_counter()
-    result = few_shot(loaded, train, test, classes=names, shots=shots, seeds=seeds, l2=l2, layer=layer, progress=True)
-    rows = [
-        (
-            str(count),
-            f"{result.mean(count):.2%}",
-            "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[count]),
-            str(result.support[count]),
-        )
-        for count in shots
-    ]
+    settings = {"classes": names, "shots": shots, "seeds": seeds, "l2": l2, "layer": layer}
+    with naming_damaged_files(source.train, source.test, crop=crop):
+        result = few_shot(loaded, train, test, **settings, progress=True)
+    accuracies = {count: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[count]) for count in shots}
+    rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in shots]
     print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, seeds))}", "training images"), rows)
     height, width = options["image_size"]
     print(
@@ -199,11 +201,11 @@ def predict(
     retries: int = RETRIES,
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ):
-    """Classify image files.
+    """Classify image files. If some cannot be read, the others are classified, and the exit status is 1.
 
     Args:
         paths: a run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
-            hf://owner/name/file, followed by JPEG, PNG, GIF, BMP or WebP files. With --server, only the images.
+            hf://owner/name/file, followed by image files. With --server, only the images.
         server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
             /versions/N at the end for one version.
         top_k: number of classes to show per image.
@@ -221,18 +223,22 @@ def predict(
     if server:
         client = connect(server, timeout, retries)
         try:
-            predictions = predict_files(client, paths, top_k)
+            answers = predict_files(client, paths, top_k)
         finally:
             client.close()
     else:
         model, *images = paths
         with local_copy(model) as copy:
             predictor = load_predictor(copy)
-            predictions = [predictor.predict(image, top_k) for image in images]
+            answers = predictor.predict_files(images, top_k)
             trained_on = predictor.description.trained_on
+    predictions = [answer for answer in answers if not isinstance(answer, Exception)]
+    failed = [answer for answer in answers if isinstance(answer, Exception)]
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
     if json_output:
         print(json.dumps([dataclasses.asdict(prediction) for prediction in predictions], indent=2))
-        return
+        return int(bool(failed))
     rows = [
         (prediction.image if rank == 0 else "", label, f"{probability:.2%}")
         for prediction in predictions
@@ -241,6 +247,7 @@ def predict(
     print_table(("image", "class", "probability"), rows)
     if trained_on:
         print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
+    return int(bool(failed))
 
 
 def features(
@@ -250,7 +257,10 @@ def features(
     layer: str = "pre_logits",
     part: Literal["train", "test"] = "test",
     data_dir: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
     batch_size: Count = 64,
+    skip_corrupt: bool = False,
 ):
     """Extract the features of every image of a data set.
 
@@ -261,9 +271,12 @@ def features(
         layer: stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits.
         part: split of the data.
         data_dir: folder with prepared TensorFlow Datasets.
+        train_split: name of the training split.
+        test_split: name of the test split.
         batch_size: images per step.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
-    from keras_mixer.data.integrity import check_source
+    from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.features import write_features
@@ -271,9 +284,11 @@ def features(
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    source, _ = check_source(load_source(data, data_dir, labelled=False), crop=crop)
+    options = {"crop": crop, "skip_corrupt": skip_corrupt, "labelled": False}
+    source = load_source(data, data_dir, train_split, test_split, **options)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
-    write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
+    with naming_damaged_files(split, crop=crop):
+        write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
     print(f"Written: {output} ({layer} of {split.size} images, {crop})")

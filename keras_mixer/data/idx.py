@@ -37,8 +37,6 @@ def idx_source(folder) -> Source:
 
     Raises:
         ValueError: a file is missing, truncated or damaged, or images and labels do not match; names the file.
-
-    Source: ours.
     """
     folder = Path(folder)
     files = _find_files(folder)

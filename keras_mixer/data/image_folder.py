@@ -1,68 +1,253 @@
 """A folder of image files as a data set: one sub-folder per class."""
 
+import dataclasses
+import functools
+import itertools
 import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+from PIL import Image
+
+from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
+from keras_mixer.data.image_files import check_files, damaged_files
+from keras_mixer.data.record import TEST, TRAIN, UNUSED, ImageFile, some
 from keras_mixer.data.splits import Source, file_split, stratified_split
 
-# The formats of tf.io.decode_image; WebP from TensorFlow 2.20.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
-def image_folder_source(folder, train_split, test_split, test_fraction, seed):
-    """`DIR/train/CLASS/*.jpg` and `DIR/test/CLASS/*.jpg`, or `DIR/CLASS/*.jpg` split by `test_fraction` and `seed`.
+@dataclasses.dataclass(frozen=True)
+class ImageFolder:
+    """`DIR/train/CLASS/*` and `DIR/test/CLASS/*`, or `DIR/CLASS/*`.
 
-    Raises:
-        ValueError: the folder does not have this structure, or a class has no images.
+    What is an image is decided by opening it. Hidden and system files and folders are left out; links are followed.
     """
-    parts = [folder / train_split, folder / test_split]
-    present = [part.is_dir() for part in parts]
-    if any(present) and not all(present):
-        missing = parts[present.index(False)]
+
+    path: Path
+    train_split: str = "train"
+    test_split: str = "test"
+    crop: str | None = None  # the evaluation crop that has to accept the images
+    skip_corrupt: bool = False  # leave out damaged images instead of raising; every image is decoded to find them
+    log: Callable[[str], None] = print
+
+    def source(self, test_fraction, seed) -> Source:
+        """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
+        parts = self._parts()
+        images = self._images(parts)
+        classes, *of_test = [_class_names(self.path / folder) for folder in parts]
+        if len(classes) < 2:
+            raise self._no_classes(classes)
+        if unknown := sorted({name for names in of_test for name in names} - set(classes)):
+            raise ValueError(
+                f"{self.path / self.test_split} has classes that {self.path / self.train_split} lacks: "
+                f"{', '.join(unknown)}."
+            )
+        filled = {(image.part, image.class_name) for image in images if image.height}
+        for (folder, part), names in zip(parts.items(), [classes, *of_test], strict=True):
+            for name in names:
+                if (part, name) not in filled:
+                    raise ValueError(f"Class folder {self.path / folder / name} contains no images.")
+        if len(parts) == 1:
+            usable = [i for i, image in enumerate(images) if image.height]
+            _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
+            for i in test:
+                images[usable[i]] = dataclasses.replace(images[usable[i]], part=TEST)
+        return self._source(classes, images)
+
+    def whole(self) -> Source:
+        """All images as test images; if there is a sub-folder with test images, only those in it."""
+        folder = self.test_split if _folders(self.path / self.test_split) else ""
+        images = self._images({folder: TEST})
+        classes = sorted({image.class_name for image in images if image.height})
+        if not classes:
+            raise self._no_classes(classes)
+        return self._source(classes, images)
+
+    def recorded(self, record: Iterable[ImageFile], include_new=False) -> tuple[Source, dict[str, list[str]]]:
+        """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
+
+        Only files that are not recorded are opened. `include_new` adds new images to the test images.
+        """
+        known = {image.path: image for image in record}
+        in_folder = all(image.path.startswith(f"{image.class_name}/") for image in known.values())
+        found, _ = self._files({"": TEST} if in_folder else {self.train_split: TRAIN, self.test_split: TEST})
+        new, *_ = self._opened([file for file in found if file.path not in known])
+        sizes = {file.path: file.bytes for file in found}
+        kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
+        used = [image for image in kept if image.part != UNUSED and self.skip_corrupt]
+        checked = check_files([self.path / image.path for image in used], pixels=True)
+        damaged = {image for image, header in zip(used, checked, strict=True) if isinstance(header, ValueError)}
+        changes = {
+            "gone": [path for path in known if path not in sizes],
+            "new": [image.path for image in new],
+            "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
+            "damaged": [image.path for image in used if image in damaged],
+        }
+        kept = [image for image in kept if image not in damaged]
+        classes = sorted({image.class_name for image in [*kept, *new]})
+        return self._source(classes, kept + new if include_new else kept), changes
+
+    def holds(self, record: Iterable[ImageFile]) -> bool:
+        """Whether most of the recorded images are in this folder, with their names and sizes."""
+        paths = [(self.path / image.path, image.bytes) for image in record]
+        return 2 * sum(path.is_file() and path.stat().st_size == size for path, size in paths) > len(paths)
+
+    def _parts(self) -> dict[str, str]:
+        """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
+        names = (self.train_split, self.test_split)
+        present = [bool(_folders(self.path / name)) for name in names]
+        if all(present):
+            return {self.train_split: TRAIN, self.test_split: TEST}
+        if not any(present):
+            self._refuse_two_levels()
+            return {"": TRAIN}
+        there, missing = names if present[0] else names[::-1]
+        others = [name for name in _folders(self.path) if name != there and _folders(self.path / name)]
+        option = "--test-split" if present[0] else "--train-split"
+        remedy = f"Pass {option} {' or '.join(others)}" if others else f"Add {self.path / missing}"
         raise ValueError(
-            f"Image folder {folder} has {parts[present.index(True)].name!r} but no {missing.name!r} next to it. Add "
-            f"{missing}, or put the class folders directly into {folder} to have them split."
+            f"Image folder {self.path} has {there!r} but no {missing!r} with class folders. {remedy}, or put the class "
+            f"folders directly into {self.path} to have them split."
         )
-    if all(present):
-        class_names = _class_folders(parts[0])
-        unknown = sorted(set(_class_folders(parts[1])) - set(class_names))
-        if unknown:
-            raise ValueError(f"{parts[1]} has classes that {parts[0]} lacks: {', '.join(unknown)}.")
-        train, test = (_labelled_files(part, class_names) for part in parts)
-    else:
-        class_names = _class_folders(folder)
-        files, labels = _labelled_files(folder, class_names)
-        sides = stratified_split(labels, test_fraction, seed)
-        train, test = (([files[i] for i in side], [labels[i] for i in side]) for side in sides)
-    return Source(folder.resolve().name, tuple(class_names), file_split(*train), file_split(*test))
 
+    def _refuse_two_levels(self):
+        names = _folders(self.path)
+        inside = sorted(set.intersection(*[set(_folders(self.path / name)) for name in names])) if names[1:] else []
+        trains = [name for name in names if name.lower().startswith("train")]
+        tests = [name for name in names if name.lower().startswith(("test", "val", "eval"))]
+        if len(inside) >= 2 or (inside and trains and tests):
+            test = (tests or names[::-1])[0]
+            train = (trains or [name for name in names if name != test])[0]
+            raise ValueError(
+                f"Which folders are the classes? {self.path} has {some(names)}, and each of them has {some(inside)}. "
+                f"If {some(inside)} are the classes, pass --train-split {train} --test-split {test}. If {some(names)} "
+                "are the classes, move the images out of the folders in them."
+            )
 
-def _class_folders(folder):
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
+    def _no_classes(self, names):
         found = f"only one ({names[0]})" if names else "none"
-        raise ValueError(
-            f"Image folder {folder} must contain two or more class folders with images; it contains {found}. "
-            f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
+        return ValueError(
+            f"Image folder {self.path} must contain two or more class folders with images; it contains {found}. "
+            f"Expected {self.path}/CLASS/*.jpg or {self.path}/train/CLASS/*.jpg with {self.path}/test/CLASS/*.jpg."
         )
+
+    def _images(self, parts) -> list[ImageFile]:
+        """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
+        files, left_out = self._files(parts)
+        images, damaged, others = self._opened(files)
+        if damaged and not self.skip_corrupt:
+            raise damaged_files(list(damaged.values()))
+        if damaged:
+            left_out["damaged images"] = len(damaged)
+        if others:
+            kinds = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(5))
+            left_out[f"files that are not images Pillow can read ({kinds})"] = others.total()
+        if left_out:
+            self.log(f"Left out of {self.path}: {'; '.join(f'{what}: {n:,}' for what, n in left_out.items())}.")
+        return images + [dataclasses.replace(file, part=UNUSED) for file in damaged]
+
+    def _files(self, parts) -> tuple[list[ImageFile], Counter[str]]:
+        """All files in the class folders of some sub-folders, not opened, and what was left out."""
+        left_out: Counter[str] = Counter()
+        found = []
+        for folder, part in parts.items():
+            place = self.path / folder
+            for name in _class_names(place):
+                start = f"{folder}/{name}" if folder else name
+                files = _files_below(place / name, start, left_out, set())
+                found += [ImageFile(path, name, part, size) for path, size in files]
+            visible = [name for name in os.listdir(place) if not _hidden(name)] if place.is_dir() else []
+            left_out["files outside the class folders"] += len(visible) - len(_folders(place))
+        if "" not in parts:
+            others = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
+            left_out[f"folders ({some(others)})"] = len(others)
+        return found, +left_out
+
+    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], Counter[str]]:
+        """The images among files, damaged images with the reason, and how many others there are of each suffix."""
+        images, damaged, others = [], {}, Counter[str]()
+        paths = [os.path.join(self.path, file.path) for file in files]
+        for file, header in zip(files, check_files(paths, self.crop, pixels=self.skip_corrupt), strict=True):
+            suffix = os.path.splitext(file.path)[1].lower()
+            if isinstance(header, Header):
+                height, width, orientation = header
+                images.append(dataclasses.replace(file, height=height, width=width, orientation=orientation))
+            elif isinstance(header, NotAnImage) and suffix not in _image_suffixes():
+                others[suffix] += 1
+            else:
+                damaged[file] = header
+        return images, damaged, others
+
+    def _source(self, classes, images) -> Source:
+        labels = {name: label for label, name in enumerate(classes)}
+
+        def split(part):
+            chosen = [image for image in images if image.part == part]
+            paths = [os.path.join(self.path, image.path) for image in chosen]
+            return file_split(paths, [labels[i.class_name] for i in chosen], [i.orientation for i in chosen])
+
+        name = self.path.resolve().name
+        return Source(name, tuple(classes), split(TRAIN), split(TEST), folder=str(self.path), images=tuple(images))
+
+
+def holds_images(path) -> bool:
+    """Whether an image is among the first files below a folder."""
+    some_files = itertools.islice(_files_below(path, path, Counter(), set()), 100)
+    return any(isinstance(header, Header) for header in check_files([file for file, _ in some_files]))
+
+
+def _hidden(name):
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _folders(path) -> list[str]:
+    """Names of the folders in a folder, sorted; none if it is not a folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:  # knows folders without asking for the status of each file
+        found = [entry for entry in entries if not _hidden(entry.name)]
+    return sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
+
+
+def _class_names(path) -> list[str]:
+    names = _folders(path)
+    for name in names:
+        if name != name.encode(errors="replace").decode():
+            raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
     return names
 
 
-def _labelled_files(folder, class_names):
-    files, labels = [], []
-    for label, name in enumerate(class_names):
-        if not (folder / name).is_dir():
-            continue  # a test split may lack a class
-        found = sorted(
-            (
-                os.path.join(parent, file)
-                for parent, _, names in os.walk(folder / name)
-                for file in names
-                if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
-            ),
-            key=lambda path: path.split(os.sep),
-        )
-        if not found:
-            raise ValueError(f"Class folder {folder / name} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
-        files += found
-        labels += [label] * len(found)
-    return files, labels
+def _files_below(folder, start, left_out, seen) -> Iterator[tuple[str, int]]:
+    """`(path, bytes)` of every file below a folder, in order; counts what is left out."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        left_out["links to folders already read"] += 1
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = f"{start}/{entry.name}"
+        if _hidden(entry.name):
+            left_out["hidden or system files and folders"] += 1
+            continue
+        try:
+            status = entry.stat()
+        except OSError:
+            left_out["broken links"] += 1
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            yield from _files_below(entry.path, path, left_out, seen)
+        elif stat.S_ISREG(status.st_mode):
+            yield path, status.st_size
+        else:
+            left_out["pipes, sockets or devices"] += 1
+
+
+@functools.cache
+def _image_suffixes():
+    """Suffixes of the formats that Pillow reads: another content means a damaged image."""
+    return {
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NO_PIXELS
+    }

@@ -28,8 +28,6 @@ def own_source(
 
     Raises:
         ValueError: the data are not usable; the message says what was found and expected.
-
-    Source: ours.
     """
     names = None if class_names is None else checked_class_names(class_names)
     count = _count(names, classes)

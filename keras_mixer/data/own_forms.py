@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.preprocessing import decode_image, why_unreadable
+from keras_mixer.data.decode import as_file, read_header
 from keras_mixer.data.splits import Split
 
 FINGERPRINTED = 64  # images of an array, evenly spaced
@@ -109,9 +109,9 @@ def _check_image(name, image):
     """Raises ValueError if the first image of the data is not one."""
     if isinstance(image, bytes):
         try:
-            decode_image(tf.constant(image))
-        except tf.errors.OpError as error:
-            raise ValueError(why_unreadable(f"The first image of {name}", error)) from error
+            read_header(as_file(image))
+        except Exception as error:  # Pillow raises many types
+            raise ValueError(f"The first image of {name} cannot be decoded: {error}.") from error
         return
     shape, dtype = np.shape(image), np.asarray(image).dtype
     remedy = ""
@@ -132,11 +132,17 @@ def _content(image):
     return image if isinstance(image, bytes) else str(image.shape).encode() + np.ascontiguousarray(image).tobytes()
 
 
-def _encoded(image):
-    """`() string` of an image tensor: bytes as they are, pixels as an uncompressed PNG."""
+def _example(image, label):
+    """The example of an image tensor: bytes as they are, with their orientation; pixels as an uncompressed PNG."""
     if image.dtype == tf.string:
-        return image
-    return tf.io.encode_png(image if image.shape.rank == 3 else image[..., None], compression=0)
+        orientation = tf.numpy_function(_orientation, [image], tf.int32, stateful=False)
+        return {"image": image, "label": label, "orientation": tf.ensure_shape(orientation, ())}
+    png = tf.io.encode_png(image if image.shape.rank == 3 else image[..., None], compression=0)
+    return {"image": png, "label": label}
+
+
+def _orientation(encoded):
+    return np.int32(read_header(as_file(encoded)).orientation)
 
 
 def array_split(images, labels, chosen) -> Split:
@@ -149,7 +155,7 @@ def array_split(images, labels, chosen) -> Split:
     def read(element):
         image = tf.numpy_function(image_at, [element["index"]], tf.string if encoded else tf.uint8, stateful=False)
         image.set_shape(() if encoded else np.shape(images)[1:])
-        return {"image": _encoded(image), "label": element["label"]}
+        return _example(image, element["label"])
 
     elements = {"index": chosen, "label": labels[chosen]}
     return Split(len(chosen), tf.data.Dataset.from_tensor_slices(elements), read)
@@ -178,7 +184,7 @@ def _records(name, data, count) -> Part:
     def read(element):
         types = (tf.string if isinstance(first, bytes) else tf.uint8, tf.int64)
         image, label = tf.numpy_function(record, [element["index"]], types)
-        return {"image": _encoded(tf.ensure_shape(image, shape)), "label": tf.ensure_shape(label, ())}
+        return _example(tf.ensure_shape(image, shape), tf.ensure_shape(label, ()))
 
     indices = np.unique(np.linspace(0, size - 1, FINGERPRINTED).astype(int))
     digest = hashlib.sha256(b"".join(_content(record(index)[0]) for index in indices))
@@ -215,7 +221,7 @@ def _stream(name, dataset, size, count) -> Part:
         return {"image": tf.ensure_shape(image, _any_size(first[0])), "label": label}
 
     def read(element):
-        return {"image": _encoded(element["image"]), "label": element["label"]}
+        return _example(element["image"], element["label"])
 
     digest = f" {hashlib.sha256(content).hexdigest()[:8]}" if ordered else ""
     split = Split(size, dataset.map(element), read, changes=True)

@@ -21,8 +21,6 @@ def prefetch(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
     Args:
         dataset: the last step of an input pipeline.
         elements: number of elements to prefetch.
-
-    Source: ours, observed with TensorFlow 2.21.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

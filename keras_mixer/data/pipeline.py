@@ -7,10 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.batch_mixing import cutmix, mixup
-from keras_mixer.data.cache import DecodedImages
+from keras_mixer.data.decode import UPRIGHT, evaluation_image, training_image
 from keras_mixer.data.draws import fold_in
 from keras_mixer.data.parallel import BATCHES_AHEAD, PARALLEL_CALLS, as_written, prefetch
-from keras_mixer.data.preprocessing import evaluation_image, training_crop, training_image
 from keras_mixer.data.randaugment import rand_augment
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.small_images import GROUP, small_images
@@ -34,7 +33,6 @@ def training_batches(
     shards=1,
     process=0,
     processes=1,
-    cache_bytes=0,
 ) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
@@ -54,8 +52,6 @@ def training_batches(
         shards: number of parts of the data that are shuffled separately and fill separate rows of a batch.
         process: index of this process, which reads and returns only its own shards.
         processes: number of processes that share a batch; a divisor of `shards`.
-        cache_bytes: memory of this process for decoded images before random changes; 0 caches none. See
-            `training_crop` for the small difference in the batches.
     """
     rows = batch_size // shards
     own = range(process * shards // processes, (process + 1) * shards // processes)
@@ -71,28 +67,21 @@ def training_batches(
         small = small_images(part, image_size, augmentation)
         elements = part.elements if small is None else tf.data.Dataset.range(part.size)
         buffer = min(part.size, max(shuffle_buffer // shards, 1))
-        numbered = elements.enumerate()
-        cache = DecodedImages(cache_bytes // len(own)) if cache_bytes else None
 
         @as_written
         def one_epoch(epoch):
-            return _shuffled(numbered, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
+            return _shuffled(elements, buffer, _seed(seed, SHUFFLE_STREAM, epoch * shards + shard))
 
         def position_of(drawn):  # in the stream of all batches
             return drawn // rows * batch_size + shard * rows + drawn % rows
 
         @as_written
-        def augmented(drawn, numbered_element):
-            number, element = numbered_element
+        def augmented(drawn, element):
             position = position_of(drawn)
             example = part.read(element)
             crop_seed = _seed(seed, CROP_STREAM, position)
-            if cache:  # `example["image"]` is not used, so it is not read
-                image = training_crop(
-                    cache.get(number, lambda: part.read(element)["image"]), seed=crop_seed, **cropping
-                )
-            else:
-                image = training_image(example["image"], seed=crop_seed, **cropping)
+            orientation = example.get("orientation", UPRIGHT)
+            image = training_image(example["image"], seed=crop_seed, orientation=orientation, **cropping)
             if augmentation.randaugment_num_ops:
                 image = rand_augment(
                     image,
@@ -105,8 +94,7 @@ def training_batches(
             return image, tf.one_hot(example["label"], classes)
 
         @as_written
-        def augmented_group(small, drawn, numbered_element):
-            numbers, _ = numbered_element
+        def augmented_group(small, drawn, numbers):
             positions = position_of(drawn)
             crop_seeds, augment_seeds = (_seeds(seed, stream, positions) for stream in (CROP_STREAM, AUGMENT_STREAM))
             images = small.prepare(numbers, crop_seeds, augment_seeds, image_size, augmentation)
@@ -144,13 +132,13 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
         split: the examples.
         image_size: `(height, width)` in pixels.
         batch_size: examples per batch.
-        crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
     """
 
     @as_written
     def prepared(element):
         example = split.read(element)
-        return evaluation_image(example["image"], image_size, crop), example["label"]
+        return _evaluation_image(example, image_size, crop), example["label"]
 
     batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
     # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
@@ -169,7 +157,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
         split: the examples.
         image_size: `(height, width)` in pixels.
         batch_size: examples per batch, over all processes.
-        crop: one of `keras_mixer.data.preprocessing.EVALUATION_CROPS`.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
         classes: number of classes.
         process: index of this process, which reads and returns only its own rows of a batch.
         processes: number of processes that share a batch; a divisor of `batch_size`.
@@ -182,7 +170,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     @as_written
     def prepared(position, element):
         example = split.read(element)
-        image = tf.ensure_shape(evaluation_image(example["image"], image_size, crop), (*image_size, 3))
+        image = tf.ensure_shape(_evaluation_image(example, image_size, crop), (*image_size, 3))
         return image, tf.one_hot(example["label"], classes), tf.constant(weight, tf.float32)
 
     examples = split.elements.enumerate()
@@ -196,6 +184,10 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, classes, proce
     if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def _evaluation_image(example, image_size, crop):
+    return evaluation_image(example["image"], image_size, crop, example.get("orientation", UPRIGHT))
 
 
 def _mixed(batch, seed, step, augmentation):

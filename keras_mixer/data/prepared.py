@@ -74,12 +74,12 @@ def prepared_split(builder, split, features=("label",), read=_image_and_label) -
     elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
     if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
         parts = [part.strip() for part in split.split("+")]
-        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read).as_stored()
+        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
 
     def read_shard(count, index):  # opens only the files that contain the shard
         return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
 
-    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard).as_stored()
+    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)
 
 
 def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=True) -> Source:
@@ -92,7 +92,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=
     import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only here
 
     try:
-        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name, data_dir=data_dir)
+        there = (Path(name) / "dataset_info.json").is_file()
+        builder = tfds.builder_from_directory(name) if there else tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         where = f" in {data_dir}" if data_dir else ""
         raise ValueError(
@@ -103,13 +104,13 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=
         builder.download_and_prepare()
     info = builder.info
     _check_features(name, info.features or {})
-    for option, split in {"--train-split": train_split, "--test-split": test_split}.items():
+    for option, split in (("--test-split", test_split), ("--train-split", train_split)):
         try:
             info.splits[split].num_examples  # noqa: B018 - raises if there is no such split
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with --train-split "
-                "and --test-split; slices such as 'train[:90%]' and 'train[90%:]' work too."
+                f"Data set {name!r} has no split {split!r}; it has {sorted(info.splits)}. Choose with {option}; "
+                "slices such as 'train[:90%]' and 'train[90%:]' work too."
             ) from error
         if labelled and not _has_labels(builder, split):
             used = re.split(r"\[.*?\]|\W", f"{train_split}+{test_split}")

@@ -12,10 +12,10 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.decode import UPRIGHT, decode_image
 from keras_mixer.data.draws import Streams, distorted_boxes, fold_in, split, uniform
 from keras_mixer.data.moves import MOVES, move, moves
 from keras_mixer.data.parallel import PARALLEL_CALLS, as_written, prefetch
-from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation
 from keras_mixer.data.splits import Split
 
@@ -29,7 +29,7 @@ def small_images(part: Split, image_size, augmentation: Augmentation) -> "SmallI
     """The decoded images of a split; None if they have to be prepared one by one.
 
     That is so if they are large, of different sizes, too many, changing, or JPEGs (a JPEG is decoded only inside its
-    crop, which may change the last column; see `training_crop`), or for operations of RandAugment that do more than
+    crop, which may change the last column), or for operations of RandAugment that do more than
     move pixels.
     """
     operations = augmentation.randaugment_operations or RANDAUGMENT_OPERATIONS
@@ -47,7 +47,8 @@ def _decode(part):
         if part.pixels is not None:
             return part.pixels(element), element["label"], False
         example = part.read(element)
-        return decode_image(example["image"]), example["label"], tf.io.is_jpeg(example["image"])
+        image = decode_image(example["image"], example.get("orientation", UPRIGHT))
+        return image, example["label"], tf.io.is_jpeg(example["image"])
 
     examples = part.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS)
     try:
@@ -56,7 +57,7 @@ def _decode(part):
                 return None
         groups = prefetch(examples.batch(GROUP)).as_numpy_iterator()
         images, labels, are_jpeg = map(np.concatenate, zip(*groups, strict=True))
-    except tf.errors.InvalidArgumentError:  # sizes differ, or an image is damaged, which is reported when it is reached
+    except tf.errors.OpError:  # sizes differ, or an image is damaged, which is reported when it is reached
         return None
     if are_jpeg.any():
         return None

@@ -7,50 +7,77 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data import idx
-from keras_mixer.data.image_folder import image_folder_source
+from keras_mixer.data.image_folder import ImageFolder, holds_images
 from keras_mixer.data.own import NAME
 from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, Split, stratified_split
 
+TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
+BUILT_IN = ("digits", "fashion_mnist")
+
 
 def load_source(
-    data, data_dir=None, train_split="train", test_split="test", test_fraction=0.2, split_seed=0, labelled=True
+    data,
+    data_dir=None,
+    train_split="train",
+    test_split="test",
+    test_fraction=0.2,
+    split_seed=0,
+    labelled=True,
+    **options,
 ):
-    """Finds a data set by name or path.
+    """Finds a data set by path or name; a path that exists wins.
 
     Args:
-        data: "digits", the path of an image folder or of a folder with the IDX files of MNIST or a set like it, or a
+        data: the path of an image folder or of a folder with the IDX files of MNIST or a set like it; "digits"; or a
             TensorFlow Datasets name such as "cifar10". "fashion_mnist" is read from Debian's IDX files if they are
             installed and no `data_dir` is given.
         data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
         train_split: training split: a TFDS split such as "train[:99%]", or a sub-folder.
         test_split: test split, likewise.
-        test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split.
+        test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split; None uses all
+            images of a folder for testing.
         split_seed: seed that chooses those test images.
         labelled: raise if a split of a TensorFlow Dataset has images without a label (-1).
+        **options: of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
 
     Returns:
         A `Source`.
 
     Raises:
         ValueError: there is no such data set, or it has no usable images; the message says what was found and expected.
-
-    Source: ours.
     """
-    if data == "digits":
-        return _digits(test_fraction, split_seed)
     if data.startswith(f"{NAME} ("):
         raise ValueError(
             "The data of this run were passed to keras_mixer.fit and are not in its folder. Pass them to fit again, or "
             "name other data of the same classes with --data."
         )
-    installed = data == "fashion_mnist" and data_dir is None
-    folder = idx.FASHION_MNIST if installed and idx.FASHION_MNIST.is_dir() else Path(data)
-    if folder.is_dir() and idx.is_idx_folder(folder):
-        return idx.idx_source(folder)
-    if folder.is_dir() and not (folder / "dataset_info.json").is_file():
-        return image_folder_source(folder, train_split, test_split, test_fraction, split_seed)
+    path = Path(data).expanduser()
+    if (images := image_folder(data, train_split, test_split, **options)) is not None:
+        return images.whole() if test_fraction is None else images.source(test_fraction, split_seed)
+    if path.is_file():
+        raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
+    if path.is_dir() and idx.is_idx_folder(path):
+        return idx.idx_source(path)
+    if data == "digits":
+        return _digits(test_fraction or 0.2, split_seed)
+    if data == "fashion_mnist" and data_dir is None and idx.FASHION_MNIST.is_dir():
+        return idx.idx_source(idx.FASHION_MNIST)
+    if not path.is_dir() and not TFDS_NAME.fullmatch(data):
+        raise ValueError(f"There is no folder {data}.")
     return tensorflow_dataset_source(data, data_dir, train_split, test_split, labelled)
+
+
+def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:
+    """The image folder at a path; None if it is another kind of data."""
+    path = Path(data).expanduser()
+    if not path.is_dir() or idx.is_idx_folder(path) or (path / "dataset_info.json").is_file():
+        return None
+    if data in BUILT_IN:
+        if not holds_images(path):  # such as a run that has this name
+            return None
+        options.get("log", print)(f"The folder {path.resolve()} is used, not the data set {data!r}.")
+    return ImageFolder(path, train_split, test_split, **options)
 
 
 def data_name(data) -> str:
@@ -59,7 +86,7 @@ def data_name(data) -> str:
         return NAME
     if data == "digits":
         return "scikit-learn digits"
-    prepared = re.fullmatch(r"\w+(/[\w.-]+)?(:[\w.*]+)?", data) and not Path(data).is_dir()
+    prepared = TFDS_NAME.fullmatch(data) and not Path(data).is_dir()
     return data if prepared else Path(data).name
 
 

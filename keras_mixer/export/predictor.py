@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_mixer.anatomy import PIXELS, anatomy
+from keras_mixer.data.decode import evaluation_image
+from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.data.preprocessing import EVALUATION_CROPS, evaluation_image, why_unreadable
+from keras_mixer.data.settings import EVALUATION_CROPS
 from keras_mixer.description import Description, completed, describe, in_precision
 
 
@@ -121,14 +121,24 @@ class Predictor:
         return self.classify(self.pixels(path)[None])[0]
 
     def pixels(self, path) -> np.ndarray:
-        """`(H, W, 3) uint8`: an image file, decoded and cropped for this model; raises as `probabilities`."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no image file {path}.")
+        """`(H, W, 3) uint8`: an image file, decoded, turned and cropped for this model; raises as `probabilities`."""
         size, crop = self.description.input_shape[:2], self.description.evaluation_crop
-        try:
-            return np.asarray(evaluation_image(tf.io.read_file(str(path)), size, crop))
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(why_unreadable(path, error)) from error
+
+        def prepare(encoded, orientation):
+            return evaluation_image(encoded, size, crop, orientation)
+
+        return np.asarray(read_image(path, prepare, crop))
+
+    def predict_files(self, paths, top_k=5) -> list[Prediction | Exception]:
+        """`predict` of each image file, or the error it raises."""
+
+        def answer(path):
+            try:
+                return self.predict(path, top_k)
+            except (ValueError, OSError) as error:
+                return error
+
+        return [answer(path) for path in paths]
 
     def predict(self, path, top_k=5) -> Prediction:
         """The `top_k` most probable classes of one image file; raises as `probabilities`."""

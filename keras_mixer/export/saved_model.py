@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import anatomy
-from keras_mixer.data.preprocessing import evaluation_images
+from keras_mixer.data.decode import evaluation_images
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.tensorflow_process import write_on_tensorflow
@@ -34,9 +34,9 @@ def export_saved_model(
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];
         `image_uint8`: the same as uint8, a quarter of the bytes on the wire;
-        `image_bytes`: `image_bytes` (B,) string, encoded images of any size (JPEG, PNG, GIF, BMP, WebP), decoded and
-        cropped inside. The name ends in _bytes, so REST clients send `{"b64": ...}`. If images cannot be decoded, the
-        error lists their indices in the batch. Only for models of RGB images;
+        `image_bytes`: `image_bytes` (B,) string, JPEG and PNG images of any size, decoded and cropped inside, but not
+        turned as their EXIF orientation says. The name ends in _bytes, so REST clients send `{"b64": ...}`. If images
+        cannot be decoded, the error lists their indices in the batch. Only for models of RGB images;
         `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
     The first three return `probabilities` (B, n) float32 in class order and, best first, `classes` (B, k) int32 and
     `labels` (B, k) string. A model without a head has only `features`, also as `serving_default`.
@@ -56,7 +56,7 @@ def export_saved_model(
         version: a positive integer; None for the next free one.
         class_names: one name per class; None for the model's own, or the class numbers.
         evaluation_crop: how encoded images are cropped and resized, one of
-            `keras_mixer.data.preprocessing.EVALUATION_CROPS`; None for the model's own, or "resmall-crop".
+            `keras_mixer.data.settings.EVALUATION_CROPS`; None for the model's own, or "resmall-crop".
         classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
             compiled loss, else "softmax".
         top_k: how many classes and labels to return; at most n.

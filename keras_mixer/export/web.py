@@ -74,7 +74,7 @@ def export_web(
     page itself needs no internet. It does not work when opened as a file, because browsers then do not load modules.
     Use `python -m http.server --directory PATH`.
 
-    Images are cropped and resized as in `keras_mixer.data.preprocessing`. Photographs are turned as their EXIF
+    Images are cropped and resized as in `keras_mixer.data.decode`. Photographs are turned as their EXIF
     orientation says, so the model sees what the visitor sees. The browser blends transparent pixels; elsewhere the
     alpha channel is dropped.
 

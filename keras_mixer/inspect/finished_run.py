@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mixer.anatomy import anatomy
+from keras_mixer.data.classes import with_classes_of
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.description import architecture_of
 from keras_mixer.export.loading import load_model
 from keras_mixer.export.parity import subsample
@@ -21,8 +24,8 @@ from keras_mixer.inspect.token_weights import (
     unit_weights,
     weights_figure,
 )
-from keras_mixer.training.inputs import load_recipe_source
-from keras_mixer.training.run_directory import CHECKED_IMAGES, read_metrics, read_recipe
+from keras_mixer.training.inputs import run_source
+from keras_mixer.training.run_directory import read_metrics, read_recipe
 
 MOST_BLOCKS = 3  # that are drawn, as in the paper
 MOST_IMAGES = 10_000  # of the test images
@@ -89,7 +92,7 @@ class Run:
     stem: Any
 
 
-def read_run(folder, images=MOST_IMAGES) -> Run:
+def read_run(folder, images=MOST_IMAGES, skip_corrupt=False) -> Run:
     """Reads a finished run and classifies its test images, at most `images` of them.
 
     Raises:
@@ -104,9 +107,10 @@ def read_run(folder, images=MOST_IMAGES) -> Run:
     blocks = range(len(anatomy(model).blocks))
     test, problem = None, ""
     try:
-        test = _test_images(folder, predictor, images)
+        test = _test_images(folder, predictor, images, skip_corrupt)
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         problem = str(error)
+        print(f"{folder}: {problem}", file=sys.stderr)
     return Run(
         folder=folder,
         config=_read(folder / "config.json"),
@@ -127,20 +131,19 @@ def read_run(folder, images=MOST_IMAGES) -> Run:
     )
 
 
-def _test_images(folder, predictor, images):
-    source = load_recipe_source(read_recipe(folder), memory=folder / CHECKED_IMAGES, remember=False)
-    classes = len(predictor.description.class_names)
-    if len(source.class_names) != classes:
-        raise ValueError(f"Data {source.name!r} have {len(source.class_names)} classes, the model has {classes}.")
+def _test_images(folder, predictor, images, skip_corrupt):
+    names, crop = predictor.description.class_names, predictor.description.evaluation_crop
+    source = with_classes_of(run_source(folder, read_recipe(folder), skip_corrupt=skip_corrupt), names)
     split = subsample(source.test, images)
-    answers = answers_of(predictor, split, progress=True)
-    return TestImages(
-        answers=answers,
-        confident_mistakes=examples_at(predictor, split, answers, answers.confident_mistakes(EXAMPLES)),
-        unsure_right_answers=examples_at(predictor, split, answers, answers.unsure_right_answers(EXAMPLES)),
-        confusion=answers.confusion(classes),
-        total=source.test.size,
-    )
+    with naming_damaged_files(split, crop=crop):
+        answers = answers_of(predictor, split, progress=True)
+        return TestImages(
+            answers=answers,
+            confident_mistakes=examples_at(predictor, split, answers, answers.confident_mistakes(EXAMPLES)),
+            unsure_right_answers=examples_at(predictor, split, answers, answers.unsure_right_answers(EXAMPLES)),
+            confusion=answers.confusion(len(names)),
+            total=source.test.size,
+        )
 
 
 def _read(file):

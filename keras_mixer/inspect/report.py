@@ -22,13 +22,14 @@ MOST_CELLS = 20  # largest number of classes for which the confusion matrix is a
 LOSSLESS_SIDE = 64  # pixels; larger images are JPEG files in the page
 
 
-def write_report(runs, output, images=MOST_IMAGES):
+def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
     """Writes the report.
 
     Args:
         runs: folders of finished runs.
         output: the `.html` file to write; must not exist.
         images: largest number of test images that each model classifies for the report, evenly spaced.
+        skip_corrupt: leave out image files that cannot be decoded.
 
     Returns:
         The `Path` written.
@@ -47,7 +48,7 @@ def write_report(runs, output, images=MOST_IMAGES):
         import jinja2
     except ModuleNotFoundError as error:
         raise ValueError("Reports need jinja2: pip install 'keras-mixer[plots]'.") from error
-    read = [read_run(folder, images) for folder in runs]
+    read = [read_run(folder, images, skip_corrupt) for folder in runs]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -22,7 +22,14 @@ from keras_mixer.training.recipe import Recipe
 
 
 def data_size_experiment(
-    recipe: Recipe, workdir, *, fractions=(0.03, 0.1, 0.3, 1.0), seeds=(0,), networks=("mixer",), log=print
+    recipe: Recipe,
+    workdir,
+    *,
+    fractions=(0.03, 0.1, 0.3, 1.0),
+    seeds=(0,),
+    networks=("mixer",),
+    skip_corrupt=False,
+    log=print,
 ):
     """Trains a recipe on subsets of its training data, each for as many steps as on all of it.
 
@@ -32,6 +39,7 @@ def data_size_experiment(
         fractions: fractions of the training data, in (0, 1].
         seeds: one training each.
         networks: which of `paper.networks.NETWORKS`; the recipe's optimization and augmentation are those of all.
+        skip_corrupt: leave out image files that cannot be decoded.
         log: called with each line of text for the user.
 
     Returns:
@@ -44,7 +52,7 @@ def data_size_experiment(
     if wrong:
         raise ValueError(f"Expected fractions in (0, 1], got {wrong}.")
     workdir = Path(workdir)
-    source = load_recipe_source(recipe)
+    source = load_recipe_source(recipe, skip_corrupt)
     sizes = {fraction: round(source.train.size * fraction) for fraction in fractions}
     smallest = min(sizes.values())
     if smallest < recipe.global_batch_size:

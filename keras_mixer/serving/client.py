@@ -1,7 +1,10 @@
 """Classifies image files with a model on TensorFlow Serving."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from keras_mixer.data.decode import for_server
+from keras_mixer.data.image_files import read_image
 from keras_mixer.export.predictor import Prediction
 from keras_mixer.serving.protocol import RETRIES, Address, Answer, Client, UnreadableImageError
 
@@ -31,38 +34,44 @@ def connect(url, timeout=30.0, retries=RETRIES) -> Client:
     return RestClient(address, timeout, retries)
 
 
-def predict_files(client: Client, paths, top_k=5) -> list[Prediction]:
-    """The `top_k` most probable classes of image files, in order.
+def predict_files(client: Client, paths, top_k=5) -> list[Prediction | Exception]:
+    """The `top_k` most probable classes of image files in order, or why a file cannot be read.
 
     Raises:
-        FileNotFoundError: a file does not exist.
-        ValueError: a file cannot be decoded (the message names it), or the model was exported with a smaller `top_k`.
+        ValueError: the model was exported with a smaller `top_k`.
         ServingError: the server failed.
     """
     paths = [Path(path) for path in paths]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no image file {path}.")
-    answers: list[Answer] = []
+    answers: list[Prediction | Exception] = []
     for start in range(0, len(paths), IMAGES_PER_REQUEST):
-        batch = paths[start : start + IMAGES_PER_REQUEST]
+        files = [(path, _encoded(path)) for path in paths[start : start + IMAGES_PER_REQUEST]]
+        readable = [encoded for _, encoded in files if isinstance(encoded, bytes)]
+        found: Iterator[Answer | Exception]
         try:
-            answers += client.classify([path.read_bytes() for path in batch])
+            found = iter(client.classify(readable) if readable else [])
         except UnreadableImageError:
             # One request per image finds the unreadable one. The index in the server's message does not: a server that
             # batches counts images of other clients too.
-            answers += [_classify_one(client, path) for path in batch]
-    return [_prediction(path, answer, top_k) for path, answer in zip(paths, answers, strict=True)]
+            found = (_classify_one(client, path, encoded) for path, encoded in files if isinstance(encoded, bytes))
+        for path, encoded in files:
+            answer = next(found) if isinstance(encoded, bytes) else encoded
+            answers.append(answer if isinstance(answer, Exception) else _prediction(path, answer, top_k))
+    return answers
 
 
-def _classify_one(client, path):
+def _encoded(path) -> bytes | Exception:
+    """An upright JPEG or PNG, or why the file cannot be read."""
     try:
-        return client.classify([path.read_bytes()])[0]
-    except UnreadableImageError as error:
-        raise ValueError(
-            f"{path} cannot be decoded; the server takes complete JPEG, PNG, GIF, BMP or WebP images of at most 128 "
-            "million pixels."
-        ) from error
+        return read_image(path, for_server).numpy()
+    except (ValueError, OSError) as error:
+        return error
+
+
+def _classify_one(client, path, encoded):
+    try:
+        return client.classify([encoded])[0]
+    except UnreadableImageError:
+        return ValueError(f"{path}: the server cannot decode it.")
 
 
 def _prediction(path, answer, top_k):

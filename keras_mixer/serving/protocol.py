@@ -89,7 +89,7 @@ class Client(abc.ABC):
             raise self._error(*failure.args) from failure
 
     def classify(self, images) -> list[Answer]:
-        """Classifies encoded images (JPEG, PNG, GIF, BMP or WebP as bytes) in one request.
+        """Classifies encoded images (JPEG or PNG as bytes) in one request.
 
         Raises:
             UnreadableImageError: an image cannot be decoded.

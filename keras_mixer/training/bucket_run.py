@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from keras_mixer.buckets import BucketFolder, address_of, file_state
+from keras_mixer.data.record import FILES
 from keras_mixer.files import is_alive, refuse_address
 from keras_mixer.training.lease import NAME as LEASE, leased
 from keras_mixer.training.recipe import Recipe
@@ -59,7 +60,8 @@ class BucketRunDirectory(RunDirectory):
             sizes = self.bucket.sizes()
             self.names = sorted({name.split("/")[0] for name in sizes})
             finished = {"model.keras", "results.json"} <= sizes.keys()
-            self._download([name for name in sizes if name == "config.json" or (finished and "/" not in name)])
+            described = ("config.json", FILES)
+            self._download([name for name in sizes if name in described or (finished and "/" not in name)])
             super().__init__(self.copy, recipe, address)
         except BaseException:
             self.close()

@@ -206,6 +206,7 @@ class Checkpoints(StepCounter):
         self.run = run
         self.every_steps = every_steps
         self.due = self.stop_requested = False
+        self.saved = start_step
         self.handlers = {}
 
     def take_signals(self):
@@ -237,12 +238,17 @@ class Checkpoints(StepCounter):
         self._save_or_stop()  # after the epoch's metrics, which a run resumed here would not write
         self.run.publish()
 
+    def finish(self):
+        """Saves the last step, if it is not saved yet."""
+        self.due = self.saved != self.step
+        self._save_or_stop()
+
     def _save_or_stop(self):
         if self.due or self.stop_requested:
             model = self.model  # on JAX this property updates the variables
             check_finite("gradient", float(model.optimizer.gradient_norm.numpy()), self.step)
             save_checkpoint(self.run.checkpoints, model, self.step)
             self.run.publish()
-            self.due = False
+            self.due, self.saved = False, self.step
         if self.stop_requested:
             raise RunStopped(self.step)

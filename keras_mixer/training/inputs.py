@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_mixer.data.integrity import check_source, naming_corrupt_files
+from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.image_folder import ImageFolder
 from keras_mixer.data.own import own_source
 from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
-from keras_mixer.data.sources import load_source
+from keras_mixer.data.record import FILES, TEST, describe_changes, read_files
+from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
@@ -19,17 +21,85 @@ EXAMPLES = 64
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
-def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print, memory=None, remember=True) -> Source:
-    """The data of a recipe, its image files checked; the other arguments are those of `check_source`.
+def load_recipe_source(recipe: Recipe, skip_corrupt=False, log=print) -> Source:
+    """The data of a recipe; the other arguments are those of an `ImageFolder`.
 
     Raises:
-        ValueError: as `load_source`, `check_source` and `hold_out`.
+        ValueError: as `load_source` and `hold_out`.
     """
-    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits())
-    source, skipped = check_source(source, skip_corrupt, recipe.evaluation_crop, memory, remember, log)
-    if skipped:
-        log(f"Left out {skipped} image file(s) that cannot be decoded.")
+    options = {"crop": recipe.evaluation_crop, "skip_corrupt": skip_corrupt, "log": log}
+    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), **options)
     return hold_out(source, recipe.holdout) if recipe.holdout else source
+
+
+def resumed_source(recipe: Recipe, record, skip_corrupt=False, log=print) -> Source:
+    """The recorded images of a run that resumes.
+
+    Raises:
+        ValueError: images are gone, new, changed in size or damaged; says which.
+    """
+    source, changes = _recorded_folder(recipe, skip_corrupt, log).recorded(record)
+    if changed := describe_changes(changes):
+        raise ValueError(
+            f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
+            "another --workdir."
+        )
+    return source
+
+
+def run_source(folder, recipe: Recipe, *, include_new=False, skip_corrupt=False, log=print) -> Source:
+    """The data of a run, with the images that were set aside for testing when it started; logs what has changed.
+
+    Args:
+        folder: of the run.
+        recipe: of the run.
+        include_new: test on images too that are new since then.
+        skip_corrupt: leave out damaged images instead of raising.
+        log: called with each line of text for the user.
+
+    Raises:
+        ValueError: as `load_recipe_source`, or no test image is left.
+    """
+    record = read_files(folder / FILES)
+    if not record:
+        return load_recipe_source(recipe, skip_corrupt, log)
+    source, changes = _recorded_folder(recipe, skip_corrupt, log).recorded(record, include_new)
+    if changed := describe_changes(changes):
+        known, new = sum(image.part == TEST for image in record), len(changes["new"])
+        log(
+            f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
+            f"tested, {known} were recorded{'; new ones only with evaluate --include-new' if new else ''}."
+        )
+    if not source.test.size:
+        raise ValueError(f"None of the test images of {folder} is left in {recipe.data}.")
+    return source
+
+
+def other_source(folder, own: Recipe, wanted: Recipe, skip_corrupt=False, log=print) -> Source | None:
+    """Data that a run does not know, for testing only; None if the wanted data are the run's own.
+
+    They are its own at another place too: a folder with most of the recorded images, by name and size.
+
+    Raises:
+        ValueError: as `load_source`, or there is no folder with the name of the split.
+    """
+    options = {"crop": wanted.evaluation_crop, "skip_corrupt": skip_corrupt, "log": log}
+    images = image_folder(wanted.data, wanted.train_split, wanted.test_split, **options)
+    if wanted.test_split == own.test_split:
+        record = read_files(folder / FILES)
+        if wanted.data == own.data or (images and record and images.holds(record)):
+            return None
+    elif images and not (images.path / wanted.test_split).is_dir():
+        raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
+    return load_source(wanted.data, wanted.data_dir, wanted.test_split, wanted.test_split, None, **options)
+
+
+def _recorded_folder(recipe, skip_corrupt, log) -> ImageFolder:
+    options = {"crop": recipe.evaluation_crop, "skip_corrupt": skip_corrupt, "log": log}
+    folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
+    if folder is None:
+        raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
+    return folder
 
 
 def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None, classes=None) -> tuple[Recipe, Source]:
@@ -54,6 +124,27 @@ def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None,
     return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
+def count_steps(recipe, source, devices, log):
+    """Optimizer steps of a run; logs what it is about to do.
+
+    Raises:
+        ValueError: the training images do not fill one batch.
+    """
+    log(source.classes())
+    batch, images = recipe.global_batch_size, source.train.size
+    if not recipe.epoch_steps(images):
+        raise ValueError(
+            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
+            "--global-batch-size."
+        )
+    log(
+        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
+        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{batch} per step"
+    )
+    return recipe.total_steps(images)
+
+
 def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):
     """The training batches of a recipe, from `start_step` on; see `training_batches`.
 
@@ -73,7 +164,6 @@ def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Device
         shards=recipe.data_shards,
         process=devices.process if devices else 0,
         processes=devices.processes if devices else 1,
-        cache_bytes=int(recipe.cache_gib * 2**30),
     )
 
 
@@ -85,7 +175,6 @@ def example_images(source: Source, recipe: Recipe):
         shuffle_buffer=16 * EXAMPLES,
         accumulation_steps=1,
         data_shards=1,
-        cache_gib=0.0,
     )
     return next(iter(recipe_batches(source, few)))[0]
 
@@ -112,7 +201,7 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
         batch_size=min(recipe.global_batch_size, source.test.size, MOST_EVALUATED),
         crop=recipe.evaluation_crop,
     )
-    with naming_corrupt_files(source, recipe.evaluation_crop):
+    with naming_damaged_files(source.test, crop=recipe.evaluation_crop):
         return evaluate(model, batches, **options)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import keras
 
 from keras_mixer.anatomy import is_mixer
-from keras_mixer.data.integrity import naming_corrupt_files
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
-from keras_mixer.files import write_json
 from keras_mixer.training.bucket_run import run_directory
 from keras_mixer.training.callbacks import (
     Checkpoints,
@@ -27,10 +26,12 @@ from keras_mixer.training.checkpoints import read_newest
 from keras_mixer.training.devices import check_recipe, choose_devices
 from keras_mixer.training.distillation import Teacher, checksum, doubts
 from keras_mixer.training.inputs import (
+    count_steps,
     evaluate_source,
     example_images,
     load_recipe_source,
     recipe_batches,
+    resumed_source,
     validation_batches,
     with_own_data,
 )
@@ -159,23 +160,26 @@ def fit_model(
             log(f"Run {run.address} is already finished; delete it or choose another --workdir to train again.")
             return FitResult(load_model(run.model), run.read_metrics(), run.read_results())
         with devices.all_or_none():
-            source = source or load_recipe_source(
-                recipe, skip_corrupt, log, run.checked_images, remember=devices.writes
-            )
-            total_steps = _count_steps(recipe, source, devices, log)
+            if source is None and (record := run.record()):
+                source = resumed_source(recipe, record, skip_corrupt, log)
+            source = source or load_recipe_source(recipe, skip_corrupt, log)
+            total_steps = count_steps(recipe, source, devices, log)
             keras.utils.set_random_seed(recipe.seed)
             checkpoint = read_newest(run.checkpoints, log)
-            start_accuracy = None
+            start, start_accuracy = None, None
             if model is None:
-                model, start_accuracy = _start(recipe, source, run, bool(checkpoint), devices.writes, log)
+                model, start = _start(recipe, source, run, bool(checkpoint), log)
+                start_accuracy = start.accuracy
             with devices.scope():
                 trainee = build_trainee(model, recipe, total_steps, devices)
                 if checkpoint:
                     checkpoint.restore(trainee)
                     log(f"Resuming after step {checkpoint.step} of {total_steps}.")
+            if devices.writes:
+                run.begin(source, None if start is None else start.as_json())
             start_step = checkpoint.step if checkpoint else 0
             del checkpoint  # as large as the trainee
-        with naming_corrupt_files(source, recipe.evaluation_crop):
+        with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop):
             _train(trainee, recipe, run, source, devices, start_step, total_steps, validate, callbacks, profile_steps)
         model.set_weights([weight.numpy() for weight in trainee.weights])  # float32, on one device
         trained = classifier_of(model, recipe.loss)
@@ -217,24 +221,8 @@ def _open_run(workdir, recipe, devices, parameters, log):
         yield run
 
 
-def _count_steps(recipe, source, devices, log):
-    """Optimizer steps of the run; logs what the run is about to do."""
-    batch, images = recipe.global_batch_size, source.train.size
-    if not recipe.epoch_steps(images):
-        raise ValueError(
-            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
-            "--global-batch-size."
-        )
-    log(
-        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
-        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
-        f"{batch} per step"
-    )
-    return recipe.total_steps(images)
-
-
-def _start(recipe, source, run, resumes, writes, log):
-    """The model that training starts from, and its test accuracy; None for random weights or a zero head."""
+def _start(recipe, source, run, resumes, log):
+    """The model that training starts from, and its `Start`."""
     start = Start.read(run.start) if resumes else None
     if start is not None:
         if start.teacher_sha256 != checksum(recipe):
@@ -242,14 +230,12 @@ def _start(recipe, source, run, resumes, writes, log):
                 f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "
                 "--workdir."
             )
-        return start.model(recipe, source), start.accuracy
+        return start.model(recipe, source), start
     model, accuracy = start_model(recipe, source, log), None
     if model.get_layer("head").kernel.numpy().any():  # the head of a model without weights is zero too
         accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
         log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
-    if writes:
-        write_json(run.start, Start.of(model, accuracy, checksum(recipe)).as_json())
-    return model, accuracy
+    return model, Start.of(model, accuracy, checksum(recipe))
 
 
 def _train(model, recipe, run, source, devices, start_step, total_steps, validate, users, profile_steps):
@@ -293,6 +279,8 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
                 )
                 if model.stop_training:
                     break
+            if devices.writes and parts:
+                checkpoints.finish()  # before the last evaluation, which may fail
             model.optimizer.take_average(model.trainable_variables)
             user_callbacks.end_training()
         finally:

@@ -152,9 +152,6 @@ class Recipe:
     of the two."""
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
-    cache_gib: Annotated[float, Range("[0, 1048576]")] = 0.0
-    """Memory per process, in [0, 1048576] GiB, for caching decoded training images, before they are cropped and
-    augmented (500 x 375 px: 0.5 MiB each). Images that do not fit are decoded every time."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
     """How test images are resized: directly, to 256 x 256 then centre crop, or short side to 256 then centre crop (for
     224 px)."""

@@ -10,19 +10,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.data.record import FILES, ImageFile, describe_changes, read_files, write_files
+from keras_mixer.data.sources import image_folder
+from keras_mixer.data.splits import Source
 from keras_mixer.fields import differences
 from keras_mixer.files import atomic_write, remove_abandoned, write_json
+from keras_mixer.training.checkpoints import list_checkpoints
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_lock import locked
-
-CHECKED_IMAGES = "checked_images.json"
 
 
 class RunDirectory:
     """`config.json`, `checkpoints/`, `tensorboard/`, `metrics.csv`, `model.keras`, `results.json` of one run.
 
-    In addition, `start.json` stores what a resumed run needs to know about its start, and `checked_images.json` the
-    result of checking the image files. Nothing is written before `prepared`.
+    In addition, `start.json` stores what a resumed run needs to know about its start, and `files.csv` the images of a
+    folder with the part that they are in. The folder belongs to no recipe before `begin`.
 
     Args:
         path: the folder; it need not exist.
@@ -46,7 +48,7 @@ class RunDirectory:
         self.model = self.path / "model.keras"
         self.results = self.path / "results.json"
         self.start = self.path / "start.json"
-        self.checked_images = self.path / CHECKED_IMAGES
+        self.files = self.path / FILES
         self.lock = self.path / "run.lock"
         self._check_configuration()
 
@@ -57,7 +59,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def prepared(self, needed_bytes, log=print):
-        """Prepares the folder for training, and locks it while the block runs.
+        """Locks the folder while the block runs.
 
         Args:
             needed_bytes: disk space that the run needs.
@@ -67,13 +69,35 @@ class RunDirectory:
             OSError: the folder is not writable, or the disk has too little space.
             RunInUse: (an OSError) another process trains in the folder.
         """
-        self._check_writable(needed_bytes)
-        with locked(self.lock, log):
-            self._check_configuration()  # another process may have written it meanwhile
+        try:
+            self._check_writable(needed_bytes)
+            with locked(self.lock, log):
+                self._check_configuration()  # another process may have written it meanwhile
+                remove_abandoned(self.path)
+                yield
+        finally:
             if not self.config.is_file():
-                write_json(self.config, _as_data(self.recipe))
-            remove_abandoned(self.path)
-            yield
+                with contextlib.suppress(OSError):  # of what other files are in
+                    self.checkpoints.rmdir()
+                    self.path.rmdir()
+
+    def begin(self, source: Source, start=None):
+        """Makes the folder that of this recipe; called when nothing but training is left to do.
+
+        Args:
+            source: the data.
+            start: content of `start.json`; None if there is none.
+        """
+        write_json(self.config, _as_data(self.recipe))
+        if source.images:
+            write_files(self.files, source)
+        if start is not None:
+            write_json(self.start, start)
+        self.publish()
+
+    def record(self) -> list[ImageFile]:
+        """The image files that the run has learnt from, and tests on; empty before the first checkpoint."""
+        return read_files(self.files) if list_checkpoints(self.checkpoints) else []
 
     def publish(self):
         """Called after each change; where the folder is a copy, it brings the original up to date."""
@@ -148,12 +172,21 @@ class RunDirectory:
                 )
             return
         stored = _DEFAULTS | json.loads(self.config.read_text(encoding="utf-8"))  # older runs lack newer fields
-        changed = differences(stored, _as_data(self.recipe))
+        wanted = _as_data(self.recipe)
+        if stored["data"] != wanted["data"] and self._is_moved():
+            stored["data"] = wanted["data"]
+        changed = differences(stored, wanted)
         if changed:
             raise ValueError(
                 f"The run directory {self.address} belongs to another configuration ({changed}). Nothing was changed. "
                 "Choose another folder with --workdir."
             )
+
+    def _is_moved(self) -> bool:
+        """Whether the images are those of the run, with the same names and sizes, in another folder."""
+        folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
+        record = read_files(self.files)
+        return bool(folder and folder.holds(record) and not describe_changes(folder.recorded(record)[1]))
 
     def _names(self) -> list[str]:
         """Names of the files and folders in the folder."""

@@ -27,7 +27,17 @@ class SweepResult:
     final: FitResult | None
 
 
-def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **overrides):
+def sweep(
+    recipe: Recipe | str,
+    learning_rates,
+    *,
+    workdir,
+    holdout=0.1,
+    final=True,
+    skip_corrupt=False,
+    log=print,
+    **overrides,
+):
     """Trains a recipe once for each learning rate, then once more with the best.
 
     The runs are in `workdir/lr_RATE` and `workdir/final`, and `workdir/sweep.json` is a summary. To resume an
@@ -40,6 +50,7 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
         holdout: fraction of the training images held out to compare the rates, in (0, 1); the paper uses 10 % of Pets
             and Flowers, 2 % of CIFAR and 1 % of ImageNet.
         final: train on all training images at the end.
+        skip_corrupt: leave out image files that cannot be decoded.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -55,13 +66,14 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     recipe = resolve(recipe, **overrides)
     check("learning_rates", tuple(learning_rates), Annotated[tuple[Positive, ...], SOME])
     check("holdout", holdout, Fraction)
-    rates = sorted(set(learning_rates))
+    rates, options = sorted(set(learning_rates)), {"skip_corrupt": skip_corrupt, "log": log}
     accuracies: dict[float, float | None] = {}
     for rate in rates:
         log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
         run = {"learning_rate": rate, "holdout": holdout}
         try:
-            accuracies[rate] = fit(recipe, workdir=f"{workdir}/lr_{rate:g}", log=log, **run).metrics["accuracy"]
+            result = fit(recipe, workdir=f"{workdir}/lr_{rate:g}", **options, **run)
+            accuracies[rate] = result.metrics["accuracy"]
         except TrainingDiverged as error:
             log(str(error))
             accuracies[rate] = None
@@ -75,4 +87,4 @@ def sweep(recipe: Recipe | str, learning_rates, *, workdir, holdout=0.1, final=T
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
-    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", log=log, learning_rate=best))
+    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", learning_rate=best, **options))

@@ -47,7 +47,7 @@ def one_by_one(monkeypatch):
     ("name", "augmentation", "options"),
     [
         ("photos", MOVING, {"start_step": 4}),
-        ("digits", Augmentation((0.2, 0.9), None, mixup_alpha=0.3), {"shards": 2, "cache_bytes": 10**6}),
+        ("digits", Augmentation((0.2, 0.9), None, mixup_alpha=0.3), {"shards": 2}),
     ],
 )
 def test_batches_equal_those_of_images_prepared_one_by_one(name, augmentation, options, request, monkeypatch):

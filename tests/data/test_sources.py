@@ -1,15 +1,11 @@
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from image_files import encode, photographs, turned, write_folder
+from image_files import turned, write_folder
 from tfds_files import write_own_tfds
 
-from keras_mixer.data import integrity
-from keras_mixer.data.integrity import check_source
-from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.decode import decode_image
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import held_out_places, hold_out, stratified_split
 
@@ -63,81 +59,11 @@ def test_an_image_folder_becomes_a_source(tmp_path, parts):
         assert pixels.mean((0, 1)).argmax() == int(example["label"])
 
 
-def test_files_that_are_no_images_by_name_are_ignored(tmp_path):
-    write_folder(tmp_path)
-    (tmp_path / "train" / "circle" / "notes.txt").write_text("hello")
-    (tmp_path / "train" / "circle" / ".hidden.png").write_bytes(b"")
-    (tmp_path / "README").write_text("hello")
-    assert load_source(str(tmp_path)).train.size == 12
-
-
-def test_useless_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="contains none"):
-        load_source(str(tmp_path))
-    (tmp_path / "one").mkdir()
-    with pytest.raises(ValueError, match=r"only one \(one\)"):
-        load_source(str(tmp_path))
-    (tmp_path / "two").mkdir()
-    with pytest.raises(ValueError, match=r"one contains no images \(.jpg"):
-        load_source(str(tmp_path))
-    (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match="no 'test' next to it"):
-        load_source(str(tmp_path))
-    with pytest.raises(ValueError, match="neither 'digits', nor an existing folder"):
-        load_source("surely_no_such_dataset")
-
-
 def test_a_class_of_the_test_part_alone_is_refused(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "test" / "zebra").mkdir()
     with pytest.raises(ValueError, match="lacks: zebra"):
         load_source(str(tmp_path))
-
-
-def test_broken_files_are_all_named_before_training_or_left_out(tmp_path):
-    write_folder(tmp_path)
-    photograph = encode(photographs()[0], "JPEG")
-    broken = {"truncated.jpg": photograph[:5000], "empty.png": b"", "text.jpeg": b"I am no image"}
-    for name, content in broken.items():
-        (tmp_path / "train" / "circle" / name).write_bytes(content)
-    for name, mode in {"grey": "L", "cmyk": "CMYK", "palette": "P", "alpha": "RGBA"}.items():
-        format = "JPEG" if mode in ("L", "CMYK") else "PNG"
-        file = tmp_path / "train" / "stripe" / f"{name}.{format.lower()}"
-        file.write_bytes(encode(photographs()[0], format, mode))
-    deep = tf.io.encode_png(photographs()[0].astype(np.uint16) * 257)
-    (tmp_path / "train" / "stripe" / "deep.png").write_bytes(deep.numpy())
-    source = load_source(str(tmp_path))
-    with pytest.raises(ValueError, match="3 image file") as error:
-        check_source(source)
-    assert all(name in str(error.value) for name in broken)
-    assert not any(name in str(error.value) for name in ("grey", "cmyk", "palette", "alpha", "deep"))
-    kept, left_out = check_source(source, skip_corrupt=True)
-    assert left_out == 3
-    assert kept.train.size == source.train.size - 3
-    assert check_source(kept) == (kept, 0)
-
-
-def test_checked_files_are_remembered_until_one_changes(tmp_path, monkeypatch):
-    write_folder(tmp_path)
-    source = load_source(str(tmp_path))
-    assert check_source(source) == (source, 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(integrity, "corrupt_files", lambda *arguments: pytest.fail("the images are decoded again"))
-        assert check_source(load_source(str(tmp_path)))[1] == 0
-    Path(source.train.files[0]).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="1 image file"):
-        check_source(source)
-
-
-def test_a_large_folder_is_decoded_in_advance_only_if_damaged_files_are_to_be_left_out(tmp_path, monkeypatch):
-    write_folder(tmp_path)
-    monkeypatch.setattr(integrity, "MOST_DECODED", 0)
-    source = load_source(str(tmp_path))
-    Path(source.train.files[0]).write_bytes(b"damaged")
-    lines = []
-    assert check_source(source, log=lines.append) == (source, 0)
-    assert "not decoded in advance" in lines[0]
-    assert check_source(source, skip_corrupt=True)[1] == 1
 
 
 @pytest.fixture(scope="module")

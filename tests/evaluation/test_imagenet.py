@@ -5,8 +5,8 @@ import pytest
 from image_files import encode, turned
 from tfds_files import write_tfds
 
+from keras_mixer.data.decode import decode_image
 from keras_mixer.data.prepared import NotPrepared
-from keras_mixer.data.preprocessing import decode_image
 from keras_mixer.evaluation import imagenet
 
 

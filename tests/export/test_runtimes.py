@@ -9,7 +9,7 @@ import pytest
 from image_files import encode, photographs
 
 from keras_mixer import cli
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.description import describe
 from keras_mixer.export import interchange
 from keras_mixer.export.loading import load_predictor

@@ -1,4 +1,5 @@
 import json
+import struct
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ from image_files import encode, photographs, turned
 from PIL import Image
 
 import keras_mixer
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.export import warmup
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
@@ -58,7 +59,8 @@ def image_files():
         "huge": encode(huge, "JPEG"),
         "one pixel": encode(photograph[:1, :1], "PNG"),
         "tall": encode(photograph[:, :9], "PNG"),
-    } | {f"turned {i}": turned(photograph, i) for i in range(1, 9)}
+        "turned 6": turned(photograph, 6),
+    }
 
 
 @tensorflow_only
@@ -127,9 +129,7 @@ def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     images = np.stack([evaluation_image(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
     np.testing.assert_allclose(answer, classifier(images), atol=1e-5)
     by_name = dict(zip(files, answer.numpy(), strict=True))
-    np.testing.assert_array_equal(by_name["turned 1"], by_name["JPEG"])
-    answers = np.stack([by_name[f"turned {i}"] for i in range(1, 9)])
-    assert len(np.unique(answers.round(4), axis=0)) == 8  # as the eight images differ
+    np.testing.assert_array_equal(by_name["turned 6"], by_name["JPEG"])  # turning is the client's business
 
 
 @tensorflow_only
@@ -138,7 +138,14 @@ def test_images_that_cannot_be_decoded_are_named_by_their_indices(signatures):
 
     signature = signatures["image_bytes"]
     good = image_files()["JPEG"]
-    for batch, indices in [([good, b"no image", good, good[:300]], "[1 3]"), ([b""], "[0]")]:
+    others = [encode(np.zeros((9, 9, 3), np.uint8), format) for format in ("GIF", "BMP", "WEBP")]
+    bomb = bytearray(encode(np.zeros((9, 9), np.uint8), "PNG"))
+    bomb[16:24] = struct.pack(">II", 50_000, 50_000)
+    for batch, indices in [
+        ([good, b"no image", good, good[:300]], "[1 3]"),
+        ([b""], "[0]"),
+        ([*others, good, bytes(bomb)], "[0 1 2 4]"),
+    ]:
         with pytest.raises(tf.errors.InvalidArgumentError) as caught:
             signature(image_bytes=tf.constant(batch))
         assert "cannot be decoded" in str(caught.value)

@@ -16,7 +16,7 @@ from image_files import encode, photographs
 from PIL import Image
 
 from keras_mixer import cli
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.data.splits import Split
 from keras_mixer.export import npm, web
 from keras_mixer.export.npm import package_files

@@ -28,7 +28,7 @@ def run(tiny_mixer, tmp_path):
 
 def test_the_page_stands_alone_and_shows_what_is_there(run, tmp_path):
     plain = write_report([run], tmp_path / "plain.html").read_text()
-    assert "could not be read: Data &#39;digits&#39; have 10 classes, the model has 2." in plain
+    assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, ...)" in plain
     assert "Confusion matrix" not in plain
     assert "Few-shot" not in plain
     evaluation = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "data": "digits"}

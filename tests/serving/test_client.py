@@ -16,7 +16,7 @@ from model_server import ModelServer
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.serving.client import connect, predict_files
 from keras_mixer.serving.protocol import Address, ServingError, UnreadableImageError
 
@@ -150,12 +150,16 @@ def test_an_unreadable_file_is_named(client, images, tmp_path):
     with pytest.raises(UnreadableImageError, match=r"cannot be decoded.*indices in the batch:\] \[1\]"):
         client.classify([images[0], b"no image"])
     paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.png")]
-    for path, content in zip(paths, [images[0], images[0][:200], images[1]], strict=True):
+    for path, content in zip(paths, [images[0], images[1][:200], images[1]], strict=True):
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"b\.jpg cannot be decoded"):
-        predict_files(client, paths)
-    with pytest.raises(FileNotFoundError, match=r"d\.jpg"):
-        predict_files(client, [*paths, tmp_path / "d.jpg"])
+    (tmp_path / "e.png").write_bytes(b"")
+    found = predict_files(client, [*paths, tmp_path / "d.jpg", tmp_path / "e.png"])
+    assert [str(answer) for answer in found if isinstance(answer, Exception)] == [
+        f"{paths[1]}: the server cannot decode it.",
+        f"There is no image file {tmp_path / 'd.jpg'}.",
+        f"{tmp_path / 'e.png'}: empty",
+    ]
+    assert [answer.image for answer in found if not isinstance(answer, Exception)] == [*map(str, paths[::2])]
     assert [prediction.image for prediction in predict_files(client, [paths[2], paths[0]])] == [*map(str, paths[::-2])]
     with pytest.raises(ValueError, match="returns only its 5 best classes; use --top-k 5"):
         predict_files(client, paths[:1], top_k=6)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from image_files import encode, photographs, turned
 
 import keras_mixer
-from keras_mixer.data.preprocessing import evaluation_image
+from keras_mixer.data.decode import evaluation_image
 from keras_mixer.export.loading import load_predictor
 
 pytestmark = pytest.mark.backends
@@ -85,7 +85,7 @@ def test_useless_images_are_refused(classifier, tmp_path):
     with pytest.raises(FileNotFoundError, match="no image file"):
         predictor.predict(tmp_path / "nothing.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"bad\.jpg cannot be decoded"):
+    with pytest.raises(ValueError, match=r"bad\.jpg: not an image that Pillow can read"):
         predictor.predict(tmp_path / "bad.jpg")
 
 

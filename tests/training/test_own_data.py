@@ -75,6 +75,13 @@ def test_arrays_datasets_and_batches_train_alike_and_resume_to_the_very_same_wei
     assert "passed to keras_mixer.fit" in capsys.readouterr().err
 
 
+def test_a_dataset_that_reshuffles_itself_gives_each_image_its_own_label(tmp_path):
+    result = fit(
+        tmp_path / "run", dataset(TRAIN).shuffle(24), classes=2, epochs=12, learning_rate=0.01, mixup_alpha=0.0
+    )
+    assert result.history["accuracy"][-1] == result.metrics["accuracy"] == 1.0
+
+
 def test_the_recipe_holds_out_and_splits_own_data():
     recipe = keras_mixer.RECIPES["digits"]
     _, held_out = with_own_data(dataclasses.replace(recipe, holdout=0.25), {}, TRAIN, TEST)

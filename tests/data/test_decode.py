@@ -1,13 +1,24 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from image_files import encode, photographs
-from PIL import Image
+from image_files import encode, photographs, turned
+from PIL import Image, ImageOps
 
-from keras_mixer.data.preprocessing import EVALUATION_CROPS, decode_image, evaluation_image, training_image
+from keras_mixer.data.decode import (
+    EVALUATION_CROPS,
+    LARGEST_IMAGE,
+    NotAnImage,
+    decode_image,
+    decode_jpeg_or_png,
+    evaluation_image,
+    read_header,
+    training_image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +27,73 @@ def photograph():
 
 
 @pytest.mark.parametrize(
-    ("format", "mode"),
-    [("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "1"), ("BMP", "RGB")],
+    ("format", "modes"),
+    [
+        ("PNG", ["RGB", "L", "P", "RGBA", "LA", "1"]),
+        ("BMP", ["RGB", "L", "P", "1", "RGBA"]),
+        ("GIF", ["RGB", "L", "P"]),
+        ("TIFF", ["RGB", "L", "P", "RGBA", "CMYK", "1", "YCbCr"]),
+        ("WEBP", ["RGB", "RGBA"]),
+        ("PPM", ["RGB", "L", "1"]),
+        ("TGA", ["RGB", "P", "RGBA"]),
+    ],
 )
-def test_lossless_files_decode_to_the_rgb_that_pillow_reads(photograph, format, mode):
-    encoded = encode(photograph, format, mode)
-    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    np.testing.assert_array_equal(decode_image(encoded), expected)
+def test_files_decode_to_the_rgb_that_pillow_reads(photograph, format, modes):
+    for mode in modes:
+        encoded = encode(photograph, format, mode)
+        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        np.testing.assert_array_equal(decode_image(encoded), expected)
+
+
+def test_alpha_is_dropped_and_only_the_first_frame_is_used(photograph):
+    clear = Image.fromarray(photograph[:40, :40]).convert("RGBA")
+    clear.putalpha(0)
+    palette = Image.fromarray(photograph[:40, :40]).convert("P")
+    for image, format, options in [
+        (clear, "TIFF", {}),
+        (clear, "PNG", {}),
+        (palette, "PNG", {"transparency": bytes(256)}),
+        (palette, "GIF", {"transparency": int(np.asarray(palette)[0, 0])}),
+    ]:
+        expected = np.asarray(palette.convert("RGB")) if image is palette else photograph[:40, :40]
+        np.testing.assert_array_equal(decode_image(encode(image, format, **options)), expected)
+    frames = [Image.fromarray(np.full((9, 9, 3), value, np.uint8)) for value in (0, 255)]
+    for format in ("GIF", "TIFF", "WEBP"):
+        animation = encode(frames[0], format, save_all=True, append_images=frames[1:])
+        np.testing.assert_allclose(decode_image(animation), 0, atol=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+def test_photographs_are_turned_as_pillow_turns_them(format, orientation):
+    blocks = np.random.default_rng(0).integers(40, 216, (3, 5, 3), np.uint8)
+    pixels = Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encode(pixels, format, exif=exif, **({"lossless": True} if format == "WEBP" else {"quality": 95}))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")).astype(int)
+    header = read_header(io.BytesIO(file))
+    np.testing.assert_allclose(decode_image(file, header.orientation), upright, atol=10)  # decoders of JPEG differ
+    of_tensor = [tf.constant(header.orientation)]
+    png = encode(decode_image(file, header.orientation).numpy(), "PNG")
+    evaluated = [evaluation_image(one, (16, 24), "resize", *how) for one, how in ((file, of_tensor), (png, []))]
+    np.testing.assert_array_equal(*evaluated)
+    trained = [
+        training_image(one, (16, 24), tf.constant([0, 3]), orientation=how)
+        for one, how in ((file, *of_tensor), (png, 1))
+    ]
+    if (header.orientation, format) != (1, "JPEG") and (header.orientation, format) != (1, "MPO"):
+        np.testing.assert_array_equal(*trained)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_orientations_turn_nothing(photograph):
+    file = turned(photograph)
+    tag = file.index(struct.pack(">HHI", 0x0112, 3, 1))
+    for place, content in [(tag + 8, b"\0\0"), (tag + 8, b"\0\x09"), (tag + 2, b"\0\2"), (tag - 6, b"\xff" * 4)]:
+        damaged = file[:place] + content + file[place + len(content) :]
+        assert read_header(io.BytesIO(damaged)).orientation == 1
+    assert read_header(io.BytesIO(file)).orientation == 6
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -39,12 +110,49 @@ def test_16_bit_pngs_keep_their_upper_8_bits(photograph, channels):
     np.testing.assert_array_equal(decode_image(tf.io.encode_png(deep)), np.broadcast_to(deep >> 8, photograph.shape))
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_broken_files_raise(photograph, format):
     encoded = encode(photograph, format)
     for broken in (encoded[: len(encoded) // 2], b"", b"no image at all", encoded[:3] + b"\0" * 100):
-        with pytest.raises(tf.errors.InvalidArgumentError):
+        with pytest.raises((tf.errors.OpError, OSError, NotAnImage)):
             decode_image(broken)
+
+
+def with_sides(content, width, height):
+    """A JPEG or PNG whose header states other sides."""
+    if content.startswith(b"\x89PNG"):
+        header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
+        return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    first = content.find(b"\xff\xc0") + 5
+    return content[:first] + struct.pack(">HH", height, width) + content[first + 4 :]
+
+
+@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 2**32 - 1)])
+def test_too_many_pixels_are_refused_before_they_are_decoded(photograph, width, height):
+    bombs = [with_sides(encode(photograph, "PNG"), width, height)]
+    if width < 2**16:
+        bombs.append(with_sides(encode(photograph, "JPEG"), width, height))
+    readers = [
+        decode_image,
+        decode_jpeg_or_png,
+        lambda some: evaluation_image(some, (16, 16), "resize"),
+        lambda some: training_image(some, (16, 16), tf.constant([0, 0])),
+    ]
+    for bomb in bombs:
+        for read in readers:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 128,000,000 pixels"):
+                list(tf.data.Dataset.from_tensors(bomb).map(read))
+        with pytest.raises(Exception, match=r"exceeds limit|too large"):
+            read_header(io.BytesIO(bomb))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_leaves_room_for_telephones(photograph):
+    assert LARGEST_IMAGE >= 12_000 * 9_000
+    png = encode(photograph, "PNG")
+    assert read_header(io.BytesIO(with_sides(png, 12_000, 9_000))).height == 9_000
+    with pytest.raises(ValueError, match=r"an image of 11000 x 12000 px, too large: the limit is 128,000,000 pixels"):
+        read_header(io.BytesIO(with_sides(png, 12_000, 11_000)))
 
 
 @pytest.mark.parametrize("crop", EVALUATION_CROPS)

@@ -1,0 +1,263 @@
+"""From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
+
+TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files.
+
+Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
+
+Source: big_vision's `pp/ops_image.py` and the appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" when
+the short side is resized, resized pixels cast back to uint8, central crop with the offset rounded down.
+"""
+
+import contextlib
+import io
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from keras_mixer.data.settings import EVALUATION_CROPS
+
+LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
+MOST_ELONGATED = 100  # long side / short side; resizing the short side scales the long one too
+DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
+BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by others
+NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
+NO_COLOURS = ("F", "I")  # numbers of 32 bits: their black and white are unknown
+UPRIGHT, ORIENTATION_TAG = 1, 0x0112
+
+
+class Header(NamedTuple):
+    """Sides in pixels as stored, and the EXIF orientation, 1 (upright) to 8; 1 for what Pillow decodes, and turns."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+class NotAnImage(ValueError):
+    """Pillow does not know the format of a file."""
+
+
+def read_header(file, crop=None) -> Header:
+    """The header of an image that the evaluation crop accepts; ValueError, or any error of Pillow, if there is none."""
+    try:
+        opened = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise NotAnImage("not an image that Pillow can read") from error
+    with opened as image:
+        (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
+        if image.format in NO_PIXELS:
+            raise NotAnImage(f"not an image of pixels, but {image.format}")
+        if not by_tensorflow and image.mode in NO_COLOURS:
+            raise ValueError("an image with 32 bits per pixel; convert it to 8 bits per colour")
+        if width * height > LARGEST_IMAGE:
+            raise ValueError(f"an image of {height} x {width} px, too large: the limit is {LARGEST_IMAGE:,} pixels")
+        if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
+            raise ValueError(
+                f"an image of {height} x {width} px, too long for the crop resmall-crop: the limit is {MOST_ELONGATED} "
+                "times the short side"
+            )
+        orientation = UPRIGHT
+        if by_tensorflow:
+            with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
+                # The getexif of PNG would decode the pixels.
+                orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
+        return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT)
+
+
+def as_file(encoded):
+    """The argument of a function that `tf.numpy_function` calls, as an open file; eagerly, strings come as arrays."""
+    return io.BytesIO(np.asarray(encoded, object).item())
+
+
+def decode_image(encoded, orientation=UPRIGHT):
+    """`() string -> (H, W, 3) uint8`: an image in any format that Pillow reads, as RGB and upright.
+
+    Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
+    bits, and only the first frame of an animation is used. Images of more than `LARGEST_IMAGE` pixels are refused
+    before they are decoded.
+    """
+    encoded = tf.convert_to_tensor(encoded)
+    image = tf.cond(
+        tf.io.is_jpeg(encoded) | _is_png(encoded),
+        lambda: decode_jpeg_or_png(encoded),
+        lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
+    )
+    return _upright(image, orientation)
+
+
+def for_server(encoded, orientation=UPRIGHT):
+    """`() string -> () string`: an image as a SavedModel takes it, an upright JPEG or PNG."""
+    return tf.cond(
+        (tf.io.is_jpeg(encoded) | _is_png(encoded)) & (orientation == UPRIGHT),
+        lambda: encoded,
+        lambda: tf.io.encode_png(decode_image(encoded, orientation)),
+    )
+
+
+def decode_jpeg_or_png(encoded):
+    """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
+    is_jpeg = tf.io.is_jpeg(encoded)
+    with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
+        sides = tf.cond(is_jpeg, lambda: _jpeg_sides(encoded), lambda: _png_sides(encoded))
+    with tf.control_dependencies([_refuse_large(sides)]):
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape((None, None, 3))
+    return image
+
+
+def _is_png(encoded):
+    return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def _jpeg_sides(encoded):
+    return tf.io.extract_jpeg_shape(encoded)[:2]
+
+
+def _png_sides(encoded):
+    width_and_height = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+    return tf.ensure_shape(width_and_height, (2,))[::-1]
+
+
+def _refuse_large(sides):
+    """Returns an assertion on `(height, width)` int32."""
+    sides = tf.cast(sides, tf.int64)
+    small = (tf.reduce_min(sides) > 0) & (tf.reduce_prod(sides) <= LARGEST_IMAGE)
+    return tf.debugging.Assert(small, ["an image of", sides, f"px: the limit is {LARGEST_IMAGE:,} pixels"])
+
+
+def _decode_with_pillow(encoded):
+    read_header(as_file(encoded))  # refuses large images
+    with Image.open(as_file(encoded)) as image:
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    return np.asarray(upright.convert("RGB"))
+
+
+def _upright(image, orientation):
+    """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: stored pixels as a person sees them, by the EXIF orientation."""
+    if isinstance(orientation, int) and orientation == UPRIGHT:
+        return image
+
+    def where(condition, change):
+        return tf.cond(tf.cast(condition, tf.bool), change, lambda: image)
+
+    image = where(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)))
+    image = where(orientation // 2 % 2 == 1, lambda: tf.reverse(image, [1]))  # 2, 3, 6, 7
+    return where((orientation - 1) // 2 % 2 == 1, lambda: tf.reverse(image, [0]))  # 3, 4, 7, 8
+
+
+def evaluation_image(encoded, image_size, crop, orientation=UPRIGHT):
+    """`() string -> (height, width, 3) uint8`: `decode_image`, then `evaluation_crop`."""
+    return evaluation_crop(decode_image(encoded, orientation), image_size, crop)
+
+
+def evaluation_crop(image, image_size, crop):
+    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
+    height, width = image_size
+    if crop == "resize":
+        return resize(image, image_size)
+    if crop == "resize-crop":
+        image = resize(image, (round(height * 8 / 7), round(width * 8 / 7)))
+    elif crop == "resmall-crop":
+        sides = tf.shape(image)[:2]
+        short_enough = tf.reduce_max(sides) <= MOST_ELONGATED * tf.reduce_min(sides)
+        with tf.control_dependencies([tf.debugging.Assert(short_enough, ["too long for resmall-crop:", sides])]):
+            shape = tf.cast(sides, tf.float32)
+        scale = tf.reduce_max([round(height * 8 / 7), round(width * 8 / 7)] / shape)
+        small = tf.cast(tf.round(shape * scale), tf.int32)
+        image = resize(image, small, method="area")
+    else:
+        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
+    top = (tf.shape(image)[0] - height) // 2
+    left = (tf.shape(image)[1] - width) // 2
+    return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+
+def evaluation_images(encoded, image_size, crop):
+    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in several threads.
+
+    If images cannot be decoded, the message of the error contains their indices.
+    """
+    count = tf.size(encoded, out_type=tf.int64)
+
+    def prepared(i, image):
+        return i, evaluation_crop(decode_jpeg_or_png(image), image_size, crop)
+
+    numbered = tf.data.Dataset.from_tensor_slices(encoded).enumerate()
+    good = numbered.map(prepared, num_parallel_calls=DECODING_THREADS).ignore_errors()
+    end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
+    indices, images = good.concatenate(end).batch(count + 1).get_single_element()
+    bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
+    message = (
+        f"images cannot be decoded (expected complete JPEG or PNG files of at most {LARGEST_IMAGE:,} pixels); their "
+        "indices in the batch:"
+    )
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
+        return images[:-1]
+
+
+def training_image(
+    encoded, image_size, seed, *, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True, orientation=UPRIGHT
+):
+    """`() string -> (height, width, 3) uint8`: the Inception crop, resized, and flipped half of the time.
+
+    A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
+
+    Args:
+        encoded: the image.
+        image_size: `(height, width)` in pixels.
+        seed: `(2,)` int; the same seed gives the same crop.
+        area: smallest and largest fraction of the image's area that the crop covers.
+        aspect: smallest and largest width / height of the crop; None: that of the image.
+        flip: whether to flip left-right with probability 1/2.
+        orientation: that of its `Header`.
+    """
+
+    def crop_of_jpeg():
+        sides = _jpeg_sides(encoded)
+        with tf.control_dependencies([_refuse_large(sides)]):
+            window = _crop_window(sides, seed, area, aspect)
+        return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
+
+    def crop_of_image():
+        image = decode_image(encoded, orientation)
+        window = _crop_window(tf.shape(image)[:2], seed, area, aspect)
+        return tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3])
+
+    cropped = tf.cond(tf.io.is_jpeg(encoded) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
+    cropped.set_shape((None, None, 3))
+    image = resize(cropped, image_size)
+    if flip:
+        image = tf.image.stateless_random_flip_left_right(image, seed + tf.constant([0, 1], seed.dtype))
+    return image
+
+
+def _crop_window(shape, seed, area, aspect):
+    """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
+    if aspect is None:
+        draws = tf.random.stateless_uniform((3,), seed)
+        sides = tf.sqrt(area[0] + draws[0] * (area[1] - area[0])) * tf.cast(shape, tf.float32)
+        sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
+        places = tf.cast(shape - sides + 1, tf.float32)  # along each axis, all equally likely
+        return tf.concat([tf.cast(draws[1:] * places, tf.int32), sides], 0)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([shape, [3]], 0),
+        tf.zeros((1, 0, 4)),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def resize(image, size, method="bilinear"):
+    """`(H, W, 3) uint8 -> (*size, 3) uint8`; fractions are truncated, as in the official code."""
+    pixels = tf.cast(image, tf.float32)  # a third faster than resizing uint8
+    return tf.cast(tf.image.resize(pixels, size, method), tf.uint8)

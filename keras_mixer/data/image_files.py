@@ -1,0 +1,91 @@
+"""Finds image files that cannot be used, and says why."""
+
+import contextlib
+import os
+import sys
+from multiprocessing.pool import ThreadPool
+
+import tensorflow as tf
+from PIL import Image
+from tqdm.auto import tqdm
+
+from keras_mixer.data.decode import Header, NotAnImage, decode_image, read_header
+from keras_mixer.data.parallel import PARALLEL_CALLS
+
+HEADER_THREADS = 2  # Pillow reads headers in Python, which runs in one thread at a time
+MANY_FILES = 10_000  # above this, a progress bar is shown
+MOST_NAMED = 20  # files in a message
+ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
+
+
+def check_file(path, crop=None, pixels=False) -> Header:
+    """`read_header` of a file, whose pixels decode too if asked; ValueError with its name and the reason otherwise."""
+    shown = os.fsencode(path).decode(errors="replace")
+    try:
+        header = read_header(path, crop)
+        if pixels:
+            decode_image(tf.io.read_file(os.fsencode(path)), header.orientation)
+        return header
+    except NotAnImage as error:
+        raise NotAnImage(f"{shown}: {error if os.path.getsize(path) else 'empty'}") from error
+    except Exception as error:  # Pillow has many types
+        reason = _reason_of_pillow(path) if isinstance(error, tf.errors.OpError) else error
+        raise ValueError(f"{shown}: {getattr(reason, 'strerror', None) or reason}") from error
+
+
+def _reason_of_pillow(path):
+    """Why the pixels of a file cannot be decoded, in the words of Pillow, which are clearer than TensorFlow's."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        return error
+    return "TensorFlow cannot decode it"
+
+
+def read_image(path, prepare, crop=None):
+    """`prepare(encoded, orientation)` of an image file; FileNotFoundError or the ValueError of `check_file`."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no image file {path}.")
+    orientation = check_file(path, crop).orientation
+    try:
+        return prepare(tf.io.read_file(os.fsencode(path)), orientation)
+    except Exception:
+        check_file(path, crop, pixels=True)  # raises an error that names the file
+        raise
+
+
+def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
+    """`check_file` of many files, in several threads: what it returns or raises for each."""
+
+    def check(path):
+        try:
+            return check_file(path, crop, pixels)
+        except ValueError as error:
+            return error
+
+    with ThreadPool(PARALLEL_CALLS if pixels else HEADER_THREADS) as pool:
+        checked = pool.imap(check, paths, chunksize=64)
+        few = len(paths) <= MANY_FILES
+        return list(tqdm(checked, "checking images", len(paths), leave=False, file=sys.stderr, disable=few))
+
+
+@contextlib.contextmanager
+def naming_damaged_files(*splits, crop=None, advice=ADVICE):
+    """Raises `damaged_files` if the block fails because an image file of the splits cannot be decoded."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        checked = check_files([path for split in splits for path in split.files], crop, pixels=True)
+        if reasons := [reason for reason in checked if isinstance(reason, ValueError)]:
+            raise damaged_files(reasons, advice) from error
+        raise
+
+
+def damaged_files(reasons, advice=ADVICE) -> ValueError:
+    """An error that names up to `MOST_NAMED` damaged files."""
+    if len(reasons) == 1:
+        return ValueError(f"An image cannot be used: {reasons[0]}. {advice}".strip())
+    more = [f"and {len(reasons) - MOST_NAMED:,} more"] if len(reasons) > MOST_NAMED else []
+    named = "\n  ".join([*map(str, reasons[:MOST_NAMED]), *more])
+    return ValueError(f"{len(reasons):,} images cannot be used:\n  {named}\n{advice}".strip())

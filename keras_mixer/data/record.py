@@ -1,0 +1,61 @@
+"""The images that a run trains and tests on, as `files.csv`: the split belongs to the run, not to the folder."""
+
+import csv
+import dataclasses
+import os
+
+from keras_mixer.data.splits import Source
+from keras_mixer.files import atomic_write
+
+FILES = "files.csv"
+COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation")
+TRAIN, TEST, UNUSED = "train", "test", "unused"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
+
+    path: str  # below the folder, with "/"
+    class_name: str
+    part: str  # TRAIN, TEST or UNUSED
+    bytes: int
+    height: int = 0
+    width: int = 0
+    orientation: int = 0
+
+
+def write_files(path, source: Source):
+    """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
+    parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for image in source.images:
+            part = parts.get(os.path.join(source.folder, image.path), UNUSED)
+            writer.writerow((vars(image) | {"part": part}).values())
+
+
+def read_files(path) -> list[ImageFile]:
+    """The images in a `files.csv`; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        _, *rows = csv.reader(file)
+    try:
+        return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or train again in another folder.") from error
+
+
+def describe_changes(changes) -> str:
+    """Such as `2 gone (a.png, b.png), 1 new (c.png)`; empty without changes."""
+    return ", ".join(f"{len(paths):,} {what} ({some(paths)})" for what, paths in changes.items() if paths)
+
+
+def some(names) -> str:
+    """The first three of some names."""
+    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)

@@ -1,0 +1,191 @@
+"""Folders as people have them: what is an image, what is left out, and what is asked."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from image_files import encode, photographs, turned, write_folder
+from PIL import Image
+
+import keras_mixer
+from keras_mixer import cli
+
+TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
+TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 2, "warmup_steps": 1, "randaugment_num_ops": 0}
+TINY |= {"xla_on_cpu": False}
+
+
+def fit(folder, workdir, **options):
+    return keras_mixer.fit("scratch_small", data=str(folder), workdir=workdir, **(TINY | options))
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """What `fit` says about a folder before it finds too few images for a batch."""
+
+    def lines(folder, **options):
+        said = []
+        with pytest.raises(ValueError, match="global_batch_size=9999 is more than the"):
+            fit(folder, tmp_path / "run", log=said.append, global_batch_size=9999, **options)
+        return said
+
+    return lines
+
+
+def refused(folder, tmp_path, message, **options):
+    with pytest.raises(ValueError, match=message):
+        fit(folder, tmp_path / "run", log=[].append, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on a folder."""
+    root = tmp_path_factory.mktemp("run")
+    fit(write_folder(root / "images"), root / "run", log=[].append)
+    return root / "run"
+
+
+def predict(run, *files, status=0):
+    assert cli.main(["predict", str(run), *map(str, files), "--json"]) == status
+
+
+def test_every_format_gives_the_same_answer(run, tmp_path, capsys):
+    pixels = Image.fromarray(photographs()[0][:60, :90]).convert("P", colors=16)
+    files = [tmp_path / "original.png"]
+    pixels.convert("RGB").save(files[0])
+    for name in ("palette.bmp", "palette.gif", "palette.png", "a.tif", "b.webp", "c.ppm", "d.jp2", "e.tga"):
+        files.append(tmp_path / name)
+        how = {"lossless": True} if name == "b.webp" else {}
+        (pixels if "palette" in name else pixels.convert("RGB")).save(files[-1], **how)
+    files.append(files[1].rename(tmp_path / "bitmap_without_suffix"))
+    del files[1]
+    predict(run, *files)
+    answers = json.loads(capsys.readouterr().out)
+    assert len(answers) == 9
+    assert {str(answer["probabilities"]) for answer in answers} == {str(answers[0]["probabilities"])}
+
+
+def test_what_is_an_image_is_decided_by_opening_it(tmp_path, listed):
+    folder = write_folder(tmp_path / "photos", parts=())
+    picture = Image.fromarray(photographs()[0][:40, :40])
+    for name, format in [("a.jfif", "JPEG"), ("b.MPO", "MPO"), ("c.TIF", "TIFF"), ("d", "PNG"), ("e.dat", "BMP")]:
+        picture.save(folder / "circle" / name, format)
+    for i in range(3):
+        (folder / "circle" / f"{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "stripe" / "notes.txt").write_text("hello")
+    (folder / "README").write_text("hello")
+    left_out, classes = listed(folder, test_fraction=0.5)
+    assert left_out.endswith(
+        "files outside the class folders: 1; files that are not images Pillow can read (.heic, .txt): 4."
+    )
+    assert classes == "Images per class (training + test): circle 5 + 6, stripe 3 + 3"
+
+
+def test_hidden_files_and_links(tmp_path, listed):
+    folder = write_folder(tmp_path / "photos", parts=())
+    for hidden in ("circle/.ipynb_checkpoints", "circle/@eaDir", "stripe/.Trash-1000", "stripe/__MACOSX", ".git"):
+        shutil.copytree(folder / "circle", folder / hidden)
+    shutil.copy(folder / "circle" / "0.png", folder / "circle" / "._0.png")
+    (folder / "circle" / "Thumbs.db").write_bytes(b"")
+    shutil.copytree(folder / "circle", tmp_path / "elsewhere")
+    for link, target in [
+        ("circle/more", tmp_path / "elsewhere"),
+        ("circle/more again", tmp_path / "elsewhere"),
+        ("circle/cycle", folder / "circle"),
+        ("circle/to itself", folder / "circle" / "to itself"),
+        ("stripe/gone.jpg", tmp_path / "gone.jpg"),
+        ("stripe/of a file.jpg", tmp_path / "elsewhere" / "1.jpg"),
+    ]:
+        (folder / link).symlink_to(target)
+    os.mkfifo(folder / "stripe" / "pipe.jpg")
+    shutil.copy(folder / "circle" / "0.png", os.fsencode(folder / "stripe") + b"/M\xfcnchen.png")
+    left_out, classes = listed(folder)
+    assert classes == "Images per class (training + test): circle 10 + 2, stripe 6 + 2"
+    kinds = (
+        "hidden or system files and folders: 10",
+        "links to folders already read: 2",
+        "broken links: 2",
+        "devices: 1",
+    )
+    assert all(kind in left_out for kind in kinds)
+
+
+def test_a_folder_with_a_name_that_is_not_utf_8_trains(tmp_path):
+    folder = write_folder(tmp_path / "photos", images_per_class=3)
+    path = os.fsencode(folder / "train" / "circle")
+    os.rename(path + b"/0.png", path + b"/M\xfcnchen.png")
+    fit(folder, tmp_path / "run", log=[].append)
+    os.rename(path, os.fsencode(folder / "train") + b"/M\xfcnchen")
+    refused(folder, tmp_path / "other", "class folder .* is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("Training", "Testing"), r"Which .* has Testing, Training, .* --train-split Training --test-split Testing\."),
+        (("2023", "2024"), r"are the classes, pass --train-split 2023 --test-split 2024\. If 2023, 2024 are"),
+        (("train", "val"), r"has 'train' but no 'test' .* Pass --test-split val, or put"),
+        (("train", "Test", "validation"), r"Pass --test-split Test or validation, or put"),
+        (("Train", "test"), r"has 'test' but no 'train' .* Pass --train-split Train, or put"),
+    ],
+)
+def test_two_levels_of_folders_are_asked_about(parts, message, tmp_path, listed):
+    folder = write_folder(tmp_path / "photos", images_per_class=2, parts=parts)
+    refused(folder, tmp_path, message)
+    train, test, *others = parts
+    *left_out, classes = listed(folder, train_split=train, test_split=test)
+    assert classes == "Images per class (training + test): circle 2 + 2, stripe 2 + 2"
+    assert left_out == [f"Left out of {folder}: folders (validation): 1."] * len(others)
+
+
+def test_a_class_may_be_called_train_and_have_folders_inside(tmp_path, listed):
+    folder = write_folder(tmp_path / "photos", classes=("bus", "train"), parts=())
+    (folder / "bus" / "red").mkdir()
+    shutil.copy(folder / "bus" / "0.png", folder / "bus" / "red" / "0.png")
+    assert listed(folder, test_fraction=0.5) == ["Images per class (training + test): bus 3 + 4, train 3 + 3"]
+
+
+def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("./fotos", "fotos/", "~/fotos", str(tmp_path / "fotos")):
+        refused(name, tmp_path, f"There is no folder {name}")
+    refused("fotos", tmp_path, "neither 'digits', nor an existing folder")
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    refused("photos.zip", tmp_path, r"got the file photos\.zip\. Unpack")
+    folder = tmp_path / "photos"
+    (folder / "one").mkdir(parents=True)
+    refused(folder, tmp_path, r"only one \(one\)")
+    (folder / "two").mkdir()
+    refused(folder, tmp_path, "one contains no images")
+    (folder / "one" / "a.heic").write_bytes(b"heic")
+    refused(folder, tmp_path, "one contains no images")
+
+
+def test_a_folder_wins_over_the_data_set_of_its_name_and_that_is_said(tmp_path, listed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits" / "checkpoints").mkdir(parents=True)  # of a run, perhaps
+    assert listed("digits") == ["Classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]
+    write_folder(tmp_path / "digits", parts=("train", "test"))
+    said = listed("digits")
+    assert said[0] == f"The folder {tmp_path / 'digits'} is used, not the data set 'digits'."
+    assert said[-1] == "Images per class (training + test): circle 6 + 6, stripe 6 + 6"
+
+
+def test_photographs_are_turned_in_training_evaluation_and_predict(run, tmp_path, capsys):
+    photograph = photographs()[0]
+    upright = encode(np.rot90(photograph, -1), "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "upright.png": upright,
+        "turned.jpg": turned(photograph),
+        "turned.png": encode(photograph, "PNG", exif=exif),
+    }
+    files["turned.webp"] = encode(photograph, "WEBP", exif=exif, lossless=True)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    predict(run, *(tmp_path / name for name in files))
+    answers = [answer["probabilities"] for answer in json.loads(capsys.readouterr().out)]
+    np.testing.assert_allclose(answers, [answers[0]] * 4, atol=2e-3)

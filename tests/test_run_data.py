@@ -1,0 +1,264 @@
+"""The images of a run: its split stays, labels go by name, other data stay apart, damaged files are named."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import write_folder
+from PIL import Image
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.training.callbacks import Checkpoints, RunStopped
+
+TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
+TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 4, "warmup_steps": 1, "randaugment_num_ops": 0}
+TINY |= {"xla_on_cpu": False, "evaluation_crop": "resize"}
+CLASSES = ("circle", "square", "stripe")
+
+
+def fit(data, workdir, said=None, **options):
+    log = ([] if said is None else said).append
+    return keras_mixer.fit("scratch_small", data=str(data), workdir=workdir, log=log, **(TINY | options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder of 3 x 10 images, of which 6 are for testing, and a finished run on it."""
+    root = tmp_path_factory.mktemp("finished")
+    fit(write_folder(root / "photos", images_per_class=10, classes=CLASSES, parts=()), root / "run")
+    return root
+
+
+@pytest.fixture
+def trained(finished, tmp_path, monkeypatch):
+    """A copy of it, in the current folder."""
+    shutil.copytree(finished / "photos", tmp_path / "photos")
+    shutil.copytree(finished / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"data": "photos"}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files_of(part, run="run"):
+    with open(f"{run}/files.csv", newline="") as file:
+        return [Path("photos", row["path"]) for row in csv.DictReader(file) if row["part"] == part]
+
+
+@pytest.fixture
+def km(capsys):
+    def call(*words, status=0):
+        assert cli.main(list(map(str, words))) == status
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return printed.out if status == 0 else printed.err
+
+    return call
+
+
+def evaluated():
+    return json.loads(Path("run/evaluation.json").read_text())
+
+
+def test_the_split_belongs_to_the_run(trained, km):
+    km("evaluate", "run")
+    before = evaluated()
+    tests, trains = files_of("test"), files_of("train")
+    assert (len(tests), len(trains)) == (6, 24)
+    trains[0].unlink()
+    shutil.copy(trains[1], "photos/circle/new.png")
+    out = km("evaluate", "run")
+    assert f"1 gone ({trains[0].relative_to('photos')}), 1 new (circle/new.png)" in out
+    assert "6 are tested, 6 were recorded; new ones only with evaluate --include-new." in out
+    assert evaluated() == before
+    tests[0].unlink()
+    Image.open(tests[1]).resize((9, 9)).save(tests[1])
+    assert f"1 changed in size ({tests[1].relative_to('photos')})" in km("evaluate", "run")
+    assert evaluated()["test_images"] == 4
+    km("evaluate", "run", "--include-new")
+    assert evaluated()["test_images"] == 5
+    km("report", "run", "--output", "report.html")
+    assert "No test images" not in Path("report.html").read_text()
+    for file in tests[2:]:
+        file.unlink()
+    assert "None of the test images of run is left in photos" in km("evaluate", "run", status=2)
+    shutil.rmtree("photos")
+    assert "There is no image folder photos" in km("evaluate", "run", status=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"holdout": 0.25}])
+def test_what_is_held_out_is_recorded_too(options, tmp_path, monkeypatch, km):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos")
+    fit("photos", "run", **options)
+    train, test = len(files_of("train")), len(files_of("test"))
+    assert (train, test, len(files_of("unused"))) == ((9, 3, 12) if options else (12, 12, 0))
+    km("evaluate", "run")
+    assert evaluated()["test_images"] == test
+
+
+@pytest.fixture
+def stopped(trained, monkeypatch):
+    """The folder, and a run on it that was stopped after two steps."""
+
+    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", press)
+        with pytest.raises(RunStopped):
+            fit("photos", "stopped")
+    return trained
+
+
+def test_a_run_resumes_in_a_moved_folder_without_opening_its_images(stopped, monkeypatch):
+    whole = fit("photos", "whole")
+    shutil.move("photos", "elsewhere")
+    opened = []
+    monkeypatch.setattr(Image, "open", opened.append)
+    said = []
+    resumed = fit(stopped / "elsewhere", "stopped", said)
+    assert "Resuming after step 2 of 4." in said
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert json.loads(Path("stopped/config.json").read_text())["data"] == str(stopped / "elsewhere")
+    assert fit("elsewhere/", "stopped").metrics == resumed.metrics  # finished: only loaded
+    assert not opened
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        fit(write_folder(stopped / "others", classes=CLASSES), "stopped")
+
+
+def test_a_run_does_not_resume_on_changed_images(stopped):
+    test, train = files_of("test", "stopped")[0], files_of("train", "stopped")[0]
+    kept = train.read_bytes()
+    shutil.copy(train, "photos/circle/new.png")
+    train.write_bytes(kept + b" ")
+    test.rename("photos/moved.png")
+    names = [path.relative_to("photos") for path in (test, train)]
+    message = (
+        f"The images in photos have changed since this run started: 1 gone ({names[0]}), 1 new (circle/new.png), 1 "
+        f"changed in size ({names[1]}). Restore them, or choose another --workdir."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fit("photos", "stopped")
+    train.write_bytes(kept[:-30] + bytes(30))
+    Path("photos/moved.png").rename(test)
+    Path("photos/circle/new.png").unlink()
+    with pytest.raises(ValueError, match=rf"1 damaged \({names[1]}\)"):
+        fit("photos", "stopped", skip_corrupt=True)
+    train.write_bytes(kept)
+    Path("photos/circle/notes.txt").write_text("not an image")
+    assert fit("photos", "stopped").metrics["test_images"] == 6
+
+
+def test_labels_go_by_name(trained, km):
+    shutil.copytree("photos", "renamed")
+    Path("renamed/stripe").rename("renamed/Stripe")
+    message = r"Data 'renamed' has other classes than the model: 3 (Stripe, circle, square, ...) and 3 (circle, square"
+    assert message in km("evaluate", "run", "--data", "renamed", status=2)
+    assert message in km("export", "run", "--data", "renamed", "--format", "tflite", "--output", "x", status=2)
+    write_folder(trained / "fewer", images_per_class=10, classes=CLASSES[1:], size=(30, 30), parts=())
+    out = km("evaluate", "run", "--data", "fewer", "--output", "fewer.json")
+    assert "fewer has 2 of the 3 classes of the model: square, stripe." in out
+    fewer = json.loads(Path("fewer.json").read_text())
+    assert fewer["test_images"] == 20
+    assert fewer["class_names"] == list(CLASSES)
+    assert fewer["confusion"][0] == [0, 0, 0]
+    assert "There is no folder photos/none" in km("evaluate", "run", "--test-split", "none", status=2)
+    Path("photos/stripe").rename("photos/Stripe")
+    assert "Data 'photos' has other classes" in km("evaluate", "run", status=2)
+    km("report", "run", "--output", "report.html")
+    assert "other classes than the model" in Path("report.html").read_text()
+
+
+def test_other_data_are_evaluated_whole_and_kept_apart(trained, km):
+    km("evaluate", "run")
+    before = evaluated()
+    write_folder(trained / "new", images_per_class=4, classes=CLASSES, parts=())
+    out = km("evaluate", "run", "--data", "new")
+    assert "12 " in out
+    assert "Written" not in out
+    km("evaluate", "run", "--data", "new", "--output", "new.json")
+    assert json.loads(Path("new.json").read_text())["test_images"] == 12
+    assert "exists already" in km("evaluate", "run", "--data", "new", "--output", "new.json", status=2)
+    write_folder(trained / "parts", images_per_class=2, classes=CLASSES)
+    km("evaluate", "run", "--data", "parts", "--output", "parts.json")
+    assert json.loads(Path("parts.json").read_text())["test_images"] == 6
+    assert evaluated() == before
+    for name in ("photos/", trained / "photos", shutil.copytree("photos", "copy")):  # its own, spelled or placed anew
+        Path("run/evaluation.json").unlink()
+        km("evaluate", "run", "--data", name)
+        assert evaluated()["test_images"] == 6
+
+
+def test_damaged_files_are_named_wherever_data_are_read(trained, km, monkeypatch):
+    sweep = [
+        "sweep",
+        "scratch_small",
+        "--data",
+        "photos",
+        "--learning-rates",
+        "0.01",
+        "--holdout",
+        "0.2",
+        "--skip-final",
+    ]
+    for name, value in TINY.items():
+        sweep += [f"--{name.replace('_', '-')}", str(value)]
+    commands = {
+        "evaluate": ["evaluate", "run"],
+        "export": ["export", "run", "--format", "tflite", "--quantization", "int8"],
+        "fewshot": [
+            "fewshot",
+            "run",
+            "photos",
+            "--shots",
+            "2",
+            "--seeds",
+            "0",
+            "--train-split",
+            "a",
+            "--output",
+            "f.json",
+        ],
+        "features": ["features", "run", "photos", "--part", "train", "--output", "f.npz"],
+        "sweep": [*sweep, "--workdir", "sweep"],
+    }
+    for file in Path("photos").rglob("*.jpg"):  # their headers stay, and their sizes, which are recorded
+        content = file.read_bytes()
+        file.write_bytes(content[:700] + bytes(len(content) - 700))
+    for name, command in commands.items():
+        err = km(*command, status=2).splitlines()[-17:]
+        assert any("images cannot be used:" in line for line in err), name
+        assert "Fix or remove such files, or leave them out with --skip-corrupt." in err[-1]
+    report = ["report", "run", "--output", "report.html"]
+    km(*report)
+    assert "cannot be used: photos/" in Path("report.html").read_text().replace("\n  ", " ")
+    Path("report.html").unlink()
+    km(*report, "--skip-corrupt")
+    assert "cannot be used" not in Path("report.html").read_text()
+    for command in commands.values():
+        km(*command, "--skip-corrupt")
+
+
+def test_the_answers_on_good_files_are_given(trained, km, capsys):
+    good = [next(Path("photos", name).glob("*.png")) for name in CLASSES[:2]]
+    Path("empty.jpg").write_bytes(b"")
+    Path("cut.png").write_bytes(good[0].read_bytes()[:200])
+    files = [good[0], "empty.jpg", "cut.png", "missing.png", "photos", good[1]]
+    assert cli.main(["predict", "run", *map(str, files), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert [answer["image"] for answer in json.loads(printed.out)] == list(map(str, good))
+    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert lines[0] == "error: empty.jpg: empty"
+    assert lines[1].startswith("error: cut.png: ")
+    assert lines[2:] == ["error: There is no image file missing.png.", "error: There is no image file photos."]
