@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from tfds_files import write_own_tfds
 
 from keras_mixer import cli
-from keras_mixer.data.preprocessing import decode_image
+from keras_mixer.data.decode import decode_image
 from keras_mixer.data.sources import load_source
 
 features = tfds.features
