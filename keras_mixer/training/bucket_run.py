@@ -83,6 +83,11 @@ class BucketRunDirectory(RunDirectory):
                     self.upload()
                     self.complete = True
 
+    def begin(self, source, start=None):
+        """As in `RunDirectory`, in the bucket too."""
+        super().begin(source, start)
+        self.upload()
+
     def fetch(self):
         """Downloads what a resumed run reads; other processes of a run call it when the first has prepared it."""
         names = self.bucket.sizes()

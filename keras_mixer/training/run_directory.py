@@ -93,7 +93,6 @@ class RunDirectory:
             write_files(self.files, source)
         if start is not None:
             write_json(self.start, start)
-        self.publish()
 
     def record(self) -> list[ImageFile]:
         """The image files that the run has learnt from, and tests on; empty before the first checkpoint."""

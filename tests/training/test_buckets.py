@@ -18,6 +18,7 @@ from image_files import write_folder
 import keras_mixer
 from keras_mixer.buckets import BucketFolder, address_of
 from keras_mixer.cli.terminal import Run, parse
+from keras_mixer.data.splits import Source
 from keras_mixer.training import lease as leases
 from keras_mixer.training.bucket_run import BucketRunDirectory
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
@@ -132,6 +133,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder(address, photos, tmp_path, tem
 
 def train_a_little(run):
     """What training does to the folder of a run, with small files: two checkpoints are kept, a third is removed."""
+    run.begin(Source("any", ("a", "b"), None, None))
     for step in (1, 2, 3):
         if step not in list_checkpoints(run.checkpoints):
             np.savez(run.checkpoints / f"checkpoint-{step:09d}.npz", step=step)

@@ -57,7 +57,7 @@ def test_arrays_datasets_and_batches_train_alike_and_resume_to_the_very_same_wei
     options = {"class_names": ("red", "green"), "class_weights": "balanced", "learning_rate": 0.01}
     said = []
     whole = fit(tmp_path / "arrays", said=said, **options)
-    assert "24 training and 12 test images of own data, 2 classes" in said[0]
+    assert "24 training and 12 test images of own data, 2 classes" in said[1]
     assert whole.model.class_names == ("red", "green")
     assert whole.metrics["test_images"] == 12
     batches = {"train": Batches(TRAIN), "test": dataset(TEST)}  # both are read as datasets

@@ -120,7 +120,7 @@ def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkey
     monkeypatch.undo()
     for part in ("train", "test"):
         (photos / part / "circle").rename(photos / part / "zebra")
-    with pytest.raises(ValueError, match=r"have changed since this run started: 24 gone .*, 24 new \(test/zebra"):
+    with pytest.raises(ValueError, match=r"have changed since this run started: 24 gone .*, 24 new \(train/zebra"):
         fit(tmp_path / "run", photos)
 
 
