@@ -9,7 +9,7 @@ from pathlib import Path
 
 from protocol import serve
 
-from keras_mixer.data.pipeline import training_batches
+from keras_mixer.data.batches import training_batches
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.splits import file_split
 from keras_mixer.inspect.speed import Case, compiled_model

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from protocol import serve
 
-from keras_mixer.data.parallel import prefetch
+from keras_mixer.data.splits import prefetch
 from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
 from keras_mixer.training.devices import Devices, choose_devices
 

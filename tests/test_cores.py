@@ -15,7 +15,7 @@ def test_there_is_a_core():
 def test_a_process_bound_to_one_core_prepares_one_image_at_a_time():
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from keras_mixer.data.parallel import PARALLEL_CALLS; "
+        "from keras_mixer.data.splits import PARALLEL_CALLS; "
         "print(PARALLEL_CALLS)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

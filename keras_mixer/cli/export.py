@@ -258,15 +258,11 @@ def _card(run, source, examples):
 
 def _batches(split, size, description):
     """`(images uint8, labels, encoded)`: each image as the input of the model, and as a server takes it."""
-    from keras_mixer.data.decode import UPRIGHT, for_server
-    from keras_mixer.data.pipeline import evaluation_batches  # takes 0.4 s, which `convert` saves
-
-    def served(element):
-        example = split.read(element)
-        return for_server(example["image"], example.get("orientation", UPRIGHT))
+    from keras_mixer.data.batches import evaluation_batches  # takes 0.4 s, which `convert` saves
+    from keras_mixer.data.decode import for_server
 
     options = {"image_size": description.input_shape[:2], "batch_size": size, "crop": description.evaluation_crop}
-    encoded = split.elements.map(served).batch(size)
+    encoded = split.elements.map(lambda element: for_server(split.read(element))).batch(size)
     for (images, labels), files in zip(evaluation_batches(split, **options), encoded, strict=True):
         yield images.numpy(), labels.numpy(), files.numpy()
 

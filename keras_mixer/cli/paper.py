@@ -40,8 +40,8 @@ def imagenet(
         batch_size: images per step.
         output: JSON file to write; must not exist.
     """
+    from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
-    from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.prepared import NotPrepared
     from keras_mixer.evaluation.imagenet import (
         V2_VARIANTS,

@@ -159,8 +159,8 @@ def fewshot(
             file, overwritten by each call.
         skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
-    from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.few_shot import few_shot
 
@@ -276,8 +276,8 @@ def features(
         batch_size: images per step.
         skip_corrupt: leave out image files that cannot be decoded.
     """
+    from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
-    from keras_mixer.data.pipeline import evaluation_batches
     from keras_mixer.data.sources import load_source
     from keras_mixer.evaluation.features import write_features
 

@@ -35,8 +35,12 @@ def _relabelled(source, class_names, numbers):
     table = tf.constant(numbers, tf.int64)
 
     def relabelled(split):
-        elements = split.elements.map(lambda element: {**element, "label": tf.gather(table, element["label"])})
-        return dataclasses.replace(split, elements=elements, read_shard=None)
+        def renamed(element):
+            return {**element, "label": tf.gather(table, element["label"])}
+
+        at = split.at and (lambda positions: renamed(split.at(positions)))
+        elements = split.elements.map(renamed)
+        return dataclasses.replace(split, elements=elements, at=at, classes=len(class_names), read_shard=None)
 
     train, test = relabelled(source.train), relabelled(source.test)
     return dataclasses.replace(source, class_names=class_names, train=train, test=test)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_mixer.data.augment import crop_and_flip, crop_windows
 from keras_mixer.data.settings import EVALUATION_CROPS
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
@@ -87,8 +88,11 @@ def decode_image(encoded, orientation=UPRIGHT):
     return _upright(image, orientation)
 
 
-def for_server(encoded, orientation=UPRIGHT):
-    """`() string -> () string`: an image as a SavedModel takes it, an upright JPEG or PNG."""
+def for_server(example):
+    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
+    if example["image"].dtype != tf.string:
+        return tf.io.encode_png(example["image"])
+    encoded, orientation = example["image"], example.get("orientation", UPRIGHT)
     return tf.cond(
         (tf.io.is_jpeg(encoded) | _is_png(encoded)) & (orientation == UPRIGHT),
         lambda: encoded,
@@ -151,9 +155,16 @@ def _upright(image, orientation):
     return where((orientation - 1) // 2 % 2 == 1, lambda: tf.reverse(image, [0]))  # 3, 4, 7, 8
 
 
-def evaluation_image(encoded, image_size, crop, orientation=UPRIGHT):
-    """`() string -> (height, width, 3) uint8`: `decode_image`, then `evaluation_crop`."""
-    return evaluation_crop(decode_image(encoded, orientation), image_size, crop)
+def image_of(example):
+    """The image of an example as `(H, W, 3) uint8`, upright."""
+    if example["image"].dtype == tf.string:
+        return decode_image(example["image"], example.get("orientation", UPRIGHT))
+    return _as_rgb(example["image"])
+
+
+def evaluation_image(example, image_size, crop):
+    """The image of an example as `(height, width, 3) uint8`: `image_of`, then `evaluation_crop`."""
+    return evaluation_crop(image_of(example), image_size, crop)
 
 
 def evaluation_crop(image, image_size, crop):
@@ -201,60 +212,44 @@ def evaluation_images(encoded, image_size, crop):
         return images[:-1]
 
 
-def training_image(
-    encoded, image_size, seed, *, area=(0.05, 1.0), aspect=(3 / 4, 4 / 3), flip=True, orientation=UPRIGHT
-):
-    """`() string -> (height, width, 3) uint8`: the Inception crop, resized, and flipped half of the time.
+def training_crop(example, numbers, recipe):
+    """An example, or n of pixels, `(n, 5) -> (n, h, w, 3) uint8`: the Inception crop, resized, some mirrored.
 
     A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
 
     Args:
-        encoded: the image.
-        image_size: `(height, width)` in pixels.
-        seed: `(2,)` int; the same seed gives the same crop.
-        area: smallest and largest fraction of the image's area that the crop covers.
-        aspect: smallest and largest width / height of the crop; None: that of the image.
-        flip: whether to flip left-right with probability 1/2.
-        orientation: that of its `Header`.
+        example: of a `Split`.
+        numbers: of `crop_windows`, and one for the flip.
+        recipe: sizes of the crop and of the result, and whether half of the images are mirrored.
     """
+    image, size = example["image"], recipe.input_shape()[:2]
+    flips = numbers[:, 4] < (0.5 if recipe.flip else 0.0)
+
+    def windows(sides):
+        return crop_windows(numbers[:, :4], sides, recipe.crop_area, recipe.crop_aspect)
+
+    if image.dtype != tf.string:
+        images = image if image.shape.rank == 4 else image[None]
+        return _as_rgb(crop_and_flip(images, windows(tf.shape(images)[1:3]), flips, size))
+    orientation = example.get("orientation", UPRIGHT)
 
     def crop_of_jpeg():
-        sides = _jpeg_sides(encoded)
+        sides = _jpeg_sides(image)
         with tf.control_dependencies([_refuse_large(sides)]):
-            window = _crop_window(sides, seed, area, aspect)
-        return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
+            window = windows(sides)
+        return tf.io.decode_and_crop_jpeg(image, window[0], channels=3), window * [[0, 0, 1, 1]]
 
     def crop_of_image():
-        image = decode_image(encoded, orientation)
-        window = _crop_window(tf.shape(image)[:2], seed, area, aspect)
-        return tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3])
+        decoded = decode_image(image, orientation)
+        return decoded, windows(tf.shape(decoded)[:2])
 
-    cropped = tf.cond(tf.io.is_jpeg(encoded) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
-    cropped.set_shape((None, None, 3))
-    image = resize(cropped, image_size)
-    if flip:
-        image = tf.image.stateless_random_flip_left_right(image, seed + tf.constant([0, 1], seed.dtype))
-    return image
+    pixels, window = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
+    return crop_and_flip(tf.ensure_shape(pixels, (None, None, 3))[None], window, flips, size)
 
 
-def _crop_window(shape, seed, area, aspect):
-    """`(4,) int32`: top, left, height, width of a random crop of an image; `shape` is `(height, width)`."""
-    if aspect is None:
-        draws = tf.random.stateless_uniform((3,), seed)
-        sides = tf.sqrt(area[0] + draws[0] * (area[1] - area[0])) * tf.cast(shape, tf.float32)
-        sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
-        places = tf.cast(shape - sides + 1, tf.float32)  # along each axis, all equally likely
-        return tf.concat([tf.cast(draws[1:] * places, tf.int32), sides], 0)
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.concat([shape, [3]], 0),
-        tf.zeros((1, 0, 4)),
-        seed=seed,
-        min_object_covered=0.0,
-        aspect_ratio_range=aspect,
-        area_range=area,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], size[:2]], 0)
+def _as_rgb(pixels):
+    """`(..., 1 or 3) -> (..., 3)`."""
+    return pixels if pixels.shape[-1] == 3 else tf.repeat(pixels, 3, axis=-1)
 
 
 def resize(image, size, method="bilinear"):

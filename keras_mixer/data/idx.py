@@ -10,9 +10,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from keras_mixer.data.splits import Source, Split
+from keras_mixer.data.splits import Source, Split, pixels_split
 
 FILE_NAME = re.compile(r"(?P<set>[\w-]+-)?(?P<part>train|t10k|test)-(?P<kind>images-idx3|labels-idx1)-ubyte(?:\.gz)?")
 PARTS = {"train": "training", "t10k": "test", "test": "test"}  # EMNIST says "test" where MNIST says "t10k"
@@ -30,7 +29,7 @@ def is_idx_folder(folder) -> bool:
 
 
 def idx_source(folder) -> Source:
-    """The data set in a folder of four IDX files, compressed or not. The images are streamed, never copied.
+    """The data set in a folder of four IDX files, compressed or not.
 
     Class names: those of Fashion-MNIST, recognised by its labels; of KMNIST, by the name of the folder; of EMNIST, from
     its `...-mapping.txt`; otherwise the numbers.
@@ -45,12 +44,12 @@ def idx_source(folder) -> Source:
     first = int(mapping[0][0]) if mapping else 0  # EMNIST counts letters from 1
     transposed = files["training", "images-idx3"].name.startswith("emnist")
     train_labels, test_labels = (_read_labels(files[part, "labels-idx1"], first) for part in ("training", "test"))
-    train = _split(files["training", "images-idx3"], train_labels, transposed)
-    test = _split(files["test", "images-idx3"], test_labels, transposed)
     count = int(max(train_labels.max(), test_labels.max())) + 1
     names = tuple(chr(int(row[1])) for row in mapping) or _class_names(folder, train_labels, count)
     if len(names) < count:
         raise ValueError(f"Expected labels below {len(names)} in {folder}, got {count - 1}.")
+    train = _split(files["training", "images-idx3"], train_labels, len(names), transposed)
+    test = _split(files["test", "images-idx3"], test_labels, len(names), transposed)
     return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)
 
 
@@ -73,54 +72,38 @@ def _find_files(folder) -> dict[tuple[str, str], Path]:
     return found
 
 
-def _read(path, kind, keep) -> tuple[list[int], bytes]:
-    """Sizes and, if `keep`, content of an IDX file; every byte is read, so that no damage is found later."""
+def _read(path, kind) -> np.ndarray:
+    """The content of an IDX file."""
     dimensions = MAGIC[kind] & 0xFF
-    chunks, length = [], 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
-            while chunk := file.read(2**20):
-                length += len(chunk)
-                chunks += [chunk] if keep else []
+            content = np.frombuffer(file.read(), np.uint8)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}). Download it again.") from error
     if len(header) != 1 + dimensions or header[0] != MAGIC[kind]:
         raise ValueError(f"{path} is not an IDX file of {kind.split('-')[0]}: its header is {header}.")
-    if length != math.prod(header[1:]):
+    if len(content) != math.prod(header[1:]):
         raise ValueError(
-            f"{path} is truncated or damaged: its header announces {math.prod(header[1:]):,} bytes, it has {length:,}. "
-            "Download it again."
+            f"{path} is truncated or damaged: its header announces {math.prod(header[1:]):,} bytes, it has "
+            f"{len(content):,}. Download it again."
         )
-    return header[1:], b"".join(chunks)
+    return content.reshape(header[1:])
 
 
 def _read_labels(path, first) -> np.ndarray:
-    _, content = _read(path, "labels-idx1", keep=True)
-    labels = np.frombuffer(content, np.uint8).astype(np.int64) - first
+    labels = _read(path, "labels-idx1").astype(np.int64) - first
     if not labels.size or labels.min() < 0:
         found = labels.min() + first if labels.size else "none"
         raise ValueError(f"Expected labels from {first} in {path}, got {found}.")
     return labels
 
 
-def _split(path, labels, transposed) -> Split:
-    (count, height, width), _ = _read(path, "images-idx3", keep=False)
-    if count != len(labels):
-        raise ValueError(f"{path} has {count:,} images, but its labels file has {len(labels):,} labels.")
-    images = tf.data.FixedLengthRecordDataset(
-        str(path), height * width, header_bytes=16, compression_type="GZIP" if path.suffix == ".gz" else ""
-    )
-    elements = tf.data.Dataset.zip({"image": images, "label": tf.data.Dataset.from_tensor_slices(labels)})
-
-    def pixels(element):
-        image = tf.reshape(tf.io.decode_raw(element["image"], tf.uint8), (height, width, 1))
-        return tf.transpose(image, (1, 0, 2)) if transposed else image
-
-    def read(element):
-        return {"image": tf.io.encode_png(pixels(element), compression=0), "label": element["label"]}
-
-    return Split(count, elements.apply(tf.data.experimental.assert_cardinality(count)), read, pixels=pixels)
+def _split(path, labels, classes, transposed) -> Split:
+    images = _read(path, "images-idx3")
+    if len(images) != len(labels):
+        raise ValueError(f"{path} has {len(images):,} images, but its labels file has {len(labels):,} labels.")
+    return pixels_split((images.transpose(0, 2, 1) if transposed else images)[..., None], labels, classes)
 
 
 def _class_names(folder, labels, count) -> tuple[str, ...]:

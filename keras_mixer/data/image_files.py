@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from keras_mixer.data.decode import Header, NotAnImage, decode_image, read_header
-from keras_mixer.data.parallel import PARALLEL_CALLS
+from keras_mixer.data.splits import PARALLEL_CALLS
 
 HEADER_THREADS = 2  # Pillow reads headers in Python, which runs in one thread at a time
 MANY_FILES = 10_000  # above this, a progress bar is shown
@@ -44,12 +44,12 @@ def _reason_of_pillow(path):
 
 
 def read_image(path, prepare, crop=None):
-    """`prepare(encoded, orientation)` of an image file; FileNotFoundError or the ValueError of `check_file`."""
+    """What `prepare` makes of the example of an image file; FileNotFoundError or the ValueError of `check_file`."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no image file {path}.")
     orientation = check_file(path, crop).orientation
     try:
-        return prepare(tf.io.read_file(os.fsencode(path)), orientation)
+        return prepare({"image": tf.io.read_file(os.fsencode(path)), "orientation": orientation})
     except Exception:
         check_file(path, crop, pixels=True)  # raises an error that names the file
         raise

@@ -187,7 +187,9 @@ class ImageFolder:
         def split(part):
             chosen = [image for image in images if image.part == part]
             paths = [os.path.join(self.path, image.path) for image in chosen]
-            return file_split(paths, [labels[i.class_name] for i in chosen], [i.orientation for i in chosen])
+            return file_split(
+                paths, [labels[i.class_name] for i in chosen], len(classes), [i.orientation for i in chosen]
+            )
 
         name = self.path.resolve().name
         return Source(name, tuple(classes), split(TRAIN), split(TEST), folder=str(self.path), images=tuple(images))

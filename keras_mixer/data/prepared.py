@@ -58,7 +58,7 @@ def _image_and_label(element):
     return {"image": element["image"], "label": tf.cast(element["label"], tf.int64)}
 
 
-def prepared_split(builder, split, features=("label",), read=_image_and_label) -> Split:
+def prepared_split(builder, split, features=("label",), read=_image_and_label, classes=0) -> Split:
     """One split of a prepared TensorFlow Dataset, in order, images left encoded and not turned by EXIF orientation.
 
     Args:
@@ -66,20 +66,18 @@ def prepared_split(builder, split, features=("label",), read=_image_and_label) -
         split: a TFDS split, such as "train[:800]" or "train[:800]+validation[:200]".
         features: names of the features to read in addition to "image"; the others are not even parsed.
         read: maps an element with these features to `{"image": encoded bytes, "label": ...}`.
+        classes: number of classes; 0 if the split is not for training.
     """
     import tensorflow_datasets as tfds
 
     wanted = dict.fromkeys(("image", *features), True)
     decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
     elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
-    if isinstance(split, str) and "+" in split:  # TFDS gives no size of a sum
-        parts = [part.strip() for part in split.split("+")]
-        return Split(sum(builder.info.splits[part].num_examples for part in parts), elements, read)
 
     def read_shard(count, index):  # opens only the files that contain the shard
-        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read)
+        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read, classes)
 
-    return Split(builder.info.splits[split].num_examples, elements, read, read_shard=read_shard)
+    return Split(builder.info.splits[split].num_examples, classes, elements, read, read_shard=read_shard)
 
 
 def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=True) -> Source:
@@ -117,8 +115,9 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, labelled=
             others = [other for other in info.splits if other not in used and _has_labels(builder, other)]
             advice = f"{option} {others[0]}" if others else "--train-split 'train[:90%]' --test-split 'train[90%:]'"
             raise ValueError(f"Split {split!r} of {name!r} has images without a label (-1). Use {advice}.")
-    parts = [prepared_split(builder, split) for split in (train_split, test_split)]
-    return Source(info.full_name, tuple(info.features["label"].names), *parts)
+    names = tuple(info.features["label"].names)
+    parts = [prepared_split(builder, split, classes=len(names)) for split in (train_split, test_split)]
+    return Source(info.full_name, names, *parts)
 
 
 def _check_features(name, features):

@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from keras_mixer.data import idx
 from keras_mixer.data.image_folder import ImageFolder, holds_images
-from keras_mixer.data.own import NAME
 from keras_mixer.data.prepared import tensorflow_dataset_source
-from keras_mixer.data.splits import Source, Split, stratified_split
+from keras_mixer.data.splits import Source, pixels_split, stratified_split
+from keras_mixer.data.user_data import NAME
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
@@ -91,20 +90,10 @@ def data_name(data) -> str:
 
 
 def _digits(test_fraction, seed):
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as PNG bytes."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as pixels."""
     from sklearn.datasets import load_digits  # takes 0.3 s, needed only here
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    encoded = np.array([tf.io.encode_png(image).numpy() for image in pixels])
-
-    def part(indices):
-        elements = {"image": encoded[indices], "label": labels[indices].astype(np.int64)}
-        return Split(len(indices), tf.data.Dataset.from_tensor_slices(elements), read=_unchanged)
-
-    train, test = stratified_split(labels, test_fraction, seed)
-    return Source("digits", tuple("0123456789"), part(train), part(test))
-
-
-def _unchanged(element):
-    return element
+    parts = [pixels_split(pixels[part], labels[part], 10) for part in stratified_split(labels, test_fraction, seed)]
+    return Source("digits", tuple("0123456789"), *parts)

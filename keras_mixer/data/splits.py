@@ -1,6 +1,7 @@
 """The parts of a data set. Each yields the same kind of example, so all later steps are the same.
 
-An example is `{"image": encoded bytes, "label": int64}`, and `"orientation"`, that of EXIF, where images may be turned.
+An example has an `"image"`, which is encoded bytes or pixels `(H, W, C) uint8`, and an int64 `"label"`; where encoded
+images may be turned, also their EXIF `"orientation"`.
 """
 
 import dataclasses
@@ -12,9 +13,26 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.class_names import checked_class_names
-from keras_mixer.data.parallel import prefetch
+from keras_mixer.cores import available_cores
 
 MOST_CLASSES = 20  # in a line
+PARALLEL_CALLS = available_cores()  # images prepared at the same time
+BATCHES_AHEAD = 2  # batches in preparation or waiting
+
+# Decorates a function for `Dataset.map`: TensorFlow rewrites its Python `if` and `for`, and those of all that it calls.
+# Ours need none of that (they use tf.cond), and it takes 1.3 s at the start of a training.
+as_written = tf.autograph.experimental.do_not_convert
+
+
+def prefetch(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
+    """`dataset.prefetch` without tf.data's autotuning of threads and buffers.
+
+    The autotuning thread sleeps for longer and longer periods and is not woken at the end. Closing an iterator, as
+    Keras does after every validation, waits for it: 17 s after 20 epochs of digits. Fixed numbers are as fast.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(elements).with_options(options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +41,30 @@ class Split:
 
     Attributes:
         size: number of examples.
-        elements: `tf.data.Dataset` of small elements (paths or encoded bytes) in a fixed order, to be shuffled.
+        classes: number of classes.
+        elements: `tf.data.Dataset` of small elements (paths, indices or encoded bytes) in a fixed order.
         read: maps an element to an example.
+        at: maps positions, `()` or `(n,) int64`, to the elements there; None if examples can only be read in order.
+        pixels: `(H, W, C)` of the images, if `read` takes n elements at once and gives pixels `(n, H, W, C)`.
         files: path of the image file of each element, in order; empty if examples are not single files. Strings: a
             `Path` for each of 70,000 files takes seconds.
         read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
-        pixels: maps an element to its `(H, W, C) uint8` pixels, where that costs less than to decode what `read` gives.
-        changes: whether an example may be another one when it is read again, as a generator's may.
     """
 
     size: int
+    classes: int
     elements: tf.data.Dataset
     read: Callable
+    at: Callable | None = None
+    pixels: tuple[int, int, int] | None = None
     files: tuple[str, ...] = ()
     read_shard: Callable | None = None
-    pixels: Callable | None = None
-    changes: bool = False
+
+    @classmethod
+    def indexed(cls, size, classes, at, read, **options) -> "Split":
+        """A split whose elements can be read in any order."""
+        elements = tf.data.Dataset.range(size).map(as_written(at))
+        return cls(size, classes, elements, read, at, **options)
 
     def shard(self, count, index) -> "Split":
         """Shard `index` of `count` shards of about equal size, which together contain every example once."""
@@ -46,28 +72,31 @@ class Split:
             return self
         if self.read_shard is not None:
             return self.read_shard(count, index)
-        size = len(range(index, self.size, count))
-        return dataclasses.replace(
-            self, size=size, elements=self.elements.shard(count, index), files=self.files[index::count]
-        )
+        return self.part(np.arange(self.size) % count == index)
 
     def part(self, chosen) -> "Split":
         """The examples at the positions where `chosen`, `(size,)` bool, is true."""
-        chosen_at = tf.constant(chosen)
-        kept = self.elements.enumerate().filter(lambda position, element: chosen_at[position])
         size = int(chosen.sum())
-        elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
         files = tuple(file for file, keep in zip(self.files, chosen, strict=True) if keep) if self.files else ()
-        return dataclasses.replace(self, size=size, elements=elements, files=files, read_shard=None)
+        if self.at is None:
+            chosen_at = tf.constant(chosen)
+            kept = self.elements.enumerate().filter(lambda position, element: chosen_at[position])
+            elements = kept.map(lambda position, element: element).apply(tf.data.experimental.assert_cardinality(size))
+            return dataclasses.replace(self, size=size, elements=elements, files=files, read_shard=None)
+        positions = tf.constant(np.flatnonzero(chosen), tf.int64)
+        at = self.at
+
+        def at_kept(index):
+            return at(tf.gather(positions, index))
+
+        return Split.indexed(size, self.classes, at_kept, self.read, pixels=self.pixels, files=files)
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading images if the elements have labels."""
-        if self.files:  # their elements are small: batched first, they take a tenth of the time
-            labels = self.elements.batch(1024).map(lambda elements: elements["label"])
-        else:
-            labels = self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
-            labels = labels.batch(1024)
-        return np.concatenate(list(prefetch(labels).as_numpy_iterator())).astype(np.int64)
+        if self.at is not None and "label" in self.elements.element_spec:
+            return self.at(tf.range(self.size, dtype=tf.int64))["label"].numpy()
+        labels = self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
+        return np.concatenate(list(prefetch(labels.batch(1024)).as_numpy_iterator())).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +133,13 @@ class Source:
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
 
-def file_split(files, labels, orientations=None):
+def file_split(files, labels, classes, orientations=None):
     """A `Split` of image files.
 
     Args:
         files: paths.
         labels: their class numbers, in the same order.
+        classes: number of classes.
         orientations: that of EXIF for each file; None uses all images as stored.
     """
     paths = tuple(map(os.fspath, files))
@@ -117,7 +147,20 @@ def file_split(files, labels, orientations=None):
     columns = {"path": np.array([os.fsencode(path) for path in paths], "S"), "label": np.array(labels, np.int64)}
     if orientations is not None:
         columns["orientation"] = np.array(orientations, np.int32)
-    return Split(len(paths), tf.data.Dataset.from_tensor_slices(columns), read=_read_file, files=paths)
+    return Split.indexed(len(paths), classes, rows_of(columns), _read_file, files=paths)
+
+
+def pixels_split(images, labels, classes):
+    """A `Split` of pixels in memory, `(N, H, W, C) uint8`, and their class numbers."""
+    columns = {"image": images, "label": np.asarray(labels, np.int64)}
+    return Split.indexed(len(images), classes, rows_of(columns), lambda element: element, pixels=images.shape[1:])
+
+
+def rows_of(columns):
+    """The `at` of a split whose elements are rows of arrays."""
+    with tf.device("CPU:0"):
+        tensors = {name: tf.constant(column) for name, column in columns.items()}
+    return lambda positions: {name: tf.gather(tensor, positions) for name, tensor in tensors.items()}
 
 
 def hold_out(source: Source, fraction) -> Source:

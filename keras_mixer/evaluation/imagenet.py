@@ -107,7 +107,7 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
     paths = file_names(images, VALIDATION_FILES)
     numbers = [_number(path) for path in paths]
     _check_numbers(max(numbers), sets, label_file)
-    files = file_split(paths, numbers)
+    files = file_split(paths, numbers, CLASSES)
 
     def read(element):
         example = files.read(element)
@@ -136,7 +136,7 @@ def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
         labels = [int(path.parent.name) for path in paths]  # not by position: sorted as text, "10" comes before "2"
     except ValueError as error:
         raise ValueError(f"Expected folders 0 to {CLASSES - 1} in {folder}: {error}") from error
-    return file_split(paths, labels)
+    return file_split(paths, labels, CLASSES)
 
 
 def check_classes(model):

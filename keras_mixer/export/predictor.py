@@ -123,11 +123,7 @@ class Predictor:
     def pixels(self, path) -> np.ndarray:
         """`(H, W, 3) uint8`: an image file, decoded, turned and cropped for this model; raises as `probabilities`."""
         size, crop = self.description.input_shape[:2], self.description.evaluation_crop
-
-        def prepare(encoded, orientation):
-            return evaluation_image(encoded, size, crop, orientation)
-
-        return np.asarray(read_image(path, prepare, crop))
+        return np.asarray(read_image(path, lambda example: evaluation_image(example, size, crop), crop))
 
     def predict_files(self, paths, top_k=5) -> list[Prediction | Exception]:
         """`predict` of each image file, or the error it raises."""

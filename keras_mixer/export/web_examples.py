@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.decode import UPRIGHT, decode_image
+from keras_mixer.data.decode import image_of
 from keras_mixer.export.parity import subsample
 
 CANDIDATES = 50  # test images to choose from, evenly spaced
@@ -23,22 +23,21 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
         count: largest number of images.
     """
     found: dict[int, bytes] = {}
-    for element in subsample(split, CANDIDATES).elements.map(split.read).as_numpy_iterator():
-        if count and element["label"] not in found:
+    for example in subsample(split, CANDIDATES).elements.map(split.read):
+        if count and int(example["label"]) not in found:
             with contextlib.suppress(Exception):  # damaged images are no examples
-                orientation = int(element.get("orientation", UPRIGHT))
-                found[int(element["label"])] = _encoded_again(element["image"], orientation)
+                found[int(example["label"])] = _encoded_again(example)
     labels = sorted(found)
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)) if labels else ()
     return [(class_names[labels[i]], found[labels[i]]) for i in chosen]
 
 
-def _encoded_again(encoded, orientation):
-    image = decode_image(encoded, orientation)
+def _encoded_again(example):
+    image, encoded = image_of(example), example["image"]
     large = max(image.shape[:2]) > LONGEST_SIDE
     if large:
         size = [round(side * LONGEST_SIDE / max(image.shape[:2])) or 1 for side in image.shape[:2]]
         image = tf.cast(tf.round(tf.image.resize(image, size, "area")), tf.uint8)
-    if large or tf.io.is_jpeg(encoded):
+    if large or (encoded.dtype == tf.string and tf.io.is_jpeg(encoded)):
         return tf.io.encode_jpeg(image, quality=90).numpy()
     return tf.io.encode_png(image).numpy()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import keras_mixer
-from keras_mixer.data.own import NAME as OWN_DATA
 from keras_mixer.data.sources import data_name
+from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.description import describe
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import atomic_write, refuse_existing

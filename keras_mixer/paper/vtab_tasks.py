@@ -194,7 +194,7 @@ def load_task(task: Task, data_dir=None, download=False) -> TaskData:
     train = _slice(builder, task.train, TRAINING_EXAMPLES)
     validation = _slice(builder, task.validation, VALIDATION_EXAMPLES)
     splits = (train, validation, f"{train}+{validation}", _slice(builder, task.test))
-    return TaskData(*(prepared_split(builder, split, task.features, read) for split in splits))
+    return TaskData(*(prepared_split(builder, split, task.features, read, task.classes) for split in splits))
 
 
 def _slice(builder, part: Part, count=None):

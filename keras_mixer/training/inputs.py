@@ -3,15 +3,13 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
+from keras_mixer.data.batches import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import ImageFolder
-from keras_mixer.data.own import own_source
-from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.record import FILES, TEST, describe_changes, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
+from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
@@ -145,28 +143,6 @@ def count_steps(recipe, source, devices, log):
     return recipe.total_steps(images)
 
 
-def recipe_batches(source: Source, recipe: Recipe, start_step=0, devices: Devices | None = None):
-    """The training batches of a recipe, from `start_step` on; see `training_batches`.
-
-    Raises:
-        ValueError: the number of class weights is not the number of classes.
-    """
-    return training_batches(
-        source.train,
-        classes=len(source.class_names),
-        image_size=recipe.input_shape()[:2],
-        batch_size=recipe.global_batch_size,
-        seed=recipe.seed,
-        start_step=start_step,
-        shuffle_buffer=recipe.shuffle_buffer,
-        augmentation=recipe.augmentation(),
-        class_weights=_class_weights(source, recipe.class_weights),
-        shards=recipe.data_shards,
-        process=devices.process if devices else 0,
-        processes=devices.processes if devices else 1,
-    )
-
-
 def example_images(source: Source, recipe: Recipe):
     """`(B, h, w, 3) float32`: augmented training images to show, without filling a large shuffle buffer."""
     few = dataclasses.replace(
@@ -176,7 +152,7 @@ def example_images(source: Source, recipe: Recipe):
         accumulation_steps=1,
         data_shards=1,
     )
-    return next(iter(recipe_batches(source, few)))[0]
+    return next(iter(training_batches(source.train, few)))[0]
 
 
 def validation_batches(source: Source, recipe: Recipe, devices: Devices):
@@ -187,7 +163,6 @@ def validation_batches(source: Source, recipe: Recipe, devices: Devices):
         image_size=recipe.input_shape()[:2],
         batch_size=size,
         crop=recipe.evaluation_crop,
-        classes=len(source.class_names),
         process=devices.process,
         processes=devices.processes,
     )
@@ -203,16 +178,3 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
     )
     with naming_damaged_files(source.test, crop=recipe.evaluation_crop):
         return evaluate(model, batches, **options)
-
-
-def _class_weights(source, wanted):
-    """`(classes,) float64`, if balanced with mean 1 over the training examples; or None."""
-    classes = len(source.class_names)
-    if wanted is None:
-        return None
-    if wanted != "balanced":
-        if len(wanted) != classes:
-            raise ValueError(f"class_weights has {len(wanted)} values, but {source.name!r} has {classes} classes.")
-        return np.array(wanted)
-    counts = np.bincount(source.train.labels(), minlength=classes)
-    return np.divide(source.train.size / classes, counts, out=np.zeros(classes), where=counts > 0)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_mixer.anatomy import is_mixer
+from keras_mixer.data.batches import training_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Source
 from keras_mixer.export.loading import load_model
@@ -30,7 +31,6 @@ from keras_mixer.training.inputs import (
     evaluate_source,
     example_images,
     load_recipe_source,
-    recipe_batches,
     resumed_source,
     validation_batches,
     with_own_data,
@@ -268,7 +268,7 @@ def _train(model, recipe, run, source, devices, start_step, total_steps, validat
                 if leg.steps_per_execution != model.steps_per_execution:
                     compile_trainee(model, model.optimizer, recipe, devices, leg.steps_per_execution)
                 model.fit(
-                    recipe_batches(source, recipe, leg.first_step, devices),
+                    training_batches(source.train, recipe, leg.first_step, devices),
                     steps_per_epoch=leg.steps_per_epoch,
                     initial_epoch=leg.first_epoch,
                     epochs=leg.last_epoch,

@@ -4,10 +4,11 @@ import dataclasses
 
 import keras
 
+from keras_mixer.data.batches import training_batches
 from keras_mixer.data.splits import Source, Split
 from keras_mixer.features import feature_extractor
 from keras_mixer.training.devices import Devices, check_recipe
-from keras_mixer.training.inputs import recipe_batches, validation_batches
+from keras_mixer.training.inputs import validation_batches
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.trainee import build_trainee, start_model
@@ -44,7 +45,9 @@ def lower_step(recipe: Recipe, classes, devices, step="train"):
     source = _source_of_shapes(recipe, classes)
     total_steps = max(plan(recipe).total_steps or SOME_STEPS, recipe.warmup_steps + 1)
     model = build_trainee(start_model(recipe, source, log=None), recipe, total_steps, on)
-    batches = recipe_batches(source, recipe, 0, on) if step == "train" else validation_batches(source, recipe, on)
+    batches = (
+        training_batches(source.train, recipe, 0, on) if step == "train" else validation_batches(source, recipe, on)
+    )
     spec = batches.element_spec
     if step == "features":
         model, spec = feature_extractor(model, ["pre_logits"]), spec[:1]
@@ -115,5 +118,5 @@ def _source_of_shapes(recipe, classes):
 
     size = recipe.global_batch_size
     elements = tf.data.Dataset.from_tensors({"image": tf.constant(b""), "label": tf.constant(0, tf.int64)}).repeat(size)
-    split = Split(size, elements, lambda element: element)
+    split = Split(size, classes, elements, lambda element: element)
     return Source("shapes", tuple(map(str, range(classes))), split, split)

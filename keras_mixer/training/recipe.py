@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
-from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, Augmentation, EvaluationCrop
+from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, EvaluationCrop
 from keras_mixer.fields import (
     ANY,
     ASCENDING,
@@ -218,10 +218,6 @@ class Recipe:
     def data_splits(self) -> dict[str, Any]:
         """The arguments of `load_source` that separate training images from test images."""
         return {name: getattr(self, name) for name in ("train_split", "test_split", "test_fraction", "split_seed")}
-
-    def augmentation(self) -> Augmentation:
-        """The random augmentation of training images."""
-        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""

@@ -9,7 +9,7 @@ from tfds_files import write_tfds
 
 from keras_mixer.data import idx
 from keras_mixer.data.decode import decode_image
-from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.small_images import small_images
 from keras_mixer.data.sources import load_source

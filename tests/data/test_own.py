@@ -8,7 +8,7 @@ import tensorflow as tf
 from image_files import encode
 
 from keras_mixer.data.decode import decode_image
-from keras_mixer.data.own import own_source
+from keras_mixer.data.user_data import own_source
 from keras_mixer.data.sources import load_source
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), np.uint8)

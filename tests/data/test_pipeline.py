@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mixer.data import pipeline
-from keras_mixer.data.pipeline import evaluation_batches, padded_batches, training_batches
+from keras_mixer.data.batches import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.sources import load_source
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_mixer.data import pipeline
 from keras_mixer.data.draws import Streams, distorted_boxes, fold_in, split, uniform
 from keras_mixer.data.moves import MOVES
-from keras_mixer.data.pipeline import training_batches
+from keras_mixer.data.batches import training_batches
 from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.small_images import small_images
 from keras_mixer.data.splits import Split

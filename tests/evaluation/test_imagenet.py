@@ -28,7 +28,7 @@ GUESSES = [5, 1, 6, 200, 0]  # correct, left out, wrong, correct, correct
 
 
 def check(split):
-    from keras_mixer.data.pipeline import evaluation_batches
+    from keras_mixer.data.batches import evaluation_batches
 
     result = imagenet.evaluate_real(Fixed(), evaluation_batches(split, image_size=(8, 8), batch_size=2, crop="resize"))
     assert (result.examples, result.left_out, result.top1) == (4, 1, 0.75)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from image_files import write_folder
 
-from keras_mixer.data.pipeline import training_batches
+from keras_mixer.data.batches import training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.paper.subsets import draw, with_training_images
 

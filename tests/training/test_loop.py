@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import keras_mixer
 from keras_mixer import cli, models
-from keras_mixer.data.pipeline import evaluation_batches
+from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.layers import PatchEmbed
 from keras_mixer.training import loop

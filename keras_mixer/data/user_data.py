@@ -1,24 +1,85 @@
-"""The forms that data from the caller's program may have, each as a `Split`."""
+"""Data from the caller's program: arrays, a `tf.data.Dataset` or Grain's `MapDataset` as a `Source`."""
 
 import contextlib
 import dataclasses
 import hashlib
 import sys
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.class_names import checked_class_names
 from keras_mixer.data.decode import as_file, read_header
-from keras_mixer.data.splits import Split
+from keras_mixer.data.splits import Source, Split, rows_of, stratified_split
 
+NAME = "own data"
 FINGERPRINTED = 64  # images of an array, evenly spaced
 EXPECTED = (
-    "Expected arrays (images, labels), a tf.data.Dataset of (image, label) elements, a keras.utils.PyDataset of "
-    "(images, labels) batches, or an object with a length whose items are (image, label), such as a grain.MapDataset"
+    "Expected arrays (images, labels), a tf.data.Dataset of (image, label) elements, or an object with a length whose "
+    "items are (image, label), such as a grain.MapDataset"
 )
 NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
 PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
+
+
+def own_source(
+    train, test=None, *, class_names=None, classes=None, test_fraction=0.2, split_seed=0, needs_order=False
+) -> tuple[Source, str]:
+    """The caller's data as a `Source`, and one line that identifies them; arrays are not copied.
+
+    Args:
+        train: arrays `(images, labels)`, a finite `tf.data.Dataset` of (image, label) elements, or an object with a
+            length whose items are (image, label), such as a `grain.MapDataset`. Images are uint8 pixels `(H, W, 3)`,
+            `(H, W, 1)` or `(H, W)`, or encoded bytes; labels are integers from 0.
+        test: likewise; None splits arrays by class.
+        class_names: one per class, in label order; None for the numbers.
+        classes: number of classes; None for the length of `class_names`, or the largest label of arrays plus 1.
+        test_fraction: fraction of each class, in (0, 1), used for testing if there is no `test`.
+        split_seed: seed that chooses those test images.
+        needs_order: raise if two passes over `train` or `test` start with different examples.
+
+    Raises:
+        ValueError: the data are not usable; the message says what was found and expected.
+    """
+    names = None if class_names is None else checked_class_names(class_names)
+    count = _count(names, classes)
+    parts = [_part_of("train", train, count)]
+    if test is not None:
+        parts.append(_part_of("test", test, count))
+    elif parts[0].labels is None:
+        raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
+    for name, part in zip(("train", "test"), parts, strict=False):
+        if needs_order and not part.ordered:
+            raise ValueError(
+                f"Two passes over {name} start with different examples, but holdout and data_shards need a fixed "
+                "order. Remove its shuffling (the recipe shuffles), or set both options to their defaults."
+            )
+    known = [part.labels for part in parts if part.labels is not None]
+    if count is None:
+        if len(known) < len(parts):
+            raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
+        count = int(max(labels.max() for labels in known)) + 1
+        if count < 2:
+            raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
+    names = names or tuple(map(str, range(count)))
+    digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
+    described = f"{NAME} ({', '.join(part.description for part in parts)}, {count} classes {digest})"
+    splits = [dataclasses.replace(part.split, classes=count) for part in parts]
+    if test is None:
+        _, for_test = stratified_split(parts[0].labels, test_fraction, split_seed)
+        chosen = np.isin(np.arange(splits[0].size), for_test)
+        splits = [splits[0].part(~chosen), splits[0].part(chosen)]
+    return Source(NAME, names, *splits), described
+
+
+def _count(class_names, classes) -> int | None:
+    """The number of classes, if given."""
+    count = len(class_names) if class_names is not None else classes
+    if classes not in (None, count):
+        raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 2):
+        raise ValueError(f"Expected two or more classes, got {count!r}.")
+    return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +89,17 @@ class Part:
     Attributes:
         split: the examples.
         description: size and fingerprint; the same data in the same order have the same one.
-        images: array or list of the images; None for a stream.
         labels: `(size,) int64` if known without a pass over the data.
         ordered: whether two passes start with the same example.
     """
 
     split: Split
     description: str
-    images: np.ndarray | list | None = None
     labels: np.ndarray | None = None
     ordered: bool = True
 
 
-def part_of(name, data, count) -> Part:
+def _part_of(name, data, count) -> Part:
     """Training or test data in any form as a `Part`.
 
     Args:
@@ -53,8 +112,6 @@ def part_of(name, data, count) -> Part:
     """
     if isinstance(data, tf.data.Dataset):
         return _stream(name, data, int(data.cardinality()), count)
-    if isinstance(data, keras.utils.PyDataset):
-        return _batches(name, data, count)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS):
         return _records(name, data, count)
     if not isinstance(data, tuple | list) or len(data) != 2:
@@ -70,12 +127,7 @@ def part_of(name, data, count) -> Part:
     digest = hashlib.sha256(labels.tobytes())
     for i in np.unique(np.linspace(0, len(images) - 1, FINGERPRINTED).astype(int)):
         digest.update(_content(images[i]))
-    return Part(
-        array_split(images, labels, np.arange(len(labels))),
-        f"{name}: {len(labels)} images {digest.hexdigest()[:8]}",
-        images=images,
-        labels=labels,
-    )
+    return Part(_arrays(images, labels), f"{name}: {len(labels)} images {digest.hexdigest()[:8]}", labels)
 
 
 def _is_encoded(images):
@@ -133,32 +185,35 @@ def _content(image):
 
 
 def _example(image, label):
-    """The example of an image tensor: bytes as they are, with their orientation; pixels as an uncompressed PNG."""
+    """The example of an image tensor: encoded bytes with their orientation, or pixels `(H, W, C)`."""
     if image.dtype == tf.string:
         orientation = tf.numpy_function(_orientation, [image], tf.int32, stateful=False)
         return {"image": image, "label": label, "orientation": tf.ensure_shape(orientation, ())}
-    png = tf.io.encode_png(image if image.shape.rank == 3 else image[..., None], compression=0)
-    return {"image": png, "label": label}
+    return {"image": image if image.shape.rank == 3 else image[..., None], "label": label}
 
 
 def _orientation(encoded):
     return np.int32(read_header(as_file(encoded)).orientation)
 
 
-def array_split(images, labels, chosen) -> Split:
-    """The examples of arrays at some indices. Only indices are shuffled, and images are read from the array."""
-    encoded = isinstance(images[0], bytes)
+def _arrays(images, labels) -> Split:
+    """The examples of arrays, which are not copied: images are read from them by index."""
+    at = rows_of({"index": np.arange(len(labels)), "label": labels})
+    if isinstance(images[0], bytes):
 
-    def image_at(index):
-        return np.array(images[index], dtype=object) if encoded else np.ascontiguousarray(images[index])
+        def read(element):
+            image = tf.numpy_function(lambda i: np.array(images[i], object), [element["index"]], tf.string)
+            return _example(tf.ensure_shape(image, ()), element["label"])
 
-    def read(element):
-        image = tf.numpy_function(image_at, [element["index"]], tf.string if encoded else tf.uint8, stateful=False)
-        image.set_shape(() if encoded else np.shape(images)[1:])
-        return _example(image, element["label"])
+        return Split.indexed(len(labels), 0, at, read)
+    shape = (*images.shape[1:], 1)[:3]  # (H, W, C)
 
-    elements = {"index": chosen, "label": labels[chosen]}
-    return Split(len(chosen), tf.data.Dataset.from_tensor_slices(elements), read)
+    def read_pixels(element):
+        index = element["index"]
+        found = tf.numpy_function(lambda i: np.ascontiguousarray(images[i]), [index], tf.uint8, stateful=False)
+        return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": element["label"]}
+
+    return Split.indexed(len(labels), 0, at, read_pixels, pixels=shape)
 
 
 def _records(name, data, count) -> Part:
@@ -188,7 +243,7 @@ def _records(name, data, count) -> Part:
 
     indices = np.unique(np.linspace(0, size - 1, FINGERPRINTED).astype(int))
     digest = hashlib.sha256(b"".join(_content(record(index)[0]) for index in indices))
-    split = Split(size, tf.data.Dataset.range(size).map(lambda index: {"index": index}), read, changes=True)
+    split = Split.indexed(size, 0, lambda index: {"index": index}, read)
     return Part(split, f"{name}: {size} images {digest.hexdigest()[:8]}")
 
 
@@ -224,7 +279,7 @@ def _stream(name, dataset, size, count) -> Part:
         return _example(element["image"], element["label"])
 
     digest = f" {hashlib.sha256(content).hexdigest()[:8]}" if ordered else ""
-    split = Split(size, dataset.map(element), read, changes=True)
+    split = Split(size, 0, dataset.map(element), read)
     return Part(split, f"{name}: {size} images{digest}", ordered=ordered)
 
 
@@ -239,37 +294,3 @@ def _first(name, dataset):
 def _any_size(image):
     """The static shape of images like this one."""
     return () if isinstance(image, bytes) else (None, None, *image.shape[2:])
-
-
-def _batches(name, data, count) -> Part:
-    """A `PyDataset`, read batch by batch in order; all batches but the last have the size of the first."""
-    batches = data.num_batches
-    if batches is None:
-        raise ValueError(f"{name} is infinite. Give the PyDataset a length.")
-    if not batches:
-        raise ValueError(f"{name} is empty.")
-
-    def batch(index):
-        found = data[int(index)]
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise ValueError(f"Expected (images, labels) batches in {name}, got {type(found).__name__}.")
-        images, labels = found
-        encoded = _is_encoded(images)
-        labels = _labels(name, labels, count)
-        if len(images) != len(labels):
-            raise ValueError(f"Batch {index} of {name} has {len(images)} images but {len(labels)} labels.")
-        return np.array(images, dtype=object) if encoded else np.asarray(images), labels
-
-    first, last = batch(0), batch(batches - 1)
-    size = len(first[1]) * (batches - 1) + len(last[1])
-    _check_image(name, first[0][0])
-    encoded = first[0].dtype == object
-    shape = _any_size(first[0][0])
-
-    def examples(index):
-        types = (tf.string if encoded else tf.uint8, tf.int64)
-        images, labels = tf.numpy_function(batch, [index], types)
-        return tf.ensure_shape(images, (None, *shape)), tf.ensure_shape(labels, (None,))
-
-    stream = tf.data.Dataset.range(batches).map(examples, num_parallel_calls=max(data.workers, 1)).unbatch()
-    return _stream(name, stream.apply(tf.data.experimental.assert_cardinality(size)), size, count)

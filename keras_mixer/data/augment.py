@@ -1,0 +1,322 @@
+"""Random changes to training images: functions of images and of numbers, which are drawn elsewhere.
+
+Shapes: n images of H x W pixels become h x w; C is 3, or 1 for grey images. Numbers are uniform in [0, 1). Photographs
+come one by one (n = 1), small images of one size a batch at a time.
+
+Source: appendix B of arXiv 2105.01601 and big_vision's archived autoaugment for RandAugment; big_vision's
+`utils.get_mixup` for mixup; algorithm 1 of arXiv 1905.04899 for CutMix, which is not part of the Mixer paper.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import keras_cv
+import tensorflow as tf
+
+from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS
+
+CROP_NUMBERS, OPERATION_NUMBERS = 5, 4  # that one image needs for crop and flip, and for an operation of RandAugment
+MAX_LEVEL = 10.0  # the level of each operation's nominal maximum; the paper goes to 20
+REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-outs are measured
+ROUNDING = 1 / 64  # pixels are truncated, as in the official code, but not because of a rounding error in a position
+
+
+def crop_windows(numbers, sides, area, aspect):
+    """`(n, 4), (2,) int32 -> (n, 4) int32`: top, left, height and width of random crops.
+
+    Args:
+        numbers: for area, aspect, and place down and across.
+        sides: `(height, width)` of the images.
+        area: smallest and largest fraction of the image's area, all equally likely; less if the crop would stick out.
+        aspect: smallest and largest width / height; the logarithm is uniform. None: that of the image.
+    """
+    sides = tf.cast(sides, tf.float32)
+    covered = (area[0] + numbers[:, 0] * (area[1] - area[0])) * sides[0] * sides[1]
+    ratio = sides[1] / sides[0]
+    if aspect is not None:
+        low, high = map(math.log, aspect)
+        ratio = tf.exp(low + numbers[:, 1] * (high - low))
+    size = tf.stack([tf.sqrt(covered / ratio), tf.sqrt(covered * ratio)], 1)  # (n, 2)
+    size = tf.clip_by_value(tf.round(size), 1.0, sides)
+    place = tf.minimum(tf.floor(numbers[:, 2:4] * (sides - size + 1)), sides - size)
+    return tf.cast(tf.concat([place, size], 1), tf.int32)
+
+
+def crop_and_flip(images, windows, flips, size):
+    """`(n, H, W, C) uint8, (n, 4) int32, (n,) bool -> (n, h, w, C) uint8`: windows resized bilinearly, some mirrored.
+
+    Samples are taken at pixel centres without anti-aliasing, as by the official code.
+    """
+    images = tf.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")  # a sample may lie half a pixel outside
+    wanted = tf.constant(size, tf.float32)
+    step = tf.cast(windows[:, 2:], tf.float32) / wanted  # (n, 2)
+    first = tf.cast(windows[:, :2], tf.float32) + step / 2 + 0.5  # of the padded image
+    last = first + step * (wanted - 1)
+    flips = flips[:, None] & tf.constant([False, True])
+    corners = tf.concat([tf.where(flips, last, first), tf.where(flips, first, last)], 1)  # (n, 4)
+    boxes = corners / tf.cast(tf.tile(tf.shape(images)[1:3] - 1, [2]), tf.float32)
+    pixels = tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), size)
+    return tf.cast(pixels + ROUNDING, tf.uint8)
+
+
+def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
+    """`(n, h, w, 3) uint8, (n, k, 4) -> (n, h, w, 3) uint8`: k operations in sequence, drawn with replacement.
+
+    Args:
+        images: pixels in [0, 255].
+        numbers: for each operation its choice, its sign, and a place down and across.
+        level: strength in tenths of the nominal range, 0 to 20; the paper uses 10, 15 and 20.
+        operations: names from `RANDAUGMENT_OPERATIONS`, or None for all sixteen.
+        fill: grey value for pixels that an operation leaves empty; the paper uses 128.
+    """
+    chosen = [OPERATIONS[name] for name in operations or RANDAUGMENT_OPERATIONS]
+    strength = level / MAX_LEVEL
+    for step in tf.unstack(numbers, axis=1):
+        choice = tf.cast(step[:, 0] * len(chosen), tf.int32)
+        sign = tf.where(step[:, 1] < 0.5, -1.0, 1.0)
+        if images.shape[0] == 1:
+            branches = [functools.partial(operation, images, strength, sign, step[:, 2:], fill) for operation in chosen]
+            images = tf.ensure_shape(tf.switch_case(choice[0], branches), images.shape)
+            continue
+        rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), choice, len(chosen))
+        changed = [
+            operation(tf.gather(images, of), strength, tf.gather(sign, of), tf.gather(step[:, 2:], of), fill)
+            for operation, of in zip(chosen, rows, strict=True)
+        ]
+        images = tf.ensure_shape(tf.dynamic_stitch(rows, changed), images.shape)
+    return images
+
+
+# Each operation: (images (n, h, w, 3) uint8, strength = level / MAX_LEVEL, sign (n,), place (n, 2), fill) -> images.
+#
+# They run for every training image and limit the speed of the input pipeline. On CPUs, TensorFlow is fast at plain
+# float arithmetic on long rows and at copies. It is ten times slower at tf.where, at products and minima of uint8, on a
+# short last axis, and in ImageProjectiveTransformV3.
+
+
+def _auto_contrast(images, strength, sign, place, fill):
+    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w)
+    low, high = (_reduce_channels(reduce, rows) for reduce in (tf.reduce_min, tf.reduce_max))  # (n, 3)
+    flat = high <= low  # channels of one value stay unchanged
+    scale = tf.where(flat, 1.0, 255.0 / tf.where(flat, 1.0, high - low))
+    stretched = (rows - _repeat_channels(tf.where(flat, 0.0, low), images)) * _repeat_channels(scale, images)
+    return tf.reshape(_to_uint8(stretched), tf.shape(images))
+
+
+def _equalize(images, strength, sign, place, fill):
+    """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we; KerasCV the first."""
+    count = tf.shape(images)[0]
+    first = 256 * tf.reshape(tf.range(3 * count), (count, 3))  # bin of each channel
+    bins = tf.cast(_rows(images), tf.int32) + _repeat_channels(first, images)  # (n, h, 3w)
+    none = tf.zeros((0,), tf.int32)
+    # tf.math.bincount would first check for negative numbers
+    histogram = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=768 * count, weights=none)
+    histogram = tf.reshape(histogram, (3 * count, 256))
+    last = 255 - tf.argmax(tf.reverse(histogram > 0, [1]), axis=1, output_type=tf.int32)  # last non-empty bin
+    step = (tf.reduce_sum(histogram, 1) - tf.gather(histogram, last, batch_dims=1)) // 255
+    tables = (tf.cumsum(histogram, 1, exclusive=True) + step[:, None] // 2) // tf.maximum(step, 1)[:, None]
+    tables = tf.where(step[:, None] > 0, tf.minimum(tables, 255), tf.range(256))
+    return tf.reshape(tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), bins), tf.shape(images))
+
+
+def _invert(images, strength, sign, place, fill):
+    return 255 - images
+
+
+def _posterize(images, strength, sign, place, fill):
+    """Drops the low bits; on the paper's scale int(strength * 4) is the number of bits kept."""
+    bits = min(int(strength * 4), 8)
+    if bits == 0:
+        return tf.zeros_like(images)
+    return _by_keras_cv(keras_cv.layers.Posterization((0, 255), bits=bits, dtype="float32"), images)
+
+
+def _solarize(images, strength, sign, place, fill):
+    """Inverts pixels at or above int(strength * 256); from strength 1 on there are none."""
+    threshold = keras_cv.core.ConstantFactorSampler(float(int(strength * 256)))
+    layer = keras_cv.layers.Solarization(value_range=(0, 255), threshold_factor=threshold, dtype="float32")
+    return _by_keras_cv(layer, images) if strength < 1 else images
+
+
+def _solarize_add(images, strength, sign, place, fill):
+    pixels = tf.cast(images, tf.float32)
+    return _to_uint8(pixels + tf.cast(pixels < 128, tf.float32) * int(strength * 110))
+
+
+def _color(images, strength, sign, place, fill):
+    return _blend(tf.broadcast_to(_grey(images)[..., None], tf.shape(images)), images, strength * 1.8 + 0.1)
+
+
+def _contrast(images, strength, sign, place, fill):
+    grey = _grey(images)
+    total = tf.reduce_sum(tf.cast(grey, tf.int32), (1, 2), keepdims=True)[..., None]  # (n, 1, 1, 1)
+    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(grey)[1:]), tf.float32))
+    return _blend(mean, images, strength * 1.8 + 0.1)
+
+
+def _brightness(images, strength, sign, place, fill):
+    return _blend(0.0, images, strength * 1.8 + 0.1)
+
+
+def _sharpness(images, strength, sign, place, fill):
+    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w): horizontal neighbours are three entries apart
+    of_three = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]  # (n, h - 2, 3w)
+    of_nine = of_three[:, :, :-6] + of_three[:, :, 3:-3] + of_three[:, :, 6:]  # (n, h - 2, 3w - 6)
+    inside = rows[:, 1:-1, 3:-3]
+    smooth = tf.floor((of_nine + 4.0 * inside) * (1 / 13) + 0.5)  # kernel of ones, 5 in the middle
+    sharp = _to_uint8(smooth + (strength * 1.8 + 0.1) * (inside - smooth))
+    original = _rows(images)  # the border is not changed
+    middle = tf.concat([original[:, 1:-1, :3], sharp, original[:, 1:-1, -3:]], 2)
+    return tf.reshape(tf.concat([original[:, :1], middle, original[:, -1:]], 1), tf.shape(images))
+
+
+def _rotate(images, strength, sign, place, fill):
+    """Rotates by 30 degrees at strength 1, about the centre."""
+    angle = sign * strength * math.radians(30)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    centre_y, centre_x = ((tf.cast(tf.shape(images)[axis], tf.float32) - 1) / 2 for axis in (1, 2))
+    shift_x = cos * centre_x - centre_x - sin * centre_y
+    shift_y = sin * centre_x - centre_y + cos * centre_y
+    return _warp(images, fill, [cos, -sin, shift_x, sin, cos, shift_y])
+
+
+def _shear_x(images, strength, sign, place, fill):
+    """Shifts each row by 0.3 of its distance from the top at strength 1."""
+    return _warp(images, fill, [1.0, sign * strength * 0.3, 0.0, 0.0, 1.0, 0.0])
+
+
+def _shear_y(images, strength, sign, place, fill):
+    """Shifts each column by 0.3 of its distance from the left at strength 1."""
+    return _warp(images, fill, [1.0, 0.0, 0.0, sign * strength * 0.3, 1.0, 0.0])
+
+
+def _translate(images, strength, sign, place, fill, axis):
+    """Shifts by 100 of 224 pixels at strength 1, along axis 1 (rows) or 2 (columns)."""
+    size = tf.shape(images)[axis]
+    shift = tf.cast(tf.round(sign * strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
+    source = tf.range(size) + shift[:, None]  # (n, size)
+    source = tf.where((source >= 0) & (source < size), source, size)
+    padding = [(0, 0), (0, 0), (0, 0), (0, 0)]
+    padding[axis] = (0, 1)  # a row or column of the fill value
+    return tf.gather(tf.pad(images, padding, constant_values=fill), source, axis=axis, batch_dims=1)
+
+
+def _cutout(images, strength, sign, place, fill):
+    """Fills a square with half side int(strength * 40), in pixels of a 224 px image, and its centre anywhere."""
+    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+    half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
+    centre = tf.floor(place * sides)  # (n, 2)
+    inside = [
+        tf.abs(tf.range(tf.shape(images)[1 + i], dtype=tf.float32) + 0.5 - centre[:, i : i + 1]) < half for i in (0, 1)
+    ]
+    square = inside[0][:, :, None, None] & inside[1][:, None, :, None]  # (n, h, w, 1)
+    return tf.where(square, tf.constant(fill, tf.uint8), images)
+
+
+FUNCTIONS = (
+    *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast),
+    *(_brightness, _sharpness, _shear_x, _shear_y),
+    *(functools.partial(_translate, axis=2), functools.partial(_translate, axis=1), _cutout, _solarize_add),
+)
+OPERATIONS: dict[str, Callable] = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
+
+
+def mixup(images, labels, fraction):
+    """`(n, h, w, 3), (n, classes) -> the same`: blends each image with the previous one, which gets 1 - `fraction`."""
+    return _mixed(tf.cast(images, tf.float32), fraction), _mixed(labels, fraction)
+
+
+def cutmix(images, labels, fraction, centre):
+    """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
+
+    The rectangle covers `fraction` of the image. The part of it that is outside is cut off; labels are mixed by the
+    remaining area.
+
+    Args:
+        images: uint8 or float pixels; the result is float32.
+        labels: one-hot rows; mixed rows also sum to 1.
+        fraction: in [0, 1].
+        centre: `(2,)` numbers for the place down and across.
+    """
+    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+    half = tf.sqrt(fraction) * sides / 2
+    first, last = (tf.clip_by_value(centre * sides + edge, 0.0, sides) for edge in (-half, half))
+    first, last = tf.cast(first, tf.int32), tf.cast(last, tf.int32)
+    rows, columns = tf.range(tf.shape(images)[1])[:, None, None], tf.range(tf.shape(images)[2])[None, :, None]
+    inside = (rows >= first[0]) & (rows < last[0]) & (columns >= first[1]) & (columns < last[1])  # (h, w, 1)
+    images = tf.cast(images, tf.float32)
+    kept = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
+    return tf.where(inside, tf.roll(images, 1, axis=0), images), _mixed(labels, kept)
+
+
+def _mixed(values, fraction):
+    """`(n, ...) -> (n, ...)`: each row blended with the previous one."""
+    return fraction * values + (1 - fraction) * tf.roll(values, 1, axis=0)
+
+
+def _by_keras_cv(layer, images):
+    """A layer that treats each pixel alone: all images are one tall image for it."""
+    tall = tf.reshape(images, (-1, tf.shape(images)[2], 3))
+    return tf.cast(tf.reshape(layer(tall), tf.shape(images)), tf.uint8)
+
+
+def _warp(images, fill, matrix):
+    """`(n, h, w, 3) uint8 -> (n, h, w, 3) uint8`: affine transforms, nearest-neighbour sampling.
+
+    The matrix is [a, b, c, d, e, f], each a number or `(n,)`: output pixel (x, y) is pixel (a x + b y - c, d x + e y -
+    f). Arithmetic and rounding are those of ImageProjectiveTransformV3, which repeats them for each channel of each
+    pixel. The shifts are subtracted because TensorFlow's graph optimiser would regroup a sum of three terms and so
+    change the rounding.
+    """
+    count, height, width, channels = tf.unstack(tf.shape(images))
+    a, b, c, d, e, f = (tf.reshape(tf.broadcast_to(entry, (count,)), (count, 1, 1)) for entry in matrix)
+    x, y = tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
+    columns, inside_columns = _nearest(a * x + b * y - c, width)  # (n, h, w)
+    rows, inside_rows = _nearest(d * x + e * y - f, height)
+    inside = tf.cast(inside_columns & inside_rows, tf.int32)
+    outside = count * height * width  # index of an extra pixel that has the fill value
+    rows += tf.range(count)[:, None, None] * height
+    indices = (rows * width + columns - outside) * inside + outside
+    empty = tf.fill((1, channels), tf.constant(fill, tf.uint8))
+    return tf.gather(tf.concat([tf.reshape(images, (-1, channels)), empty], 0), indices)
+
+
+def _nearest(position, size):
+    """`float32 -> int32, bool`: positions rounded half up, and whether they are in [0, size)."""
+    floor = tf.floor(position)
+    rounded = tf.cast(floor + tf.cast(position - floor >= 0.5, tf.float32), tf.int32)
+    return rounded, (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
+
+
+def _rows(images):
+    """`(n, h, w, 3) -> (n, h, 3w)`."""
+    return tf.reshape(images, (tf.shape(images)[0], tf.shape(images)[1], -1))
+
+
+def _repeat_channels(values, images):
+    """`(n, 3) -> (n, 1, 3w)`: the values of the three channels, repeated for each pixel of a row."""
+    return tf.tile(values, (1, tf.shape(images)[2]))[:, None]
+
+
+def _reduce_channels(reduce, rows):
+    """`(n, h, 3w) -> (n, 3)`."""
+    return reduce(tf.reshape(reduce(rows, axis=1), (tf.shape(rows)[0], -1, 3)), axis=1)
+
+
+def _grey(images):
+    """`(n, h, w, 3) -> (n, h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, bit for bit.
+
+    All products and sums are integers below 2^24 divided by 2^16, so float32 represents them exactly.
+    """
+    red, green, blue = tf.unstack(tf.cast(images, tf.float32), axis=-1)
+    return tf.floor(red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536) + 0.5)
+
+
+def _blend(degenerate, images, factor):
+    """`factor` 0 gives `degenerate`, 1 gives the images, and more than 1 extrapolates beyond them."""
+    return _to_uint8(degenerate + factor * (tf.cast(images, tf.float32) - degenerate))
+
+
+def _to_uint8(pixels):
+    return tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)

@@ -1,0 +1,239 @@
+"""From a split to batches: order, crop, augment, batch, mix. Every random choice depends only on the seed and the step.
+
+Row r of step s has the example at position s * B + r of the order, and row r of the random numbers of step s: so the
+batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mixup, rand_augment
+from keras_mixer.data.decode import evaluation_image, training_crop
+from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
+
+NUMBERS, MIXING, GAMMAS = 0, 1 << 32, 1 << 33  # added to the seed: independent random streams
+ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
+LARGEST_SIDE = 64  # pixels; larger images are as fast one by one
+MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
+BATCHES_AT_A_TIME = 2  # that are mixed in parallel
+
+
+def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.data.Dataset:
+    """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
+
+    Batches cross epoch boundaries, so all have the same size and no example is dropped. With class weights each batch
+    has a third part, `(B,) float32`: the weight of each example; mixed labels are weighted in proportion.
+
+    Args:
+        split: the examples.
+        recipe: batch size, image size, augmentation, seed.
+        start_step: number of batches to skip at the start, as if they had been drawn.
+        devices: a process returns only its own rows; None for all.
+    """
+    batch, shards = recipe.global_batch_size, recipe.data_shards
+    process, processes = (devices.process, devices.processes) if devices else (0, 1)
+    own = range(process * batch // processes, (process + 1) * batch // processes)  # rows
+    size, seed = recipe.input_shape()[:2], recipe.seed
+    columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
+    weights = class_weights(split, recipe.class_weights)
+    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE
+
+    def numbers(step):  # (rows, columns)
+        drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
+        return drawn[own.start : own.stop]
+
+    @as_written
+    def augmented(elements, numbers):
+        """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
+        example = split.read(elements)
+        images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
+        if recipe.randaugment_num_ops:
+            of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
+            options = (recipe.randaugment_level, recipe.randaugment_operations, recipe.randaugment_fill)
+            images = rand_augment(images, of_operations, *options)
+        return images, tf.one_hot(example["label"], split.classes)
+
+    @as_written
+    def augmented_alone(element, numbers):
+        images, label = augmented(element, numbers[None])
+        return tf.ensure_shape(images[0], (*size, 3)), label
+
+    @as_written
+    def mixed(step, examples):
+        """Each shard is mixed by itself, because a process has only its own rows."""
+        shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in examples), strict=True)
+        parts = [_mix(step, recipe, images, labels) for images, labels in shards_of]
+        images, labels = (tf.concat(part, 0) for part in zip(*parts, strict=True))
+        return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
+
+    steps = tf.data.Dataset.counter(start_step)
+    if (at := split.at) is not None:
+
+        @as_written
+        def drawn_at(step):
+            positions = step * batch + tf.range(own.start, own.stop, dtype=tf.int64)
+            return at(shuffled_indices(positions, split.size, seed)), numbers(step)
+
+        drawn = steps.map(drawn_at)
+    else:
+        drawn = tf.data.Dataset.zip(_streamed(split, recipe, start_step, own), steps.map(as_written(numbers)))
+    if together:
+        batches = drawn.map(augmented, num_parallel_calls=PARALLEL_CALLS)
+    else:
+        alone = drawn.unbatch().map(augmented_alone, num_parallel_calls=PARALLEL_CALLS)
+        batches = alone.batch(len(own), drop_remainder=True)
+    return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, num_parallel_calls=BATCHES_AT_A_TIME))
+
+
+def shuffled_indices(positions, size, seed):
+    """`(n,) int64 -> (n,) int64`: the examples at positions of a stream of epochs, each in an order of its own."""
+    epochs = positions // size
+    keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
+    last = tf.fill(tf.shape(epochs), tf.constant(size - 1, tf.int64))
+    return tf.raw_ops.RandomIndexShuffle(index=positions % size, seed=keys, max_index=last, rounds=ROUNDS)
+
+
+def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
+    """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller.
+
+    Args:
+        split: the examples.
+        image_size: `(height, width)` in pixels.
+        batch_size: examples per batch.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
+    """
+
+    @as_written
+    def prepared(element):
+        example = split.read(element)
+        return evaluation_image(example, image_size, crop), example["label"]
+
+    batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
+    # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
+    known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
+    return prefetch(batches.apply(known))
+
+
+def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, processes=1) -> tf.data.Dataset:
+    """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
+
+    The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one. The
+    weights make a mean over all rows, including the padding, equal to the mean over the examples. Up to
+    `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch.
+
+    Args:
+        split: the examples.
+        image_size: `(height, width)` in pixels.
+        batch_size: examples per batch, over all processes.
+        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
+        process: index of this process, which reads and returns only its own rows of a batch.
+        processes: number of processes that share a batch; a divisor of `batch_size`.
+    """
+    count, rows = -(-split.size // batch_size), batch_size // processes
+    full_batches, rest = divmod(split.size, batch_size)
+    own = full_batches * rows + min(max(rest - process * rows, 0), rows)
+    weight = count * batch_size / split.size
+
+    @as_written
+    def prepared(position, element):
+        example = split.read(element)
+        image = tf.ensure_shape(evaluation_image(example, image_size, crop), (*image_size, 3))
+        return image, tf.one_hot(example["label"], split.classes), tf.constant(weight, tf.float32)
+
+    examples = split.elements.enumerate()
+    if processes > 1:
+        examples = examples.filter(lambda position, element: position % batch_size // rows == process)
+    padding = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(split.classes), tf.constant(0.0))
+    padded = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(
+        tf.data.Dataset.from_tensors(padding).repeat(count * rows - own)
+    )
+    batches = padded.batch(rows, drop_remainder=True)
+    if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
+        batches = batches.cache()
+    return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def class_weights(split: Split, wanted):
+    """`(classes,) float32`, if balanced with mean 1 over the training examples; None without weights."""
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        if len(wanted) != split.classes:
+            raise ValueError(f"class_weights has {len(wanted)} values, but the data have {split.classes} classes.")
+        return tf.constant(wanted, tf.float32)
+    counts = np.bincount(split.labels(), minlength=split.classes)
+    balanced = np.divide(split.size / split.classes, counts, out=np.zeros(split.classes), where=counts > 0)
+    return tf.constant(balanced, tf.float32)
+
+
+def _mix(step, recipe, images, labels):
+    """`(n, h, w, 3), (n, classes) -> (n, h, w, 3) float32, (n, classes)`: mixup, CutMix, either or neither."""
+    seed = tf.stack([MIXING + recipe.seed, step])
+    which, *centre = tf.unstack(tf.random.stateless_uniform((3,), seed))
+
+    def by_mixup():
+        fraction = _beta(seed, recipe.mixup_alpha)
+        return mixup(images, labels, tf.maximum(fraction, 1 - fraction))
+
+    def by_cutmix():
+        return cutmix(images, labels, _beta(seed, recipe.cutmix_alpha), tf.stack(centre))
+
+    if recipe.mixup_alpha and recipe.cutmix_alpha:
+        return tf.cond(which < 0.5, by_mixup, by_cutmix)
+    if recipe.mixup_alpha:
+        return by_mixup()
+    if recipe.cutmix_alpha:
+        return by_cutmix()
+    return tf.cast(images, tf.float32), labels
+
+
+def _beta(seed, alpha):
+    """One draw from Beta(alpha, alpha)."""
+    gammas = tf.random.stateless_gamma((2,), seed + tf.constant([GAMMAS, 0], tf.int64), alpha=alpha)
+    return tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))  # both can underflow to zero for a small alpha
+
+
+def _streamed(split, recipe, start_step, own):
+    """Batches of the elements of a split that can only be read in order, through a shuffle buffer for each shard."""
+    batch, shards = recipe.global_batch_size, recipe.data_shards
+    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
+
+    def stream(shard):
+        part = split.shard(shards, shard)
+
+        @as_written
+        def one_epoch(epoch):
+            seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch * shards + shard])
+            return _shuffled(part.elements, min(part.size, buffer), seed)
+
+        epoch, seen = divmod(start_step * rows, part.size)
+        elements = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
+        return elements.batch(rows, drop_remainder=True)
+
+    streams = [stream(shard) for shard in range(own.start // rows, own.stop // rows)]
+    if len(streams) == 1:
+        return streams[0]
+    joined = tf.data.Dataset.zip(*streams)
+    return joined.map(lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts))
+
+
+def _shuffled(dataset, buffer_size, seed):
+    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`.
+
+    The order of `Dataset.shuffle` also depends on TensorFlow's global seed and on how many iterators were opened before
+    (Keras silently opens an extra one under a strategy). With a global seed of 0 it does not accept a tensor.
+    """
+    leaves = tf.nest.flatten(dataset.element_spec)
+    variant = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer_size,
+        seed=seed[0],
+        seed2=seed[1],
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        reshuffle_each_iteration=False,
+        output_types=[leaf.dtype for leaf in leaves],
+        output_shapes=[leaf.shape for leaf in leaves],
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
