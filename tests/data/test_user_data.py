@@ -1,31 +1,17 @@
 """The caller's data as a source: what is accepted, what is refused, and that the examples are the same."""
 
 import grain
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode
 
-from keras_mixer.data.decode import decode_image
+from keras_mixer.data.decode import image_of
 from keras_mixer.data.user_data import own_source
 from keras_mixer.data.sources import load_source
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), np.uint8)
 LABELS = np.arange(10) % 3
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, images=IMAGES, labels=LABELS, size=4, **options):
-        super().__init__(**options)
-        self.images, self.labels, self.size = images, labels, size
-
-    def __len__(self):
-        return -(-len(self.labels) // self.size)
-
-    def __getitem__(self, index):
-        part = slice(index * self.size, (index + 1) * self.size)
-        return self.images[part], self.labels[part]
 
 
 class Records:
@@ -45,7 +31,7 @@ def dataset(images=IMAGES, labels=LABELS):
 
 def examples(split):
     found = [split.read(element) for element in split.elements]
-    return np.array([decode_image(one["image"]) for one in found]), np.array([one["label"] for one in found])
+    return np.array([image_of(one) for one in found]), np.array([one["label"] for one in found])
 
 
 PNG = [encode(image, "PNG") for image in IMAGES]
@@ -60,8 +46,6 @@ PNG = [encode(image, "PNG") for image in IMAGES]
         (np.array(PNG, dtype=object), LABELS),
         dataset(),
         dataset(PNG),
-        Batches(),
-        Batches(PNG, workers=3),
         Records(),
         Records(PNG, LABELS.tolist()),
         grain.MapDataset.source(Records()).map(lambda record: record),
@@ -73,8 +57,6 @@ PNG = [encode(image, "PNG") for image in IMAGES]
         "objects",
         "dataset",
         "encoded dataset",
-        "batches",
-        "encoded batches",
         "records",
         "encoded records",
         "grain",
@@ -93,7 +75,7 @@ def test_every_form_gives_the_same_examples(data):
 
 
 @pytest.mark.parametrize("images", [IMAGES[..., 0], IMAGES[..., :1]], ids=["rank 2", "one channel"])
-@pytest.mark.parametrize("form", [lambda *data: data, dataset, Batches], ids=["arrays", "dataset", "batches"])
+@pytest.mark.parametrize("form", [lambda *data: data, dataset, Records], ids=["arrays", "dataset", "records"])
 def test_grey_images_become_rgb(form, images):
     source, _ = own_source(form(images, LABELS), form(images, LABELS), classes=3)
     np.testing.assert_array_equal(examples(source.train)[0], np.repeat(IMAGES[..., :1], 3, -1))
@@ -159,8 +141,8 @@ ONE_HOT = np.eye(3)[LABELS]
         (dataset(IMAGES, ONE_HOT), {"classes": 3}, r"got shape \(3,\). One-hot"),
         (dataset(IMAGES / 255), {"classes": 3}, r"Convert them"),
         (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, r"Expected \(image, label\) elements"),
-        (Batches(labels=LABELS + 2), {"classes": 3}, "Expected labels from 0 to 2"),
-        (Batches(images=IMAGES / 255), {"classes": 3}, "Convert them"),
+        (Records(labels=LABELS + 2), {"classes": 3}, "Expected labels from 0 to 2"),
+        (Records(images=IMAGES / 255), {"classes": 3}, "Convert them"),
         (dataset().shuffle(10, seed=1), {"classes": 3, "needs_order": True}, "Two passes over train start"),
     ],
 )
