@@ -30,7 +30,7 @@ def check_file(path, crop=None, pixels=False) -> Header:
         raise NotAnImage(f"{shown}: {error if os.path.getsize(path) else 'empty'}") from error
     except Exception as error:  # Pillow has many types
         reason = _reason_of_pillow(path) if isinstance(error, tf.errors.OpError) else error
-        raise ValueError(f"{shown}: {getattr(reason, 'strerror', None) or reason}") from error
+        raise ValueError(f"{shown}: {getattr(reason, 'strerror', None) or str(reason).rstrip('.')}") from error
 
 
 def _reason_of_pillow(path):
