@@ -1,0 +1,255 @@
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mixer.data import batches as batches_module
+from keras_mixer.data.batches import evaluation_batches, padded_batches, shuffled_indices, training_batches
+from keras_mixer.data.sources import load_source
+from keras_mixer.training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="test",
+    data="digits",
+    image_size=16,
+    global_batch_size=32,
+    seed=5,
+    randaugment_num_ops=2,
+    randaugment_level=8.0,
+    mixup_alpha=0.3,
+    cutmix_alpha=1.0,
+    crop_area=(0.5, 1.0),
+)
+PLAIN = dataclasses.replace(RECIPE, randaugment_num_ops=0, mixup_alpha=0.0, cutmix_alpha=0.0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_source("digits")
+
+
+@pytest.fixture(scope="module", params=["indexed", "together", "stream"])
+def train(request, digits):
+    """Digits one by one, a batch at a time, and as a stream: elements that can only be read in order."""
+    if request.param == "together":
+        return digits.train
+    split = dataclasses.replace(digits.train, pixels=None)
+    return dataclasses.replace(split, at=None) if request.param == "stream" else split
+
+
+def take(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_equal(one, other):
+    for batch, other_batch in zip(one, other, strict=True):
+        for tensor, other_tensor in zip(batch, other_batch, strict=True):
+            np.testing.assert_array_equal(tensor, other_tensor)
+
+
+def side_by_side(parts):
+    """The batches of one process out of those of several."""
+    steps = zip(*parts, strict=True)
+    return [tuple(np.concatenate(rows) for rows in zip(*batches, strict=True)) for batches in steps]
+
+
+@pytest.mark.parametrize("size", [60_000, 1_797, 2])
+def test_orders_are_permutations_independent_of_each_other(size):
+    orders = shuffled_indices(tf.range(8 * size, dtype=tf.int64), size, 3).numpy().reshape(8, size)
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+    if size > 1_000:
+        columns = [np.arange(size), *orders]
+        correlations = np.corrcoef(columns) - np.eye(9)
+        neighbours = [np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders]
+        limit = 4.9 / np.sqrt(size)  # 0.02 for 60,000
+        assert np.abs(correlations).max() < limit
+        assert np.abs(neighbours).max() < limit
+    other = shuffled_indices(tf.range(size, dtype=tf.int64), size, 4).numpy()
+    assert size == 2 or (other == orders[0]).mean() < 0.01
+
+
+def test_training_batches_have_the_promised_form(train):
+    ((images, labels),) = take(training_batches(train, RECIPE), 1)
+    assert images.shape == (32, 16, 16, 3)
+    assert images.dtype == labels.dtype == np.float32
+    assert 0 <= images.min() < images.max() <= 255
+    np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
+
+
+def test_batches_follow_from_the_seed(train):
+    dataset = training_batches(train, RECIPE)
+    once = take(dataset, 5)
+    assert_equal(once, take(dataset, 5))
+    assert_equal(once, take(training_batches(train, RECIPE), 5))
+    other = take(training_batches(train, dataclasses.replace(RECIPE, seed=6)), 5)
+    assert not np.array_equal(once[0][0], other[0][0])
+
+
+def test_images_one_by_one_and_a_batch_at_a_time_are_the_same(digits):
+    alone = dataclasses.replace(digits.train, pixels=None)
+    assert_equal(take(training_batches(alone, RECIPE), 3), take(training_batches(digits.train, RECIPE), 3))
+
+
+def test_a_later_start_continues_over_the_end_of_an_epoch(train):
+    whole = take(training_batches(train, RECIPE), 60)
+    assert train.size < 60 * 32
+    assert_equal(take(training_batches(train, RECIPE, 41), 19), whole[41:])
+
+
+def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(train):
+    stream = take(training_batches(train, dataclasses.replace(PLAIN, global_batch_size=1)), 2 * train.size)
+    labels = [int(label.argmax()) for _, label in stream]
+    first, second = labels[: train.size], labels[train.size :]
+    assert np.bincount(first).tolist() == np.bincount(second).tolist()
+    assert first != second
+    assert len({images.tobytes() for images, _ in stream}) > 1.9 * train.size
+
+
+def test_the_first_batch_after_a_million_steps_reads_one_batch(digits):
+    read = []
+
+    def read_and_note(element):
+        tf.py_function(lambda label: read.append(int(label)), [element["label"]], [])
+        return element
+
+    noting = dataclasses.replace(digits.train, pixels=None, read=read_and_note)
+    take(training_batches(noting, RECIPE, 10**6), 1)
+    assert 32 <= len(read) < 32 * 20  # and what is fetched ahead
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, processes):
+    recipe = dataclasses.replace(RECIPE, data_shards=4, class_weights=tuple(np.linspace(0.5, 2, 10)))
+    read = []
+
+    def reading(process):
+        def read_and_note(element):
+            tf.py_function(lambda labels: read.extend([process] * labels.numpy().size), [element["label"]], [])
+            return train.read(element)
+
+        return dataclasses.replace(train, read=read_and_note)
+
+    whole = take(training_batches(train, recipe, 3), 50)
+    devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
+    parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
+    assert_equal(side_by_side(parts), whole)
+    for process in range(processes):
+        own = 50 * 32 // processes
+        assert own <= read.count(process) < own + 500  # and what is fetched ahead
+
+
+OTHER_ENGINE = """
+from test_batches import digest
+print(digest())
+"""
+
+
+def digest():
+    batches = take(training_batches(load_source("digits").train, RECIPE), 3)
+    tensors = [tensor.tobytes() for batch in batches for tensor in batch]
+    return hashlib.sha256(b"".join(tensors)).hexdigest()
+
+
+def test_both_engines_see_the_same_images():
+    other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
+    environment = os.environ | {"KERAS_BACKEND": other, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", OTHER_ENGINE]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert out.split() == [digest()]
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 1.0), (1e-4, 0.0)])
+def test_shares_of_mixed_labels_are_distributed_as_the_papers(mixup, cutmix, digits):
+    few = dataclasses.replace(PLAIN, image_size=8, global_batch_size=8, mixup_alpha=mixup, cutmix_alpha=cutmix)
+    every_class = digits.train.part(np.arange(digits.train.size) < 10)
+    labels = [labels for _, labels in take(training_batches(every_class, few), 400)]
+    np.testing.assert_allclose(np.sum(labels, -1), 1, atol=1e-6)
+    shares = np.array([of_batch.max() for of_batch in labels])  # an image whose neighbour has another label
+    random = np.random.default_rng(0)
+    fractions = random.beta(mixup, mixup, 100_000) if mixup else np.zeros(0)
+    expected = np.maximum(fractions, 1 - fractions)
+    if cutmix:
+        cut, y, x = random.uniform(size=(3, 100_000))
+        sides = [np.minimum(c + cut**0.5 / 2, 1) - np.maximum(c - cut**0.5 / 2, 0) for c in (y, x)]
+        kept = 1 - sides[0] * sides[1]
+        expected = np.concatenate([expected, np.maximum(kept, 1 - kept)])
+    assert abs(shares.mean() - expected.mean()) < 4 * expected.std() / 20 + 0.02
+
+
+def test_evaluation_counts_every_example_once_and_knows_its_length(digits):
+    batches = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
+    labels = np.concatenate([labels for _, labels in batches])
+    assert len(labels) == digits.test.size
+    assert int(batches.cardinality()) == -(-digits.test.size // 100)
+    assert labels.dtype == np.int64
+
+
+def test_shards_hold_every_example_once(train):
+    parts = [train.shard(3, index) for index in range(3)]
+    assert sum(part.size for part in parts) == train.size
+    rows = [[element["image"].tobytes() for element in part.elements.as_numpy_iterator()] for part in parts]
+    assert [len(of_part) for of_part in rows] == [part.size for part in parts]
+    every = [element["image"].tobytes() for element in train.elements.as_numpy_iterator()]
+    assert sorted(sum(rows, [])) == sorted(every)
+
+
+def test_examples_weigh_what_their_labels_say(digits):
+    weights = np.arange(1.0, 11.0)
+    recipe = dataclasses.replace(RECIPE, class_weights=tuple(weights))
+    for images, labels, of_batch in take(training_batches(digits.train, recipe), 2):
+        assert len(images) == 32
+        np.testing.assert_allclose(of_batch, labels @ weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "processes"), [(64, 1), (100, 2), (361, 3)])
+def test_padded_batches_have_one_size_and_count_every_example_once(digits, size, processes):
+    size = size // processes * processes
+    form = {"image_size": (16, 16), "batch_size": size, "crop": "resize", "processes": processes}
+    datasets = [padded_batches(digits.test, process=process, **form) for process in range(processes)]
+    parts = [list(dataset.as_numpy_iterator()) for dataset in datasets]
+    assert {len(part) for part in parts} == {-(-digits.test.size // size)}
+    assert {batch[0].shape for part in parts for batch in part} == {(size // processes, 16, 16, 3)}
+    images, labels, weights = (np.concatenate(tensors) for tensors in zip(*side_by_side(parts), strict=True))
+    real = weights > 0
+    assert real.sum() == digits.test.size
+    assert not images[~real].any()
+    assert weights.mean() == pytest.approx(1, abs=1e-6)
+    expected = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
+    np.testing.assert_array_equal(images[real], np.concatenate([images for images, _ in expected]))
+    np.testing.assert_array_equal(labels[real].argmax(1), np.concatenate([labels for _, labels in expected]))
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(batches_module.MAX_CACHED_BYTES, 1), (0, 3)])
+def test_a_small_test_part_is_read_once_however_often_it_is_looked_at(digits, limit, reads, monkeypatch):
+    monkeypatch.setattr(batches_module, "MAX_CACHED_BYTES", limit)
+    counter = tf.Variable(0)
+
+    def counted(element):
+        with tf.control_dependencies([counter.assign_add(1)]):
+            return digits.test.read(element)
+
+    part = dataclasses.replace(digits.test, read=counted)
+    batches = padded_batches(part, image_size=(16, 16), batch_size=100, crop="resize")
+    first, *others = (list(batches.as_numpy_iterator()) for _ in range(3))
+    for other in others:
+        assert_equal(first, other)
+    assert counter.numpy() == reads * digits.test.size
+
+
+def test_no_thread_that_tunes_holds_up_the_end_of_an_iterator(digits):
+    evaluated = {"image_size": (16, 16), "batch_size": 32, "crop": "resize"}
+    for batches in (
+        training_batches(digits.train, RECIPE),
+        evaluation_batches(digits.test, **evaluated),
+        padded_batches(digits.test, **evaluated),
+    ):
+        assert batches.options().autotune.enabled is False
