@@ -13,7 +13,7 @@ from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mi
 from keras_mixer.data.decode import evaluation_image, training_crop
 from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
 
-NUMBERS, MIXING, GAMMAS = 0, 1 << 32, 1 << 33  # added to the seed: independent random streams
+NUMBERS, MIXING, GAMMAS, POWERS = 0, 1 << 32, 1 << 33, 1 << 34  # added to the seed: independent random streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
 LARGEST_SIDE = 64  # pixels; larger images are as fast one by one
 MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
@@ -190,9 +190,11 @@ def _mix(step, recipe, images, labels):
 
 
 def _beta(seed, alpha):
-    """One draw from Beta(alpha, alpha)."""
-    gammas = tf.random.stateless_gamma((2,), seed + tf.constant([GAMMAS, 0], tf.int64), alpha=alpha)
-    return tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))  # both can underflow to zero for a small alpha
+    """One draw from Beta(alpha, alpha), by logarithms of gammas, which would underflow for a small alpha."""
+    seeds = [seed + tf.constant([stream, 0], tf.int64) for stream in (GAMMAS, POWERS)]
+    powers = tf.math.log(1 - tf.random.stateless_uniform((2,), seeds[1])) / alpha
+    gammas = tf.math.log(tf.random.stateless_gamma((2,), seeds[0], alpha=alpha + 1)) + powers
+    return tf.sigmoid(gammas[0] - gammas[1])
 
 
 def _streamed(split, recipe, start_step, own):
