@@ -10,9 +10,9 @@ from pathlib import Path
 from protocol import serve
 
 from keras_mixer.data.batches import training_batches
-from keras_mixer.data.settings import Augmentation
 from keras_mixer.data.splits import file_split
 from keras_mixer.inspect.speed import Case, compiled_model
+from keras_mixer.training.recipe import Recipe
 
 CLASSES = 1000
 PLAIN, MEMORY = (word in sys.argv[1:] for word in ("plain", "memory"))
@@ -20,17 +20,16 @@ PLAIN, MEMORY = (word in sys.argv[1:] for word in ("plain", "memory"))
 
 def _batches(case):
     files = sorted(Path(case["folder"], "train").rglob("*.jpg"))
-    augmentation = Augmentation(
-        randaugment_num_ops=2, randaugment_level=case["randaugment_level"], mixup_alpha=case["mixup_alpha"]
+    augmentation = {"randaugment_level": case["randaugment_level"], "mixup_alpha": case["mixup_alpha"]}
+    recipe = Recipe(
+        "input",
+        data=case["folder"],
+        image_size=case["image_size"],
+        global_batch_size=case["batch_size"],
+        **({} if PLAIN else {"randaugment_num_ops": 2, **augmentation}),
     )
-    batches = training_batches(
-        file_split(files, [int(file.parent.name) for file in files]),
-        classes=CLASSES,
-        image_size=(case["image_size"], case["image_size"]),
-        batch_size=case["batch_size"],
-        seed=0,
-        augmentation=Augmentation() if PLAIN else augmentation,
-    )
+    split = file_split(files, [int(file.parent.name) for file in files], CLASSES)
+    batches = training_batches(split, recipe)
     if MEMORY:
         return itertools.repeat(next(iter(batches)))
     batches = iter(batches)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from PIL import Image
 
-from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_image
+from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_crop
 from keras_mixer.data.image_files import check_file
 from keras_mixer.description import Description
 from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
@@ -168,8 +168,9 @@ def _images():
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
 def _look_at(encoded, orientation):
-    crops = [evaluation_image(encoded, (16, 16), crop, orientation) for crop in EVALUATION_CROPS]
-    return [*crops, training_image(encoded, (16, 16), tf.constant([0, 0]), orientation=orientation)]
+    example = {"image": encoded, "orientation": orientation}
+    crops = [evaluation_image(example, (16, 16), crop) for crop in EVALUATION_CROPS]
+    return [*crops, training_crop(example, tf.fill((1, 5), 0.3), Recipe("fuzz", data="digits", image_size=16))[0]]
 
 
 def _look(content):

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mixer.data.idx import CLOTHES
 from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.idx import CLOTHES
 from keras_mixer.data.sources import load_source
 from keras_mixer.export.loading import load_predictor
 

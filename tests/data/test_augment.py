@@ -19,7 +19,9 @@ def photograph(request):
 
 def changed(name, image, strength, sign=1.0, place=(0.3, 0.6)):
     """One operation on one picture."""
-    return OPERATIONS[name](tf.constant(image)[None], strength, tf.constant([sign]), tf.constant([place]), 128)[0].numpy()
+    return OPERATIONS[name](tf.constant(image)[None], strength, tf.constant([sign]), tf.constant([place]), 128)[
+        0
+    ].numpy()
 
 
 def affine(image, matrix):

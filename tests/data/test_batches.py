@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_shards_hold_every_example_once(train):
     rows = [[element["image"].tobytes() for element in part.elements.as_numpy_iterator()] for part in parts]
     assert [len(of_part) for of_part in rows] == [part.size for part in parts]
     every = [element["image"].tobytes() for element in train.elements.as_numpy_iterator()]
-    assert sorted(sum(rows, [])) == sorted(every)
+    assert sorted(itertools.chain(*rows)) == sorted(every)
 
 
 def test_examples_weigh_what_their_labels_say(digits):

@@ -8,8 +8,8 @@ import pytest
 from tfds_files import write_tfds
 
 from keras_mixer.data import idx
-from keras_mixer.data.decode import image_of
 from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import hold_out
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 from image_files import encode
 
 from keras_mixer.data.decode import image_of
-from keras_mixer.data.user_data import own_source
 from keras_mixer.data.sources import load_source
+from keras_mixer.data.user_data import own_source
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3), np.uint8)
 LABELS = np.arange(10) % 3

@@ -121,7 +121,7 @@ def test_examples_are_of_different_classes_small_and_without_camera_data():
     assert b"my garden" in large
     encoded = np.array([large, b"damaged", encode(small, "PNG"), large, encode(small, "BMP")], object)
     elements = tf.data.Dataset.from_tensor_slices({"image": tf.constant(list(encoded)), "label": [1, 0, 0, 1, 2]})
-    split = Split(5, elements, read=lambda element: element)
+    split = Split(5, 3, elements, read=lambda element: element)
     (name, first), (_, second), (_, third) = example_images(split, "abc", 3)
     assert name == "a"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(first))), small)

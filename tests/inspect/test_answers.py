@@ -30,7 +30,7 @@ def test_answers_and_examples_belong_to_their_images(tiny_mixer, rng):
     pixels, labels = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2, 0])
     encoded = np.array([tf.io.encode_png(image).numpy() for image in pixels])
     elements = tf.data.Dataset.from_tensor_slices({"image": encoded, "label": labels})
-    split = Split(7, elements, read=lambda element: element, files=tuple(f"/home/me/cat/{i}.png" for i in range(7)))
+    split = Split(7, 3, elements, read=lambda element: element, files=tuple(f"/home/me/cat/{i}.png" for i in range(7)))
     answers = answers_of(predictor, split)
     probabilities = predictor.classify(pixels)
     np.testing.assert_array_equal(answers.predicted, probabilities.argmax(1))

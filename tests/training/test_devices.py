@@ -156,7 +156,7 @@ def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_pat
     def of_unknown_length(split):
         elements = split.elements.filter(lambda element: True)
         assert int(elements.cardinality()) == tf.data.UNKNOWN_CARDINALITY
-        return Split(split.size, elements, split.read)
+        return Split(split.size, split.classes, elements, split.read)
 
     unknown = dataclasses.replace(source, train=of_unknown_length(source.train), test=of_unknown_length(source.test))
     monkeypatch.setattr(loop, "load_recipe_source", lambda *arguments, **options: unknown)

@@ -15,13 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import keras_mixer
 from keras_mixer import cli, models
-from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.batches import evaluation_batches, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.layers import PatchEmbed
 from keras_mixer.training import loop
 from keras_mixer.training.callbacks import Checkpoints, RunStopped, TrainingDiverged
 from keras_mixer.training.checkpoints import list_checkpoints
-from keras_mixer.training.inputs import evaluate_source, load_recipe_source, recipe_batches
+from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.run_directory import RunDirectory, read_recipe
 
 QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
@@ -236,7 +236,7 @@ def test_balanced_class_weights_make_up_for_rare_classes():
     labels = np.array([int(element["label"]) for element in source.train.elements.as_numpy_iterator()])
     rare = dataclasses.replace(source, train=source.train.part((labels != 3) | (np.arange(len(labels)) % 5 == 0)))
     recipe = loop.resolve("digits", class_weights="balanced", mixup_alpha=0.0, global_batch_size=rare.train.size)
-    ((_, one_hot, weights),) = recipe_batches(rare, recipe).take(1)
+    ((_, one_hot, weights),) = training_batches(rare.train, recipe).take(1)
     per_class = one_hot.numpy().T @ weights.numpy()
     np.testing.assert_allclose(per_class, rare.train.size / 10, rtol=1e-5)
 
