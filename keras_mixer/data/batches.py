@@ -13,7 +13,7 @@ from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mi
 from keras_mixer.data.decode import evaluation_image, training_crop
 from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
 
-NUMBERS, MIXING, GAMMAS, POWERS = 0, 1 << 32, 1 << 33, 1 << 34  # added to the seed: independent random streams
+NUMBERS, MIXING, GAMMAS, POWERS, ORDER = 0, 1 << 32, 1 << 33, 1 << 34, 1 << 35  # added to the seed: independent random streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
 LARGEST_SIDE = 64  # pixels; larger images are as fast one by one
 MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
@@ -207,7 +207,7 @@ def _streamed(split, recipe, start_step, own):
 
         @as_written
         def one_epoch(epoch):
-            seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch * shards + shard])
+            seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
             return _shuffled(part.elements, min(part.size, buffer), seed)
 
         epoch, seen = divmod(start_step * rows, part.size)
@@ -225,7 +225,7 @@ def _shuffled(dataset, buffer_size, seed):
     """`dataset.shuffle` whose order depends only on `seed`, `(2,)`.
 
     The order of `Dataset.shuffle` also depends on TensorFlow's global seed and on how many iterators were opened before
-    (Keras silently opens an extra one under a strategy). With a global seed of 0 it does not accept a tensor.
+    (Keras silently opens an extra one under a strategy). The seed `(0, 0)` would mean a new order each time.
     """
     leaves = tf.nest.flatten(dataset.element_spec)
     variant = tf.raw_ops.ShuffleDatasetV3(

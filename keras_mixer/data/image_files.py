@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 
 import tensorflow as tf
 from PIL import Image
 from tqdm.auto import tqdm
 
-from keras_mixer.data.decode import Header, NotAnImage, decode_image, read_header
+from keras_mixer.data.decode import Header, NotAnImage, as_file, decode_image, image_of, read_header
 from keras_mixer.data.splits import PARALLEL_CALLS
 
 HEADER_THREADS = 2  # Pillow reads headers in Python, which runs in one thread at a time
@@ -33,10 +35,10 @@ def check_file(path, crop=None, pixels=False) -> Header:
         raise ValueError(f"{shown}: {getattr(reason, 'strerror', None) or str(reason).rstrip('.')}") from error
 
 
-def _reason_of_pillow(path):
-    """Why the pixels of a file cannot be decoded, in the words of Pillow, which are clearer than TensorFlow's."""
+def _reason_of_pillow(file):
+    """Why the pixels of a path or file cannot be decoded, in the words of Pillow, which are clearer than TensorFlow's."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
     except Exception as error:
         return error
@@ -77,9 +79,28 @@ def naming_damaged_files(*splits, crop=None, advice=ADVICE):
         yield
     except tf.errors.OpError as error:
         checked = check_files([path for split in splits for path in split.files], crop, pixels=True)
-        if reasons := [reason for reason in checked if isinstance(reason, ValueError)]:
-            raise damaged_files(reasons, advice) from error
+        reasons = [reason for reason in checked if isinstance(reason, ValueError)]
+        reasons += [reason for split in splits if not split.files for reason in _unusable_examples(split)]
+        if reasons:
+            raise damaged_files(reasons, advice if splits[0].files else "") from error
         raise
+
+
+def _unusable_examples(split) -> Iterator[ValueError]:
+    """Why examples that are no files cannot be used, with their numbers."""
+    for i, element in enumerate(split.elements):
+        where, label = f"image {i} of {split.name}, counted from 0", element.get("label")
+        if label is not None and split.classes and not 0 <= int(label) < split.classes:
+            yield ValueError(f"{where}: its label is {int(label)}, expected 0 to {split.classes - 1}")
+            continue
+        example = {}
+        try:
+            example = split.read(element)
+            image_of(example)
+        except Exception as error:
+            encoded = example.get("image")
+            reason = error if encoded is None else _reason_of_pillow(as_file(encoded))
+            yield ValueError(f"{where}: {re.sub('{{.*?}} ?', '', str(reason).splitlines()[0])}")
 
 
 def damaged_files(reasons, advice=ADVICE) -> ValueError:

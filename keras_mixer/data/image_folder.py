@@ -13,8 +13,8 @@ from PIL import Image
 
 from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
 from keras_mixer.data.image_files import check_files, damaged_files
-from keras_mixer.data.record import TEST, TRAIN, UNUSED, ImageFile, some
-from keras_mixer.data.splits import Source, file_split, stratified_split
+from keras_mixer.data.record import TEST, TRAIN, UNUSED, ImageFile, content_sum
+from keras_mixer.data.splits import Source, file_split, some, stratified_split
 
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
@@ -87,13 +87,14 @@ class ImageFolder:
             "damaged": [image.path for image in used if image in damaged],
         }
         kept = [image for image in kept if image not in damaged]
-        classes = sorted({image.class_name for image in [*kept, *new]})
-        return self._source(classes, kept + new if include_new else kept), changes
+        kept += new if include_new else []
+        return self._source(sorted({image.class_name for image in kept}), kept), changes
 
-    def holds(self, record: Iterable[ImageFile]) -> bool:
-        """Whether most of the recorded images are in this folder, with their names and sizes."""
-        paths = [(self.path / image.path, image.bytes) for image in record]
-        return 2 * sum(path.is_file() and path.stat().st_size == size for path, size in paths) > len(paths)
+    def holds(self, record: list[ImageFile]) -> bool:
+        """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
+        there = [image for image in record if image.is_in(self.path)]
+        same = all(content_sum(self.path / image.path) == image.crc32 for image in there if image.crc32)
+        return same and 2 * len(there) > len(record)
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""

@@ -3,12 +3,15 @@
 import csv
 import dataclasses
 import os
+import zlib
+from pathlib import Path
 
-from keras_mixer.data.splits import Source
+from keras_mixer.data.splits import Source, some
 from keras_mixer.files import atomic_write
 
 FILES = "files.csv"
-COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation")
+COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation", "crc32")
+SUMMED = 16  # images whose content is recorded, evenly spaced
 TRAIN, TEST, UNUSED = "train", "test", "unused"
 
 
@@ -23,6 +26,12 @@ class ImageFile:
     height: int = 0
     width: int = 0
     orientation: int = 0
+    crc32: int = 0  # of the content; 0 if it is not recorded
+
+    def is_in(self, folder) -> bool:
+        """Whether the image is in a folder, with the same name and size."""
+        path = Path(folder, self.path)
+        return path.is_file() and path.stat().st_size == self.bytes
 
 
 def write_files(path, source: Source):
@@ -34,9 +43,15 @@ def write_files(path, source: Source):
     ):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for image in source.images:
-            part = parts.get(os.path.join(source.folder, image.path), UNUSED)
-            writer.writerow((vars(image) | {"part": part}).values())
+        for i, image in enumerate(source.images):
+            path = os.path.join(source.folder, image.path)
+            crc32 = 0 if i % -(-len(source.images) // SUMMED) else content_sum(path)
+            writer.writerow((vars(image) | {"part": parts.get(path, UNUSED), "crc32": image.crc32 or crc32}).values())
+
+
+def content_sum(path) -> int:
+    """The CRC-32 of a file."""
+    return zlib.crc32(Path(path).read_bytes())
 
 
 def read_files(path) -> list[ImageFile]:
@@ -54,8 +69,3 @@ def read_files(path) -> list[ImageFile]:
 def describe_changes(changes) -> str:
     """Such as `2 gone (a.png, b.png), 1 new (c.png)`; empty without changes."""
     return ", ".join(f"{len(paths):,} {what} ({some(paths)})" for what, paths in changes.items() if paths)
-
-
-def some(names) -> str:
-    """The first three of some names."""
-    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)

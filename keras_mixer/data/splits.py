@@ -48,6 +48,7 @@ class Split:
         pixels: `(H, W, C)` of the images, if `read` takes n elements at once and gives pixels `(n, H, W, C)`.
         files: path of the image file of each element, in order; empty if examples are not single files. Strings: a
             `Path` for each of 70,000 files takes seconds.
+        name: of the part, for messages.
         read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
     """
 
@@ -58,6 +59,7 @@ class Split:
     at: Callable | None = None
     pixels: tuple[int, int, int] | None = None
     files: tuple[str, ...] = ()
+    name: str = ""
     read_shard: Callable | None = None
 
     @classmethod
@@ -89,7 +91,7 @@ class Split:
         def at_kept(index):
             return at(tf.gather(positions, index))
 
-        return Split.indexed(size, self.classes, at_kept, self.read, pixels=self.pixels, files=files)
+        return Split.indexed(size, self.classes, at_kept, self.read, pixels=self.pixels, files=files, name=self.name)
 
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading images if the elements have labels."""
@@ -121,13 +123,12 @@ class Source:
 
     def classes(self) -> str:
         """The classes in a line, those of image files with the numbers of images."""
-        shown, title = list(self.class_names), "Classes"
-        if self.images:
-            title = "Images per class (training + test)"
-            train, test = (np.bincount(part.labels(), minlength=len(shown)) for part in (self.train, self.test))
-            shown = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(shown)]
-        more = [f"and {len(shown) - MOST_CLASSES:,} more"] if len(shown) > MOST_CLASSES else []
-        return f"{title}: {', '.join(shown[:MOST_CLASSES] + more)}"
+        names = list(self.class_names)
+        if not self.images:
+            return f"Classes: {some(names, MOST_CLASSES)}"
+        train, test = (np.bincount(part.labels(), minlength=len(names)) for part in (self.train, self.test))
+        numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
+        return f"Images per class (training + test): {some(numbers, MOST_CLASSES)}"
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
@@ -208,6 +209,12 @@ def stratified_split(labels, test_fraction, seed=0):
     except ValueError as error:
         raise ValueError(f"{len(labels)} images cannot be split into training and test by class: {error}") from error
     return np.sort(train), np.sort(test)
+
+
+def some(names, most=3) -> str:
+    """The first of some names, and how many more there are."""
+    more = [f"and {len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def _read_file(element):

@@ -100,7 +100,9 @@ def _recorded_folder(recipe, skip_corrupt, log) -> ImageFolder:
     return folder
 
 
-def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None, classes=None) -> tuple[Recipe, Source]:
+def with_own_data(
+    recipe: Recipe, overrides, train, test=None, class_names=None, classes=None, log=print
+) -> tuple[Recipe, Source]:
     """The recipe with the caller's data, which its `data` then describes, and the data; see `own_source`.
 
     Raises:
@@ -117,6 +119,7 @@ def with_own_data(recipe: Recipe, overrides, train, test=None, class_names=None,
         test_fraction=recipe.test_fraction,
         split_seed=recipe.split_seed,
         needs_order=recipe.holdout > 0 or recipe.data_shards > 1,
+        log=log,
     )
     recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
     return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source

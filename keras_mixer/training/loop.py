@@ -86,8 +86,7 @@ def fit(
         workdir: folder of the run; created if missing, never shared by two configurations. Also an address in an
             object store that fsspec opens, such as gs://bucket/run (extra `gcs`) or s3://bucket/run (`s3`).
         train: training data to use instead of those of the recipe: NumPy arrays `(images, labels)`, a finite
-            `tf.data.Dataset` of (image, label) elements, a `keras.utils.PyDataset` of (images, labels) batches, or an
-            object with a length whose items are (image, label), such as a `grain.MapDataset`. Images are uint8 pixels
+            `tf.data.Dataset` of (image, label) elements, or an object with a length whose items are (image, label), such as a `grain.MapDataset`. Images are uint8 pixels
             `(H, W, 3)`, `(H, W, 1)` or `(H, W)`, or the bytes of encoded images; labels are integers from 0. The recipe
             shuffles and augments. To resume, pass the same data in the same order.
         test: test data, likewise. None sets aside `test_fraction` of each class if `train` is arrays.
@@ -119,7 +118,7 @@ def fit(
     recipe, source = resolve(recipe, **overrides), None
     own = {"test": test, "class_names": class_names, "classes": classes}
     if train is not None:
-        recipe, source = with_own_data(recipe, overrides, train, **own)
+        recipe, source = with_own_data(recipe, overrides, train, **own, log=log)
     elif given := [name for name, value in own.items() if value is not None]:
         raise ValueError(f"{', '.join(given)} can be used only with train=. Pass the training data too.")
     options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}

@@ -227,7 +227,7 @@ def test_several_steps_at_once_change_nothing(tmp_path):
 
 
 def test_class_weights_must_fit_the_classes(tmp_path):
-    with pytest.raises(ValueError, match="class_weights has 3 values, but 'digits' has 10 classes"):
+    with pytest.raises(ValueError, match="class_weights has 3 values, but the data have 10 classes"):
         run(tmp_path, class_weights=(1.0, 2.0, 3.0))
 
 
