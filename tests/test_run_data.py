@@ -19,7 +19,7 @@ from keras_mixer.training.callbacks import Checkpoints, RunStopped
 
 TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
 TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 4, "warmup_steps": 1, "randaugment_num_ops": 0}
-TINY |= {"xla_on_cpu": False, "evaluation_crop": "resize"}
+TINY |= {"xla_on_cpu": False, "evaluation_crop": "resize", "learning_rate": 0.02}
 CLASSES = ("circle", "square", "stripe")
 
 

@@ -24,7 +24,7 @@ MOST_ELONGATED = 100  # long side / short side; resizing the short side scales t
 DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
 BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by others
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
-NO_COLOURS = ("F", "I")  # numbers of 32 bits: their black and white are unknown
+NO_COLOURS = ("F", "I")  # numbers of 32 bits
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
 
 
@@ -51,7 +51,7 @@ def read_header(file, crop=None) -> Header:
         if image.format in NO_PIXELS:
             raise NotAnImage(f"not an image of pixels, but {image.format}")
         if not by_tensorflow and image.mode in NO_COLOURS:
-            raise ValueError("an image with 32 bits per pixel; convert it to 8 bits per colour")
+            raise ValueError(f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per colour")
         if width * height > LARGEST_IMAGE:
             raise ValueError(f"an image of {height} x {width} px, too large: the limit is {LARGEST_IMAGE:,} pixels")
         if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):

@@ -88,7 +88,10 @@ class ImageFolder:
         }
         kept = [image for image in kept if image not in damaged]
         kept += new if include_new else []
-        return self._source(sorted({image.class_name for image in kept}), kept), changes
+        classes = {image.class_name for image in kept}
+        if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
+            classes |= {image.class_name for image in new}
+        return self._source(sorted(classes), kept), changes
 
     def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""

@@ -170,6 +170,8 @@ class RunDirectory:
                     "empty or new folder with --workdir."
                 )
             return
+        if not list_checkpoints(self.checkpoints) and not self.finished:
+            return  # nothing has been learnt that another configuration could spoil
         stored = _DEFAULTS | json.loads(self.config.read_text(encoding="utf-8"))  # older runs lack newer fields
         wanted = _as_data(self.recipe)
         if stored["data"] != wanted["data"] and self._is_moved():

@@ -7,6 +7,7 @@ import tensorflow as tf
 from image_files import encode
 
 from keras_mixer.data.decode import image_of
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.user_data import own_source
 
@@ -137,7 +138,10 @@ ONE_HOT = np.eye(3)[LABELS]
         (dataset().repeat(), {"classes": 3}, r"train is infinite. Remove .repeat\(\)"),
         (dataset().filter(lambda *_: True), {"classes": 3}, "size of train is unknown.*assert_cardinality"),
         (dataset().take(0), {"classes": 3}, "train is empty"),
-        (dataset().batch(2), {"classes": 3}, r"got shape \(2,\)"),
+        (dataset().batch(2), {"classes": 3}, r"train gives batches of images. Add .unbatch\(\)"),
+        (dataset(PNG).batch(2), {"classes": 3}, r"train gives batches of images. Add .unbatch\(\)"),
+        ((IMAGES, np.array(list("abc"))[LABELS]), {}, r"got <U1. Names become integers by names, labels = np.unique"),
+        ((IMAGES / 127.5 - 1, LABELS), {}, r"np.round\(127.5 \* \(images \+ 1\)\)"),
         (dataset(IMAGES, ONE_HOT), {"classes": 3}, r"got shape \(3,\). One-hot"),
         (dataset(IMAGES / 255), {"classes": 3}, r"Convert them"),
         (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, r"Expected \(image, label\) elements"),
@@ -166,10 +170,32 @@ def test_a_dataset_that_can_be_read_once_is_refused():
         own_source(once.apply(tf.data.experimental.assert_cardinality(1)), (IMAGES, LABELS), classes=3)
 
 
-def test_a_label_outside_the_classes_is_found_when_it_is_read():
-    source, _ = own_source(dataset(labels=LABELS[::-1] + 1), (IMAGES, LABELS), classes=3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected labels from 0 to 2 in train, got"):
-        examples(source.train)
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]), "image 2 of train, counted from 0: its label is 3, expected 0 to 2"),
+        (Records(labels=[*LABELS[:8].tolist(), 7, 0]), "image 8 of train, counted from 0: .*Expected labels from 0 to 2"),
+        ((PNG[:4] + [PNG[4][:-30]] + PNG[5:], LABELS), "image 4 of train, counted from 0: .*truncated"),
+        (Records([*PNG[:7], b"no image", *PNG[8:]]), "image 7 of train, counted from 0: cannot identify image file"),
+    ],
+    ids=["label", "label of a record", "truncated", "no image"],
+)
+def test_an_example_that_cannot_be_used_is_named_by_its_number(train, reason):
+    source, _ = own_source(train, (IMAGES, LABELS), classes=3)
+    with pytest.raises(ValueError, match=f"An image cannot be used: {reason}"), naming_damaged_files(source.train):
+        list(source.train.elements.map(lambda element: image_of(source.train.read(element))))
+
+
+def test_what_may_be_a_mistake_is_said():
+    def said(train, test=(IMAGES, LABELS), **options):
+        lines = []
+        own_source(train, test, log=lines.append, **options)
+        return lines
+
+    assert said((IMAGES, LABELS)) == said(dataset(), dataset(), classes=3) == []
+    assert said((IMAGES, LABELS + 1)) == ["No training image has the label 0; labels are counted from 0."]
+    (line,) = said(dataset().shuffle(10), classes=3)
+    assert line.startswith("Two passes over train start with different examples: parts of one shuffled dataset")
 
 
 def test_a_run_on_own_data_names_no_data_to_load():

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 
-import keras
+import grain
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,18 +31,6 @@ def dataset(data):
     return tf.data.Dataset.from_tensor_slices(data)
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, data):
-        super().__init__()
-        self.data = data
-
-    def __len__(self):
-        return -(-len(self.data[1]) // 5)
-
-    def __getitem__(self, index):
-        return tuple(part[5 * index : 5 * index + 5] for part in self.data)
-
-
 def stop_at(step, monkeypatch):
     def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
         if self.step == step - 1:
@@ -53,19 +41,19 @@ def stop_at(step, monkeypatch):
 
 
 @pytest.mark.backends
-def test_arrays_datasets_and_batches_train_alike_and_resume_to_the_very_same_weights(tmp_path, monkeypatch, capsys):
+def test_arrays_and_records_train_alike_and_resume_to_the_very_same_weights(tmp_path, monkeypatch, capsys):
     options = {"class_names": ("red", "green"), "class_weights": "balanced", "learning_rate": 0.01}
     said = []
     whole = fit(tmp_path / "arrays", said=said, **options)
     assert "24 training and 12 test images of own data, 2 classes" in said[1]
     assert whole.model.class_names == ("red", "green")
     assert whole.metrics["test_images"] == 12
-    batches = {"train": Batches(TRAIN), "test": dataset(TEST)}  # both are read as datasets
+    records = {"train": grain.MapDataset.source(list(zip(*TRAIN, strict=True))), "test": dataset(TEST)}
     stop_at(5, monkeypatch)
     with pytest.raises(RunStopped):
-        fit(tmp_path / "stopped", **batches, **options)
+        fit(tmp_path / "stopped", **records, **options)
     monkeypatch.undo()
-    resumed = fit(tmp_path / "stopped", **batches, **options)
+    resumed = fit(tmp_path / "stopped", **records, **options)
     for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert fit(tmp_path / "arrays", **options).metrics == whole.metrics  # finished: only loaded
