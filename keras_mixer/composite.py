@@ -27,7 +27,7 @@ class FixedLayer(keras.layers.Layer):
 
 
 class CompositeLayer(FixedLayer):
-    """A layer of layers, made by `add_layer` and built in `build_layers`.
+    """A layer of layers, made by `add_layer`.
 
     Keras's config of such a layer forgets that a layer inside was frozen or quantized; here its `inside` keeps it.
 
@@ -41,14 +41,9 @@ class CompositeLayer(FixedLayer):
         self._inside = inside or {}
 
     def add_layer(self, kind, *arguments, **options):
-        """A layer inside this one, of its precision."""
-        return kind(*arguments, **{"dtype": self.dtype_policy} | options | self._inside.get(options["name"], {}))
-
-    def build(self, input_shape):
-        self.build_layers(input_shape)
-        if not self.trainable:  # Keras freezes the layers that exist when `trainable` is set, and no later ones
-            for layer in self._flatten_layers(include_self=False):
-                layer.trainable = False
+        """A layer inside this one, of its precision, and frozen if it is."""
+        inherited = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        return kind(*arguments, **inherited | options | self._inside.get(options["name"], {}))
 
     def get_config(self):
         inside = {layer.name: changes for layer in self._layers if (changes := self._changes_of(layer))}

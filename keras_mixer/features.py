@@ -108,4 +108,5 @@ def feature_extractor(model, names=None):
         take("pre_logits", x, grid=False)
     if "logits" in wanted:
         take("logits", after(parts.head, x), grid=False)
-    return keras.Model(model.input, {name: features[name] for name in wanted}, name=f"{model.name}_features")
+    chosen = {name: features[name] for name in wanted}
+    return keras.Model(model.input, chosen, name=f"{model.name}_features", trainable=model.trainable)

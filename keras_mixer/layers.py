@@ -111,7 +111,7 @@ class MlpBlock(CompositeLayer):
     def _dense(self, units, name):
         return self.add_layer(keras.layers.Dense, units, kernel_initializer=KERNEL_INITIALIZER, name=name)
 
-    def build_layers(self, input_shape):
+    def build(self, input_shape):
         width = input_shape[-1]
         self.dense_1 = self._dense(width, "dense_1")
         self.dense_0.build((None, width))
@@ -193,7 +193,7 @@ class MixerBlock(CompositeLayer):
     def _drop_path(self, rate, name):  # one draw per example
         return self.add_layer(keras.layers.Dropout, rate, noise_shape=(None, 1, 1), name=name)
 
-    def build_layers(self, input_shape):
+    def build(self, input_shape):
         batch, tokens, channels = input_shape
         self.layer_norm_0.build(input_shape)
         self.token_mixing.build((batch, channels, tokens))

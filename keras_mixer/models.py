@@ -156,7 +156,7 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
             config["target_shape"] = (*grid, parts.stem.hidden_dim)
         x = parts.call(layer, x, type(layer).from_config(config))
     kind = MixerModel if isinstance(model, MixerModel) else keras.Model
-    return kind(image, x, name=model.name)
+    return kind(image, x, name=model.name, trainable=model.trainable)
 
 
 def copy_weights(layers, new_layers):

@@ -61,13 +61,24 @@ def freeze_two_sublayers(model):
     model.get_layer("mixer_block_1").channel_mixing.dense_1.trainable = False
 
 
+def freeze_a_block_but_two_sublayers(model):
+    block = model.get_layer("mixer_block_1")
+    block.trainable = False
+    block.layer_norm_0.trainable = True
+    block.channel_mixing.trainable = block.channel_mixing.dense_0.trainable = True
+    block.channel_mixing.dense_1.trainable = False
+
+
 def freeze_everything(model):
     model.trainable = False
 
 
 @pytest.mark.parametrize(
     ("freeze", "trainable"),
-    [(freeze_all_but_the_head, 2), (freeze_a_block, 18), (freeze_two_sublayers, 24), (freeze_everything, 0)],
+    [
+        *((freeze_all_but_the_head, 2), (freeze_a_block, 18), (freeze_two_sublayers, 24)),
+        *((freeze_a_block_but_two_sublayers, 22), (freeze_everything, 0)),
+    ],
 )
 def test_frozen_layers_stay_frozen(tiny_mixer, copied, freeze, trainable):
     model = tiny_mixer()
@@ -108,6 +119,9 @@ def test_another_resolution_and_features_keep_layers_frozen(tiny_mixer):
     wide = keras_mixer.change_resolution(model, (32, 16, 3))
     assert paths(wide.trainable_weights) == paths(model.trainable_weights)
     freeze_everything(model)
+    model.get_layer("head").trainable = True
+    assert not model.trainable_weights
+    assert not keras_mixer.change_resolution(model, (32, 16, 3)).trainable_weights
     assert not keras_mixer.feature_extractor(model).trainable_weights
 
 

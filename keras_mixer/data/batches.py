@@ -13,7 +13,13 @@ from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mi
 from keras_mixer.data.decode import evaluation_image, training_crop
 from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
 
-NUMBERS, MIXING, GAMMAS, POWERS, ORDER = 0, 1 << 32, 1 << 33, 1 << 34, 1 << 35  # added to the seed: independent random streams
+NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (
+    0,
+    1 << 32,
+    1 << 33,
+    1 << 34,
+    1 << 35,
+)  # added to the seed: independent random streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
 LARGEST_SIDE = 64  # pixels; larger images are as fast one by one
 MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224

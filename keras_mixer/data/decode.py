@@ -51,7 +51,9 @@ def read_header(file, crop=None) -> Header:
         if image.format in NO_PIXELS:
             raise NotAnImage(f"not an image of pixels, but {image.format}")
         if not by_tensorflow and image.mode in NO_COLOURS:
-            raise ValueError(f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per colour")
+            raise ValueError(
+                f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per colour"
+            )
         if width * height > LARGEST_IMAGE:
             raise ValueError(f"an image of {height} x {width} px, too large: the limit is {LARGEST_IMAGE:,} pixels")
         if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):

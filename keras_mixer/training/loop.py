@@ -86,9 +86,10 @@ def fit(
         workdir: folder of the run; created if missing, never shared by two configurations. Also an address in an
             object store that fsspec opens, such as gs://bucket/run (extra `gcs`) or s3://bucket/run (`s3`).
         train: training data to use instead of those of the recipe: NumPy arrays `(images, labels)`, a finite
-            `tf.data.Dataset` of (image, label) elements, or an object with a length whose items are (image, label), such as a `grain.MapDataset`. Images are uint8 pixels
-            `(H, W, 3)`, `(H, W, 1)` or `(H, W)`, or the bytes of encoded images; labels are integers from 0. The recipe
-            shuffles and augments. To resume, pass the same data in the same order.
+            `tf.data.Dataset` of (image, label) elements, or an object with a length whose items are (image, label),
+            such as a `grain.MapDataset`. Images are uint8 pixels `(H, W, 3)`, `(H, W, 1)` or `(H, W)`, or the bytes of
+            encoded images; labels are integers from 0. The recipe shuffles and augments. To resume, pass the same data
+            in the same order.
         test: test data, likewise. None sets aside `test_fraction` of each class if `train` is arrays.
         class_names: with `train`, one name per class in label order; None names the classes by their numbers.
         classes: with `train`, the number of classes; needed if `train` is not arrays and there are no `class_names`.

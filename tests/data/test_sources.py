@@ -113,7 +113,8 @@ def test_holding_out_takes_evenly_spaced_examples_away_from_training(share):
     source = load_source("digits")
     held = hold_out(source, share)
     train, test = (
-        [element["image"].tobytes() for element in split.elements.as_numpy_iterator()] for split in (held.train, held.test)
+        [element["image"].tobytes() for element in split.elements.as_numpy_iterator()]
+        for split in (held.train, held.test)
     )
     assert (len(train), len(test)) == (held.train.size, held.test.size)
     assert len(test) == int(source.train.size * share)
