@@ -132,6 +132,7 @@ def fewshot(
     data_dir: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
+    label: str = "label",
     shots: tuple[int, ...] = SHOTS,
     seeds: tuple[int, ...] = SEEDS,
     l2: float = L2,
@@ -149,6 +150,7 @@ def fewshot(
         data_dir: folder with prepared TensorFlow Datasets.
         train_split: split to draw training images from; for ImageNet the paper uses train[:65000].
         test_split: split to evaluate on.
+        label: the feature of a TensorFlow Dataset that is to be predicted.
         shots: training images per class.
         seeds: each draws its own training images.
         l2: strength of the L2 regularization; 1024 in big_vision.
@@ -169,7 +171,7 @@ def fewshot(
     file = output or folder_of(model) / "fewshot.json"
     loaded = load_mixer(model)
     crop = evaluation_crop or anatomy(loaded).facts.evaluation_crop or "resize-crop"
-    source = load_source(data, data_dir, train_split, test_split, crop=crop, skip_corrupt=skip_corrupt)
+    source = load_source(data, data_dir, train_split, test_split, label=label, crop=crop, skip_corrupt=skip_corrupt)
     options = {"image_size": loaded.input_shape[1:3], "batch_size": batch_size, "crop": crop}
     train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
     names = len(source.class_names)
@@ -259,6 +261,7 @@ def features(
     data_dir: str | None = None,
     train_split: str = "train",
     test_split: str = "test",
+    label: str = "label",
     batch_size: Count = 64,
     skip_corrupt: bool = False,
 ):
@@ -273,18 +276,21 @@ def features(
         data_dir: folder with prepared TensorFlow Datasets.
         train_split: name of the training split.
         test_split: name of the test split.
+        label: the feature of a TensorFlow Dataset that is stored with the features.
         batch_size: images per step.
         skip_corrupt: leave out image files that cannot be decoded.
     """
     from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
-    from keras_mixer.data.sources import load_source
+    from keras_mixer.data.sources import image_folder, load_source
     from keras_mixer.evaluation.features import write_features
 
     refuse_existing(output)
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
-    options = {"crop": crop, "skip_corrupt": skip_corrupt, "labelled": False}
+    options = {"crop": crop, "skip_corrupt": skip_corrupt, "label": label, "labelled": False}
+    if image_folder(data) is None:  # a TensorFlow Dataset may have only the split that is read
+        train_split = test_split = train_split if part == "train" else test_split
     source = load_source(data, data_dir, train_split, test_split, **options)
     split = source.train if part == "train" else source.test
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)

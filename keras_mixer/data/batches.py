@@ -4,22 +4,17 @@ Row r of step s has the example at position s * B + r of the order, and row r of
 batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mixup, rand_augment
-from keras_mixer.data.decode import evaluation_image, training_crop
+from keras_mixer.data.decode import evaluation_image, image_of, training_crop
 from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
 
-NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (
-    0,
-    1 << 32,
-    1 << 33,
-    1 << 34,
-    1 << 35,
-)  # added to the seed: independent random streams
+NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (i << 32 for i in range(5))  # added to the seed: independent streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
 LARGEST_SIDE = 64  # pixels; larger images are as fast one by one
 MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
@@ -44,7 +39,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     size, seed = recipe.input_shape()[:2], recipe.seed
     columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
     weights = class_weights(split, recipe.class_weights)
-    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE
+    together = split.pixels is not None and not recipe.cache and max(*split.pixels, *size) <= LARGEST_SIDE
 
     def numbers(step):  # (rows, columns)
         drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
@@ -53,7 +48,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     @as_written
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
-        example = split.read(elements)
+        example = elements if recipe.cache else split.read(elements)
         images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
         if recipe.randaugment_num_ops:
             of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
@@ -75,7 +70,12 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
     steps = tf.data.Dataset.counter(start_step)
-    if (at := split.at) is not None:
+    if recipe.cache and split.at is None:
+        raise ValueError(
+            "cache=True needs images that can be read by position, such as files. Call .cache() of a tf.data.Dataset "
+            "before you pass it."
+        )
+    if (at := split.at) is not None and not recipe.cache:
 
         @as_written
         def drawn_at(step):
@@ -204,12 +204,19 @@ def _beta(seed, alpha):
 
 
 def _streamed(split, recipe, start_step, own):
-    """Batches of the elements of a split that can only be read in order, through a shuffle buffer for each shard."""
+    """Batches of elements that are read in order, or kept in memory, through a shuffle buffer for each shard."""
     batch, shards = recipe.global_batch_size, recipe.data_shards
     rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
 
+    def pixels(element):
+        example = split.read(element)
+        return {"image": image_of(example), "label": example["label"]}
+
     def stream(shard):
         part = split.shard(shards, shard)
+        if recipe.cache:
+            decoded = part.elements.map(as_written(pixels), num_parallel_calls=PARALLEL_CALLS)
+            part = dataclasses.replace(part, elements=decoded.cache())
 
         @as_written
         def one_epoch(epoch):

@@ -36,7 +36,7 @@ def check_file(path, crop=None, pixels=False) -> Header:
 
 
 def _reason_of_pillow(file):
-    """Why the pixels of a path or file cannot be decoded, in the words of Pillow, which are clearer than TensorFlow's."""
+    """Why the pixels of a path or file cannot be decoded, in the words of Pillow, which are clearer."""
     try:
         with Image.open(file) as image:
             image.load()

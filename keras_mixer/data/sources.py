@@ -22,6 +22,7 @@ def load_source(
     test_split="test",
     test_fraction=0.2,
     split_seed=0,
+    label="label",
     labelled=True,
     **options,
 ):
@@ -37,6 +38,7 @@ def load_source(
         test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split; None uses all
             images of a folder for testing.
         split_seed: seed that chooses those test images.
+        label: the feature of a TensorFlow Dataset that is to be predicted.
         labelled: raise if a split of a TensorFlow Dataset has images without a label (-1).
         **options: of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
 
@@ -64,7 +66,8 @@ def load_source(
         return idx.idx_source(idx.FASHION_MNIST)
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):
         raise ValueError(f"There is no folder {data}.")
-    return tensorflow_dataset_source(data, data_dir, train_split, test_split, labelled)
+    log = options.get("log", print)
+    return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
 
 
 def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:

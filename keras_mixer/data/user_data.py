@@ -110,6 +110,7 @@ class Part:
 
     @property
     def description(self):
+        """Size and digest, for the one line that identifies the data."""
         return f"{self.split.name}: {self.split.size} images {self.digest or ''}".strip()
 
 

@@ -14,7 +14,12 @@ from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
-RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test"}  # not used with own data
+RECIPE_DATA: dict[str, Any] = {
+    "data_dir": None,
+    "train_split": "train",
+    "test_split": "test",
+    "label": "label",
+}  # not used with own data
 EXAMPLES = 64
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
@@ -89,7 +94,8 @@ def other_source(folder, own: Recipe, wanted: Recipe, skip_corrupt=False, log=pr
             return None
     elif images and not (images.path / wanted.test_split).is_dir():
         raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
-    return load_source(wanted.data, wanted.data_dir, wanted.test_split, wanted.test_split, None, **options)
+    splits = (wanted.test_split, wanted.test_split, None)
+    return load_source(wanted.data, wanted.data_dir, *splits, label=wanted.label, **options)
 
 
 def _recorded_folder(recipe, skip_corrupt, log) -> ImageFolder:

@@ -53,6 +53,8 @@ class Recipe:
     """Training split: a TFDS split such as 'train[:99%]', or a sub-folder of an image folder."""
     test_split: Text = "test"
     """Test split, in the same form."""
+    label: Text = "label"
+    """The feature of a TensorFlow Dataset that is to be predicted, such as coarse_label of cifar100."""
     holdout: Rate = 0.0
     """Fraction of the training images held out and used in place of the test images, in [0, 1), to choose settings."""
     data_shards: Count = 1
@@ -152,6 +154,8 @@ class Recipe:
     of the two."""
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
+    cache: bool = False
+    """Keep decoded training images in memory, 3 bytes a pixel; for files, and arrays of encoded images."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
     """How test images are resized: directly, to 256 x 256 then centre crop, or short side to 256 then centre crop (for
     224 px)."""
@@ -216,8 +220,9 @@ class Recipe:
         return self.xla_on_cpu
 
     def data_splits(self) -> dict[str, Any]:
-        """The arguments of `load_source` that separate training images from test images."""
-        return {name: getattr(self, name) for name in ("train_split", "test_split", "test_fraction", "split_seed")}
+        """The arguments of `load_source` that choose labels, and separate training images from test images."""
+        names = ("train_split", "test_split", "test_fraction", "split_seed", "label")
+        return {name: getattr(self, name) for name in names}
 
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""

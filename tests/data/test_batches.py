@@ -126,6 +126,29 @@ def test_the_first_batch_after_a_million_steps_reads_one_batch(digits):
     assert 32 <= len(read) < 32 * 20  # and what is fetched ahead
 
 
+def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits):
+    recipe = dataclasses.replace(
+        PLAIN, cache=True, global_batch_size=8, crop_area=(1.0, 1.0), crop_aspect=None, flip=False
+    )
+    read = []
+
+    def read_and_note(element):
+        tf.py_function(lambda label: read.append(int(label)), [element["label"]], [])
+        return element
+
+    few = digits.train.part(np.arange(digits.train.size) < 24)
+    noting = dataclasses.replace(few, pixels=None, read=read_and_note)
+    batches = take(training_batches(noting, recipe), 9)
+    assert len(read) == 24
+    epochs = [sorted(image.tobytes() for images, _ in batches[i : i + 3] for image in images) for i in (0, 3, 6)]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert len(set(epochs[0])) == 24
+    assert not np.array_equal(batches[0][0], batches[3][0])
+    assert_equal(take(training_batches(few, recipe, 4), 5), batches[4:])
+    with pytest.raises(ValueError, match="cache=True needs images that can be read by position"):
+        training_batches(dataclasses.replace(few, at=None), recipe)
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, processes):
     recipe = dataclasses.replace(RECIPE, data_shards=4, class_weights=tuple(np.linspace(0.5, 2, 10)))

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tfds_files import write_own_tfds
+from tfds_files import write_own_tfds, write_tfds
 
 from keras_mixer import cli
 from keras_mixer.data.decode import decode_image
@@ -88,3 +88,40 @@ def test_the_split_that_is_named_trains_and_features_need_no_labels(train, tmp_p
     source = load_source("own_set", str(tmp_path), "train", "validation")
     example = source.train.read(next(iter(source.train.elements)))
     assert np.unique(decode_image(example["image"])).tolist() == [100]
+
+
+def test_another_label_and_a_single_split_are_used(train, tmp_path, capsys):
+    one = {"image": IMAGE, "label": LABEL, "colour": features.ClassLabel(names=["red", "green", "blue"])}
+    examples = [{"image": PIXELS, "label": 0, "colour": i % 3} for i in range(9)]
+    assert train(one, {"train": examples}, "--test-split", "train", "--label", "colour")[0] == 0
+    run = str(tmp_path / "run")
+    output = tmp_path / "features.npz"
+    own = ["--data-dir", str(tmp_path), "--output", str(output), "--layer", "stem", "--label", "colour"]
+    assert cli.main(["features", run, "own_set", *own, "--part", "train"]) == 0
+    assert sorted(np.load(output)["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    with pytest.raises(ValueError, match=r"has no features 'image' and 'size'; it has \['colour', 'image', 'label'\]"):
+        load_source("own_set", str(tmp_path), "train", "train", label="size")
+
+
+def test_an_older_version_on_disk_is_used_and_named(tmp_path):
+    examples = [{"image": np.zeros((32, 32, 3), np.uint8), "label": i, "id": str(i)} for i in range(3)]
+    write_tfds(tmp_path, "svhn_cropped", {"train": examples, "test": examples})
+    (folder,) = (tmp_path / "svhn_cropped").iterdir()
+    newest = folder.name
+    folder.rename(folder.with_name("1.0.0"))
+    info = folder.with_name("1.0.0") / "dataset_info.json"
+    info.write_text(info.read_text().replace(f'"version": "{newest}"', '"version": "1.0.0"'))
+    said = []
+    assert load_source("svhn_cropped", str(tmp_path), log=said.append).train.size == 3
+    assert said == [f"Version 1.0.0 of svhn_cropped is on disk and is used; the newest is {newest}."]
+
+
+def test_an_empty_split_is_told_in_one_line(train):
+    example = {"image": PIXELS, "label": 0}
+    status, line = train(
+        {"image": IMAGE, "label": LABEL}, {"train": [example] * 4, "test": [example]}, "--test-split", "test[:0]"
+    )
+    assert (status, line) == (
+        2,
+        "error: Split 'test[:0]' of 'own_set' has no images. Choose another with --test-split.",
+    )
