@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
@@ -16,6 +17,7 @@ from keras_mixer.data.image_files import check_files, damaged_files
 from keras_mixer.data.record import TEST, TRAIN, UNUSED, ImageFile, content_sum
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
 
+LOOKED_AT = 8  # images of a folder, evenly spaced, whose pixels are looked at
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
@@ -55,6 +57,7 @@ class ImageFolder:
             _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
             for i in test:
                 images[usable[i]] = dataclasses.replace(images[usable[i]], part=TEST)
+        self._remark(images)
         return self._source(classes, images)
 
     def whole(self) -> Source:
@@ -184,6 +187,22 @@ class ImageFolder:
             else:
                 damaged[file] = header
         return images, damaged, others
+
+    def _remark(self, images):
+        """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
+        contents: dict[str, dict[tuple[int, int], str]] = {TRAIN: {}, TEST: {}}
+        shared = set.intersection(*({image.bytes for image in images if image.part == part} for part in contents))
+        for image in images:
+            if image.part in contents and image.bytes in shared:
+                crc32 = content_sum(self.path / image.path)
+                contents[image.part].setdefault((image.bytes, crc32), image.path)
+        if twice := [path for content, path in contents[TEST].items() if content in contents[TRAIN]]:
+            self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
+        for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
+            with Image.open(self.path / image.path) as opened:
+                if opened.mode.startswith("I;16") and np.max(opened) < 2**12:
+                    self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
+                    return
 
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(classes)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 import keras_mixer
 from keras_mixer import cli
+from keras_mixer.data.sources import load_source
 
 TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
 TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 2, "warmup_steps": 1, "randaugment_num_ops": 0}
@@ -29,7 +31,7 @@ def listed(tmp_path):
         said = []
         with pytest.raises(ValueError, match="global_batch_size=9999 is more than the"):
             fit(folder, tmp_path / "run", log=said.append, global_batch_size=9999, **options)
-        return said
+        return [line for line in said if "test images too" not in line]
 
     return lines
 
@@ -189,3 +191,21 @@ def test_photographs_are_turned_in_training_evaluation_and_predict(run, tmp_path
     predict(run, *(tmp_path / name for name in files))
     answers = [answer["probabilities"] for answer in json.loads(capsys.readouterr().out)]
     np.testing.assert_allclose(answers, [answers[0]] * 4, atol=2e-3)
+
+
+def test_what_spoils_a_result_is_said(tmp_path):
+    folder = write_folder(tmp_path / "photos", images_per_class=4)
+    said = []
+    load_source(str(folder), log=said.append)
+    assert not said
+    for old, new in ((0, "new"), (1, "other")):
+        file = sorted((folder / "train" / "circle").iterdir())[old]
+        shutil.copy(file, folder / "test" / "circle" / f"{new}{file.suffix}")
+    dark = np.full((16, 16), 4095, np.uint16)
+    for file in (folder / "train" / "stripe").iterdir():
+        Image.fromarray(dark).save(file.with_suffix(".png"))
+    load_source(str(folder), log=said.append)
+    assert said[0].startswith("Training images that are test images too: 2 (test/circle/new")
+    assert re.match(
+        r"train/stripe/.*png has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.", said[1]
+    )
