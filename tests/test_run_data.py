@@ -93,6 +93,30 @@ def test_the_split_belongs_to_the_run(trained, km):
     assert "There is no image folder photos" in km("evaluate", "run", status=2)
 
 
+def test_a_new_class_is_left_out_until_it_is_asked_for(trained, km):
+    km("evaluate", "run")
+    before = evaluated()
+    shutil.copytree("photos/circle", "photos/bird")
+    assert "10 new (bird/" in km("evaluate", "run")
+    assert evaluated() == before
+    assert "has other classes than the model: 4 (bird" in km("evaluate", "run", "--include-new", status=2)
+
+
+def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monkeypatch, km):
+    monkeypatch.chdir(tmp_path)
+    for folder, colours in {"a": (9, 200), "b": (200, 9)}.items():
+        for name, colour in zip(("cat", "dog"), colours, strict=True):
+            Path(folder, name).mkdir(parents=True)
+            for i in range(10):
+                Image.new("RGB", (16, 16), (colour, i, 0)).save(Path(folder, name, f"{i}.bmp"))
+    fit("a", "run")
+    shutil.copytree("a", "moved")
+    assert "4 test" in km("evaluate", "run", "--data", "moved")
+    assert "20 test" in km("evaluate", "run", "--data", "b", "--output", "b.json")
+    with pytest.raises(ValueError, match="another configuration"):
+        fit("b", "run")
+
+
 @pytest.mark.parametrize("options", [{}, {"holdout": 0.25}])
 def test_what_is_held_out_is_recorded_too(options, tmp_path, monkeypatch, km):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.data.record import FILES, ImageFile, describe_changes, read_files, write_files
+from keras_mixer.data.record import FILES, ImageFile, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import differences
@@ -184,10 +184,9 @@ class RunDirectory:
             )
 
     def _is_moved(self) -> bool:
-        """Whether the images are those of the run, with the same names and sizes, in another folder."""
+        """Whether the images are those of the run in another folder; what has changed in it is told later."""
         folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
-        record = read_files(self.files)
-        return bool(folder and folder.holds(record) and not describe_changes(folder.recorded(record)[1]))
+        return bool(folder and folder.holds(read_files(self.files)))
 
     def _names(self) -> list[str]:
         """Names of the files and folders in the folder."""

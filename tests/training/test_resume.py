@@ -94,7 +94,11 @@ def test_a_start_that_fails_leaves_the_folder_free(photos, tmp_path):
         with pytest.raises((ValueError, OSError)):
             fit(tmp_path / "run", **({"data": photos} | wrong))
         assert not (tmp_path / "run").exists()
-    assert fit(tmp_path / "run", photos, epochs=1).metrics["test_images"] == 24
+    file = next((photos / "train").rglob("*.jpg"))  # found by the first step
+    file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(ValueError, match="cannot be used"):
+        fit(tmp_path / "run", photos, seed=3)
+    assert fit(tmp_path / "run", photos, skip_corrupt=True).metrics["test_images"] == 24
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_momentum": 0.5}])
