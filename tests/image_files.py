@@ -3,8 +3,11 @@
 import io
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from keras_mixer.data.decode import evaluation_image
 
 
 def photographs():
@@ -18,6 +21,16 @@ def encode(image, format, mode=None, **options):
     buffer = io.BytesIO()
     (image.convert(mode) if mode else image).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def example(encoded, orientation=1):
+    """What a data set knows about an encoded image."""
+    return {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
+
+
+def evaluated(encoded, size, crop, orientation=1):
+    """The pixels that a model sees when it is evaluated."""
+    return evaluation_image(example(encoded, orientation), size, crop)
 
 
 def turned(image, orientation=6):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from image_files import encode, photographs, turned
+from image_files import encode, evaluated, example, photographs, turned
 from PIL import Image, ImageOps
 
 from keras_mixer.data.decode import (
@@ -15,7 +15,6 @@ from keras_mixer.data.decode import (
     NotAnImage,
     decode_image,
     decode_jpeg_or_png,
-    evaluation_image,
     read_header,
     training_crop,
 )
@@ -27,14 +26,6 @@ MIDDLE = tf.constant([[0.5, 0.5, 0.3, 0.7, 0.2]])  # area, aspect, place, flip
 @pytest.fixture(scope="module")
 def photograph():
     return photographs()[0]
-
-
-def example(encoded, orientation=1):
-    return {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
-
-
-def evaluated(encoded, size, crop, orientation=1):
-    return evaluation_image(example(encoded, orientation), size, crop)
 
 
 def trained(encoded, size, orientation=1, numbers=MIDDLE):

@@ -6,10 +6,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from image_files import encode, photographs
+from image_files import encode, evaluated, photographs
 
 from keras_mixer import cli
-from keras_mixer.data.decode import evaluation_image
 from keras_mixer.description import describe
 from keras_mixer.export import interchange
 from keras_mixer.export.loading import load_predictor
@@ -68,7 +67,7 @@ def test_predict_reads_onnx_and_openvino_and_refuses_damaged_ones(classifier, tm
         files.append(tmp_path / f"{i}.png")
         files[-1].write_bytes(encode(photograph, "PNG"))
         names.append(str(files[-1]))
-    images = np.stack([evaluation_image(file.read_bytes(), (16, 24), "resize-crop") for file in files])
+    images = np.stack([evaluated(file.read_bytes(), (16, 24), "resize-crop") for file in files])
     expected = keras.ops.convert_to_numpy(classifier(images))
     forms = [path] if format == "onnx" else [path, path / "model.xml"]
     for form in forms:

@@ -5,11 +5,10 @@ import keras
 import numpy as np
 import pytest
 from conftest import randomize
-from image_files import encode, photographs, turned
+from image_files import encode, evaluated, photographs, turned
 from PIL import Image
 
 import keras_mixer
-from keras_mixer.data.decode import evaluation_image
 from keras_mixer.export import warmup
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
@@ -126,7 +125,7 @@ def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     crop = "resize-crop"  # not the model's own
     files = image_files()
     answer = signatures["image_bytes"](image_bytes=tf.constant([*files.values()]))["probabilities"]
-    images = np.stack([evaluation_image(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
+    images = np.stack([evaluated(file, (16, 24), crop) for file in files.values()]).astype(np.float32)
     np.testing.assert_allclose(answer, classifier(images), atol=1e-5)
     by_name = dict(zip(files, answer.numpy(), strict=True))
     np.testing.assert_array_equal(by_name["turned 6"], by_name["JPEG"])  # turning is the client's business

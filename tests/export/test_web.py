@@ -12,11 +12,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from image_files import encode, photographs
+from image_files import encode, evaluated, photographs
 from PIL import Image
 
 from keras_mixer import cli
-from keras_mixer.data.decode import evaluation_image
 from keras_mixer.data.splits import Split
 from keras_mixer.export import npm, web
 from keras_mixer.export.npm import package_files
@@ -206,7 +205,7 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
     assert np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02  # of large.png
     assert failed["message"].startswith("no.png is not an image that this browser can read")
     for result, name in zip(classified, ["small.png", "large.png"], strict=True):
-        image = np.asarray(evaluation_image(pictures[name], (16, 24), crop), np.float32)
+        image = np.asarray(evaluated(pictures[name], (16, 24), crop), np.float32)
         expected = np.asarray(classifier(image[None]))[0]
         np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
     assert example["probabilities"] == classified[1]["probabilities"]

@@ -11,12 +11,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import randomize
-from image_files import encode, photographs, turned
+from image_files import encode, evaluated, photographs, turned
 from model_server import ModelServer
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.data.decode import evaluation_image
 from keras_mixer.serving.client import connect, predict_files
 from keras_mixer.serving.protocol import Address, ServingError, UnreadableImageError
 
@@ -109,7 +108,7 @@ def images():
 
 
 def expected(model, images):
-    pixels = np.stack([evaluation_image(image, (8, 8), "resize") for image in images]).astype(np.float32)
+    pixels = np.stack([evaluated(image, (8, 8), "resize") for image in images]).astype(np.float32)
     return np.asarray(model(pixels))
 
 

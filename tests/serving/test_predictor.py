@@ -2,10 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from image_files import encode, photographs, turned
+from image_files import encode, evaluated, photographs, turned
 
 import keras_mixer
-from keras_mixer.data.decode import evaluation_image
 from keras_mixer.export.loading import load_predictor
 
 pytestmark = pytest.mark.backends
@@ -55,7 +54,7 @@ KINDS = ["keras", "run", *(["tflite", "saved_model version", "saved_model newest
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_holder_of_a_model_predicts_the_same(classifier, photograph, tmp_path, kind):
     upright = encode(np.rot90(tf.io.decode_jpeg(photograph.read_bytes()).numpy(), -1), "PNG")
-    image = np.asarray(evaluation_image(upright, (16, 24), "resize-crop"))[None]
+    image = np.asarray(evaluated(upright, (16, 24), "resize-crop"))[None]
     expected = keras.ops.convert_to_numpy(classifier(image))[0]
     prediction = load_predictor(write(classifier, kind, tmp_path)).predict(photograph, top_k=3)
     best = np.argsort(-expected)[:3]
