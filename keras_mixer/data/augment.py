@@ -11,7 +11,6 @@ import functools
 import math
 from collections.abc import Callable
 
-import keras_cv
 import tensorflow as tf
 
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS
@@ -129,14 +128,13 @@ def _posterize(images, strength, sign, place, fill):
     bits = min(int(strength * 4), 8)
     if bits == 0:
         return tf.zeros_like(images)
-    return _by_keras_cv(keras_cv.layers.Posterization((0, 255), bits=bits, dtype="float32"), images)
+    return _by_keras_cv("Posterization", images, bits=bits)
 
 
 def _solarize(images, strength, sign, place, fill):
     """Inverts pixels at or above int(strength * 256); from strength 1 on there are none."""
-    threshold = keras_cv.core.ConstantFactorSampler(float(int(strength * 256)))
-    layer = keras_cv.layers.Solarization(value_range=(0, 255), threshold_factor=threshold, dtype="float32")
-    return _by_keras_cv(layer, images) if strength < 1 else images
+    threshold = float(int(strength * 256))
+    return _by_keras_cv("Solarization", images, threshold_factor=(threshold, threshold)) if strength < 1 else images
 
 
 def _solarize_add(images, strength, sign, place, fill):
@@ -255,8 +253,11 @@ def _mixed(values, fraction):
     return fraction * values + (1 - fraction) * tf.roll(values, 1, axis=0)
 
 
-def _by_keras_cv(layer, images):
-    """A layer that treats each pixel alone: all images are one tall image for it."""
+def _by_keras_cv(layer, images, **options):
+    """A layer of KerasCV that treats each pixel alone: all images are one tall image for it."""
+    import keras_cv  # takes a second, needed only here
+
+    layer = getattr(keras_cv.layers, layer)(value_range=(0, 255), dtype="float32", **options)
     tall = tf.reshape(images, (-1, tf.shape(images)[2], 3))
     return tf.cast(tf.reshape(layer(tall), tf.shape(images)), tf.uint8)
 

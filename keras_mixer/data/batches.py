@@ -63,7 +63,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
 
     @as_written
     def mixed(step, examples):
-        """Each shard is mixed by itself, because a process has only its own rows."""
+        """Each shard is mixed alone, because a process has only its own rows."""
         shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in examples), strict=True)
         parts = [_mix(step, recipe, images, labels) for images, labels in shards_of]
         images, labels = (tf.concat(part, 0) for part in zip(*parts, strict=True))

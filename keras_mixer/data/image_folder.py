@@ -200,7 +200,7 @@ class ImageFolder:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
-                if opened.mode.startswith("I;16") and np.max(opened) < 2**12:
+                if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
 
