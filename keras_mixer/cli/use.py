@@ -289,7 +289,7 @@ def features(
     loaded = load_mixer(model)
     crop = evaluation_crop_of(loaded)
     options = {"crop": crop, "skip_corrupt": skip_corrupt, "label": label, "labelled": False}
-    if image_folder(data) is None:  # a TensorFlow Dataset may have only the split that is read
+    if image_folder(data, log=lambda line: None) is None:  # a TensorFlow Dataset may have only the split that is read
         train_split = test_split = train_split if part == "train" else test_split
     source = load_source(data, data_dir, train_split, test_split, **options)
     split = source.train if part == "train" else source.test

@@ -4,7 +4,6 @@ Row r of step s has the example at position s * B + r of the order, and row r of
 batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
 """
 
-import dataclasses
 import math
 
 import numpy as np
@@ -39,7 +38,8 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     size, seed = recipe.input_shape()[:2], recipe.seed
     columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
     weights = class_weights(split, recipe.class_weights)
-    together = split.pixels is not None and not recipe.cache and max(*split.pixels, *size) <= LARGEST_SIDE
+    split = _kept_in_memory(split) if recipe.cache else split
+    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE
 
     def numbers(step):  # (rows, columns)
         drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
@@ -48,7 +48,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     @as_written
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
-        example = elements if recipe.cache else split.read(elements)
+        example = split.read(elements)
         images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
         if recipe.randaugment_num_ops:
             of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
@@ -70,12 +70,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
     steps = tf.data.Dataset.counter(start_step)
-    if recipe.cache and split.at is None:
-        raise ValueError(
-            "cache=True needs images that can be read by position, such as files. Call .cache() of a tf.data.Dataset "
-            "before you pass it."
-        )
-    if (at := split.at) is not None and not recipe.cache:
+    if (at := split.at) is not None:
 
         @as_written
         def drawn_at(step):
@@ -203,20 +198,33 @@ def _beta(seed, alpha):
     return tf.sigmoid(gammas[0] - gammas[1])
 
 
-def _streamed(split, recipe, start_step, own):
-    """Batches of elements that are read in order, or kept in memory, through a shuffle buffer for each shard."""
-    batch, shards = recipe.global_batch_size, recipe.data_shards
-    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
+def _kept_in_memory(split) -> Split:
+    """The same examples, decoded once, to be read in order; ValueError if they have no positions."""
+    if split.at is None:
+        raise ValueError(
+            "cache=True needs images that can be read by position, such as files. Call .cache() of a tf.data.Dataset "
+            "before you pass it."
+        )
 
-    def pixels(element):
+    @as_written
+    def decoded(element):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
+    def read_shard(count, index):
+        return _kept_in_memory(split.shard(count, index))
+
+    elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
+    return Split(split.size, split.classes, elements, lambda example: example, read_shard=read_shard)
+
+
+def _streamed(split, recipe, start_step, own):
+    """Batches of the elements of a split that can only be read in order, through a shuffle buffer for each shard."""
+    batch, shards = recipe.global_batch_size, recipe.data_shards
+    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
+
     def stream(shard):
         part = split.shard(shards, shard)
-        if recipe.cache:
-            decoded = part.elements.map(as_written(pixels), num_parallel_calls=PARALLEL_CALLS)
-            part = dataclasses.replace(part, elements=decoded.cache())
 
         @as_written
         def one_epoch(epoch):

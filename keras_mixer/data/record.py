@@ -6,7 +6,7 @@ import os
 import zlib
 from pathlib import Path
 
-from keras_mixer.data.splits import Source, some
+from keras_mixer.data.splits import Source, evenly_spaced, some
 from keras_mixer.files import atomic_write
 
 FILES = "files.csv"
@@ -36,6 +36,7 @@ class ImageFile:
 
 def write_files(path, source: Source):
     """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
+    summed = set(evenly_spaced(len(source.images), SUMMED))
     parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
     with (
         atomic_write(path) as temporary,
@@ -45,8 +46,8 @@ def write_files(path, source: Source):
         writer.writerow(COLUMNS)
         for i, image in enumerate(source.images):
             path = os.path.join(source.folder, image.path)
-            crc32 = 0 if i % -(-len(source.images) // SUMMED) else content_sum(path)
-            writer.writerow((vars(image) | {"part": parts.get(path, UNUSED), "crc32": image.crc32 or crc32}).values())
+            crc32 = image.crc32 or (content_sum(path) if i in summed else 0)
+            writer.writerow((vars(image) | {"part": parts.get(path, UNUSED), "crc32": crc32}).values())
 
 
 def content_sum(path) -> int:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mixer.class_names import checked_class_names
 from keras_mixer.data.decode import UPRIGHT, as_file, read_header
-from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
+from keras_mixer.data.splits import Source, Split, evenly_spaced, rows_of, some, stratified_split
 
 NAME = "own data"
 FINGERPRINTED = 64  # images, evenly spaced
@@ -147,7 +147,9 @@ def _part_of(name, data, count) -> Part:
             return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": element["label"]}
 
         split = Split.indexed(len(labels), 0, at, read_pixels, pixels=shape, name=name)
-    return Part(split, _digest([images[i] for i in _spread(len(images))], labels.tobytes()), labels)
+    return Part(
+        split, _digest([images[i] for i in evenly_spaced(len(images), FINGERPRINTED)], labels.tobytes()), labels
+    )
 
 
 def _is_encoded(images):
@@ -182,7 +184,7 @@ def _records(name, data, count) -> Part:
         return _example(tf.ensure_shape(image, shape), tf.ensure_shape(label, ()))
 
     split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
-    return Part(split, _digest([record(index)[0] for index in _spread(size)]))
+    return Part(split, _digest([record(index)[0] for index in evenly_spaced(size, FINGERPRINTED)]))
 
 
 def _stream(name, dataset, count) -> Part:
@@ -292,10 +294,6 @@ def _orientation(encoded):
 def _any_size(image):
     """The static shape of images like this one."""
     return () if isinstance(image, bytes) else (None, None, *image.shape[2:])
-
-
-def _spread(size):
-    return np.unique(np.linspace(0, size - 1, FINGERPRINTED).astype(int))
 
 
 def _content(image):

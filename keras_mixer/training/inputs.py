@@ -14,12 +14,8 @@ from keras_mixer.evaluation.top1 import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
-RECIPE_DATA: dict[str, Any] = {
-    "data_dir": None,
-    "train_split": "train",
-    "test_split": "test",
-    "label": "label",
-}  # not used with own data
+# Not used with own data.
+RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
 EXAMPLES = 64
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 

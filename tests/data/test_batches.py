@@ -114,15 +114,19 @@ def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(train
     assert len({images.tobytes() for images, _ in stream}) > 1.9 * train.size
 
 
-def test_the_first_batch_after_a_million_steps_reads_one_batch(digits):
-    read = []
+def noting(split, read):
+    """A split of single images that appends the labels of those that are read to a list."""
 
     def read_and_note(element):
         tf.py_function(lambda label: read.append(int(label)), [element["label"]], [])
         return element
 
-    noting = dataclasses.replace(digits.train, pixels=None, read=read_and_note)
-    take(training_batches(noting, RECIPE, 10**6), 1)
+    return dataclasses.replace(split, pixels=None, read=read_and_note)
+
+
+def test_the_first_batch_after_a_million_steps_reads_one_batch(digits):
+    read = []
+    take(training_batches(noting(digits.train, read), RECIPE, 10**6), 1)
     assert 32 <= len(read) < 32 * 20  # and what is fetched ahead
 
 
@@ -131,14 +135,8 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
         PLAIN, cache=True, global_batch_size=8, crop_area=(1.0, 1.0), crop_aspect=None, flip=False
     )
     read = []
-
-    def read_and_note(element):
-        tf.py_function(lambda label: read.append(int(label)), [element["label"]], [])
-        return element
-
     few = digits.train.part(np.arange(digits.train.size) < 24)
-    noting = dataclasses.replace(few, pixels=None, read=read_and_note)
-    batches = take(training_batches(noting, recipe), 9)
+    batches = take(training_batches(noting(few, read), recipe), 9)
     assert len(read) == 24
     epochs = [sorted(image.tobytes() for images, _ in batches[i : i + 3] for image in images) for i in (0, 3, 6)]
     assert epochs[0] == epochs[1] == epochs[2]
