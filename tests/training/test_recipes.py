@@ -118,6 +118,7 @@ REFUSED = {
     "data": ["", " ", "a\0b"],
     "data_dir": ["", "\0"],
     "train_split": ["", " "],
+    "label": ["", " "],
     "test_split": [""],
     "variant": ["B/17", "b/16"],
     "weights": [""],
