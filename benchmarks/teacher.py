@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
-from keras_mixer.training.loop import fit_model
+from keras_mixer.training.fit import fit_model
 from keras_mixer.training.recipe import Recipe
 
 RECIPE = Recipe(

@@ -21,7 +21,7 @@ from keras_mixer.description import Description
 from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
 from keras_mixer.serving.rest import answers_in, content_of
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run_directory import recipe_from
+from keras_mixer.training.run import recipe_from
 from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import own_names

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from keras_mixer.evaluation.top1 import evaluate as evaluate
     from keras_mixer.export.saved_model import export_saved_model as export_saved_model
     from keras_mixer.export.tflite import export_tflite as export_tflite
-    from keras_mixer.training.loop import fit as fit
+    from keras_mixer.training.fit import fit as fit
     from keras_mixer.training.recipes import RECIPES as RECIPES
 
 __version__: str  # of the installed package
@@ -42,7 +42,7 @@ _ON_FIRST_USE = {
     "export_saved_model": "keras_mixer.export.saved_model",
     "export_tflite": "keras_mixer.export.tflite",
     "few_shot": "keras_mixer.evaluation.few_shot",
-    "fit": "keras_mixer.training.loop",
+    "fit": "keras_mixer.training.fit",
 }
 
 

@@ -8,7 +8,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from keras_mixer.files import atomic_write, remove_abandoned
+from keras_mixer.files import atomic_write
 
 TIMEOUT_SECONDS = 60  # without a byte
 CHUNK = 1 << 20
@@ -35,7 +35,6 @@ def cached_download(url, name, largest, check, progress=False) -> Path:
     target = cache_path(name)
     if target.is_file():
         return target
-    remove_abandoned(target.parent)
     with atomic_write(target) as temporary:
         with temporary.open("wb") as file:
             try:

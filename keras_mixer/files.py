@@ -4,16 +4,12 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ADDRESS = re.compile(r"(?P<protocol>[A-Za-z][\w.+:-]+):/+(?P<rest>.*)")  # Path makes gs:/ of gs://; C:/ is a drive
-OWNED = re.compile(r"\.writing-(?P<host>.+)-(?P<process>\d+)-\w+")  # a staging folder and its owner
-ABANDONED_SECONDS = 24 * 3600  # without a change, if it is unknown whether the owner is alive
+UNFINISHED = ".writing-"  # start of the names of staging folders
 
 
 def as_address(path) -> str | None:
@@ -56,8 +52,7 @@ def staging_folder(parent) -> Iterator[Path]:
     """A temporary folder in `parent`, and so on the same disk; removed at the end of the block."""
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".writing-{socket.gethostname()}-{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as folder:
         yield Path(folder)
 
 
@@ -78,34 +73,7 @@ def _sync(path):
         os.close(descriptor)
 
 
-def remove_abandoned(folder):
-    """Removes, anywhere below `folder`, the staging folders of processes that were killed while writing.
-
-    On this machine, a staging folder stays while its process is alive. One from another machine stays for a day.
-    """
-    for unfinished in Path(folder).rglob(".writing-*"):
-        owner = OWNED.fullmatch(unfinished.name)
-        with contextlib.suppress(OSError):  # its owner may have finished meanwhile
-            if owner and owner["host"] == socket.gethostname() and os.name == "posix":
-                abandoned = not is_alive(int(owner["process"]))
-            else:
-                abandoned = time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS
-            if abandoned:
-                shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def is_alive(process) -> bool:
-    """Whether a process of this machine is running (POSIX)."""
-    try:
-        os.kill(process, 0)  # sends nothing; on Windows it would end the process
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
 def write_json(path, content):
     """Writes plain data as a JSON file, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from keras_mixer import cli
 from keras_mixer.data.decode import EVALUATION_CROPS
 from keras_mixer.description import describe
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run_directory import RunDirectory
+from keras_mixer.training.run import Run
 
 GLUE = "\N{NO-BREAK SPACE}"
 PAGE = (Path(__file__).parents[1] / "docs" / "api-stability.md").read_text(encoding="utf-8")
@@ -122,7 +122,7 @@ def test_weight_names_and_shapes(blocks):
 
 def test_files(tiny_mixer):
     text = PAGE.split("## Files")[1]
-    for file in re.findall(r"`(\S+?)/?`", inspect.getdoc(RunDirectory).splitlines()[0]):
+    for file in re.findall(r"`(\S+?)/?`", inspect.getdoc(Run).splitlines()[0]):
         assert f"`{file}" in text
     for key in describe(tiny_mixer()).as_json():
         assert f"`{key}`" in text

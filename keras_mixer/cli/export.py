@@ -27,7 +27,7 @@ from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
 from keras_mixer.training.inputs import run_source
-from keras_mixer.training.run_directory import read_recipe, read_results
+from keras_mixer.training.run import read_recipe, read_results
 
 ALL = "all"
 BATCH_SIZE = 32  # of the images for calibration

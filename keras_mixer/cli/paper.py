@@ -99,7 +99,7 @@ def avg5(runs: Runs):
         runs: folders of finished runs, each fine-tuned on one of the five data sets.
     """
     from keras_mixer.paper.average_of_five import FIVE, TEST_SPLITS, average_of_five, paper_name
-    from keras_mixer.training.run_directory import read_recipe, read_results
+    from keras_mixer.training.run import read_recipe, read_results
 
     if not runs:
         raise ValueError(f"Name finished runs on the five data sets {', '.join(FIVE.values())}.")
@@ -157,7 +157,7 @@ def tradeoff(runs: Runs, output: Path, batch_size: Count = 32, seconds: Positive
     """
     from keras_mixer.inspect.speed import throughput as measure
     from keras_mixer.paper.pareto import tradeoff_figure
-    from keras_mixer.training.run_directory import read_recipe, read_results
+    from keras_mixer.training.run import read_recipe, read_results
 
     check_figure_and_numbers(output)
     results = {run.name: read_results(run) for run in runs}

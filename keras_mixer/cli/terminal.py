@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from keras_mixer.buckets import address_of, local_copy
 from keras_mixer.fields import check
+from keras_mixer.storage import address_of, local_copy
 from keras_mixer.variants import VARIANTS
 from keras_mixer.weights.hub import is_hub_address
 
@@ -38,9 +38,8 @@ def parse(function, command, arguments):
 
     @functools.wraps(function, updated=())
     def call_later(*values, **options):  # runs outside read_options, which captures standard error
-        for name, value in inspect.signature(function).bind(*values, **options).arguments.items():
-            check(name, value, annotations[name])
-        return functools.partial(function, *values, **options)
+        bound = inspect.signature(function).bind(*values, **options).arguments
+        return functools.partial(function, **{name: check(name, one, annotations[name]) for name, one in bound.items()})
 
     call = read_options(call_later, command, arguments)
     with contextlib.ExitStack() as copies:

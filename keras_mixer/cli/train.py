@@ -7,18 +7,18 @@ from typing import Annotated
 
 import keras
 
-from keras_mixer.buckets import address_of
 from keras_mixer.cli.terminal import print_table, read_options, take_recipe
-from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, check_fields
+from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, settings
+from keras_mixer.storage import address_of
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
-from keras_mixer.training.loop import fit
+from keras_mixer.training.fit import fit
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES
 from keras_mixer.training.sweep import sweep as run_sweep
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Processes:
     """Options of processes that train together."""
 
@@ -29,15 +29,12 @@ class Processes:
     process_id: CountFrom0 | None = None
     """Index of this process, at least 0."""
 
-    def __post_init__(self):
-        check_fields(self)
-
     def join(self):
         """Connects this process to the others, if there are any."""
         join_processes(self.job_addresses, self.num_processes, self.process_id)
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Training:
     """Options of `train`."""
 
@@ -52,9 +49,6 @@ class Training:
     profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
     """First and last step, counted from now, to profile for TensorBoard; at least 0 and ascending."""
     processes: Processes = Processes()
-
-    def __post_init__(self):
-        check_fields(self)
 
 
 def train(arguments):
@@ -125,7 +119,7 @@ def _print_plan(recipe):
     print("\nFor the memory that a TPU needs, use keras-mixer compile with the same options.")
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Sweep:
     """Options of `sweep`."""
 
@@ -140,9 +134,6 @@ class Sweep:
     skip_corrupt: bool = False
     """Leave out image files that cannot be decoded, instead of stopping."""
     processes: Processes = Processes()
-
-    def __post_init__(self):
-        check_fields(self)
 
 
 def sweep(arguments):

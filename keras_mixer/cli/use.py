@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 
 from keras_mixer.anatomy import anatomy
-from keras_mixer.buckets import local_copy
 from keras_mixer.cli.terminal import Data, Model, Run, folder_of, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.description import evaluation_crop_of
@@ -21,6 +20,7 @@ from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import write_figure
 from keras_mixer.serving.protocol import RETRIES
+from keras_mixer.storage import local_copy
 
 LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
 
@@ -55,7 +55,7 @@ def evaluate(
     from keras_mixer.inspect.confusion import confusion_figure
     from keras_mixer.training.inputs import evaluate_source, other_source, run_source
     from keras_mixer.training.recipes import resolve
-    from keras_mixer.training.run_directory import read_recipe
+    from keras_mixer.training.run import read_recipe
 
     if output is not None:
         refuse_existing(output)

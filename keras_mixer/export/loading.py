@@ -4,10 +4,10 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.buckets import local_copy
 from keras_mixer.description import completed
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import OPENVINO_FILE, open_export
+from keras_mixer.storage import local_copy
 from keras_mixer.weights import hub
 from keras_mixer.weights.keras_files import load_keras
 

@@ -25,7 +25,7 @@ from keras_mixer.inspect.token_weights import (
     weights_figure,
 )
 from keras_mixer.training.inputs import run_source
-from keras_mixer.training.run_directory import read_metrics, read_recipe
+from keras_mixer.training.run import read_metrics, read_recipe
 
 MOST_BLOCKS = 3  # that are drawn, as in the paper
 MOST_IMAGES = 10_000  # of the test images

@@ -14,7 +14,7 @@ from keras_mixer.description import describe
 from keras_mixer.export.loading import load_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run_directory import RunDirectory, read_recipe
+from keras_mixer.training.run import Run, read_recipe
 
 HUB_DATASETS = {  # TensorFlow Datasets names and the same data on the Hub
     "cifar10": "uoft-cs/cifar10",
@@ -47,7 +47,7 @@ def write_model_card(run, output=None) -> Path:
     output = Path(run) / "README.md" if output is None else Path(output)
     refuse_existing(output)
     recipe = read_recipe(run)
-    directory = RunDirectory(run, recipe)
+    directory = Run(run, recipe)
     if not directory.finished:
         raise ValueError(f"{run} is not finished. Rerun its training to finish it.")
     results, description = directory.read_results(), describe(load_mixer(run))

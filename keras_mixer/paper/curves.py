@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mixer.inspect.figures import COLOURS
-from keras_mixer.training.loop import fit_model
+from keras_mixer.training.fit import fit_model
 
 
 def train_curve(model, recipe, source, *, steps, points, seed, transform=None):

@@ -16,8 +16,8 @@ from keras_mixer.inspect.figures import COLOURS, canvas
 from keras_mixer.paper.networks import NETWORKS, build_network, on_its_own_terms
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.subsets import with_training_images
+from keras_mixer.training.fit import fit_model
 from keras_mixer.training.inputs import load_recipe_source
-from keras_mixer.training.loop import fit_model
 from keras_mixer.training.recipe import Recipe
 
 

@@ -23,7 +23,7 @@ from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
 from keras_mixer.resolution import change_resolution
 from keras_mixer.training.callbacks import TrainingDiverged
-from keras_mixer.training.loop import fit_model
+from keras_mixer.training.fit import fit_model
 from keras_mixer.training.recipe import Recipe
 
 SMALL_SIDE, LARGE_SIDE = 224, 448  # pixels

@@ -15,7 +15,7 @@ from keras_mixer.training.compile_only import CompileReport, compile_step
 from keras_mixer.training.largest_batch import search_largest_batch
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run_directory import recipe_from
+from keras_mixer.training.run import recipe_from
 from keras_mixer.training.topologies import check_topology, chip_of, topology_devices
 
 PACKAGE_PARENT = Path(__file__).parents[2]

@@ -127,25 +127,24 @@ def with_own_data(
     return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
-def count_steps(recipe, source, devices, log):
-    """Optimizer steps of a run; logs what it is about to do.
+def recipe_for(recipe: Recipe, source: Source, log) -> Recipe:
+    """The recipe for the data, which `fit_small_data` changes; logs how.
 
     Raises:
         ValueError: the training images do not fill one batch.
     """
-    log(source.classes())
-    batch, images = recipe.global_batch_size, source.train.size
-    if not recipe.epoch_steps(images):
-        raise ValueError(
-            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
-            "--global-batch-size."
+    adapted, images = recipe.for_images(source.train.size), source.train.size
+    if adapted != recipe:
+        log(
+            f"{images} training images are few for this recipe: global_batch_size {adapted.global_batch_size} instead "
+            f"of {recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
-    log(
-        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
-        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
-        f"{batch} per step"
-    )
-    return recipe.total_steps(images)
+    if not adapted.epoch_steps(images):
+        raise ValueError(
+            f"global_batch_size={adapted.global_batch_size} is more than the {images} training images of "
+            f"{source.name!r}; lower --global-batch-size."
+        )
+    return adapted
 
 
 def example_images(source: Source, recipe: Recipe):

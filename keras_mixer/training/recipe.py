@@ -1,43 +1,48 @@
 """A training run as plain data: everything that determines its result."""
 
 import dataclasses
+import math
 import re
+from numbers import Integral
 from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, EvaluationCrop
 from keras_mixer.fields import (
-    ANY,
     ASCENDING,
     SOME,
     Count,
     CountFrom0,
+    Field,
     Fraction,
     NonNegative,
+    Number,
     Positive,
-    Range,
     Rate,
     Seed,
     Text,
-    Where,
-    check_fields,
     one_of,
+    settings,
+    where,
 )
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
-FileName = Annotated[str, Where("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
+FileName = Annotated[str, where("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
 DeviceChoice = Annotated[
-    str, Where("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch)
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, Integral) and not isinstance(value, bool) else value),
+    where("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch),
 ]
-VariantName = Annotated[str, one_of(KNOWN_VARIANTS)]
-Area = Annotated[float, Range("(0, 1]")]
 Operations = Annotated[tuple[Annotated[str, one_of(RANDAUGMENT_OPERATIONS)], ...], SOME]
-ClassWeights = Annotated[tuple[NonNegative, ...], Where("numbers of which one or more are above 0", any)]
+ClassWeights = Annotated[tuple[NonNegative, ...], where("numbers of which one or more are above 0", any)]
+Area = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Recipe:
     """A training run as data. Every field is an option of `keras-mixer train`."""
 
@@ -65,7 +70,7 @@ class Recipe:
     split_seed: CountFrom0 = 0
     """Seed that chooses those test images, at least 0."""
 
-    variant: VariantName = "B/16"
+    variant: Annotated[str, one_of(KNOWN_VARIANTS)] = "B/16"
     """Row of Table 1, such as B/16, or tiny/4 for 16 px images; the five sizes below override those of the variant."""
     patch_size: Count | None = None
     """Side of a patch in pixels, at least 1."""
@@ -110,7 +115,7 @@ class Recipe:
     """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse class frequency."""
     label_smoothing: Rate = 0.0
     """Label smoothing, in [0, 1): fraction of the target spread evenly over all classes; softmax only."""
-    head_bias: Annotated[float, ANY] = 0.0
+    head_bias: Number = 0.0
     """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """AdamW (beta 0.9, 0.999, epsilon 1e-8), Muon for the matrices of the blocks and AdamW for the rest (not from the
@@ -122,6 +127,8 @@ class Recipe:
     after 40, 60 and 80 % of all steps (BiT-HyperRule)."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
+    fit_small_data: bool = False
+    """If the training images do not fill four batches, lower global_batch_size and warmup_steps to suit them."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay of kernels, at least 0; multiplied by the learning rate, as in Keras and the paper."""
     clip_norm: Positive | None = 1.0
@@ -132,6 +139,13 @@ class Recipe:
     ema_momentum: Fraction | None = None
     """Momentum of an exponential moving average of the weights, in (0, 1), such as 0.999; the averaged weights are
     validated and saved. None: no averaging, as in the paper."""
+    freeze_epochs: CountFrom0 | Literal["all"] = 0
+    """Epochs at the start in which only the head learns, at least 0; all: the whole run."""
+    keep: Literal["last", "best"] = "last"
+    """The model that is saved: that of the last epoch, or of the one with the best validated accuracy. Choose on images
+    held out of training (holdout): on test images the accuracy of the best is too high."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better validated accuracy, at least 1; None: never."""
 
     crop_area: Annotated[tuple[Area, Area], ASCENDING] = (0.05, 1.0)
     """Smallest and largest fraction of a training image covered by the random crop, in (0, 1] and ascending."""
@@ -141,11 +155,11 @@ class Recipe:
     """Flip half of the training images horizontally."""
     randaugment_num_ops: CountFrom0 = 0
     """RandAugment operations per training image, at least 0; 0: no RandAugment."""
-    randaugment_level: Annotated[float, Range("[0, 20]")] = 0.0
+    randaugment_level: Annotated[float, Field(ge=0, le=20)] = 0.0
     """RandAugment magnitude, in [0, 20]; the paper uses 10, 15 and 20."""
     randaugment_operations: Operations | None = None
     """Names of the RandAugment operations to draw from, one or more; None: the paper's sixteen."""
-    randaugment_fill: Annotated[int, Range("[0, 255]")] = 128
+    randaugment_fill: Annotated[int, Field(ge=0, le=255)] = 128
     """Grey value, in [0, 255], that fills areas an operation moved out of the image; the paper's is 128."""
     mixup_alpha: NonNegative = 0.0
     """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
@@ -183,10 +197,6 @@ class Recipe:
     """Steps between checkpoints, at least 1; the newest two are kept."""
 
     def __post_init__(self):
-        number: object = self.devices
-        if isinstance(number, int) and not isinstance(number, bool):  # config.json stores a string
-            object.__setattr__(self, "devices", str(number))
-        check_fields(self)
         for field in ("accumulation_steps", "data_shards"):
             if self.global_batch_size % getattr(self, field):
                 raise ValueError(
@@ -196,16 +206,13 @@ class Recipe:
             raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
         if self.teacher is not None and self.loss == "sigmoid":
             raise ValueError("teacher works only with loss 'softmax'. Use --loss softmax, or no teacher.")
-        if self.sam_rho and self.accumulation_steps > 1:
-            raise ValueError(
-                "sam_rho needs the gradient of the whole batch before its second pass. Set accumulation_steps to 1 "
-                "(rematerialize saves memory too), or sam_rho to 0."
-            )
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
                 "or turn off rematerialize."
             )
+        if self.freeze_epochs and self.ema_momentum:
+            raise ValueError("freeze_epochs has no moving average of what is frozen. Turn off ema_momentum.")
 
     def architecture(self) -> Variant:
         """The five sizes of the model."""
@@ -224,6 +231,16 @@ class Recipe:
         names = ("train_split", "test_split", "test_fraction", "split_seed", "label")
         return {name: getattr(self, name) for name in names}
 
+    def for_images(self, count) -> "Recipe":
+        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
+        batch = self.global_batch_size
+        if not self.fit_small_data or count >= 4 * batch:
+            return self
+        unit = self.accumulation_steps * self.data_shards
+        fewer = min(batch, unit * max(2 ** int(math.log2(max(count // 4 // unit, 1))), 1))
+        smaller = dataclasses.replace(self, global_batch_size=fewer)
+        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
+
     def input_shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)` of the model's input in pixels."""
         return (*as_pair(self.image_size), 3)
@@ -233,10 +250,16 @@ class Recipe:
         of_training = self.test_split.split("[")[0] == self.train_split.split("[")[0]
         return "held-out" if self.holdout or of_training else "test"
 
-    def epoch_steps(self, training_images) -> int:
+    def epoch_steps(self, images) -> int:
         """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
-        return self.steps_per_epoch or training_images // self.global_batch_size
+        steps = self.steps_per_epoch or images // self.global_batch_size
+        return steps - steps % min(self.steps_per_execution, max(steps, 1))  # Keras would overrun it
 
-    def total_steps(self, training_images) -> int:
+    def total_steps(self, images) -> int:
         """Optimizer steps of the whole run for a number of training images."""
-        return self.steps or self.epoch_steps(training_images) * self.epochs
+        return self.steps or self.epoch_steps(images) * self.epochs
+
+    def frozen_steps(self, images) -> int:
+        """Optimizer steps at the start in which only the head learns."""
+        total, epochs = self.total_steps(images), self.freeze_epochs
+        return total if epochs == "all" else min(epochs * self.epoch_steps(images), total)

@@ -1,4 +1,4 @@
-"""The recipes by name. Comments give the command, the expected result, and whether it was measured.
+"""The recipes by name. A comment says what each is for; docs/experiments.md has what was measured.
 
 Source: Table 4 and section 4 of arXiv 2105.01601; big_vision's configs/mlp_mixer_i1k.py for what the paper omits.
 """
@@ -110,21 +110,36 @@ FINETUNE = Recipe(
     precision="mixed_bfloat16",
 )
 
+SCRATCH_SMALL = Recipe(
+    name="scratch_small",
+    data="cifar10",
+    variant="tiny/4",
+    num_blocks=8,
+    hidden_dim=256,
+    tokens_mlp_dim=128,
+    channels_mlp_dim=1024,
+    image_size=32,
+    epochs=200,
+    global_batch_size=512,
+    label_smoothing=0.1,
+    learning_rate=1e-3,
+    warmup_steps=1000,
+    fit_small_data=True,
+    weight_decay=0.1,
+    drop_path_rate=0.1,
+    crop_area=(0.25, 1.0),
+    randaugment_num_ops=2,
+    randaugment_level=10.0,
+    mixup_alpha=0.2,
+    evaluation_crop="resize",
+)
+
 _ALL = (
-    # keras-mixer train digits
-    # scikit-learn's 1,797 handwritten digits (bundled), 80 % for training. Sizes and augmentation are ours.
-    # Measured on 2 cores of a shared AVX-512 server, TensorFlow 2.21: 99.44, 98.33, 99.44, 98.89 and 98.61 % test
-    # accuracy for --split-seed and --seed 0 to 4 (360 images each), in about a minute. Eight other settings were no
-    # better on images held out of the training part; see docs/experiments.md.
+    # scikit-learn's 1,797 handwritten digits, which come with it. Sizes and augmentation are ours.
     DIGITS,
-    # keras-mixer train fashion_mnist --teacher runs/teacher.keras
-    # 70,000 photographs of clothes; sizes and settings are ours, 590,354 parameters. Measured on one core of a shared
-    # AVX-512 server, TensorFlow 2.21: 93.73, 93.59 and 93.55 % test accuracy (seeds 0, 1, 2) in two hours, with a
-    # teacher of 94.6 %; 93.88 % from labels (seed 0). See docs/experiments.md.
+    # 70,000 photographs of clothes. Sizes and settings are ours.
     FASHION_MNIST,
-    # keras-mixer train fashion_mnist_small
-    # A smaller Mixer for the same, trained in half the time: 269,392 parameters. Measured on one core of a shared
-    # AVX-512 server, TensorFlow 2.21: 92.52 % test accuracy (seed 0 alone) in 59 minutes; see docs/experiments.md.
+    # A smaller Mixer for the same, in half the time.
     dataclasses.replace(
         FASHION_MNIST,
         name="fashion_mnist_small",
@@ -139,57 +154,28 @@ _ALL = (
         crop_aspect=(0.9, 1.1),
         cutmix_alpha=0.0,
     ),
-    # keras-mixer train smoke
-    # A few steps, to check that an installation works. No particular accuracy is expected.
+    # A few steps, to check that an installation works.
     dataclasses.replace(DIGITS, name="smoke", epochs=2, warmup_steps=5, xla_on_cpu=False),
-    # keras-mixer train finetune --data DATA --steps STEPS
-    # Section 4 of the paper: SGD with momentum, no decay, cosine. Steps: ImageNet 20,000; CIFAR 10,000; Pets and
-    # Flowers 500 (with --warmup-steps 100); VTAB 2,500. Rates tried: 0.003, 0.01, 0.03, 0.06. Published: B/16 from
-    # ImageNet-21k reaches 96.82 % on CIFAR-10 (vit_jax's README, 224 px). Not measured here.
+    # Section 4: SGD with momentum, no decay, cosine. Steps: ImageNet 20,000; CIFAR 10,000; Pets and Flowers 500 (with
+    # 100 of warm-up); VTAB 2,500. Rates tried: 0.003, 0.01, 0.03, 0.06. B/16 from ImageNet-21k reaches 96.82 % on
+    # CIFAR-10 (vit_jax's README, 224 px).
     FINETUNE,
-    # keras-mixer train scratch_small --data cifar10
-    # 32 px images from scratch; sizes and settings are ours. Not measured here.
-    Recipe(
-        name="scratch_small",
-        data="cifar10",
-        variant="tiny/4",
-        num_blocks=8,
-        hidden_dim=256,
-        tokens_mlp_dim=128,
-        channels_mlp_dim=1024,
-        image_size=32,
-        epochs=200,
-        global_batch_size=512,
-        label_smoothing=0.1,
-        learning_rate=1e-3,
-        warmup_steps=1000,
-        weight_decay=0.1,
-        drop_path_rate=0.1,
-        crop_area=(0.25, 1.0),
-        randaugment_num_ops=2,
-        randaugment_level=10.0,
-        mixup_alpha=0.2,
-        evaluation_crop="resize",
-    ),
-    # keras-mixer train imagenet1k_b16
-    # ImageNet row of Table 4; loss and head bias from big_vision's mlp_mixer_i1k. Published: 76.44 % (paper, 300
-    # epochs), 76.3 % in 2 h 11 min on TPU v3-128 (big_vision). Not measured here.
+    # Images of 32 px from scratch. Sizes and settings are ours.
+    SCRATCH_SMALL,
+    # The ImageNet row of Table 4; loss and head bias from big_vision. 76.44 % (paper, 300 epochs), 76.3 % in 2 h 11 min
+    # on a TPU v3-128 (big_vision).
     IMAGENET_1K,
-    # keras-mixer train imagenet1k_b16_60ep
-    # big_vision's short mode. Published: 70.5 % in 27 min on TPU v3-128. Not measured here.
+    # big_vision's short mode: 70.5 % in 27 min on a TPU v3-128.
     dataclasses.replace(IMAGENET_1K, name="imagenet1k_b16_60ep", epochs=60),
-    # keras-mixer train imagenet1k_l16
-    # Published: 71.76 %; it overfits and is worse than B/16. Not measured here.
+    # 71.76 %: it overfits and is worse than B/16.
     dataclasses.replace(IMAGENET_1K, name="imagenet1k_l16", variant="L/16"),
-    # keras-mixer train imagenet21k_b16 --data NAME
-    # ImageNet-21k rows of Table 4. TensorFlow Datasets has no public builder of that name: prepare your own. Published,
-    # after fine-tuning on ImageNet: B/16 80.64 %, L/16 82.89 %. Not measured here.
+    # The ImageNet-21k rows of Table 4; TensorFlow Datasets has no such set, so pass --data. After fine-tuning on
+    # ImageNet: B/16 80.64 %, L/16 82.89 %.
     IMAGENET_21K,
     dataclasses.replace(IMAGENET_21K, name="imagenet21k_l16", variant="L/16", randaugment_level=20.0, mixup_alpha=0.5),
-    # keras-mixer train jft300m_b16 --data NAME
-    # JFT-300M rows of Table 4, for any large data set of your own; JFT is not public, and loss and head bias are our
-    # guess. Published, after fine-tuning on ImageNet: S/32 68.70 %, S/16 73.83 %, B/32 75.53 %, B/16 80.00 %, L/32
-    # 80.67 %, L/16 84.05 % (7 epochs) and 84.82 % (14), H/14 86.32 %. Not measured here.
+    # The JFT-300M rows of Table 4, for any large data set of your own; loss and head bias are our guess. After
+    # fine-tuning on ImageNet: S/32 68.70 %, S/16 73.83 %, B/32 75.53 %, B/16 80.00 %, L/32 80.67 %, L/16 84.05 % (7
+    # epochs) and 84.82 % (14), H/14 86.32 %.
     *(
         dataclasses.replace(JFT, name=f"jft300m_{key.replace('/', '').lower()}{suffix}", variant=key, **changes)
         for key, suffix, changes in (

@@ -1,13 +1,14 @@
 """Learning-rate sweep as in the paper: compare rates on held-out training images, then train on all of them."""
 
 import dataclasses
+import json
 from typing import Annotated
 
-from keras_mixer.buckets import written_to
+import fsspec
+
 from keras_mixer.fields import SOME, Fraction, Positive, check
-from keras_mixer.files import write_json
 from keras_mixer.training.callbacks import TrainingDiverged
-from keras_mixer.training.loop import FitResult, fit
+from keras_mixer.training.fit import FitResult, fit
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 
@@ -64,9 +65,8 @@ def sweep(
     Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
     """
     recipe = resolve(recipe, **overrides)
-    check("learning_rates", tuple(learning_rates), Annotated[tuple[Positive, ...], SOME])
-    check("holdout", holdout, Fraction)
-    rates, options = sorted(set(learning_rates)), {"skip_corrupt": skip_corrupt, "log": log}
+    rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], SOME])))
+    holdout, options = check("holdout", holdout, Fraction), {"skip_corrupt": skip_corrupt, "log": log}
     accuracies: dict[float, float | None] = {}
     for rate in rates:
         log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
@@ -82,8 +82,8 @@ def sweep(
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
     best = max(reached, key=lambda rate: reached[rate])  # the lowest rate in a tie
     summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
-    with written_to(workdir, "sweep.json") as file:
-        write_json(file, {**summary, "best": best})
+    with fsspec.open(f"{workdir}/sweep.json", "w", encoding="utf-8") as file:
+        json.dump({**summary, "best": best}, file, indent=2)
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")

@@ -1,12 +1,18 @@
-"""The model that is trained: one step on both engines, with microbatches, sharpness-aware minimization or a teacher."""
+"""The model that is trained: one step on both engines, with microbatches, sharpness-aware minimization, a teacher."""
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from keras_mixer.mixer_model import MixerModel
-from keras_mixer.training.optimizers import global_norm
+from keras_mixer.models import rebuild
+from keras_mixer.training.optimizers import build_loss, build_optimizer, global_norm
+
+if TYPE_CHECKING:
+    from keras_mixer.training.devices import Devices
+    from keras_mixer.training.recipe import Recipe
 
 EPSILON = 1e-12  # a gradient of 0 perturbs nothing
 
@@ -42,6 +48,87 @@ class TrainingModel(MixerModel):
     sam_rho = 0.0
     teacher: Any = None
     teacher_temperature = 1.0
+    prepared: tuple[bool, int] | None = None  # arguments of the last `prepare`
+
+    @classmethod
+    def of(cls, start, recipe: "Recipe", images, devices: "Devices", teacher=None) -> "TrainingModel":
+        """A copy of a model of logits with the same weights, in the recipe's precision, to be prepared.
+
+        Call both in the scope of the devices. The weights are in the order of those of `start`.
+
+        Args:
+            start: a Mixer, or another model in float32 for one device.
+            recipe: of the run.
+            images: number of training images.
+            devices: that train.
+            teacher: a `Teacher`, or None.
+
+        Raises:
+            ValueError: `start` is not a Mixer, and the recipe or the devices need one.
+        """
+        keras.utils.set_random_seed(recipe.seed)
+        if isinstance(start, MixerModel):
+            twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
+            options = {"rematerialize": twice, "flattened": devices.platform != "tpu"}
+            copy = rebuild(start, precision=recipe.precision, **options)
+        elif recipe.precision != "float32" or devices.strategy is not None:
+            # With replicas, each would have its own BatchNormalization statistics.
+            raise ValueError(
+                f"Expected a Mixer, or float32 and one device, got {start.name!r} with precision={recipe.precision!r} "
+                f"on {devices.description}."
+            )
+        else:
+            copy = keras.models.clone_model(start)
+        model = cls(copy.inputs, copy.outputs[0], name=copy.name)
+        model.accumulation_steps, model.sam_rho = recipe.accumulation_steps, recipe.sam_rho
+        model.teacher, model.teacher_temperature = teacher, recipe.teacher_temperature
+        model.set_weights(start.get_weights())
+        devices.per_replica_seeds(model)
+        model.recipe, model.devices, model.frozen = recipe, devices, []
+        model.total_steps, model.frozen_steps = recipe.total_steps(images), recipe.frozen_steps(images)
+        return model
+
+    def prepare(self, freeze=False, steps_per_execution=1):
+        """Compiles the model, unless it is compiled like this; the optimizer keeps the state of its variables.
+
+        Args:
+            freeze: let only the head learn.
+            steps_per_execution: optimizer steps per call from Python.
+        """
+        wanted = (freeze, steps_per_execution)
+        if self.prepared == wanted:
+            return
+        before = self.optimizer if self.prepared else None
+        optimizer = before
+        if before is None or freeze != self.prepared[0]:
+            for layer in self.layers:
+                if freeze and layer.name != "head" and layer.trainable:
+                    layer.trainable = False
+                    self.frozen.append(layer.name)
+                elif not freeze and layer.name in self.frozen:
+                    layer.trainable = True
+            optimizer = build_optimizer(self.recipe, self.total_steps)
+            optimizer.build(self.trainable_variables)
+            state = {_name(variable): variable.numpy() for variable in before.variables} if before else {}
+            for variable in optimizer.variables:
+                if _name(variable) in state:
+                    variable.assign(state[_name(variable)])
+        self.compile(
+            optimizer=optimizer,
+            loss=build_loss(self.recipe),
+            weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=self.devices.jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
+        self.prepared = wanted
+
+    def classifier(self, model):
+        """A float32 copy that ends with probabilities: the weights are given to `model`, whose layers it shares."""
+        model.set_weights([weight.numpy() for weight in self.weights])
+        logits = model.outputs[0]
+        probabilities = keras.layers.Activation(self.recipe.loss, dtype=logits.dtype, name="probabilities")(logits)
+        kind = MixerModel if isinstance(model, MixerModel) else keras.Model
+        return kind(model.inputs[0], probabilities, name=model.name)
 
     def get_config(self):
         return {**super().get_config(), "accumulation_steps": self.accumulation_steps, "sam_rho": self.sam_rho}
@@ -62,112 +149,102 @@ class TrainingModel(MixerModel):
 
     def train_step(self, *arguments):
         """One step on one batch. The backends pass different arguments, see Keras's guides to custom training."""
-        on_jax = keras.backend.backend() == "jax"
-        if self.accumulation_steps > 1:
-            return (self._accumulate_on_jax if on_jax else self._accumulate_on_tensorflow)(*arguments)
-        if self.sam_rho:
-            return (self._sharpness_aware_on_jax if on_jax else self._sharpness_aware_on_tensorflow)(*arguments)
-        return super().train_step(*arguments)
+        return (self._jax_step if keras.backend.backend() == "jax" else self._tensorflow_step)(*arguments)
 
-    def _split(self, tensor):
-        """`(B, ...) -> (B / steps, steps, ...)`: each microbatch has rows from every device that shares the batch."""
-        return None if tensor is None else ops.reshape(tensor, (-1, self.accumulation_steps, *tensor.shape[1:]))
-
-    def _accumulate_on_tensorflow(self, data):
+    def _tensorflow_step(self, data):
         import tensorflow as tf
 
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        parts = [self._split(tensor) for tensor in (x, y, sample_weight)]
-        weights = self.trainable_weights
-        gradients, loss, outputs = [tf.zeros(weight.shape) for weight in weights], 0.0, []
-        for i in range(self.accumulation_steps):
-            x_i, y_i, weight_i = (None if tensor is None else tensor[:, i] for tensor in parts)
-            with tf.control_dependencies(gradients):  # in sequence, or all would be in memory at once
-                x_i = tf.identity(x_i)
-            with tf.GradientTape() as tape:
-                outputs.append(self(x_i, training=True))
-                loss_i = self.compute_loss(x_i, y_i, outputs[-1], weight_i, training=True) / self.accumulation_steps
-            gradients = [total + new for total, new in zip(gradients, tape.gradient(loss_i, weights), strict=True)]
-            loss += loss_i
-        outputs = tf.reshape(tf.stack(outputs, axis=1), tf.shape(y))
-        return self._apply_on_tensorflow(gradients, loss, x, y, outputs, sample_weight)
-
-    def _sharpness_aware_on_tensorflow(self, data):
-        import tensorflow as tf
-
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         weights, others = self.trainable_variables, self.non_trainable_variables  # the others include random seeds
-
-        def gradients_and_loss():
-            with tf.GradientTape() as tape:
-                outputs = self(x, training=True)
-                loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
-            return tape.gradient(loss, weights), loss, outputs
-
-        # Each replica assigns its own copies, all of them the same values. Tensors would be simpler than assignments,
-        # but `tf.recompute_grad` finds the gradients of variables only.
-        before, others_before = ([tf.convert_to_tensor(variable) for variable in part] for part in (weights, others))
-        gradients, loss, outputs = gradients_and_loss()
-        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        _assign([*weights, *others], [*self._perturbed(before, gradients), *others_before])
-        gradients, _, _ = gradients_and_loss()
-        _assign(weights, before)
-        return self._apply_on_tensorflow(gradients, loss, x, y, outputs, sample_weight)
-
-    def _apply_on_tensorflow(self, gradients, loss, x, y, outputs, sample_weight):
+        if not self.sam_rho:
+            gradients, loss, outputs = self._tensorflow_gradients(*batch)
+        else:
+            # Each replica assigns its own copies, all of them the same values. Tensors would be simpler than
+            # assignments, but `tf.recompute_grad` finds the gradients of variables only.
+            before, others_before = ([tf.convert_to_tensor(one) for one in part] for part in (weights, others))
+            gradients, loss, outputs = self._tensorflow_gradients(*batch)
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            _assign([*weights, *others], [*self._perturbed(before, gradients), *others_before])
+            gradients, _, _ = self._tensorflow_gradients(*batch)
+            _assign(weights, before)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         # Keras divides the loss by the number of replicas.
         self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         return self.compute_metrics(x, y, outputs, sample_weight)
 
+    def _tensorflow_gradients(self, x, y, sample_weight):
+        """Gradients at the present weights, averaged over the microbatches; the loss; the logits `(B, classes)`."""
+        import tensorflow as tf
+
+        steps, weights = self.accumulation_steps, self.trainable_weights
+        parts = [self._split(tensor) for tensor in (x, y, sample_weight)] if steps > 1 else None
+        gradients, loss, outputs = [tf.zeros(weight.shape) for weight in weights], 0.0, []
+        for i in range(steps):
+            x_i, y_i, weight_i = (
+                (None if one is None else one[:, i] for one in parts) if parts else (x, y, sample_weight)
+            )
+            if steps > 1:
+                with tf.control_dependencies(gradients):  # in sequence, or all would be in memory at once
+                    x_i = tf.identity(x_i)
+            with tf.GradientTape() as tape:
+                outputs.append(self(x_i, training=True))
+                loss_i = self.compute_loss(x_i, y_i, outputs[-1], weight_i, training=True) / steps
+            new = tape.gradient(loss_i, weights)
+            gradients = [total + one for total, one in zip(gradients, new, strict=True)] if steps > 1 else new
+            loss += loss_i
+        return gradients, loss, tf.reshape(tf.stack(outputs, axis=1), tf.shape(y))
+
+    def _jax_step(self, state, data):
+        trainable, non_trainable, optimizer_variables, metrics_variables = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        gradients_at = functools.partial(
+            self._jax_gradients, non_trainable, metrics_variables, optimizer_variables, (x, y, sample_weight)
+        )
+        gradients, loss, outputs, others = gradients_at(trainable)
+        if self.sam_rho:
+            gradients, _, _, others = gradients_at(self._perturbed(trainable, gradients))
+        trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
+        logs, metrics_variables = self._update_metrics_variables(metrics_variables, loss, x, y, outputs, sample_weight)
+        return logs, (trainable, others, optimizer_variables, metrics_variables)
+
+    def _jax_gradients(self, non_trainable, metrics_variables, optimizer_variables, batch, weights):
+        """As `_tensorflow_gradients`, at any weights; and the other variables after the pass."""
+        import jax
+
+        steps = self.accumulation_steps
+        gradient = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        options = {"training": True, "optimizer_variables": optimizer_variables}
+
+        def step(carried, microbatch):
+            gradients, loss, others = carried
+            (_, (new_loss, output, others, _)), new = gradient(
+                weights, others, metrics_variables, *microbatch, **options
+            )
+            gradients = [total + part / steps for total, part in zip(gradients, new, strict=True)]
+            return (gradients, loss + new_loss / steps, others), output
+
+        if steps == 1:
+            (_, (loss, outputs, others, _)), gradients = gradient(
+                weights, non_trainable, metrics_variables, *batch, **options
+            )
+            return gradients, loss, outputs, others
+        microbatches = jax.tree.map(lambda tensor: self._split(tensor).swapaxes(0, 1), batch)
+        start = ([jax.numpy.zeros_like(weight) for weight in weights], jax.numpy.zeros(()), non_trainable)
+        (gradients, loss, others), outputs = jax.lax.scan(step, start, microbatches)
+        return gradients, loss, outputs.swapaxes(0, 1).reshape(batch[1].shape), others
+
+    def _split(self, tensor):
+        """`(B, ...) -> (B / steps, steps, ...)`: each microbatch has rows from every device that shares the batch."""
+        return None if tensor is None else ops.reshape(tensor, (-1, self.accumulation_steps, *tensor.shape[1:]))
+
     def _perturbed(self, weights, gradients):
         scale = self.sam_rho / (global_norm(gradients) + EPSILON)
         return [weight + scale * gradient for weight, gradient in zip(weights, gradients, strict=True)]
 
-    def _accumulate_on_jax(self, state, data):
-        import jax
 
-        trainable, non_trainable, optimizer_variables, metrics_variables = state
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        gradient = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
-
-        def step(carried, microbatch):
-            gradients, loss, non_trainable = carried
-            (_, (new_loss, output, non_trainable, _)), new = gradient(
-                trainable,
-                non_trainable,
-                metrics_variables,
-                *microbatch,
-                training=True,
-                optimizer_variables=optimizer_variables,
-            )
-            gradients = [total + part / self.accumulation_steps for total, part in zip(gradients, new, strict=True)]
-            return (gradients, loss + new_loss / self.accumulation_steps, non_trainable), output
-
-        microbatches = jax.tree.map(lambda tensor: self._split(tensor).swapaxes(0, 1), (x, y, sample_weight))
-        start = ([jax.numpy.zeros_like(weight) for weight in trainable], jax.numpy.zeros(()), non_trainable)
-        (gradients, loss, non_trainable), outputs = jax.lax.scan(step, start, microbatches)
-        trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
-        output = outputs.swapaxes(0, 1).reshape(y.shape)
-        logs, metrics_variables = self._update_metrics_variables(metrics_variables, loss, x, y, output, sample_weight)
-        return logs, (trainable, non_trainable, optimizer_variables, metrics_variables)
-
-    def _sharpness_aware_on_jax(self, state, data):
-        import jax
-
-        trainable, non_trainable, optimizer_variables, metrics_variables = state
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-
-        def gradients_at(weights):
-            gradients = jax.grad(self.compute_loss_and_updates, has_aux=True)
-            inputs = (non_trainable, metrics_variables, x, y, sample_weight)
-            return gradients(weights, *inputs, training=True, optimizer_variables=optimizer_variables)
-
-        gradients, (loss, outputs, _, _) = gradients_at(trainable)
-        gradients, (_, _, non_trainable_after, _) = gradients_at(self._perturbed(trainable, gradients))
-        trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
-        logs, metrics_variables = self._update_metrics_variables(metrics_variables, loss, x, y, outputs, sample_weight)
-        return logs, (trainable, non_trainable_after, optimizer_variables, metrics_variables)
+def _name(variable):
+    """Path of an optimizer's variable without the name of the optimizer, which has a number."""
+    return variable.path.partition("/")[2]
 
 
 def _assign(variables, values):

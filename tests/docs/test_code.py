@@ -20,7 +20,7 @@ from pages import ROOT, blocks, pages
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.training import loop
+from keras_mixer.training import fit as loop
 from keras_mixer.weights import registry
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the guides are on TensorFlow")

@@ -5,7 +5,7 @@ import pytest
 from keras_mixer.data.sources import load_source
 from keras_mixer.paper import curves
 from keras_mixer.paper.curves import steps_of, train_curve
-from keras_mixer.training import loop
+from keras_mixer.training import fit as loop
 from keras_mixer.training.recipes import resolve
 
 RECIPE = resolve("digits", image_size=8, randaugment_num_ops=0, warmup_steps=5, learning_rate=0.05, xla_on_cpu=False)

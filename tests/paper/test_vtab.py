@@ -10,7 +10,7 @@ from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.paper import vtab
 from keras_mixer.paper.vtab import VtabSettings, vtab_1k
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
-from keras_mixer.training import loop
+from keras_mixer.training import fit as loop
 from keras_mixer.training.callbacks import Checkpoints, TrainingDiverged
 from keras_mixer.training.optimizers import build_schedule
 

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import keras_mixer
-from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.run import list_checkpoints
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
@@ -81,7 +81,10 @@ def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path,
     assert result.metrics["accuracy"] == pytest.approx(result.history["val_accuracy"][0])
 
 
-def test_what_is_not_a_callback_is_refused_before_anything_is_written(tmp_path):
+def test_what_is_no_callback_or_sets_the_learning_rate_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"keras.callbacks.Callback objects, got <class"):
         fit(tmp_path / "run", Recorder)
+    for callback in (keras.callbacks.ReduceLROnPlateau(), keras.callbacks.LearningRateScheduler(lambda epoch: 1.0)):
+        with pytest.raises(ValueError, match="sets the learning rate, which the schedule of the recipe does"):
+            keras_mixer.fit("digits", workdir=tmp_path / "run", callbacks=callback)
     assert not (tmp_path / "run").exists()

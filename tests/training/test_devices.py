@@ -13,7 +13,7 @@ import keras_mixer
 from keras_mixer import cli
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import Split
-from keras_mixer.training import loop
+from keras_mixer.training import fit as loop
 from keras_mixer.training.devices import Devices, check_recipe, choose_devices, join_processes
 from keras_mixer.training.recipes import resolve
 

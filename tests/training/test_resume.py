@@ -1,14 +1,12 @@
 """What a run remembers, what it survives, and who may write to its folder."""
 
 import csv
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -16,12 +14,10 @@ import pytest
 from image_files import write_folder
 
 import keras_mixer
-from keras_mixer.files import atomic_write, remove_abandoned
-from keras_mixer.training import loop, run_lock
+from keras_mixer.training import fit as fitting
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
-from keras_mixer.training.checkpoints import list_checkpoints
-from keras_mixer.training.run_directory import read_metrics
-from keras_mixer.training.run_lock import RunInUse
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run import Run, RunInUse, list_checkpoints, read_metrics
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
@@ -105,7 +101,7 @@ def test_a_start_that_fails_leaves_the_folder_free(photos, tmp_path):
 def test_the_last_step_is_saved_before_the_last_evaluation(options, photos, tmp_path, monkeypatch):
     whole_run = fit(tmp_path / "whole", photos, checkpoint_every_steps=1000, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_source", lambda *arguments: (_ for _ in ()).throw(MemoryError("too large")))
+        patch.setattr(fitting, "evaluate_source", lambda *arguments: (_ for _ in ()).throw(MemoryError("too large")))
         with pytest.raises(MemoryError):
             fit(tmp_path / "run", photos, checkpoint_every_steps=1000, **options)
     monkeypatch.setattr(keras.Model, "fit", lambda *arguments, **options: pytest.fail("it trains again"))
@@ -179,11 +175,10 @@ def test_a_last_line_of_the_metrics_that_is_cut_off_is_repaired(photos, tmp_path
 
 
 HOLD = """
-import importlib.util, pathlib, sys, time
-spec = importlib.util.spec_from_file_location("run_lock", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-with module.locked(pathlib.Path(sys.argv[2])):
+import sys, time
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run import Run
+with Run(sys.argv[1], Recipe("any", "any")).opened(1):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -191,65 +186,35 @@ with module.locked(pathlib.Path(sys.argv[2])):
 
 def test_a_second_process_is_refused_and_a_dead_one_makes_way(photos, tmp_path):
     folder = tmp_path / "run"
-    folder.mkdir()
-    command = [sys.executable, "-c", HOLD, run_lock.__file__, str(folder / "run.lock")]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunInUse, match=rf"in use by process {holder.pid} on {socket.gethostname()} since 20\d\d-"):
+        with pytest.raises(RunInUse, match=rf"{folder} is in use by process {holder.pid} on {socket.gethostname()}\."):
             fit(folder, photos)
         assert not (folder / "config.json").exists()
         assert holder.poll() is None
     finally:
         holder.kill()
         holder.communicate()
-    said = []
-    fit(folder, photos, said, epochs=1)
-    assert any(line.startswith(f"The run was left by process {holder.pid} on") for line in said)
-    assert not (folder / "run.lock").exists()
+    fit(folder, photos, epochs=1)
 
 
-def test_one_process_holds_a_lock_once(tmp_path):
-    with run_lock.locked(tmp_path / "run.lock"):
-        with pytest.raises(RunInUse), run_lock.locked(tmp_path / "run.lock"):
-            pass
-        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
-    with run_lock.locked(tmp_path / "run.lock"):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_only_files_of_dead_processes_are_cleaned_up(tmp_path):
-    host, dead = socket.gethostname(), subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    names = {
-        "of a dead process": f".writing-{host}-{dead.pid}-abc",
-        "of this process": f".writing-{host}-{os.getpid()}-abc",
-        "of another machine": ".writing-else-where-1-abc",
-        "of another machine, long ago": ".writing-else-where-1-old",
-        "of an older version, long ago": ".writing-old",
-    }
-    for name in names.values():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text("precious")
-        if name.endswith("old"):
-            long_ago = time.time() - 2 * 24 * 3600
-            os.utime(tmp_path / name, (long_ago, long_ago))
-    remove_abandoned(tmp_path)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {names["of this process"], names["of another machine"]}
-    with atomic_write(tmp_path / "checkpoints" / "file") as temporary:
-        temporary.write_text("new")
-        remove_abandoned(tmp_path)  # of a run that starts meanwhile
-    assert (tmp_path / "checkpoints" / "file").read_text() == "new"
+def test_one_process_holds_a_run_once(tmp_path):
+    for _ in range(2):
+        with Run(tmp_path / "run", Recipe("any", "any")).opened(1):
+            other = Run(tmp_path / "run", Recipe("any", "any"))
+            with pytest.raises(RunInUse, match=f"in use by process {os.getpid()}"), other.opened(1):
+                pass
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_start_that_was_killed_early_does_not_block_its_folder(photos, tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / f".writing-{socket.gethostname()}-999999999-abc").mkdir()
+    (folder / ".writing-abc").mkdir()
     (folder / "run.lock").write_text("")
     assert fit(folder, photos, epochs=1).metrics["test_images"] == 24
+    assert not (folder / ".writing-abc").exists()
 
 
 @pytest.mark.backends
@@ -279,20 +244,32 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
-def test_runs_of_version_0_1_0_still_resume(photos, tmp_path, stop, monkeypatch):
+def test_a_damaged_start_is_named_and_a_moved_run_resumes(photos, tmp_path, stop, monkeypatch):
     whole_run = fit(tmp_path / "whole", photos)
     stop(5)
     with pytest.raises(RunStopped):
         fit(tmp_path / "stopped", photos)
     monkeypatch.undo()
-    (tmp_path / "stopped" / "start.json").unlink()
-    config = json.loads((tmp_path / "stopped" / "config.json").read_text())
-    del config["steps_per_epoch"]
-    (tmp_path / "stopped" / "config.json").write_text(json.dumps(config))
-    resumed = fit(tmp_path / "stopped", photos)
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    photos.rename(tmp_path / "pictures")
+    start = (tmp_path / "moved" / "start.json").read_text()
+    (tmp_path / "moved" / "start.json").write_text("{")
+    with pytest.raises(ValueError, match=r"start\.json is damaged .* Restore it"):
+        fit(tmp_path / "moved", tmp_path / "pictures")
+    (tmp_path / "moved" / "start.json").write_text(start)
+    resumed = fit(tmp_path / "moved", f"{tmp_path}/pictures/")
     for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    (tmp_path / "stopped" / "results.json").unlink()
-    (tmp_path / "stopped" / "start.json").write_text("{")
-    with pytest.raises(ValueError, match=r"start\.json is damaged .* remove it"):
-        fit(tmp_path / "stopped", photos)
+    with pytest.raises(ValueError, match=r"epochs: 3 there, 4 now.* To go on from its weights, add --weights .*moved"):
+        fit(tmp_path / "moved", tmp_path / "pictures", epochs=4)
+
+
+def test_ctrl_c_before_the_first_step_ends_stops_at_once(photos, tmp_path, monkeypatch):
+    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_begin):
+        original(self, batch, logs)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_begin", press)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(tmp_path / "run", photos)
+    assert not isinstance(stopped.value, RunStopped)

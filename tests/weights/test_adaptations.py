@@ -10,8 +10,8 @@ from weight_files import timm
 
 import keras_mixer
 from keras_mixer.data.sources import load_source
+from keras_mixer.training.fit import start_model
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.trainee import start_model
 
 SIZES = (4, 2, 32, 16, 64)
 HEAD = "The file has 10 classes, the model 4 classes: the head starts at zero."

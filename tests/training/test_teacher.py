@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.export.saved_model import export_saved_model
 from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
-from keras_mixer.training.distillation import Teacher, doubts
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule
 from keras_mixer.training.recipes import resolve
+from keras_mixer.training.teacher import Teacher, doubt
 from keras_mixer.training.training_model import TrainingModel
 
 pytestmark = pytest.mark.backends
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "clip_norm": None}
 SHAPE = (2, 2, 3)
-TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow")
 
 
 def linear(classes=3, activation=None, shape=SHAPE, kind=keras.Model):
@@ -87,43 +85,15 @@ def test_a_teacher_sees_images_of_its_own_size(tmp_path, rng):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), model.predict(resized, verbose=0), atol=1e-5)
 
 
-@TENSORFLOW
-@pytest.mark.parametrize("activation", [None, "softmax"])
-def test_a_saved_model_teaches_what_its_keras_file_does(tmp_path, activation):
-    model, weights = linear(activation=activation), linear().get_weights()
-    model.export(tmp_path / "teacher", verbose=False)
-    expected = train(weights, saved(tmp_path, model))
-    for devices in ("cpu", "2"):
-        found = train(weights, str(tmp_path / "teacher"), devices)
-        assert found[1] == pytest.approx(expected[1], rel=1e-5)
-        for weight, other in zip(found[0], expected[0], strict=True):
-            np.testing.assert_allclose(weight, other, atol=1e-6)
-
-
-@TENSORFLOW
-def test_exports_of_this_package_teach(tmp_path, tiny_mixer):
-    model = tiny_mixer(include_preprocessing=False, classes=3)
-    folder = export_saved_model(model, tmp_path / "teacher", class_names=("a", "b", "c"))
-    model.save(tmp_path / "teacher.keras")
-    exported, expected = Teacher(folder), Teacher(tmp_path / "teacher.keras")
-    images = np.random.default_rng(0).integers(0, 256, (2, *model.input_shape[1:])).astype("float32")
-    np.testing.assert_allclose(exported(images), expected(images), atol=1e-5)
-    assert exported.class_names == ("a", "b", "c")
-
-
 def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
     def refused(teacher, match):
         with pytest.raises(ValueError, match=match):
             keras_mixer.fit("digits", workdir=tmp_path / "run", teacher=str(teacher), log=lambda line: None)
         assert not (tmp_path / "run").exists()
 
-    refused(tmp_path / "none.keras", "neither a .keras file, a finished run directory nor a SavedModel")
+    refused(tmp_path / "none.keras", "neither a .keras file nor a finished run directory")
     (tmp_path / "damaged.keras").write_bytes(b"PK")
     refused(tmp_path / "damaged.keras", "cannot be loaded: .*damaged.keras")
-    (tmp_path / "saved_model").mkdir()
-    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"damaged")
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    refused(tmp_path / "saved_model", "with the signature" if on_tensorflow else "needs KERAS_BACKEND=tensorflow")
     refused(saved(tmp_path, linear(activation="sigmoid")), "ends with the activation 'sigmoid'")
     refused(saved(tmp_path, linear(shape=(2, 2, 1))), "expected a functional model of one input")
     with pytest.raises(ValueError, match="The teacher has 3 classes, the student 10"):
@@ -135,17 +105,15 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
 def test_a_teacher_that_may_know_the_test_images_is_named(tmp_path):
     def said(teacher, **split):
         write_json(tmp_path / "config.json", dataclasses.asdict(resolve("digits", **teacher)))
-        return doubts(resolve("digits", teacher=str(tmp_path), **split))
+        return doubt(resolve("digits", teacher=str(tmp_path), **split))
 
-    assert said({}) == []
-    assert said({"holdout": 1 / 12}, holdout=0.0833333) == []
-    assert said({"holdout": 0.1}) == []  # the teacher has seen less
-    assert said({"data": "fashion_mnist"}, holdout=0.1) == []
+    assert said({}) == ""
+    assert said({"holdout": 1 / 12}, holdout=0.0833333) == ""
+    assert said({"holdout": 0.1}) == ""  # the teacher has seen less
+    assert said({"data": "fashion_mnist"}, holdout=0.1) == ""
     for teacher, split in (({}, {"holdout": 0.1}), ({"holdout": 0.1}, {"holdout": 0.2}), ({}, {"split_seed": 1})):
-        (doubt,) = said(teacher, **split)
-        assert doubt.startswith(f"The teacher {tmp_path} was trained on another part of digits")
-    assert doubts(resolve("digits", holdout=0.1)) == []
-    assert doubts(resolve("digits", holdout=0.1, teacher=saved(tmp_path, linear()))) == []
+        assert said(teacher, **split).startswith(f"The teacher {tmp_path} was trained on another part of digits")
+    assert doubt(resolve("digits", holdout=0.1, teacher=saved(tmp_path, linear()))) == ""
 
 
 def test_the_same_classes_in_another_order_are_refused(tmp_path, tiny_mixer):

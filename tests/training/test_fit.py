@@ -18,11 +18,11 @@ from keras_mixer import cli, models
 from keras_mixer.data.batches import evaluation_batches, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.layers import PatchEmbed
-from keras_mixer.training import loop
 from keras_mixer.training.callbacks import Checkpoints, RunStopped, TrainingDiverged
-from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.fit import fit_model, parts
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
-from keras_mixer.training.run_directory import RunDirectory, read_recipe
+from keras_mixer.training.recipes import resolve
+from keras_mixer.training.run import Run, list_checkpoints, read_recipe
 
 QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
@@ -45,7 +45,8 @@ def test_a_run_learns_and_leaves_everything_behind(tmp_path):
     assert len(result.history["val_accuracy"]) == 12
     names = {item.name for item in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "checkpoints", "tensorboard", "metrics.csv", "model.keras", "results.json", "start.json")
+        *("config.json", "checkpoints", "tensorboard", "metrics.csv", "model.keras", "results.json", "start.json"),
+        "run.lock",
     }
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.metrics
     assert {"python", "keras", "keras-mixer"} <= set(result.metrics["versions"])
@@ -146,8 +147,8 @@ KILLED_AGAIN_AND_AGAIN = """
 import os, random, signal, sys, time
 from pathlib import Path
 import keras_mixer
-from keras_mixer.training.loop import fit
-from keras_mixer.training.checkpoints import list_checkpoints
+from keras_mixer.training.fit import fit
+from keras_mixer.training.run import list_checkpoints
 checkpoints = Path(sys.argv[1], "killed", "checkpoints")
 random.seed(0)
 
@@ -190,9 +191,9 @@ def test_a_run_killed_five_times_ends_with_the_very_same_weights(tmp_path):
 
 @pytest.mark.backends
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(TrainingDiverged, match=r"(loss|gradient) is (nan|inf) at step \d+") as error:
+    with pytest.raises(TrainingDiverged, match=r"(loss|gradient) is (nan|inf) by step \d+") as error:
         run(tmp_path, optimizer="sgd", learning_rate=1e6, clip_norm=None, checkpoint_every_steps=1, warmup_steps=4)
-    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    step = int(re.search(r"by step (\d+)", str(error.value))[1])
     kept = list_checkpoints(tmp_path / "checkpoints")
     assert 0 < max(kept) < step
     with np.load(kept[max(kept)]) as archive:
@@ -235,7 +236,7 @@ def test_balanced_class_weights_make_up_for_rare_classes():
     source = load_source("digits")
     labels = np.array([int(element["label"]) for element in source.train.elements.as_numpy_iterator()])
     rare = dataclasses.replace(source, train=source.train.part((labels != 3) | (np.arange(len(labels)) % 5 == 0)))
-    recipe = loop.resolve("digits", class_weights="balanced", mixup_alpha=0.0, global_batch_size=rare.train.size)
+    recipe = resolve("digits", class_weights="balanced", mixup_alpha=0.0, global_batch_size=rare.train.size)
     ((_, one_hot, weights),) = training_batches(rare.train, recipe).take(1)
     per_class = one_hot.numpy().T @ weights.numpy()
     np.testing.assert_allclose(per_class, rare.train.size / 10, rtol=1e-5)
@@ -300,10 +301,10 @@ def test_a_given_model_on_given_data_trains_and_resumes(tmp_path, tiny_mixer, mo
     start = tiny_mixer(num_blocks=1, classifier_activation=None) if kind == "mixer" else small_network()
     weights = start.get_weights()
     options = {"epochs": 3, "global_batch_size": 200, "warmup_steps": 2, "checkpoint_every_steps": 2, "devices": "1"}
-    recipe = loop.resolve("digits", **options, patch_size=5)  # the architecture of a recipe does not matter
+    recipe = resolve("digits", **options, patch_size=5)  # the architecture of a recipe does not matter
 
     def train(folder, model):
-        return loop.fit_model(recipe, workdir=tmp_path / folder, source=source, model=model, log=quiet)
+        return fit_model(recipe, workdir=tmp_path / folder, source=source, model=model, log=quiet)
 
     whole = train("whole", start)
     assert len(whole.history["val_accuracy"]) == 3
@@ -332,10 +333,10 @@ def test_a_given_model_on_given_data_trains_and_resumes(tmp_path, tiny_mixer, mo
 
 def test_only_a_mixer_trains_in_bfloat16_or_on_replicas(tmp_path):
     options = {"source": load_source("digits"), "model": small_network(), "log": quiet}
-    with pytest.raises(ValueError, match="precision='mixed_bfloat16' works only with a Mixer, got 'small_network'"):
-        loop.fit_model(loop.resolve("digits", precision="mixed_bfloat16"), workdir=tmp_path / "a", **options)
-    with pytest.raises(ValueError, match="MirroredStrategy on 2 CPU works only with a Mixer, got 'small_network'"):
-        loop.fit_model(loop.resolve("digits", devices="2"), workdir=tmp_path / "b", **options)
+    with pytest.raises(ValueError, match=r"Expected a Mixer, .* got 'small_network' with precision='mixed_bfloat16'"):
+        fit_model(resolve("digits", precision="mixed_bfloat16"), workdir=tmp_path / "a", **options)
+    with pytest.raises(ValueError, match=r"Expected a Mixer, .* got 'small_network' .* on MirroredStrategy on 2 CPU"):
+        fit_model(resolve("digits", devices="2"), workdir=tmp_path / "b", **options)
 
 
 def test_an_image_folder_trains(tmp_path):
@@ -359,10 +360,10 @@ def test_a_place_that_cannot_be_written_or_is_too_small_is_found_before_training
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written"):
         run(tmp_path / "file" / "run")
-    recipe = loop.resolve("digits")
+    recipe = resolve("digits")
     with (
         pytest.raises(OSError, match=r"needs about .* MB .* has .* MB free"),
-        RunDirectory(tmp_path / "huge", recipe).prepared(needed_bytes=sys.maxsize),
+        Run(tmp_path / "huge", recipe).opened(parameters=10**15),
     ):
         pass
 
@@ -413,7 +414,95 @@ def test_fine_tuning_at_twice_the_size_starts_at_the_accuracy_of_the_small_model
     assert abs(large.metrics["start_accuracy"] - small.metrics["accuracy"]) < 0.005
 
 
-def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
-    recipe = dataclasses.replace(loop.resolve("digits"), image_size=(16, 24))
-    RunDirectory(tmp_path, recipe).begin(load_source("digits"))
+def test_a_recipe_comes_back_from_its_run_directory(tmp_path, tiny_mixer):
+    recipe = dataclasses.replace(resolve("digits"), image_size=(16, 24))
+    Run(tmp_path, recipe).begin(load_source("digits"), tiny_mixer(), None, None)
     assert read_recipe(tmp_path) == recipe
+
+
+def test_the_parts_of_a_run_are_whole_epochs_where_they_can_be():
+    def planned(step=0, **options):
+        recipe = resolve("digits", global_batch_size=10, **({"epochs": 4, "warmup_steps": 0} | options))
+        return [
+            (p.first_step, p.first_epoch, p.last_epoch, p.steps_per_epoch, p.freeze) for p in parts(recipe, 59, step)
+        ]
+
+    assert planned() == [(0, 0, 4, 5, False)]
+    assert planned(7) == [(7, 1, 2, 3, False), (10, 2, 4, 5, False)]
+    assert planned(steps=12) == [(0, 0, 2, 5, False), (10, 2, 3, 2, False)]
+    assert planned(freeze_epochs=1) == [(0, 0, 1, 5, True), (5, 1, 4, 5, False)]
+    assert planned(3, freeze_epochs=2) == [(3, 0, 1, 2, True), (5, 1, 2, 5, True), (10, 2, 4, 5, False)]
+    assert planned(freeze_epochs="all", steps=7) == [(0, 0, 1, 5, True), (5, 1, 2, 2, True)]
+    assert planned(steps_per_execution=2, epochs=2) == [(0, 0, 2, 4, False)]
+    assert planned(20) == []
+
+
+@pytest.mark.backends
+def test_only_the_head_learns_while_the_rest_is_frozen_and_then_all_of_it(tmp_path, monkeypatch):
+    first = run(tmp_path / "first", epochs=2)
+    options = {"weights": str(tmp_path / "first"), "warmup_steps": 0}
+    before = first.model.get_weights()
+
+    def changed(result):
+        return [bool((one != other).any()) for one, other in zip(before, result.model.get_weights(), strict=True)]
+
+    frozen = run(tmp_path / "frozen", freeze_epochs="all", **options)
+    assert changed(frozen) == [False] * (len(before) - 2) + [True, True]
+    whole = run(tmp_path / "whole", freeze_epochs=1, **options)
+    assert all(changed(whole))
+    assert whole.model.trainable
+    assert len(whole.model.trainable_weights) == len(before)
+    for stop_at in (3, 5, 7):  # while it is frozen, at the end of that, and after it
+
+        def press_ctrl_c(self, batch, logs=None, original=Checkpoints.on_train_batch_end, stop_at=stop_at):
+            original(self, batch, logs)
+            if self.step == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "on_train_batch_end", press_ctrl_c)
+            with pytest.raises(RunStopped, match=f"stopped at step {stop_at}"):
+                run(tmp_path / f"stopped_{stop_at}", freeze_epochs=1, **options)
+        resumed = run(tmp_path / f"stopped_{stop_at}", freeze_epochs=1, **options)
+        for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        marks = {3: [1, 0, 0], 5: [0, 0, 0], 7: [0, 1, 0]}
+        assert resumed.history["resumed"] == marks[stop_at]  # the epoch whose first steps its figures leave out
+
+
+@pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])
+@pytest.mark.backends
+def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best(tmp_path, average):
+    said = []
+    # After the first epochs the rate is so large that the accuracy falls.
+    options = QUICK | SMALL | average | {"epochs": 12, "optimizer": "sgd", "learning_rate": 1.5, "warmup_steps": 40}
+    options |= {"keep": "best", "patience": 2, "clip_norm": None, "holdout": 0.2}
+    result = keras_mixer.fit("digits", workdir=tmp_path / "run", log=said.append, **options)
+    accuracies = result.history["val_accuracy"]
+    best = int(np.argmax(accuracies))
+    assert len(accuracies) == min(best + 3, 12)
+    assert result.metrics["best_epoch"] == best
+    assert result.metrics["best_accuracy"] == pytest.approx(accuracies[best])
+    assert result.metrics["last_accuracy"] == pytest.approx(accuracies[-1])
+    assert result.metrics["accuracy"] == pytest.approx(accuracies[best], abs=1e-6)
+    assert any(
+        line.startswith(f"Best validated accuracy {accuracies[best]:.2%} after epoch {best + 1}") for line in said
+    )
+    assert not any("too high" in line for line in said)
+
+
+def test_a_best_epoch_on_test_images_is_said_to_be_too_high(tmp_path):
+    said = []
+    keras_mixer.fit("digits", workdir=tmp_path, log=said.append, **(QUICK | SMALL | {"epochs": 1, "keep": "best"}))
+    assert any("chosen on the test images, so that its accuracy is too high" in line for line in said)
+
+
+def test_a_recipe_for_beginners_suits_a_few_pictures(tmp_path):
+    folder, said = write_folder(tmp_path / "images", images_per_class=24), []
+    options = SMALL | {"data": str(folder), "epochs": 2}
+    result = keras_mixer.fit("scratch_small", workdir=tmp_path / "run", log=said.append, **options)
+    assert result.history["step"] == [6, 12]
+    assert (
+        "48 training images are few for this recipe: global_batch_size 8 instead of 512, warmup_steps 1"
+        in "\n".join(said)
+    )

@@ -1,0 +1,124 @@
+"""Folders in object stores, such as gs://bucket/run: a local copy, fetched first and sent back as it changes."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from keras_mixer.files import as_address, atomic_write
+
+ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
+EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras that install their packages
+NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
+LAST = "results.json"  # its presence says that the run is finished
+PRIVATE = (".writing-", "run.lock")  # names that stay on this machine
+LEARNING = ("checkpoints/", "tensorboard/")  # not needed to look at a run
+
+
+def address_of(path) -> str | None:
+    """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
+    address = as_address(path)
+    return None if address is None or address.split(":")[0] in ELSEWHERE else address
+
+
+class Mirror:
+    """A local copy of a folder, or of one object, in an object store. One process at a time may write to it.
+
+    Args:
+        address: such as gs://bucket/folder.
+        copy: path of the copy; None for a new temporary folder.
+
+    Raises:
+        ValueError: the file system is unknown, or its package is missing.
+    """
+
+    def __init__(self, address, copy=None):
+        protocol = address.split("://")[0]
+        options = {"use_listings_cache": False} | ({"auto_mkdir": True} if protocol == "file" else {})
+        try:
+            self.system, self.root = fsspec.core.url_to_fs(address, **options)
+        except (ImportError, ValueError) as error:
+            needed = f" Install keras-mixer[{EXTRAS[protocol]}]." if protocol in EXTRAS else ""
+            raise ValueError(f"{address} cannot be opened: {error}.{needed}") from error
+        self.address, self.keep_copy = address, False
+        self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
+        self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked
+
+    def names(self) -> list[str]:
+        """Paths of the objects in the folder; the empty path if the address is that of an object."""
+        try:
+            return sorted(path.removeprefix(self.root).strip("/") for path in self.system.find(self.root))
+        except FileNotFoundError:
+            return []
+
+    def fetch(self, names):
+        """Copies objects into the copy."""
+        for name in names:
+            with atomic_write(self.copy / name) as file:
+                self.system.get_file(self._object(name), str(file))
+            self.sent[name] = _state(self.copy / name)
+
+    def send(self):
+        """Brings the object store up to date: what is new or changed here, and what is gone."""
+        paths = {path.relative_to(self.copy): path for path in self.copy.rglob("*") if path.is_file()}
+        files = {n.as_posix(): path for n, path in paths.items() if not any(p.startswith(PRIVATE) for p in n.parts)}
+        for name in sorted(files, key=lambda name: (name == LAST, name)):
+            path, state = files[name], _state(files[name])
+            if self.sent.get(name) == state:
+                continue
+            if path.suffix in NEVER_CHANGED:
+                self.system.put_file(str(path), self._object(name))
+            else:
+                self.system.pipe_file(self._object(name), path.read_bytes())  # it may grow meanwhile
+            self.sent[name] = state
+        for name in self.sent.keys() - files.keys():
+            with contextlib.suppress(FileNotFoundError):
+                self.system.rm_file(self._object(name))
+            del self.sent[name]
+
+    def close(self):
+        """Removes the copy, unless `keep_copy` was set."""
+        if not self.keep_copy:
+            shutil.rmtree(self.copy, ignore_errors=True)
+
+    def _object(self, name):
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+
+def _state(file):
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@contextlib.contextmanager
+def local_copy(path, only=None) -> Iterator[Path]:
+    """A path on this machine for reading: the path itself, or for an address a copy that ends with the block.
+
+    Files that the block writes into the copy of a run are sent back.
+
+    Args:
+        path: a local path, or the address of an object or of a run.
+        only: name of the one file of a run to copy; None for all but checkpoints and TensorBoard's files.
+
+    Raises:
+        ValueError: there is nothing at the address.
+    """
+    address = address_of(path)
+    if address is None:
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
+        mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))
+        names = mirror.names()
+        wanted = [name for name in names if not name.startswith(LEARNING + PRIVATE) and only in (None, name)]
+        if names == [""]:
+            wanted = names
+        if not wanted:
+            raise ValueError(f"There is no {only or 'run'} at {address}.")
+        mirror.fetch(wanted)
+        yield mirror.copy
+        if names != [""]:
+            mirror.send()

@@ -1,0 +1,408 @@
+"""The folder of one training run: what is in it, and the rules that protect it."""
+
+import contextlib
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import socket
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import filelock
+import keras
+import numpy as np
+
+from keras_mixer.data.record import FILES, ImageFile, read_files, write_files
+from keras_mixer.data.sources import image_folder
+from keras_mixer.data.splits import Source
+from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
+from keras_mixer.storage import Mirror, address_of
+from keras_mixer.training.recipe import Recipe
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
+MOST_CHECKPOINTS = 2
+BYTES_PER_PARAMETER = 4
+COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
+PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
+
+
+class RunInUse(OSError):
+    """Another process trains in the folder of the run."""
+
+
+class Run:
+    """`config.json`, `files.csv`, `checkpoints/`, `metrics.csv`, `tensorboard/`, `model.keras`, `results.json`.
+
+    In addition, `start.json` has the model and the accuracy that training started from, and `best.npz` the weights of
+    the best epoch if the recipe keeps them. In an object store the folder is a copy, which `publish` sends back.
+
+    Args:
+        workdir: the folder, which need not exist, or an address such as gs://bucket/run.
+        recipe: the recipe of the run.
+        writes: whether this is the process that writes the files.
+        log: called with each line of text for the user.
+    """
+
+    def __init__(self, workdir, recipe: Recipe, writes=True, log=print):
+        address = address_of(workdir)
+        if address is None:
+            refuse_address(workdir)
+        self.mirror = Mirror(address) if address else None
+        self.path = self.mirror.copy if self.mirror else Path(workdir)
+        self.name = address or str(workdir)
+        self.recipe, self.writes, self.log = recipe, writes, log
+        self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
+        self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
+        self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
+        self.model, self.results = self.path / "model.keras", self.path / "results.json"
+
+    @property
+    def finished(self):
+        """Whether the run has finished."""
+        return self.results.is_file() and self.model.is_file()
+
+    @contextlib.contextmanager
+    def opened(self, parameters):
+        """Holds the run while the block runs; only one process that writes can, unless the run is finished.
+
+        Args:
+            parameters: number of weights of the model, for the space that is needed.
+
+        Raises:
+            ValueError: the folder has another configuration, or files that are not a run's.
+            OSError: the folder cannot be written, the disk has too little space, or the object store cannot be reached.
+            RunInUse: (an OSError) another process trains in the folder.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.mirror:
+                stack.callback(self.mirror.close)
+                names = self.mirror.names()
+                self._check_names({name.split("/")[0] for name in names})
+                skipped = ("tensorboard/", "run.lock", "checkpoints/" if set(names) >= LAST_FILES else "tensorboard/")
+                self.mirror.fetch(name for name in names if not name.startswith(skipped))
+            self._check_configuration()
+            if self.writes and not self.finished:
+                stack.callback(self._remove_empty)
+                self._check_writable(parameters * BYTES_PER_PARAMETER * COPIES_ON_DISK)
+                stack.enter_context(self._locked())
+                self._check_configuration()  # another process may have written it meanwhile
+                for folder in (self.path, self.checkpoints):  # left by a process that was killed while it wrote
+                    for unfinished in folder.glob(f"{UNFINISHED}*"):
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                try:
+                    yield
+                finally:
+                    self._send_last()
+            else:
+                yield
+
+    def begin(self, source: Source, model, accuracy, teacher):
+        """Makes the folder that of this recipe; called when nothing but training is left to do.
+
+        Args:
+            source: the data.
+            model: that training starts from.
+            accuracy: of that model on the test images; None if its head is zero.
+            teacher: hash of the teacher; None without one.
+        """
+        write_json(self.config, _as_data(self.recipe))
+        if source.images:
+            write_files(self.files, source)
+        if not self.start.is_file():
+            write_json(self.start, {"accuracy": accuracy, "teacher": teacher, "model": json.loads(model.to_json())})
+        self.publish()
+
+    def record(self) -> list[ImageFile]:
+        """The image files that the run has learnt from, and tests on; empty before the first checkpoint."""
+        return read_files(self.files) if list_checkpoints(self.checkpoints) else []
+
+    def read_start(self) -> dict[str, Any] | None:
+        """The content of `start.json`; None before the first checkpoint."""
+        if not list_checkpoints(self.checkpoints):
+            self.start.unlink(missing_ok=True)
+            return None
+        try:
+            return json.loads(self.start.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.start} is damaged ({error}). Restore it, or choose another --workdir.") from error
+
+    def publish(self):
+        """Sends what has changed to the object store; what fails is told, and repeated next time."""
+        if self.mirror:
+            try:
+                self.mirror.send()
+            except Exception as error:  # of the file system's library
+                self.log(f"Sending {self.name} failed ({error}); it is tried again later.")
+
+    def save_checkpoint(self, model, step):
+        """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
+        save_state(self.checkpoints / f"checkpoint-{step:09d}.npz", _state(model))
+        for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
+            old.unlink()
+        self.publish()
+
+    def restore(self, model) -> int:
+        """Prepares a `TrainingModel` and gives it the newest readable checkpoint; returns its step, 0 without one."""
+        for step, path in reversed(list_checkpoints(self.checkpoints).items()):
+            try:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
+            except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
+                self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
+                continue
+            model.prepare(freeze=step <= model.frozen_steps)
+            restore_state(path, _state(model), arrays)
+            return step
+        model.prepare(freeze=model.frozen_steps > 0)
+        return 0
+
+    def save_best(self, model):
+        """Keeps the weights of a model as those of the best epoch."""
+        save_state(self.best, _weights(model))
+
+    def restore_best(self, model):
+        """Gives a model the weights of the best epoch."""
+        with np.load(self.best, allow_pickle=False) as archive:
+            restore_state(self.best, _weights(model), dict(archive))
+
+    def read_metrics(self) -> dict[str, list[float]]:
+        """The columns of `metrics.csv` by name, one value per epoch; empty if there is no file."""
+        return read_metrics(self.metrics)
+
+    def append_metrics(self, row):
+        """Appends one epoch to `metrics.csv`."""
+        _append(self.metrics, row)
+
+    def drop_metrics_after(self, step):
+        """Removes the rows of epochs that a resumed run will repeat, and an incomplete last line."""
+        kept = [row for row in _rows(self.metrics) if float(row["step"]) <= step]
+        if not kept:
+            self.metrics.unlink(missing_ok=True)
+            return
+        with atomic_write(self.metrics) as temporary:
+            for row in kept:
+                _append(temporary, row)
+
+    def finish(self, classifier, evaluation, **results) -> dict[str, Any]:
+        """Writes `model.keras` and `results.json`, in this order; returns the results."""
+        loss = evaluation.loss if math.isfinite(evaluation.loss) else None
+        versions = {"python": platform.python_version()}
+        for package in PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        recipe = self.recipe
+        results = {
+            **{"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed},
+            **{"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples},
+            **{"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])},
+            **{"parameters": classifier.count_params(), **results},
+            **{"backend": keras.backend.backend(), "versions": versions},
+        }
+        if self.writes:
+            with atomic_write(self.model) as temporary:
+                classifier.save(temporary)
+            write_json(self.results, results)
+        return results
+
+    @contextlib.contextmanager
+    def _locked(self):
+        lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.json"
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            who = "another process"
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found = json.loads(owner.read_bytes())
+                who = f"process {found['process']} on {found['host']}"
+            raise RunInUse(
+                f"The run directory {self.name} is in use by {who}. Wait for it to finish, stop it, or choose another "
+                "--workdir."
+            ) from error
+        try:
+            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def _send_last(self):
+        try:
+            if self.mirror:
+                self.mirror.send()
+        except Exception as error:  # of the file system's library
+            self.mirror.keep_copy = True
+            raise OSError(
+                f"Sending {self.name} failed ({error}). The files are in {self.path}; run the same command again to "
+                "resume from what was sent before."
+            ) from error
+
+    def _remove_empty(self):
+        if not self.config.is_file():
+            with contextlib.suppress(OSError):  # there are other files in it
+                (self.path / "run.lock").unlink(missing_ok=True)
+                self.checkpoints.rmdir()
+                self.path.rmdir()
+
+    def _check_writable(self, needed):
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"x" * 4096)
+                probe.flush()
+        except OSError as error:
+            raise OSError(
+                f"The run directory {self.name} cannot be written ({error.strerror or error}). Choose another folder "
+                "with --workdir, or free disk space."
+            ) from error
+        if (free := shutil.disk_usage(self.path).free) < needed:
+            raise OSError(
+                f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
+                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
+            )
+
+    def _check_names(self, names):
+        own = ("checkpoints", "run.lock", UNFINISHED)  # left by a run that was killed at its start
+        others = sorted(name for name in names if not name.startswith(own))
+        if others and self.config.name not in names:
+            raise ValueError(
+                f"The run directory {self.name} contains other files ({', '.join(others[:5])}); choose an empty or new "
+                "folder with --workdir."
+            )
+
+    def _check_configuration(self):
+        self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
+        if not list_checkpoints(self.checkpoints) and not self.finished:
+            return  # nothing has been learnt that another configuration could spoil
+        stored, wanted = json.loads(self.config.read_bytes()), _as_data(self.recipe)
+        if stored["data"] != wanted["data"] and self._is_moved():
+            stored["data"] = wanted["data"]
+        different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
+        if different:
+            changed = "; ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now" for name in different)
+            more = f" To go on from its weights, add --weights {self.name}." if self.finished else ""
+            raise ValueError(
+                f"The run directory {self.name} belongs to another configuration ({changed}). Nothing was changed. "
+                f"Choose another folder with --workdir.{more}"
+            )
+
+    def _is_moved(self) -> bool:
+        """Whether the images are those of the run in another folder; what has changed in it is told later."""
+        folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
+        return bool(folder and folder.holds(read_files(self.files)))
+
+
+LAST_FILES = {"model.keras", "results.json"}
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by step, ascending."""
+    found = {int(match[1]): path for path in folder.glob("*.npz") if (match := CHECKPOINT.fullmatch(path.name))}
+    return dict(sorted(found.items()))
+
+
+def save_state(path, variables):
+    """Writes variables by name; the file gets its name when it is complete."""
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **{name: variable.numpy() for name, variable in variables.items()})
+
+
+def restore_state(path, variables, arrays):
+    """Assigns arrays to variables by name; ValueError if they are others."""
+    if {name: tuple(one.shape) for name, one in variables.items()} != {name: one.shape for name, one in arrays.items()}:
+        raise ValueError(f"{path} belongs to another model; use another --workdir.")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def _append(path, row):
+    new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _weights(model):
+    return {f"model/{i}": variable for i, variable in enumerate(model.variables)}
+
+
+def _state(model):
+    """All variables that training depends on, by number: the names of Keras's random states change in a process."""
+    return _weights(model) | {f"optimizer/{i}": variable for i, variable in enumerate(model.optimizer.variables)}
+
+
+def _as_data(recipe) -> dict[str, Any]:
+    """A recipe as in `config.json`: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def read_recipe(path) -> Recipe:
+    """The recipe of a run directory; ValueError if it is none, or its `config.json` has no valid recipe."""
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{path} is not a run directory: it has no config.json.")
+    try:
+        return recipe_from(config.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
+
+
+def recipe_from(text: bytes) -> Recipe:
+    """The recipe in the text of a `config.json`; ValueError if it is no JSON object of the fields of a recipe."""
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, got {content!r:.200}.")
+    return Recipe(**content)
+
+
+def read_results(path) -> dict[str, Any]:
+    """The content of `results.json` of a run directory; ValueError if the run is not finished."""
+    results = Path(path) / "results.json"
+    if not results.is_file():
+        raise ValueError(f"{path} is not a finished run: it has no results.json.")
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def read_metrics(path) -> dict[str, list[float]]:
+    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file.
+
+    An incomplete last line, after a full disk or a power failure, is skipped with a warning.
+
+    Raises:
+        ValueError: any other line is damaged.
+    """
+    rows = _rows(Path(path))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _rows(path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
+        lines.pop()
+    reader = csv.DictReader(lines)
+    rows = []
+    for row in reader:
+        try:
+            [float(value) for value in row.values()]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Line {reader.line_num} of {path} is damaged: {lines[reader.line_num - 1].strip()!r:.200}. Restore "
+                "the file, or delete that line."
+            ) from error
+        rows.append(row)
+    return rows

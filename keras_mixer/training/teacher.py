@@ -1,0 +1,107 @@
+"""Distillation by function matching: the student learns what a teacher answers for the same augmented images."""
+
+import hashlib
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from keras_mixer.anatomy import is_mixer
+from keras_mixer.description import completed
+from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run import read_recipe
+from keras_mixer.weights.keras_files import load_keras
+
+SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
+SMALLEST = 1e-37  # probability whose logarithm is finite in float32
+
+
+class Teacher:
+    """A frozen classifier in inference mode. Not a Keras layer: checkpoints and the saved student do not contain it.
+
+    Create it in the scope of a `tf.distribute` strategy if there is one. JAX compiles its weights into the step.
+
+    Args:
+        path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
+            Mixer may be saved without preprocessing) and ends with softmax, or with logits: no activation.
+
+    Attributes:
+        sha256: of the file.
+
+    Raises:
+        ValueError: there is no such model, or it is damaged, or not a classifier like this.
+    """
+
+    def __init__(self, path):
+        file = Path(path, "model.keras") if Path(path).is_dir() else Path(path)
+        if not file.is_file() or file.suffix != ".keras":
+            raise ValueError(f"teacher={path!r} is neither a .keras file nor a finished run directory.")
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
+        try:
+            model = load_keras(file)
+        except ValueError as error:
+            raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
+        finally:
+            keras.distribution.set_distribution(before)
+        shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
+        if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3:
+            raise ValueError(
+                f"teacher={path!r} is not an image classifier: expected a functional model of one input (B, h, w, 3) "
+                f"and one output (B, classes), got {shapes}."
+            )
+        self.activation = _last_activation(model)
+        if self.activation not in ("linear", "softmax"):
+            raise ValueError(
+                f"teacher={path!r} ends with the activation {self.activation!r}. Expected 'softmax', or logits."
+            )
+        with file.open("rb") as opened:
+            self.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        self.class_names = getattr(model, "class_names", None)
+        self.model = completed(model) if is_mixer(model) else model
+        self.size, self.classes = shapes[0][1:3], shapes[1][1]
+
+    def check_classes(self, classes, class_names):
+        """Raises ValueError if the classes are not those of the student."""
+        if self.classes != classes:
+            raise ValueError(f"The teacher has {self.classes} classes, the student {classes}. Use another teacher.")
+        own, names = self.class_names or (), class_names or ()
+        if set(own) == set(names) and tuple(own) != tuple(names):
+            raise ValueError(
+                f"The teacher has the classes in the order {own[:5]}, the student in {names[:5]}. Use a "
+                "teacher trained on the same data."
+            )
+
+    def __call__(self, images):
+        """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.
+
+        Images of another size are resized bilinearly, without antialiasing.
+        """
+        if None not in self.size and images.shape[1:3] != self.size:
+            images = ops.image.resize(images, self.size, "bilinear", antialias=False, data_format="channels_last")
+        outputs = ops.cast(self.model(images, training=False), "float32")
+        return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
+
+
+def doubt(recipe: Recipe) -> str:
+    """A sentence if the teacher is a run that was trained on another part of the same data; otherwise empty."""
+    try:
+        teacher = read_recipe(recipe.teacher)
+    except ValueError:  # a file
+        return ""
+    other_part = recipe.holdout > 0 and abs(teacher.holdout - recipe.holdout) > SAME_HOLDOUT
+    if teacher.data != recipe.data or not (other_part or teacher.data_splits() != recipe.data_splits()):
+        return ""
+    return (
+        f"The teacher {recipe.teacher} was trained on another part of {recipe.data}, which may include test images of "
+        "this run: what it memorized of them reaches the student, and the accuracy is too high."
+    )
+
+
+def _last_activation(model) -> str:
+    layer = model.layers[-1]
+    if isinstance(layer, keras.Model):
+        return _last_activation(layer)
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(layer, "activation", None), "__name__", "linear")
