@@ -69,8 +69,6 @@ USED = [
     ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/classifier.py", None),
     ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
-    ("Model", model, "_symbolic_build", "training/lowering.py", None),
-    ("Model", model, "_get_jax_state", "training/lowering.py", "jax"),
     (
         "keras.src.applications.resnet",
         module("keras.src.applications.resnet"),
