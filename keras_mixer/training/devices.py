@@ -115,12 +115,10 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
     Raises:
         ValueError: the backend is not JAX, or there is no address.
     """
-    given = [job_addresses, num_processes, process_id]
-    given = [
-        os.environ.get(name) if value is None else value for name, value in zip(JOIN_VARIABLES, given, strict=True)
-    ]
-    if given[0] is None:
-        if given != [None] * 3:
+    pairs = zip(JOIN_VARIABLES, (job_addresses, num_processes, process_id), strict=True)
+    address, number, own = (os.environ.get(name) if value is None else value for name, value in pairs)
+    if address is None:
+        if (number, own) != (None, None):
             raise ValueError(
                 "Expected the address of process 0 along with the number of processes and the index of this one. Pass "
                 f"--job-addresses HOST:PORT, or auto in Slurm or on a Cloud TPU pod, or set {JOIN_VARIABLES[0]}."
@@ -133,7 +131,7 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
-    with _waiting_for(*given, timeout):
+    with _waiting_for(address, number, own, timeout):
         keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
 
 

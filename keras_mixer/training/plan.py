@@ -23,25 +23,15 @@ SLOTS = {"adamw": 2, "muon": 1, "sgd": 1}  # optimizer variables per weight; Muo
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A recipe in numbers; None if a number depends on data that have not been read.
+    """A recipe in numbers; None if a number depends on data that have not been read."""
 
-    Attributes:
-        examples: number of training images.
-        classes: number of classes.
-        steps_per_epoch: optimizer steps per epoch.
-        total_steps: optimizer steps of the run.
-        parameters: parameters of the model, without the head if the number of classes is unknown.
-        macs: multiply-accumulate operations per image.
-        weight_bytes: memory of weights (and perturbed weights, with SAM), gradients, optimizer and moving average.
-    """
-
-    examples: int | None
+    examples: int | None  # training images
     classes: int | None
     steps_per_epoch: int | None
     total_steps: int | None
-    parameters: int
-    macs: int
-    weight_bytes: int
+    parameters: int  # without the head if the number of classes is unknown
+    macs: int  # multiply-accumulate operations per image
+    weight_bytes: int  # weights (and perturbed weights, with SAM), gradients, optimizer and moving average
 
 
 def plan(recipe: Recipe) -> Plan:
