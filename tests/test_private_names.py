@@ -59,9 +59,6 @@ USED = [
     ("Optimizer", lambda: keras.optimizers.Optimizer, "_get_current_learning_rate", "training/optimizers.py", None),
     ("Optimizer", lambda: keras.optimizers.Optimizer, "_apply_weight_decay", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_model_variables_moving_average", "training/optimizers.py", None),
-    ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
-    ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),
-    ("AdamW", optimizer, "_velocities", "training/optimizers.py", "tensorflow"),
     *(("Model", model, "_flatten_layers", file, None) for file in ("anatomy.py", "models.py", "training/devices.py")),
     ("Model", model, "_layers", "composite.py", None),
     ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
@@ -69,8 +66,6 @@ USED = [
     ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/classifier.py", None),
     ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
-    ("Model", model, "_symbolic_build", "training/lowering.py", None),
-    ("Model", model, "_get_jax_state", "training/lowering.py", "jax"),
     (
         "keras.src.applications.resnet",
         module("keras.src.applications.resnet"),

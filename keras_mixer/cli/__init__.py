@@ -16,7 +16,6 @@ COMMANDS = {
     "variants": ("look", "List the published sizes with parameters and cost."),
     "train": ("train", "Train a recipe, or resume it: train [RECIPE]."),
     "sweep": ("train", "Compare learning rates on held-out training data, then train: sweep [RECIPE]."),
-    "compile": ("compile_only", "Compile a recipe for TPUs or GPUs, without having any: compile [RECIPE]."),
     "evaluate": ("use", "Evaluate a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
     "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
@@ -43,7 +42,7 @@ PLOTS = {
     "data-size": ("experiments", "Fig 2, right: accuracy against the amount of training data, at equal steps."),
     "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, or not shared."),
 }
-FROM_RECIPE = ("train", "sweep", "compile")  # these parse their own options, because the recipe sets the defaults
+FROM_RECIPE = ("train", "sweep")  # these parse their own options, because the recipe sets the defaults
 
 
 def main(arguments=None) -> int:

@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import keras
-
 from keras_mixer.cli.terminal import print_table, read_options, take_recipe
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, settings
 from keras_mixer.storage import address_of
@@ -95,13 +93,12 @@ def train(arguments):
 def _print_plan(recipe):
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu())
     check_recipe(recipe, devices)
-    numbers = plan(recipe, devices.count)
+    numbers = plan(recipe)
     print_table(("field", "value"), [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()])
 
     def known(value):
         return f"{value:,}" if value is not None else "unknown before the data are read"
 
-    engine = "on a TPU" if keras.backend.backend() == "jax" else "TensorFlow on a CPU"
     rows = [
         ("training images", known(numbers.examples)),
         ("classes", known(numbers.classes)),
@@ -112,11 +109,9 @@ def _print_plan(recipe):
         ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
         ("GMACs per image", f"{numbers.macs / 1e9:.3f}{' x 2 passes, SAM' if recipe.sam_rho else ''}"),
         ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
-        ("memory of activations, estimated", f"{numbers.activation_bytes / 1e9:.2f} GB per device, {engine}"),
     ]
     print()
     print_table(("plan", ""), rows)
-    print("\nFor the memory that a TPU needs, use keras-mixer compile with the same options.")
 
 
 @settings

@@ -5,41 +5,32 @@ import dataclasses
 import functools
 import json
 import os
+import sys
+import threading
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mixer.fields import check
-from keras_mixer.training.recipe import DeviceChoice
-
+KINDS = ("auto", "cpu", "gpu", "tpu")
 MESSAGE_BYTES = 4096  # of an error that is sent to the other processes
 JOIN_VARIABLES = [f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")]  # Keras's
+WAITING_AFTER = 20  # seconds until a process says for whom it waits
+JOIN_TIMEOUT = 280  # seconds; JAX aborts the process after 300, with a stack trace
+FAILED = 2  # exit status
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of a run.
+    """The devices of a run."""
 
-    Attributes:
-        description: for log lines, such as "MirroredStrategy on 2 GPU".
-        count: number of devices that share a batch, over all processes.
-        platform: kind of the devices: "cpu", "gpu" or "tpu".
-        strategy: the `tf.distribute` strategy, or None.
-        distribution: the `keras.distribution` object, or None.
-        jit_compile: argument for `compile`. On a CPU, XLA is mostly slower than TensorFlow's own kernels, and Keras
-            3.15 cannot use it with multiple replicas.
-        process: index of this process among those that train together; process 0 writes the files.
-        processes: number of processes.
-    """
-
-    description: str
-    count: int
-    platform: str = "cpu"
-    strategy: Any = None
-    distribution: Any = None
-    jit_compile: bool | str = "auto"
-    process: int = 0
+    description: str  # for log lines, such as "MirroredStrategy on 2 GPU"
+    count: int  # devices that share a batch, over all processes
+    platform: str = "cpu"  # or "gpu", "tpu"
+    strategy: Any = None  # of `tf.distribute`
+    distribution: Any = None  # of `keras.distribution`
+    jit_compile: bool | str = "auto"  # for `compile`; Keras 3.15 cannot use XLA with multiple replicas
+    process: int = 0  # index among those that train together; process 0 writes the files
     processes: int = 1
 
     @property
@@ -47,21 +38,10 @@ class Devices:
         """Whether this process writes the files of the run."""
         return self.process == 0
 
-    @contextlib.contextmanager
     def scope(self):
         """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
-        if self.strategy is not None:
-            with self.strategy.scope():
-                yield
-        elif self.distribution is not None:
-            before = keras.distribution.distribution()
-            keras.distribution.set_distribution(self.distribution)
-            try:
-                yield
-            finally:
-                keras.distribution.set_distribution(before)
-        else:
-            yield
+        shared = self.strategy or self.distribution
+        return shared.scope() if shared else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def all_or_none(self):
@@ -76,21 +56,13 @@ class Devices:
         try:
             yield
         except Exception as error:
-            if self.processes == 1:
-                raise
             failure = error
-        if self.processes == 1:
-            return
-        from jax.experimental import multihost_utils
-
-        message = f"{type(failure).__name__}: {failure}".encode()[:MESSAGE_BYTES] if failure else b""
-        own = np.frombuffer(message.ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-        messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+        messages = _of_all_processes(f"{type(failure).__name__}: {failure}" if failure else "", self.processes)
         if failure:
             raise failure
-        for process, text in enumerate(messages):
-            if text:
-                raise ValueError(f"Process {process} of {self.processes} failed: {text}")
+        for process, message in enumerate(messages):
+            if message:
+                raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
     def per_replica_seeds(self, model):
         """Makes dropout and stochastic depth use different masks on each replica of a strategy.
@@ -104,13 +76,22 @@ class Devices:
                     layer.seed_generator.next = _with_replica(layer.seed_generator.next)
 
 
+def _of_all_processes(message, processes):
+    """The messages of all processes, in order; each calls this at the same time."""
+    if processes == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+
+
 def _with_replica(next_seed):
     """`SeedGenerator.next` with the replica index folded into its result."""
     import tensorflow as tf
 
     def next_seed_of_replica(*arguments, **options):
-        seed = next_seed(*arguments, **options)
-        replica = tf.distribute.get_replica_context()
+        seed, replica = next_seed(*arguments, **options), tf.distribute.get_replica_context()
         if replica is None:  # during Keras's symbolic build
             return seed
         return tf.random.fold_in(tf.cast(seed, tf.int32), replica.replica_id_in_sync_group)
@@ -118,7 +99,7 @@ def _with_replica(next_seed):
     return next_seed_of_replica
 
 
-def join_processes(job_addresses=None, num_processes=None, process_id=None):
+def join_processes(job_addresses=None, num_processes=None, process_id=None, timeout=JOIN_TIMEOUT):
     """Connects this process to others that train together, on one machine or many. JAX only, before any computation.
 
     For an argument that is None, the variable KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES or ..._PROCESS_ID is
@@ -129,16 +110,15 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None):
             cluster (Cloud TPU, Slurm).
         num_processes: number of processes.
         process_id: index of this process, from 0.
+        timeout: seconds to wait for the others, at most 300. Then this process ends with exit status 2.
 
     Raises:
         ValueError: the backend is not JAX, or there is no address.
-
-    Source: ours, around `keras.distribution.initialize`. Tested with two processes on one machine, not on multiple
-    machines.
     """
-    if (job_addresses or os.environ.get(JOIN_VARIABLES[0])) is None:
-        given = [num_processes, process_id, *map(os.environ.get, JOIN_VARIABLES[1:])]
-        if any(value is not None for value in given):
+    pairs = zip(JOIN_VARIABLES, (job_addresses, num_processes, process_id), strict=True)
+    address, number, own = (os.environ.get(name) if value is None else value for name, value in pairs)
+    if address is None:
+        if (number, own) != (None, None):
             raise ValueError(
                 "Expected the address of process 0 along with the number of processes and the index of this one. Pass "
                 f"--job-addresses HOST:PORT, or auto in Slurm or on a Cloud TPU pod, or set {JOIN_VARIABLES[0]}."
@@ -151,27 +131,53 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None):
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
-    keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
+    with _waiting_for(address, number, own, timeout):
+        keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
+
+
+@contextlib.contextmanager
+def _waiting_for(address, num_processes, process_id, timeout):
+    """Says for whom the block waits, and ends this process after `timeout` seconds; no exception reaches JAX's wait."""
+    others = "the other processes"
+    if num_processes is not None and process_id is not None:
+        missing = [str(number) for number in range(int(num_processes)) if number != int(process_id)]
+        others = f"process {', '.join(missing)} of {num_processes}"
+
+    def end():
+        print(
+            f"error: Expected {others} to join at {address} within {timeout} s. Start every process with the same "
+            "address, and check that process 0 can be reached there.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(FAILED)
+
+    waiting = f"Waiting for {others} to join at {address}."
+    timers = [
+        threading.Timer(min(WAITING_AFTER, timeout / 2), print, [waiting], {"file": sys.stderr, "flush": True}),
+        threading.Timer(timeout, end),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
-    """Chooses the devices of a run.
+    """The devices of a run; multiple processes, on JAX, must have been joined before.
 
     Args:
         devices: "auto" uses a TPU if there is one, otherwise all GPUs, otherwise one CPU. "cpu", "gpu" or "tpu" uses
             all devices of that kind (one CPU). A number uses that many of the best kind.
-        xla_on_cpu: on the TensorFlow backend, compile with XLA for one CPU too.
-
-    Returns:
-        A `Devices`. Multiple devices use MirroredStrategy or TPUStrategy on the TensorFlow backend and
-        `keras.distribution.DataParallel` on JAX. Multiple processes need JAX and must have been joined before.
+        xla_on_cpu: on the TensorFlow backend, compile with XLA for one CPU too; mostly slower.
 
     Raises:
         ValueError: there are no such devices (the message lists those found), or the backend does not support them.
-
-    Source: ours. Not tested on a TPU.
     """
-    check("devices", str(devices), DeviceChoice)
     if keras.backend.backend() == "jax":
         return _jax_devices(str(devices))
     if keras.backend.backend() == "tensorflow":
@@ -202,17 +208,13 @@ def check_recipe(recipe, devices: Devices):
 
 def _select(devices, found):
     """Kind and list of the requested devices, from `found`: kind -> list, best kind first."""
-    if devices.isdigit():
-        for kind, available in found.items():
-            if int(devices) <= len(available):
-                return kind, available[: int(devices)]
-        counts = ", ".join(f"{len(available)} {kind}" for kind, available in found.items())
-        raise ValueError(f"devices={devices} is more than this machine has: {counts}.")
-    kinds = [kind for kind, available in found.items() if available]
-    kind = kinds[0] if devices == "auto" else devices
-    if kind not in kinds:
-        raise ValueError(f"devices={devices!r}, but this machine has only: {', '.join(kinds)}.")
-    return kind, found[kind][:1] if kind == "cpu" else found[kind]
+    for kind, available in found.items():
+        if devices.isdigit() and 0 < int(devices) <= len(available):
+            return kind, available[: int(devices)]
+        if devices in ("auto", kind) and available:
+            return kind, available[:1] if kind == "cpu" else available
+    counts = ", ".join(f"{len(available)} {kind}" for kind, available in found.items())
+    raise ValueError(f"devices={devices!r} is not available. Use {', '.join(KINDS)} or a number; found: {counts}.")
 
 
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
@@ -260,14 +262,13 @@ def _jax_devices(devices) -> Devices:
         raise ValueError(f"devices={devices} cannot be used with {processes} processes; use auto, tpu, gpu or cpu.")
     found = {kind: _list_jax_devices(kind) for kind in ("tpu", "gpu", "cpu")}
     kind, selected = _select(devices, found)
-    description = kind.upper()
     if processes > 1:
         selected = found[kind]  # of all processes; each reads the data for its own
-        description += f" of {processes} processes"
     elif len(selected) == 1:
-        return Devices(f"one {description}", 1, kind)
+        return Devices(f"one {kind.upper()}", 1, kind)
+    together = f" of {processes} processes" if processes > 1 else ""
     return Devices(
-        f"DataParallel on {len(selected)} {description}",
+        f"DataParallel on {len(selected)} {kind.upper()}{together}",
         len(selected),
         kind,
         distribution=keras.distribution.DataParallel(devices=selected, auto_shard_dataset=processes == 1),

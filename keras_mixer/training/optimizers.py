@@ -1,12 +1,8 @@
 """Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
 
-from typing import TYPE_CHECKING
-
 import keras
 import numpy as np
-
-if TYPE_CHECKING:  # every `import keras_mixer` imports this file
-    from keras_mixer.training.recipe import Recipe
+from keras import ops
 
 ADAM_EPSILON = 1e-8  # optax's; Keras's is 1e-7
 LINEAR_END = 1e-5  # final learning rate as a fraction of the peak (big_vision)
@@ -16,8 +12,8 @@ NOT_DECAYED = ["bias", "gamma", "beta"]  # the official code decays parameters n
 
 def global_norm(gradients):
     """`[(...)] -> () float32`: L2 norm of all gradients together."""
-    squares = [keras.ops.sum(keras.ops.square(keras.ops.cast(gradient, "float32"))) for gradient in gradients]
-    return keras.ops.sqrt(keras.ops.sum(keras.ops.stack(squares)))
+    squares = [ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients]
+    return ops.sqrt(ops.sum(ops.stack(squares)))
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
@@ -43,7 +39,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 
         Keras evaluates it again for the decay of each variable: 150 conditions in a step of B/16, half of its graph.
         """
-        self._rate_of_step = keras.ops.convert_to_tensor(self.learning_rate)
+        self._rate_of_step = ops.convert_to_tensor(self.learning_rate)
         try:
             super().apply(grads, trainable_variables)
         finally:
@@ -77,40 +73,13 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         self.gradient_norm.assign(norm)
         if self.global_clipnorm is None:
             return grads
-        scale = self.global_clipnorm / keras.ops.maximum(norm, self.global_clipnorm)
-        return [gradient * keras.ops.cast(scale, gradient.dtype) for gradient in grads]
+        scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
+        return [gradient * ops.cast(scale, gradient.dtype) for gradient in grads]
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
-    """Keras's AdamW, clipping after the all-reduce, and on TensorFlow updating in one pass over memory.
-
-    Keras writes the same arithmetic as a dozen operations, which TensorFlow runs one by one: on a CPU, AdamW then takes
-    1.6 times as long, which costs 5 % of a bfloat16 S/32 step.
-    """
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable and its two moments."""
-        if keras.backend.backend() != "tensorflow" or self.amsgrad:
-            return super().update_step(gradient, variable, learning_rate)
-        import tensorflow as tf
-
-        def scalar(value):
-            return tf.cast(value, variable.dtype)
-
-        index, step = self._get_variable_index(variable), scalar(self.iterations.value + 1)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=scalar(self.beta_1) ** step,
-            beta2_power=scalar(self.beta_2) ** step,
-            lr=scalar(learning_rate),
-            beta1=scalar(self.beta_1),
-            beta2=scalar(self.beta_2),
-            epsilon=scalar(self.epsilon),
-            grad=tf.cast(gradient, variable.dtype),
-        )
+    """Keras's AdamW, clipping after the all-reduce."""
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -132,51 +101,40 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
         super(keras.optimizers.Muon, self)._apply_weight_decay(variables)  # Muon's own has a second rate, for AdamW
 
 
-class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to the peak over the warm-up, times `decay` of the step."""
+@keras.saving.register_keras_serializable("keras_mixer")
+class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to `peak` over the warm-up, then a decay over the remaining steps.
 
-    def __init__(self, peak, warmup_steps, total_steps):
-        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+    "cosine" ends at 0, "linear" at `LINEAR_END` of the peak; "staircase" divides by 10 after 40, 60 and 80 % of all
+    steps.
+
+    Source: big_vision's `create_learning_rate_schedule`; staircase: `get_lr` of google-research/big_transfer.
+    """
+
+    def __init__(self, decay, peak, warmup_steps, total_steps):
+        self.decay, self.peak, self.warmup_steps, self.total_steps = decay, peak, warmup_steps, total_steps
 
     def __call__(self, step):
         """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
-        step = keras.ops.cast(step, "float32")
-        rising = keras.ops.minimum(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.peak * self.decay(step) * rising
+        step = ops.cast(step, "float32")
+        rising = ops.minimum(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        progress = ops.clip((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
+        if self.decay == "cosine":
+            falling = 0.5 * (1 + ops.cos(np.pi * progress))
+        elif self.decay == "linear":
+            falling = 1 + progress * (LINEAR_END - 1)
+        else:
+            drops = [-(-tenths * self.total_steps // 10) for tenths in DROPS]  # the first step not before each drop
+            falling = 0.1 ** sum(ops.cast(step >= drop, "float32") for drop in drops)
+        return self.peak * falling * rising
 
     def get_config(self):
         """The constructor's arguments."""
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+        return {name: getattr(self, name) for name in ("decay", "peak", "warmup_steps", "total_steps")}
 
 
-@keras.saving.register_keras_serializable("keras_mixer")
-class WarmupLinear(_Warmup):
-    """Linear from 0 to the peak over the warm-up, then linear down to `LINEAR_END` of it at the last step.
-
-    Source: big_vision's `create_learning_rate_schedule` with decay_type "linear".
-    """
-
-    def decay(self, step):
-        """`() -> ()`: from 1 at the end of the warm-up to `LINEAR_END`."""
-        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
-        return 1 + keras.ops.clip(progress, 0.0, 1.0) * (LINEAR_END - 1)
-
-
-@keras.saving.register_keras_serializable("keras_mixer")
-class WarmupStaircase(_Warmup):
-    """Linear from 0 to the peak over the warm-up, then divided by 10 after 40, 60 and 80 % of all steps.
-
-    Source: BiT-HyperRule, `get_schedule` and `get_lr` of google-research/big_transfer.
-    """
-
-    def decay(self, step):
-        """`() -> ()`: 1, 0.1, 0.01, 0.001."""
-        drops = [-(-tenths * self.total_steps // 10) for tenths in DROPS]  # the first step that is not before the drop
-        return 0.1 ** sum(keras.ops.cast(step >= drop, "float32") for drop in drops)
-
-
-def build_schedule(recipe: "Recipe", total_steps):
-    """Linear warm-up from 0 to the peak, then the decay of the recipe, over `total_steps`.
+def build_schedule(recipe, total_steps) -> WarmupDecay:
+    """The learning rates of a recipe over `total_steps`.
 
     Raises:
         ValueError: the warm-up is not shorter than the run.
@@ -186,20 +144,10 @@ def build_schedule(recipe: "Recipe", total_steps):
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
             "or raise --epochs."
         )
-    warmups = {"linear": WarmupLinear, "staircase": WarmupStaircase}
-    if recipe.schedule in warmups:
-        return warmups[recipe.schedule](recipe.learning_rate, recipe.warmup_steps, total_steps)
-    if not recipe.warmup_steps:
-        return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total_steps)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0,
-        total_steps - recipe.warmup_steps,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-    )
+    return WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, total_steps)
 
 
-def build_optimizer(recipe: "Recipe", total_steps):
+def build_optimizer(recipe, total_steps):
     """The optimizer of a recipe with its schedule."""
     options = {
         "learning_rate": build_schedule(recipe, total_steps),
@@ -215,7 +163,7 @@ def build_optimizer(recipe: "Recipe", total_steps):
     return AdamW(epsilon=ADAM_EPSILON, **options)
 
 
-def build_loss(recipe: "Recipe"):
+def build_loss(recipe):
     """Loss on logits `(B, classes)` and one-hot labels; sigmoid: summed over the classes, as in big_vision."""
     if recipe.loss == "sigmoid":
         return sigmoid_cross_entropy
@@ -225,7 +173,7 @@ def build_loss(recipe: "Recipe"):
 @keras.saving.register_keras_serializable("keras_mixer")
 def sigmoid_cross_entropy(labels, logits):
     """`(B, classes), (B, classes) -> (B,)`: binary cross-entropies summed over the classes."""
-    zero = keras.ops.zeros_like(logits)
+    zero = ops.zeros_like(logits)
     # log(1 + exp(x)) - x * y, in the form that does not overflow
-    loss = keras.ops.maximum(logits, zero) - logits * labels + keras.ops.log1p(keras.ops.exp(-keras.ops.abs(logits)))
-    return keras.ops.sum(loss, axis=-1)
+    loss = ops.maximum(logits, zero) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
+    return ops.sum(loss, axis=-1)

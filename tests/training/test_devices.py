@@ -40,14 +40,14 @@ def test_one_cpu_is_one_device():
     assert "CPU" in devices.description
 
 
-@pytest.mark.parametrize("wanted", ["gpu", "tpu", "17"])
+@pytest.mark.parametrize("wanted", ["gpu", "tpu", "17", "0"])
 def test_devices_that_are_not_there_are_refused(wanted):
-    with pytest.raises(ValueError, match=f"devices='?{wanted}'?"):
+    with pytest.raises(ValueError, match=rf"devices='{wanted}' is not available\..*found: .* cpu\."):
         choose_devices(wanted)
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="auto, cpu, gpu, tpu or a number"):
+    with pytest.raises(ValueError, match="Use auto, cpu, gpu, tpu or a number"):
         choose_devices("npu")
 
 
@@ -102,6 +102,21 @@ def test_a_process_that_is_to_join_others_never_trains_alone(command, monkeypatc
         with pytest.raises(SystemExit):
             cli.main([command, "smoke", *options])
     assert joined == [(None, None, None), (None, 2, None)]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_waits_in_vain_says_for_whom_and_ends_in_words(process):
+    if ON_TENSORFLOW:
+        pytest.skip("several processes train on JAX")
+    address = f"127.0.0.1:{20_000 + (os.getpid() + 7 + process) % 20_000}"
+    code = (
+        f"from keras_mixer.training.devices import join_processes as join; join('{address}', 2, {process}, timeout=4)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert f"Waiting for process {1 - process} of 2 to join at {address}." in run.stderr
+    assert f"error: Expected process {1 - process} of 2 to join at {address} within 4 s." in run.stderr
+    assert "stack trace" not in run.stderr
 
 
 def test_a_tpu_that_answers_is_driven_by_its_strategy(monkeypatch):

@@ -8,7 +8,7 @@ from keras_mixer.training.recipes import RECIPES, resolve
 
 
 def test_the_plan_of_the_papers_imagenet_run():
-    numbers = plan(RECIPES["imagenet1k_b16"], devices=128)
+    numbers = plan(RECIPES["imagenet1k_b16"])
     assert numbers.examples == 1_268_355  # 99 % of train
     assert (numbers.steps_per_epoch, numbers.total_steps) == (309, 92_700)
     assert numbers.parameters == 59_880_472
@@ -41,35 +41,8 @@ def test_a_plan_counts_the_digits_that_training_sees(test_fraction, holdout):
     assert plan(recipe).examples == load_recipe_source(recipe).train.size
 
 
-def test_memory_follows_what_saves_it(monkeypatch):
-    monkeypatch.setattr("keras.backend.backend", lambda: "tensorflow")
+def test_memory_counts_every_copy_of_the_weights():
     recipe = RECIPES["imagenet1k_b16"]
-    whole = plan(recipe).activation_bytes
-    assert plan(recipe, devices=8).activation_bytes == whole // 8
-    assert plan(dataclasses.replace(recipe, accumulation_steps=4)).activation_bytes == whole // 4
-    assert plan(dataclasses.replace(recipe, rematerialize=True)).activation_bytes < 0.3 * whole
-    assert 0.7 * whole < plan(dataclasses.replace(recipe, rematerialize_tokens=True)).activation_bytes < 0.9 * whole
-    assert plan(dataclasses.replace(recipe, precision="float32")).activation_bytes == 2 * whole
     average = plan(dataclasses.replace(recipe, ema_momentum=0.999))
     assert average.weight_bytes == plan(recipe).weight_bytes * 5 / 4
     assert plan(dataclasses.replace(recipe, sam_rho=0.05)).weight_bytes == average.weight_bytes
-
-
-@pytest.mark.parametrize(("variant", "batch", "measured"), [("S/16", 16, 1376), ("B/16", 8, 1694), ("S/32", 32, 1089)])
-def test_estimates_lie_near_the_peak_memory_that_was_measured(variant, batch, measured):
-    """Peak over the memory before a training step in MB, float32, 1000 classes, TensorFlow on a CPU."""
-    recipe = resolve("imagenet1k_b16", variant=variant, global_batch_size=batch, precision="float32")
-    numbers = plan(recipe, backend="tensorflow")
-    gradients = 4 * numbers.parameters
-    assert abs((numbers.activation_bytes + gradients) / 1e6 / measured - 1) < 0.15
-
-
-@pytest.mark.parametrize(
-    ("variant", "batch", "compiled"),
-    [("S/32", 64, 0.809), ("S/32", 512, 3.524), ("B/16", 16, 1.562), ("B/16", 64, 3.031), ("L/16", 32, 5.837)],
-)
-def test_estimates_for_a_tpu_lie_near_what_its_compiler_says(variant, batch, compiled):
-    """Memory per chip in GB, libtpu 0.0.52 for v5e-8, ImageNet-21k recipe (docs/guides/tpu.md)."""
-    numbers = plan(resolve("imagenet21k_b16", variant=variant, global_batch_size=8 * batch), 8, backend="jax")
-    assert numbers.classes == 21_843
-    assert abs((numbers.weight_bytes + numbers.activation_bytes) / 1e9 / compiled - 1) < 0.15
