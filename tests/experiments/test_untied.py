@@ -3,18 +3,8 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.data.sources import load_source
-from keras_mixer.paper.untied import (
-    GroupedTokenMlp,
-    untied_experiment,
-    untied_figure,
-    untied_mixer,
-    untied_parameters,
-)
-from keras_mixer.training.recipes import resolve
+from experiments.untied import GroupedTokenMlp, untied_mixer, untied_parameters
 from keras_mixer.variants import Variant
-
-VARIANT = Variant(8, 1, 8, 4, 8)
 
 
 def numpy(x):
@@ -50,25 +40,7 @@ def test_a_group_sees_its_own_channels_and_weights_alone(rng):
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
 def test_parameters_follow_the_formula(groups):
-    model = untied_mixer(VARIANT, groups, (16, 24, 3), 7)
-    assert model.count_params() == untied_parameters(VARIANT, groups, (16, 24, 3), 7)
+    variant = Variant(8, 1, 8, 4, 8)
+    model = untied_mixer(variant, groups, (16, 24, 3), 7)
+    assert model.count_params() == untied_parameters(variant, groups, (16, 24, 3), 7)
     assert model.output_shape == (None, 7)
-
-
-def test_tied_and_untied_are_trained_side_by_side(tmp_path, monkeypatch):
-    trained = []
-
-    def train_curve(model, recipe, source, **options):
-        trained.append((model.name, model.count_params(), options["seed"]))
-        return [0.5, 0.6]
-
-    monkeypatch.setattr("keras_mixer.paper.untied.train_curve", train_curve)
-    recipe = resolve("digits", image_size=16, patch_size=8, num_blocks=1, hidden_dim=8)
-    options = {"groups": (1, 8), "steps": 4, "points": 2, "seeds": (0, 3), "log": lambda line: None}
-    result = untied_experiment(recipe, load_source("digits"), tmp_path / "u.json", **options)
-    assert [(name, seed) for name, _, seed in trained] == [
-        (f"mixer_{groups}_groups", seed) for seed in (0, 3) for groups in (1, 8)
-    ]
-    assert result == {1: [[0.5, 0.6]] * 2, 8: [[0.5, 0.6]] * 2}
-    (ax,) = untied_figure(result, {1: 100, 8: 500}).axes
-    assert sorted({float(x) for line in ax.lines for x in line.get_xdata()}) == [100, 500]
