@@ -1,31 +1,24 @@
-"""The processes compared by `run.py`, and how they take turns."""
+"""The processes that are compared, how they take turns, and where their results go."""
 
 import contextlib
 import dataclasses
 import json
 import os
+import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 from protocol import MARK
 
-from keras_mixer.files import write_json
-
 FOLDER = Path(__file__).parent
 ROUNDS = 3
+OURS = ("keras_mixer", sys.executable, "ours.py")
 
 
 class Contestant:
-    """A process that answers the requests of `protocol.py`.
-
-    Args:
-        name: name in tables.
-        python: interpreter of its environment.
-        script: file name in this folder.
-        *arguments: passed to the script.
-        environment: additional environment variables.
-    """
+    """A process that answers the requests of `protocol.py`: a script of this folder in the environment of `python`."""
 
     def __init__(self, name, python, script, *arguments, environment=()):
         self.name = name
@@ -50,8 +43,10 @@ class Contestant:
                 return json.loads(line.removeprefix(MARK))
         return {"error": "the process ended"}
 
-    def stop(self):
-        """Ends the process."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         with contextlib.suppress(BrokenPipeError):  # it has ended already, for want of memory
             self.process.stdin.close()
         self.process.wait(timeout=60)
@@ -64,8 +59,6 @@ def peers(options):
         found += [("timm", options.timm, "timm_peer.py"), ("timm compiled", options.timm, "timm_peer.py", "compile")]
     if options.flax:
         found += [("flax", options.flax, "flax_peer.py")]
-    if options.kecam:
-        found += [("kecam", options.kecam, "kecam_peer.py")]
     return found
 
 
@@ -80,7 +73,7 @@ def failed(contestant, answer):
 class Calls:
     """Wall seconds of each call, and CPU seconds of all calls."""
 
-    seconds: list[float]
+    seconds: list[float] = dataclasses.field(default_factory=list)
     cpu_seconds: float = 0.0
 
 
@@ -99,7 +92,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
     running = {}
     for contestant in contestants:
         if not failed(contestant, contestant.ask(do="prepare", case=case(contestant) if callable(case) else case)):
-            running[contestant] = Calls([])
+            running[contestant] = Calls()
     for _ in range(rounds):
         for contestant, calls in running.items():
             budget = seconds / rounds / (3 if contestant is limit else 1)
@@ -111,23 +104,46 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
     return {contestant.name: calls for contestant, calls in running.items() if calls.seconds}
 
 
-def record(content, cases, show, output):
-    """Shows the rows of each case as they come, and adds them to `content["rows"]`.
-
-    Args:
-        content: a dict for JSON; written after each case, because a full run takes up to an hour.
-        cases: yields the rows of each case.
-        show: prints the rows of a case.
-        output: the JSON file, or None.
-    """
-    for found in cases:
-        show(found)
-        content["rows"] += found
-        if output:
-            write_json(output, content)
+def competed(specifications, case, seconds, environment=(), **how):
+    """`in_turn` with processes that are started and stopped for it."""
+    with contextlib.ExitStack() as running:
+        contestants = [
+            running.enter_context(Contestant(*specification, environment=environment))
+            for specification in specifications
+        ]
+        return in_turn(contestants, case, seconds, **how)
 
 
 def middle(values):
     """`median, spread`: the spread is half the interquartile range as a fraction of the median."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return float(median), float((high - low) / 2 / median) if median else 0.0
+
+
+def record(cases, show, output, specifications=()):
+    """Shows the rows of each case as they come, and writes all with the machine and the versions of contestants.
+
+    Args:
+        cases: yields the rows of each case.
+        show: prints the rows of a case.
+        output: JSON file, written after each case because a run can take an hour; None for none.
+        specifications: of contestants whose versions are written.
+    """
+    if output and output.exists():
+        raise SystemExit(f"{output} exists already; remove it or choose another name.")
+    content = {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "environments": {}, "rows": []}
+    for specification in specifications if output else ():
+        with Contestant(*specification) as contestant:
+            content["environments"][contestant.name] = contestant.ask(do="hello").get("versions", "does not start")
+    for found in cases:
+        show(found)
+        content["rows"] += found
+        if output:
+            output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def processor():
+    """Name of the processor on Linux, else the machine type."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

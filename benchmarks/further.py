@@ -1,27 +1,14 @@
-"""Further cases of `run.py`: startup, LiteRT, input, memory, distribution, growth. Each function returns rows."""
+"""Further kinds of `run.py`: litert, input, memory, wrapper, growth. Each function returns rows."""
 
 import dataclasses
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from contestants import ROUNDS, Calls, Contestant, failed, in_turn, middle, peers
+from contestants import OURS, Contestant, competed, failed, in_turn, middle, peers
 from photographs import write_photographs
+from speed import Case
 
-from keras_mixer.inspect.speed import Case
-
-OURS = ("keras_mixer", sys.executable, "ours.py")
-IMPORTS = """
-import json, time
-times = [time.perf_counter()]
-import keras
-times.append(time.perf_counter())
-import keras_mixer
-times.append(time.perf_counter())
-print(json.dumps(times))
-"""
 PHOTOGRAPHS = 512
 STEPS_OF_A_CALL = 4  # as in `ours_wrapped.py`
 ROUNDS_OF_WRAPPERS = 10
@@ -44,78 +31,39 @@ def _rows(case, times, scale=1.0, images=0):
     return rows
 
 
-def _competed(specifications, case, seconds, **how):
-    """`in_turn` with processes that are started and stopped for it."""
-    contestants = [Contestant(*specification[:-1], environment=specification[-1]) for specification in specifications]
-    times = in_turn(contestants, case, seconds, **how)
-    for contestant in contestants:
-        contestant.stop()
-    return times
-
-
-def start(options):
-    """Import time on top of `import keras`; then, in new processes, building a model and its first training step."""
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    imports = {"import keras": [], "import keras_mixer after it": []}
-    for _ in range(options.repeats + 1):
-        out = subprocess.run(
-            [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, env=environment
-        ).stdout
-        before, between, after = json.loads(out.splitlines()[-1])
-        imports["import keras"].append(between - before)
-        imports["import keras_mixer after it"].append(after - between)
-    rows = _rows(
-        {"kind": "start"}, {name: Calls(values[1:]) for name, values in imports.items()}
-    )  # the first import reads from disk
-    case = _case("train", options.start_variant, 16, options.image_size)
-    times = {}
-    for _ in range(options.repeats):
-        for name, *specification in [OURS, *peers(options)]:
-            contestant = Contestant(name, *specification)
-            contestant.ask(do="hello")
-            answer = contestant.ask(do="first", case=case)
-            contestant.stop()
-            if not failed(contestant, answer):
-                times.setdefault(f"{name}: model and optimizer built", Calls([])).seconds.append(answer["prepare"])
-                times.setdefault(f"{name}: first training step", Calls([])).seconds.append(answer["first"])
-    return rows + _rows(case | {"kind": "start"}, times)
-
-
 def litert(options):
     """LiteRT files on two threads against the Keras model and timm, one image at a time, float32 pixels."""
     formats = ("float32", "dynamic_int8", "int8", "float16")
-    specifications = [(f"LiteRT {name}", sys.executable, "ours_litert.py", name, {}) for name in formats]
-    specifications += [(*OURS, {})]
-    specifications += [(*peer, {}) for peer in peers(options) if "timm" in peer[0]]
+    specifications = [(f"LiteRT {name}", sys.executable, "ours.py", "litert", name) for name in formats]
+    specifications += [OURS, *(peer for peer in peers(options) if "timm" in peer[0])]
     rows = []
     for variant in options.variants:
         case = _case("forward", variant, 1, options.image_size)
-        rows += _rows(case | {"kind": "litert"}, _competed(specifications, case, options.seconds), images=1)
+        rows += _rows(case | {"kind": "litert"}, competed(specifications, case, options.seconds), images=1)
     return rows
 
 
 def inputs(options):
     """The training pipeline against timm's loader, on the same files and cores."""
-    words = {"": (), ", crop and flip only": ("plain",)}
-    specifications = [
-        (f"keras_mixer{text}", sys.executable, "ours_input.py", *word, {}) for text, word in words.items()
-    ]
+
+    def ours(name, *words):
+        return (name, sys.executable, "ours_input.py", *words)
+
+    specifications = [ours("keras_mixer"), ours("keras_mixer, crop and flip only", "plain")]
     if options.timm:
         loaders = {"": (), ", mixup in its workers": ("collate",), ", all operations applied": ("collate", "always")}
-        specifications += [(f"timm{text}", options.timm, "timm_input.py", *word, {}) for text, word in loaders.items()]
+        specifications += [(f"timm{text}", options.timm, "timm_input.py", *word) for text, word in loaders.items()]
     with tempfile.TemporaryDirectory() as folder:
         mean_bytes = write_photographs(Path(folder), PHOTOGRAPHS)
         case = {"kind": "input", "folder": folder, "image_size": options.image_size, "batch_size": 64, "batches": 4}
-        case |= {"randaugment_level": 15.0, "mixup_alpha": 0.5}
-        times = _competed(specifications, case, options.seconds, stale=True)
+        times = competed(specifications, case, options.seconds, stale=True)
         rows = _rows(case | {"folder": "photographs", "bytes_of_a_file": mean_bytes}, times, images=64 * 4)
-        fed = _case("fed", "S/32", 64, options.image_size, folder=folder, randaugment_level=15.0, mixup_alpha=0.5)
-        sources = {"one batch in memory": ("memory",), "the pipeline": ()}
-        specifications = [
-            (f"S/32 training, fed by {text}", sys.executable, "ours_input.py", *word, {})
-            for text, word in sources.items()
+        fed = _case("fed", "S/32", 64, options.image_size, folder=folder)
+        sources = [
+            ours("S/32 training, fed by one batch in memory", "memory"),
+            ours("S/32 training, fed by the pipeline"),
         ]
-        times = _competed(specifications, fed, options.seconds, stale=True)
+        times = competed(sources, fed, options.seconds, stale=True)
     return rows + _rows(fed | {"folder": "photographs"}, times, images=64)
 
 
@@ -124,16 +72,16 @@ def memory(options):
     rows = []
     for variant, batch_size in (("S/16", 16), ("B/16", 8)):
         case = _case("train", variant, batch_size, options.image_size)
-        specifications = [OURS, ("keras_mixer rematerialized", sys.executable, "ours.py", "rematerialize")]
+        ours = [OURS, ("keras_mixer rematerialized", sys.executable, "ours.py", "rematerialize")]
         bytes_of = {}
-        for name, *specification in specifications + peers(options):  # one at a time, because each is large
-            contestant = Contestant(name, *specification)
-            answer = contestant.ask(do="memory", case=case)
+        for specification in ours + peers(options):  # one at a time, because each is large
+            with Contestant(*specification) as contestant:
+                answer = contestant.ask(do="memory", case=case)
             if not failed(contestant, answer):
-                bytes_of[name] = answer["bytes"]
-            contestant.stop()
-        times = _competed([(*specification, {}) for specification in specifications], case, options.seconds)
-        timed = {row["contestant"]: row for row in _rows(case, times, images=batch_size)}
+                bytes_of[contestant.name] = answer["bytes"]
+        timed = {
+            row["contestant"]: row for row in _rows(case, competed(ours, case, options.seconds), images=batch_size)
+        }
         for name, count in bytes_of.items():
             row = {**case, "contestant": name, "seconds": None, "calls": 0} | timed.get(name, {})
             rows.append(row | {"kind": "memory", "bytes": count})
@@ -152,11 +100,8 @@ def wrapper(options):
         environment = {"KERAS_BACKEND": backend}
         if backend == "jax":
             environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-        specifications = [
-            (f"{backend}: {word}", sys.executable, "ours_wrapped.py", word, environment)
-            for word in ("none", "one", "two")
-        ]
-        times = _competed(specifications, case, 0, rounds=ROUNDS_OF_WRAPPERS, fewest=1)
+        words = [(f"{backend}: {word}", sys.executable, "ours_wrapped.py", word) for word in ("none", "one", "two")]
+        times = competed(words, case, 0, environment, rounds=ROUNDS_OF_WRAPPERS, fewest=1)
         none = times[f"{backend}: none"].seconds
         case |= {"kind": "wrapper", "backend": backend}
         for row in _rows(case, times, scale=1 / STEPS_OF_A_CALL, images=case["batch_size"]):
@@ -167,23 +112,17 @@ def wrapper(options):
 
 def growth(options):
     """Time of a forward pass and of a training step against image size, batch size and depth."""
-    plain = {"kind": "growth", "image_size": 224, "batch_size": 8, "blocks": 8}
     changes = [{"image_size": side} for side in (96, 224, 448, 672)]
     changes += [{"batch_size": size} for size in (1, 2, 4, 16, 32)]
-    changes += [{"blocks": count} for count in (4, 16)]
-    cases = [plain | change | {"training": training} for training in (False, True) for change in changes]
-    found = [Calls([]) for _ in cases]
-    contestant = Contestant("keras_mixer", sys.executable, "ours_growth.py")
-    for _ in range(ROUNDS):
-        for case, calls in zip(cases, found, strict=True):  # one process; every case is rebuilt
-            if failed(contestant, contestant.ask(do="prepare", case=case)):
-                continue
-            answer = contestant.ask(do="time", seconds=options.seconds / ROUNDS)
-            calls.seconds += answer["seconds"]
-            calls.cpu_seconds += answer["cpu_seconds"]
-    contestant.stop()
-    each = [(case, calls) for case, calls in zip(cases, found, strict=True) if calls.seconds]
-    return [row for case, calls in each for row in _rows(case, {"keras_mixer": calls}, images=case["batch_size"])]
+    changes += [{"num_blocks": count} for count in (4, 16)]
+    rows = []
+    for kind in ("forward", "train"):
+        for change in changes:
+            with Contestant(*OURS) as contestant:
+                case = _case(kind, "S/32", 8) | change
+                times = in_turn([contestant], case, options.seconds)
+            rows += _rows(case | {"kind": "growth", "training": kind == "train"}, times, images=case["batch_size"])
+    return rows
 
 
-FURTHER = {"start": start, "litert": litert, "input": inputs, "memory": memory, "wrapper": wrapper, "growth": growth}
+FURTHER = {"litert": litert, "input": inputs, "memory": memory, "wrapper": wrapper, "growth": growth}

@@ -20,44 +20,44 @@ import sys
 import time
 from pathlib import Path
 
-from contestants import Contestant, middle
+from contestants import Contestant, middle, record
 from keras_vit import VITS
 
-from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS
+from keras_mixer import VARIANTS
+from keras_mixer.variants import SMALL_VARIANTS  # tiny/4, for the test
 
 KINDS = ("forward", "train")
-CONTESTANTS = {"keras": "gpu_keras.py", "timm": "gpu_timm.py"}
+CONTESTANTS = {"keras": ("gpu_keras.py",), "timm": ("timm_peer.py", "compile")}
 # In order of importance, in case time runs out
-MODELS = ("Mixer-B/16", "ViT-B/16", "Mixer-L/16", "ViT-L/16", "Mixer-S/32", "Mixer-S/16", "Mixer-B/32", "Mixer-L/32")
-MODELS = (*MODELS, "Mixer-H/14")
+MODELS = ("B/16", "ViT-B/16", "L/16", "ViT-L/16", "S/32", "S/16", "B/32", "L/32", "H/14")
 LIMIT_SIDE = 8192
 LARGEST_BATCH = 16384
 GROWTH = 1.02  # smallest gain in throughput that justifies doubling the batch
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "outofmemory")
-RATIOS = (("Mixer-B/16", "ViT-B/16", 1384 / 861), ("Mixer-L/16", "ViT-L/16", 419 / 280))  # Table 3, images/s/core
+RATIOS = (("B/16", "ViT-B/16", 1384 / 861), ("L/16", "ViT-L/16", 419 / 280))  # Table 3, images/s/core
 
 
-def macs(model, side):
+def macs(variant, side):
     """Multiply-accumulates per image."""
-    if model in VITS:
-        return VITS[model].macs(side)
-    return (VARIANTS | SMALL_VARIANTS)[model.removeprefix("Mixer-")].macs((side, side, 3))
+    if variant in VITS:
+        return VITS[variant].macs(side)
+    return (VARIANTS | SMALL_VARIANTS)[variant].macs((side, side, 3))
 
 
-def first_batch(model, side, kind):
+def first_batch(variant, side, kind):
     """A power of two that keeps a GPU busy for some milliseconds and certainly fits in memory."""
-    wanted = 6e12 / macs(model, side) / (2 if kind == "train" else 1)
+    wanted = 6e12 / macs(variant, side) / (2 if kind == "train" else 1)
     return 2 ** int(min(max(math.log2(wanted), 3), 10))
 
 
-def sweep(contestant, model, kind, options, deadline):
+def sweep(contestant, variant, kind, options, deadline):
     """The row of the best batch size; None if no batch size ran."""
-    operations = 2.0 * macs(model, options.image_size) * (3 if kind == "train" else 1)
-    batch_size = options.batch_size or first_batch(model, options.image_size, kind)
+    operations = 2.0 * macs(variant, options.image_size) * (3 if kind == "train" else 1)
+    batch_size = options.batch_size or first_batch(variant, options.image_size, kind)
     best, tried = None, []
     while batch_size <= LARGEST_BATCH and time.perf_counter() < deadline:
-        case = {"kind": kind, "model": model, "batch_size": batch_size, "image_size": options.image_size}
+        case = {"kind": kind, "variant": variant, "batch_size": batch_size, "image_size": options.image_size}
+        case |= {"precision": "bfloat16"}
         answer = contestant.ask(do="prepare", case=case)
         if "error" not in answer:
             answer = contestant.ask(do="time", seconds=options.seconds)
@@ -71,13 +71,8 @@ def sweep(contestant, model, kind, options, deadline):
         tried.append({"batch_size": batch_size, "images_per_second": speed})
         grown = best is None or speed > GROWTH * best["images_per_second"]
         if best is None or speed > best["images_per_second"]:
-            best = case | {
-                "images_per_second": speed,
-                "spread": spread,
-                "tflops": operations * speed / 1e12,
-                "bytes": answer["bytes"],
-                "device": answer["device"],
-            }
+            best = case | {"images_per_second": speed, "spread": spread, "tflops": operations * speed / 1e12}
+            best |= {"bytes": answer["bytes"], "device": answer["device"]}
         if not grown or options.one_batch:
             break
         batch_size *= 2
@@ -87,45 +82,57 @@ def sweep(contestant, model, kind, options, deadline):
     return best | {"tried": tried}
 
 
-def run_model(name, model, options, deadline):
+def run_model(name, variant, options, deadline):
     """The rows of one contestant and model, forward and training step."""
-    print(f"{name} {model}", flush=True)
-    contestant = Contestant(name, options.timm if name == "timm" else sys.executable, CONTESTANTS[name])
-    versions = contestant.ask(do="hello").get("versions")
-    answer = contestant.ask(do="prepare", case={"kind": "limit", "side": options.side})
-    if "error" in answer:
-        print(f"  left out: {answer['error']} ({CONTESTANTS[name]} needs its packages)", flush=True)
-        return []
-    limit = 2.0 * options.side**3 / middle(contestant.ask(do="time", seconds=options.seconds)["seconds"])[0]
-    rows = []
-    for kind in options.kinds:
-        row = sweep(contestant, model, kind, options, deadline)
-        if row:
-            row |= {"contestant": name, "limit_tflops": limit / 1e12, "mfu": row["tflops"] * 1e12 / limit}
-            row |= {"versions": versions}
-            rows.append(row)
-            print(f"  {describe(row)}", flush=True)
-    contestant.stop()
-    return rows
+    print(f"{name} {variant}", flush=True)
+    with Contestant(name, options.timm if name == "timm" else sys.executable, *CONTESTANTS[name]) as contestant:
+        versions = contestant.ask(do="hello").get("versions")
+        answer = contestant.ask(do="prepare", case={"kind": "limit", "side": options.side})
+        if "error" in answer:
+            print(f"  left out: {answer['error']} ({CONTESTANTS[name][0]} needs its packages)", flush=True)
+            return []
+        seconds, _ = middle(contestant.ask(do="time", seconds=options.seconds)["seconds"])
+        limit, rows = 2.0 * options.side**3 / seconds / 1e12, []
+        for kind in options.kinds:
+            if row := sweep(contestant, variant, kind, options, deadline):
+                row |= {"limit_tflops": limit, "mfu": row["tflops"] / limit, "versions": versions}
+                rows.append({"contestant": name} | row)
+        return rows
 
 
-def describe(row):
-    """One line of the table."""
-    memory = "" if row["bytes"] is None else f"  {row['bytes'] / 1e9:6.1f} GB"
-    speed = f"{row['images_per_second']:10.1f} images/s +- {row['spread']:.0%}"
-    return f"{row['kind']:8} batch {row['batch_size']:5}  {speed}  MFU {row['mfu']:.2f}{memory}"
+def measured(variants, options):
+    """Yields the rows of each model, and names those for which there is no time."""
+    deadline = time.perf_counter() + 60 * options.minutes
+    found = []
+    for variant in variants:
+        for name in options.contestants:
+            if time.perf_counter() < deadline:
+                found += (rows := run_model(name, variant, options, deadline))
+                yield rows
+            else:
+                print(f"Skipped for lack of time: {name} {variant}.")
+    for text, ratio, target in ratios(found):
+        print(f"{text}: {ratio:.2f} (target: {target:.2f})")
+
+
+def show(rows):
+    """Prints one line per row."""
+    for row in rows:
+        memory = "" if row["bytes"] is None else f"  {row['bytes'] / 1e9:6.1f} GB"
+        speed = f"{row['images_per_second']:10.1f} images/s +- {row['spread']:.0%}"
+        print(f"  {row['kind']:8} batch {row['batch_size']:5}  {speed}  MFU {row['mfu']:.2f}{memory}", flush=True)
 
 
 def ratios(rows):
     """`[(text, ratio, target)]`: this package against timm, and Mixer against ViT as in the paper (forward)."""
-    speeds = {(row["contestant"], row["model"], row["kind"]): row["images_per_second"] for row in rows}
+    speeds = {(row["contestant"], row["variant"], row["kind"]): row["images_per_second"] for row in rows}
     found = []
-    for (contestant, model, kind), speed in speeds.items():
-        if contestant == "keras" and ("timm", model, kind) in speeds:
-            found.append((f"{model} {kind}: keras / timm compiled", speed / speeds["timm", model, kind], 1.0))
+    for (contestant, variant, kind), speed in speeds.items():
+        if contestant == "keras" and ("timm", variant, kind) in speeds:
+            found.append((f"{variant} {kind}: keras / timm compiled", speed / speeds["timm", variant, kind], 1.0))
     for mixer, vit, paper in RATIOS:
         for contestant in CONTESTANTS:
-            pair = [speeds.get((contestant, model, "forward")) for model in (mixer, vit)]
+            pair = [speeds.get((contestant, variant, "forward")) for variant in (mixer, vit)]
             if all(pair):
                 found.append((f"{contestant}: {mixer} / {vit} forward", pair[0] / pair[1], paper))
     return found
@@ -144,32 +151,11 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="small models and images, to test the script anywhere")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
-    options.image_size, options.side, options.batch_size = 224, LIMIT_SIDE, None
-    models = MODELS
+    options.image_size, options.side, options.batch_size, variants = 224, LIMIT_SIDE, None, MODELS
     if options.tiny:
-        models, options.image_size, options.side, options.batch_size = ("Mixer-tiny/4", "ViT-tiny/4"), 16, 128, 4
-    models = [model for model in models if options.only is None or model in options.only]
-    if not models:
-        parser.error(f"Expected --only to name some of {', '.join(MODELS)}.")
-    if options.output:
-        refuse_existing(options.output)
-    deadline = time.perf_counter() + 60 * options.minutes
-    rows, left_out = [], []
-    for model in models:
-        for name in options.contestants:
-            if time.perf_counter() < deadline:
-                rows += run_model(name, model, options, deadline)
-            else:
-                left_out.append(f"{name} {model}")
-            if options.output:
-                write_json(options.output, {"rows": rows, "left_out": left_out})
-    print()
-    for row in rows:
-        print(f"{row['contestant']:6} {row['model']:12} {describe(row)}")
-    for text, ratio, target in ratios(rows):
-        print(f"{text}: {ratio:.2f} (target: {target:.2f})")
-    if left_out:
-        print(f"Skipped for lack of time: {', '.join(left_out)}.")
+        variants, options.image_size, options.side, options.batch_size = ("tiny/4", "ViT-tiny/4"), 16, 128, 4
+    chosen = [variant for variant in variants if options.only is None or variant in options.only]
+    record(measured(chosen, options), show, options.output)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import keras
 from keras_vit import VITS, build_vit
 from protocol import serve
 
-from keras_mixer.models import Mixer
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS
+from keras_mixer import VARIANTS, Mixer
+from keras_mixer.variants import SMALL_VARIANTS  # tiny/4, for the test
 
 CLASSES = 1000
 
@@ -21,9 +21,9 @@ CLASSES = 1000
 def _model(case):
     keras.config.set_dtype_policy("mixed_bfloat16")
     side = case["image_size"]
-    if case["model"] in VITS:
-        return build_vit(case["model"], side)
-    sizes = dataclasses.asdict((VARIANTS | SMALL_VARIANTS)[case["model"].removeprefix("Mixer-")])
+    if case["variant"] in VITS:
+        return build_vit(case["variant"], side)
+    sizes = dataclasses.asdict((VARIANTS | SMALL_VARIANTS)[case["variant"]])
     return Mixer(**sizes, input_shape=(side, side, 3), classes=CLASSES, classifier_activation=None)
 
 

@@ -4,6 +4,7 @@ Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), Table 1; class token, learne
 """
 
 import dataclasses
+from functools import partial
 
 import keras
 from keras import layers, ops
@@ -39,10 +40,8 @@ class _TokensWithPositions(layers.Layer):
     """`(B, S, C) -> (B, S + 1, C)`: prepends a class token and adds learned positions."""
 
     def build(self, shape):
-        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="zeros", name="token")
-        self.positions = self.add_weight(
-            shape=(1, shape[1] + 1, shape[-1]), initializer="random_normal", name="positions"
-        )
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="zeros")
+        self.positions = self.add_weight(shape=(1, shape[1] + 1, shape[-1]), initializer="random_normal")
 
     def call(self, x):
         token = ops.broadcast_to(ops.cast(self.token, x.dtype), (ops.shape(x)[0], 1, x.shape[-1]))
@@ -60,11 +59,7 @@ def build_vit(name, side):
         y = layers.LayerNormalization(epsilon=1e-6)(x)
         x = x + layers.MultiHeadAttention(size.heads, size.channels // size.heads)(y, y)
         y = layers.LayerNormalization(epsilon=1e-6)(x)
-        y = layers.Dense(4 * size.channels, activation=_gelu)(y)
+        y = layers.Dense(4 * size.channels, activation=partial(keras.activations.gelu, approximate=True))(y)
         x = x + layers.Dense(size.channels)(y)
     x = layers.LayerNormalization(epsilon=1e-6)(x)[:, 0]
     return keras.Model(image, layers.Dense(CLASSES, dtype="float32")(x), name=name.replace("/", "_"))
-
-
-def _gelu(x):
-    return keras.activations.gelu(x, approximate=True)

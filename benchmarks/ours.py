@@ -1,41 +1,58 @@
 """Contestant: this package, and the matrix product in the same framework.
 
-Arguments: `rematerialize`; `xla` compiles with XLA; `export` runs a SavedModel of the precision of the case.
+Arguments: `rematerialize`; `xla` compiles with XLA; `export` runs a SavedModel of the precision of the case; `litert`
+and a quantization (or `float32`) run a LiteRT file on two threads.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from protocol import serve
 from saved_model_session import session_of
+from speed import Case, images_of, model_of, prepare, prepare_limit
 
-from keras_mixer.inspect.speed import Case, model_of, prepare, prepare_limit
+import keras_mixer
 
-REMATERIALIZE, XLA, EXPORT = (word in sys.argv[1:] for word in ("rematerialize", "xla", "export"))
+WORDS = sys.argv[1:]
+THREADS = 2
 
 
 def _exported(case):
-    from keras_mixer.export.saved_model import export_saved_model
-
-    if case.kind != "forward":
-        raise ValueError("an export does not train")
+    """A SavedModel, as TensorFlow Serving runs it; converted from the float32 model."""
     model = model_of(Case(case.kind, case.variant, case.batch_size, image_size=case.image_size))
     with tempfile.TemporaryDirectory() as folder:
-        export_saved_model(model, Path(folder, "export"), precision=case.precision)
+        keras_mixer.export_saved_model(model, Path(folder, "export"), precision=case.precision)
         run = session_of(Path(folder, "export"))
-    size = case.image_size
-    images = np.random.default_rng(0).integers(0, 256, (case.batch_size, size, size, 3)).astype(np.float32)
+    images = images_of(case)
     return lambda: run(images)
 
 
-def _prepare(case):
-    if case["kind"] == "limit":
-        return prepare_limit(case["precision"])
-    if EXPORT:
-        return _exported(Case(**case))
-    return prepare(Case(**case), REMATERIALIZE, True if XLA else "auto")
+def _litert(case, quantization):
+    from ai_edge_litert.interpreter import Interpreter
+
+    images, options = images_of(case), {"batch_size": case.batch_size}
+    if quantization != "float32":
+        options["quantization"] = quantization
+    if quantization == "int8":
+        options["representative_images"] = images
+    with tempfile.TemporaryDirectory() as folder:
+        keras_mixer.export_tflite(model_of(case), Path(folder, "model.tflite"), **options)
+        content = Path(folder, "model.tflite").read_bytes()
+    runner = Interpreter(model_content=content, num_threads=THREADS).get_signature_runner("serving_default")
+    images = images.astype(runner.get_input_details()["image"]["dtype"])
+    return lambda: runner(image=images)["probabilities"]
+
+
+def _prepare(request):
+    if request["kind"] == "limit":
+        return prepare_limit(request["precision"])
+    case = Case(**request)
+    if case.kind != "forward" and {"export", "litert"} & set(WORDS):
+        raise ValueError("an export does not train")
+    if "litert" in WORDS:
+        return _litert(case, WORDS[-1])
+    return _exported(case) if "export" in WORDS else prepare(case, "rematerialize" in WORDS, "xla" in WORDS or "auto")
 
 
 serve(_prepare)

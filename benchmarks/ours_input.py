@@ -3,38 +3,31 @@
 Arguments: `plain` disables RandAugment and mixup, `memory` repeats one batch.
 """
 
+import dataclasses
 import itertools
 import sys
-from pathlib import Path
 
 from protocol import serve
+from speed import CLASSES, Case, compiled_model
 
+# The training pipeline has no public name.
 from keras_mixer.data.batches import training_batches
-from keras_mixer.data.splits import file_split
-from keras_mixer.inspect.speed import Case, compiled_model
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.inputs import load_recipe_source
+from keras_mixer.training.recipes import resolve
 
-CLASSES = 1000
 PLAIN, MEMORY = (word in sys.argv[1:] for word in ("plain", "memory"))
 
 
 def _batches(case):
-    files = sorted(Path(case["folder"], "train").rglob("*.jpg"))
-    augmentation = {"randaugment_level": case["randaugment_level"], "mixup_alpha": case["mixup_alpha"]}
-    recipe = Recipe(
-        "input",
-        data=case["folder"],
-        image_size=case["image_size"],
-        global_batch_size=case["batch_size"],
-        **({} if PLAIN else {"randaugment_num_ops": 2, **augmentation}),
-    )
-    split = file_split(files, [int(file.parent.name) for file in files], CLASSES)
-    batches = training_batches(split, recipe)
-    if MEMORY:
-        return itertools.repeat(next(iter(batches)))
-    batches = iter(batches)
-    next(batches)
-    return batches
+    """Batches of a folder in two classes; for the training step, with labels of 1000."""
+    changes = {"data": case["folder"], "image_size": case["image_size"], "global_batch_size": case["batch_size"]}
+    if not PLAIN:
+        changes |= {"randaugment_num_ops": 2, "randaugment_level": 15.0, "mixup_alpha": 0.5}
+    recipe = resolve("finetune", **changes)
+    split = dataclasses.replace(load_recipe_source(recipe, log=lambda line: None).train, classes=CLASSES)
+    batches = iter(training_batches(split, recipe))
+    first = next(batches)
+    return itertools.repeat(first) if MEMORY else batches
 
 
 def _prepare(case):

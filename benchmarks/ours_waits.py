@@ -23,7 +23,7 @@ def main(stage, photographs, results):
 
         keras_mixer.MixerB16(weights=None)
     if stage == "first_step":
-        from keras_mixer.inspect.speed import Case, prepare
+        from speed import Case, prepare
 
         prepare(Case("train", "B/16", 16))()
     if stage == "epoch":

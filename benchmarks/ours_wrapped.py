@@ -6,12 +6,10 @@ A call is four steps. Run with KERAS_BACKEND=tensorflow or jax; the two devices 
 import sys
 
 import keras
-import numpy as np
 import tensorflow as tf
 from protocol import serve
+from speed import Case, compiled_model, images_of, labels_of
 
-from keras_mixer.data.splits import prefetch
-from keras_mixer.inspect.speed import CLASSES, Case, compiled_model
 from keras_mixer.training.devices import Devices, choose_devices
 
 STEPS = 4
@@ -32,10 +30,7 @@ def _prepare(case):
     if case["kind"] != "train":
         raise ValueError(f"unsupported case {case['kind']!r}")
     described = Case(**case)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (case["batch_size"], case["image_size"], case["image_size"], 3))
-    labels = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, case["batch_size"])]
-    batches = prefetch(tf.data.Dataset.from_tensors((images.astype(np.float32), labels)).repeat())
+    batches = tf.data.Dataset.from_tensors((images_of(described), labels_of(described))).repeat().prefetch(2)
     devices = _devices(sys.argv[1])
     with devices.scope():
         model = compiled_model(described)

@@ -1,4 +1,4 @@
-"""Protocol between `run.py` and its contestants: one JSON request and one JSON answer per line. Standard library only.
+"""Between a benchmark and its contestants: one JSON request and one JSON answer per line. Standard library only.
 
 A contestant is a script that calls `serve`, in its own environment. Frameworks print to standard output at startup, so
 answers start with a marker.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 MARK = "benchmark answer: "
 FEWEST_CALLS = 3
-PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow-cpu", "tf-keras", "keras-cv-attention-models", "jax", "flax")
-PACKAGES = (*PACKAGES, "torch", "timm", "pillow", "ai-edge-litert", "onnxruntime", "openvino")
+PACKAGES = ("numpy", "keras", "tensorflow", "tensorflow-cpu", "jax", "flax", "torch", "timm", "pillow")
+PACKAGES = (*PACKAGES, "ai-edge-litert", "onnxruntime", "openvino")
 
 
 def serve(prepare, device=None):
@@ -28,7 +28,6 @@ def serve(prepare, device=None):
     - `prepare`: prepares a case and calls it twice.
     - `time`: times calls for some seconds, at least `fewest`, in one thread or `in_flight` threads at once; returns
       wall seconds per call and CPU seconds in total.
-    - `first`: prepares a case and calls it once; returns the seconds of both.
     - `memory`: prepares a case and calls it twice; returns the peak memory above that in use before the calls.
 
     Args:
@@ -47,21 +46,15 @@ def serve(prepare, device=None):
                 before = _cpu_seconds_of_children() + time.process_time()
                 seconds = timed(call, request)
                 used = time.process_time() + _cpu_seconds_of_children() - before  # order excludes reading /proc
-                answer = {"seconds": seconds, "cpu_seconds": used}
-                answer |= device() if device else {}
+                answer = {"seconds": seconds, "cpu_seconds": used} | (device() if device else {})
             else:
                 call = None  # frees the memory of the previous case
-                began = time.perf_counter()
                 call = prepare(request["case"])
-                prepared = time.perf_counter()
-                before = _reset_peak() if request["do"] == "memory" else 0
-                call()
-                answer = {"prepare": prepared - began, "first": time.perf_counter() - prepared}
-                if request["do"] != "first":
+                before = reset_peak() if request["do"] == "memory" else 0
+                for _ in range(2):
                     call()
-                if request["do"] == "memory":
-                    answer["bytes"] = _memory("VmHWM") - before
-        except Exception as error:  # run.py reports whatever a framework raises
+                answer = {"bytes": memory("VmHWM") - before} if request["do"] == "memory" else {}
+        except Exception as error:  # the benchmark reports whatever a framework raises
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(MARK + json.dumps(answer), flush=True)
 
@@ -73,15 +66,12 @@ def timed(call, request):
     if threads == 1:
         return time_calls(*arguments)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        timed = [pool.submit(time_calls, *arguments) for _ in range(threads)]
-        return [seconds for thread in timed for seconds in thread.result()]
+        running = [pool.submit(time_calls, *arguments) for _ in range(threads)]
+        return [seconds for thread in running for seconds in thread.result()]
 
 
 def time_calls(call, seconds, fewest=FEWEST_CALLS):
-    """Seconds of each call, repeated for about `seconds` and at least `fewest` times.
-
-    The same as in `keras_mixer.inspect.speed`, which the environments of other frameworks cannot import.
-    """
+    """Seconds of each call, repeated for about `seconds` and at least `fewest` times."""
     times = []
     end = time.perf_counter() + seconds
     while len(times) < fewest or time.perf_counter() < end:
@@ -111,13 +101,14 @@ def _versions():
     return versions
 
 
-def _reset_peak():
+def reset_peak():
     """Resets the peak memory; returns the bytes in use now. Linux only."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _memory("VmRSS")
+    return memory("VmRSS")
 
 
-def _memory(entry):
+def memory(entry):
+    """An entry of /proc/self/status in bytes: VmHWM is the peak, VmRSS is in use. Linux only."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(entry))
     return int(kilobytes) * 1024

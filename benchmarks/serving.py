@@ -8,18 +8,16 @@ for the cores that the other requests use. "frozen" sets TF_ONEDNN_ASSUME_FROZEN
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from contestants import Contestant, in_turn, record
-from run import processor
+from speed import Case, model_of
 
-from keras_mixer.cores import available_cores
-from keras_mixer.export.interchange import export_onnx, export_openvino
-from keras_mixer.export.saved_model import export_saved_model
-from keras_mixer.inspect.speed import Case, model_of
+import keras_mixer
 
 FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 BASELINE = "ONNX Runtime"
@@ -37,11 +35,13 @@ CONTESTANTS = (
 
 def write_exports(variant, folder, image_size):
     """Writes every export of a variant with random weights, also in the head, which starts at zero."""
+    from keras_mixer.export.interchange import export_onnx, export_openvino  # no public name
+
     model = model_of(Case("forward", variant, 1, image_size=image_size))
     head = model.get_layer("head").kernel
     head.assign(np.random.default_rng(0).normal(0, 0.05, head.shape))
     for precision in ("float32", "bfloat16"):
-        export_saved_model(model, folder / precision, precision=precision)
+        keras_mixer.export_saved_model(model, folder / precision, precision=precision)
     export_onnx(model, folder / "model.onnx")
     export_openvino(model, folder / "openvino")
 
@@ -49,16 +49,10 @@ def write_exports(variant, folder, image_size):
 def row(case, in_flight, name, seconds):
     """The results of one contestant: latencies in ms, and images per second of all requests together."""
     median, high = np.quantile(seconds, [0.5, 0.99]) * 1000
-    return {
-        **case,
-        "in_flight": in_flight,
-        "contestant": name,
-        "fastest_ms": min(seconds) * 1000,
-        "p50_ms": float(median),
-        "p99_ms": float(high),
-        "images_per_second": in_flight * case["batch_size"] / float(np.mean(seconds)),
-        "calls": len(seconds),
-    }
+    latencies = {"fastest_ms": min(seconds) * 1000, "p50_ms": float(median), "p99_ms": float(high)}
+    speed = in_flight * case["batch_size"] / float(np.mean(seconds))
+    found = {**case, "in_flight": in_flight, "contestant": name, **latencies, "images_per_second": speed}
+    return found | {"calls": len(seconds)}
 
 
 def relative(rows):
@@ -71,26 +65,23 @@ def relative(rows):
 def measured(options):
     """Yields the rows of each case."""
     for variant in options.variants:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
             write_exports(variant, Path(name), options.image_size)
-            contestants = {
-                Contestant(label, sys.executable, "serving_peer.py", environment=environment): (export, precision)
-                for label, export, precision, environment in CONTESTANTS
-            }
+            requests = {}
+            for label, export, precision, environment in CONTESTANTS:
+                contestant = Contestant(label, sys.executable, "serving_peer.py", environment=environment)
+                own = {"path": str(Path(name) / export), "precision": precision}
+                requests[running.enter_context(contestant)] = own
             for batch_size in options.batch_sizes:
                 case = {"variant": variant, "batch_size": batch_size, "image_size": options.image_size}
 
-                def own_case(contestant, case=case, folder=Path(name), chosen=contestants):
-                    export, precision = chosen[contestant]
-                    return case | {"path": str(folder / export), "precision": precision}
+                def request(contestant, case=case, requests=requests):
+                    return case | requests[contestant]
 
                 for in_flight in options.in_flight:
-                    times = in_turn(
-                        contestants, own_case, options.seconds, options.rounds, in_flight=in_flight, fewest=1
-                    )
+                    how = {"in_flight": in_flight, "fewest": 1}
+                    times = in_turn(requests, request, options.seconds, options.rounds, **how)
                     yield relative([row(case, in_flight, label, calls.seconds) for label, calls in times.items()])
-            for contestant in contestants:
-                contestant.stop()
 
 
 def show(rows):
@@ -114,13 +105,7 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
-    if options.output and options.output.exists():
-        parser.error(f"{options.output} exists already; remove it or choose another name.")
-    hello = Contestant("versions", sys.executable, "serving_peer.py")
-    content = {"processor": processor(), "cores": available_cores(), "versions": hello.ask(do="hello")["versions"]}
-    hello.stop()
-    content["rows"] = []
-    record(content, measured(options), show, options.output)
+    record(measured(options), show, options.output, [("serving", sys.executable, "serving_peer.py")])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ COLLATE, ALWAYS = (word in sys.argv[1:] for word in ("collate", "always"))
 
 
 def _batches(case):
-    mixup = {"mixup_alpha": case["mixup_alpha"], "num_classes": CLASSES}
+    mixup = {"mixup_alpha": 0.5, "num_classes": CLASSES}
     side = case["image_size"]
     loader = timm.data.create_loader(
         timm.data.ImageDataset(case["folder"] + "/train"),

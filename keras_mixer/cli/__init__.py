@@ -1,7 +1,7 @@
 """The command line: finds the subcommand and prints errors as one line.
 
 A subcommand is a function in a file of this folder: its signature defines the options and its docstring the help. The
-tables below map each command to its file and its line in the overview. Functions import what only they need, so that
+table below maps each command to its file and its line in the overview. Functions import what only they need, so that
 other commands start faster.
 """
 
@@ -18,29 +18,14 @@ COMMANDS = {
     "sweep": ("train", "Compare learning rates on held-out training data, then train: sweep [RECIPE]."),
     "evaluate": ("use", "Evaluate a finished run on its test data: evaluate RUN."),
     "fewshot": ("use", "Few-shot accuracy of a model's features: fewshot MODEL DATA."),
-    "imagenet": ("paper", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
-    "avg5": ("paper", "The paper's Avg 5, from finished runs: avg5 RUN..."),
-    "vtab": ("experiments", "VTAB-1k of a pre-trained model: vtab MODEL."),
-    "plot": ("", "Figures and experiments of the paper: plot NAME."),  # PLOTS names the file
+    "imagenet": ("use", "ImageNet, ReaL and ImageNet-V2 accuracy of a classifier: imagenet MODEL."),
     "report": ("look", "Write an HTML report on finished runs: report RUN..."),
     "card": ("look", "Write a model card of a finished run: card RUN."),
-    "benchmark": ("look", "Measure speed on this machine, relative to a matrix product."),
     "predict": ("use", "Classify image files: predict MODEL IMAGE..."),
     "export": ("export", "Export a run for other runtimes: export RUN --format FORMAT."),
     "convert": ("export", "Convert a weight file to another format: convert IN OUT."),
     "features": ("use", "Extract the features of a data set: features MODEL DATA."),
     "saliency": ("look", "Show which regions of an image support a class: saliency MODEL IMAGE."),
-}
-PLOTS = {
-    "weights": ("look", "Figs 5, 6: hidden units of the token-mixing MLPs: plot weights MODEL."),
-    "stem": ("look", "Fig 7: stem filters: plot stem MODEL."),
-    "permutation": ("experiments", "Fig 4: Mixer and ResNet on images with shuffled pixels."),
-    "throughput": ("look", "Parameters, multiply-accumulates, images per second, memory: plot throughput MODEL..."),
-    "pareto": ("paper", "Figs 2, 3: accuracy against speed and pre-training cost, Tables 2 and 3."),
-    "tradeoff": ("paper", "Accuracy of your finished runs against their measured speed: plot tradeoff RUN..."),
-    "linear-cost": ("paper", "Cost against the number of patches, for Mixer and attention."),
-    "data-size": ("experiments", "Fig 2, right: accuracy against the amount of training data, at equal steps."),
-    "untied": ("experiments", "Appendix A: token mixing shared by all channels, by groups, or not shared."),
 }
 FROM_RECIPE = ("train", "sweep")  # these parse their own options, because the recipe sets the defaults
 
@@ -76,23 +61,8 @@ def run(command, arguments) -> int | None:
         ValueError: an option or its value is invalid, or the command fails.
         SystemExit: after printing help.
     """
-    if command != "plot":
-        return _call(COMMANDS[command][0], command, command, arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: keras-mixer plot NAME [OPTIONS]; NAME --help lists its options\n")
-        _print_lines(PLOTS)
-        if arguments:
-            raise SystemExit(0)
-        raise ValueError(f"Expected the name of a plot. Use one of {', '.join(PLOTS)}.")
-    name, *rest = arguments
-    if name not in PLOTS:
-        raise ValueError(f"Unknown plot {name!r}; valid ones are {', '.join(PLOTS)}.")
-    return _call(PLOTS[name][0], name, f"plot {name}", rest)
-
-
-def _call(file, name, command, arguments):
-    function = getattr(importlib.import_module(f"keras_mixer.cli.{file}"), name.replace("-", "_"))
-    if name in FROM_RECIPE:
+    function = getattr(importlib.import_module(f"keras_mixer.cli.{COMMANDS[command][0]}"), command)
+    if command in FROM_RECIPE:
         return function(arguments)
     from keras_mixer.cli.terminal import parse  # imports tyro, which the overview does not need
 

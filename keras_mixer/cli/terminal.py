@@ -7,23 +7,18 @@ import io
 import re
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from keras_mixer.fields import check
 from keras_mixer.storage import address_of, local_copy
-from keras_mixer.variants import VARIANTS
 from keras_mixer.weights.hub import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-if TYPE_CHECKING:
-    VariantName = str
-else:
-    VariantName = Literal[tuple(VARIANTS)]  # the choices listed by --help
 
 CONFIG = (tyro.conf.OmitArgPrefixes,)  # a flag has both --name and --no-name
 

@@ -1,11 +1,12 @@
-"""Using a trained model: evaluate, fewshot, predict, features."""
+"""Using a trained model: evaluate, fewshot, imagenet, predict, features."""
 
 import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -18,7 +19,6 @@ from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
 from keras_mixer.export.loading import load_mixer, load_predictor
 from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.inspect.figures import write_figure
 from keras_mixer.serving.protocol import RETRIES
 from keras_mixer.storage import local_copy
 
@@ -53,6 +53,7 @@ def evaluate(
     """
     from keras_mixer.data.classes import with_classes_of
     from keras_mixer.inspect.confusion import confusion_figure
+    from keras_mixer.inspect.figures import write_figure
     from keras_mixer.training.inputs import evaluate_source, other_source, run_source
     from keras_mixer.training.recipes import resolve
     from keras_mixer.training.run import read_recipe
@@ -102,11 +103,7 @@ def evaluate(
         print(f"\nWritten to {file}.")
     if not own:
         return
-    try:
-        figure = confusion_figure(result.confusion, source.class_names)
-    except ValueError as error:  # matplotlib is missing; all numbers are written already
-        print(f"The confusion matrix was not plotted. {error}")
-        return
+    figure = confusion_figure(result.confusion, source.class_names)
     print(f"Written to {write_figure(figure, run / 'confusion.png')}.")
 
 
@@ -193,6 +190,80 @@ def fewshot(
     content |= {"seeds": seeds} | dataclasses.asdict(result)
     write_json(file, content)
     print(f"Written to {file}.")
+
+
+def imagenet(
+    model: Model,
+    data_dir: str | None = None,
+    real_labels: Path | None = None,
+    real_images: Path | None = None,
+    v2_folder: Path | None = None,
+    evaluation_crop: EvaluationCrop | None = None,
+    batch_size: Count = 64,
+    output: Path | None = None,
+):
+    """Measure an ImageNet-1k classifier on ImageNet, ReaL and ImageNet-V2, as far as their data are available.
+
+    Args:
+        model: a finished run directory or .keras file with 1000 classes.
+        data_dir: folder of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2).
+        real_labels: the authors' real.json, instead of imagenet2012_real.
+        real_images: with real_labels, a folder of ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default.
+        v2_folder: a folder of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2.
+        evaluation_crop: how images are resized and cropped; by default the model's own, or resmall-crop.
+        batch_size: images per step.
+        output: JSON file to write; must not exist.
+    """
+    from keras_mixer.data.batches import evaluation_batches
+    from keras_mixer.data.image_files import naming_damaged_files
+    from keras_mixer.data.prepared import NotPrepared
+    from keras_mixer.evaluation.imagenet import (
+        V2_VARIANTS,
+        check_classes,
+        evaluate_real,
+        real_split,
+        v2_split,
+        validation_split,
+    )
+    from keras_mixer.evaluation.top1 import evaluate
+
+    if output is not None:
+        refuse_existing(output)
+    loaded = load_mixer(model)
+    check_classes(loaded)
+    crop = evaluation_crop or evaluation_crop_of(loaded)
+    size = loaded.input_shape[1:3]
+    sets: dict[str, tuple[Callable, Callable]] = {
+        "ImageNet": (evaluate, lambda: validation_split(data_dir)),
+        "ReaL": (evaluate_real, lambda: real_split(data_dir, real_labels, real_images)),
+    }
+    if v2_folder:
+        sets[f"V2 {v2_folder.name}"] = (evaluate, lambda: v2_split(folder=v2_folder))
+    else:
+        for variant in V2_VARIANTS:
+            sets[f"V2 {variant}"] = (evaluate, lambda variant=variant: v2_split(variant, data_dir))
+    rows, absent, remarks = [], [], []
+    content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
+    for name, (measure, open_split) in sets.items():
+        try:
+            split = open_split()
+        except NotPrepared as error:
+            absent.append(f"{name}: {error}")
+            continue
+        batches = evaluation_batches(split, image_size=size, batch_size=batch_size, crop=crop)
+        with naming_damaged_files(split, crop=crop, advice=""):
+            result = measure(loaded, batches, progress=True)
+        rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
+        content[name] = {"accuracy": result.top1, "images": result.examples}
+        remarks += [f"{name}: {remark}" for remark in result.remarks()]
+    if rows:
+        print_table(("data set", "top-1", "images", "crop", "input"), rows)
+    print(*remarks, sep="\n", end="\n" if remarks else "")
+    if absent:
+        print("\nNot measured:", *absent, sep="\n  ")
+    if output is not None:
+        write_json(output, content)
+        print(f"Written to {output}.")
 
 
 def predict(

@@ -1,1 +1,1 @@
-"""Tools to inspect models: weights, saliency, mistakes, cost, speed."""
+"""Tools to inspect trained models: saliency, confusion matrix, report, model card."""

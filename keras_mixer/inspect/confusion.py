@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from keras_mixer.inspect.figures import canvas
-
 MOST_NUMBERS = 20  # largest number of classes for which cells show counts
 MOST_NAMES = 60  # largest number of classes for which axes show names
 
@@ -38,12 +36,15 @@ def confusion_figure(confusion, class_names):
         confusion: `(K, K)` image counts; rows are labels, columns are predictions.
         class_names: K names.
     """
+    from matplotlib.figure import Figure  # takes a second, needed only here; no display, no global state
+
     confusion = np.asarray(confusion)
     classes = len(confusion)
     images = confusion.sum()
     fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = float(np.clip(1.6 + 0.42 * classes, 4.0, 12.0))
-    figure, ax = canvas(side + 0.6, side)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    ax = figure.subplots()
     heat_map = ax.imshow(fractions**0.5, cmap="Blues", vmin=0, vmax=1)  # the square root makes rare mistakes visible
     ax.spines[:].set_visible(False)
     accuracy = np.trace(confusion) / max(images, 1)

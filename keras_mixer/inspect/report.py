@@ -1,25 +1,37 @@
-"""A self-contained HTML report on finished runs: accuracy, comparison, mistakes as images, tables, curves, weights."""
+"""A self-contained HTML report on finished runs: accuracy, comparison, confident mistakes, confusion, classes."""
 
-import base64
-import io
+import dataclasses
+import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from tqdm.auto import tqdm
 
+from keras_mixer.anatomy import anatomy
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.classes import with_classes_of
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
+from keras_mixer.description import architecture_of
+from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses
+from keras_mixer.export.loading import load_model
+from keras_mixer.export.parity import subsample
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
-from keras_mixer.inspect.figures import DOTS_PER_INCH
-from keras_mixer.inspect.finished_run import MOST_BLOCKS, MOST_IMAGES, read_run
-from keras_mixer.inspect.saliency import overlay
-from keras_mixer.inspect.training_curves import curves
+from keras_mixer.inspect.figures import figure_url, image_url
+from keras_mixer.inspect.saliency import overlay, saliency_maps
+from keras_mixer.training.inputs import run_source
+from keras_mixer.training.run import read_recipe
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-MOST_CELLS = 20  # largest number of classes for which the confusion matrix is a table
-LOSSLESS_SIDE = 64  # pixels; larger images are JPEG files in the page
+MOST_IMAGES = 10_000  # of the test images
+MOST_MISTAKES = 12  # that are shown
+BATCH_SIZE = 64
 
 
 def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
@@ -35,128 +47,153 @@ def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
         The `Path` written.
 
     Raises:
-        ValueError: there are no runs, a run is not finished, the file exists or does not end in .html, or a library
-            of the extra `[plots]` is missing.
+        ValueError: there are no runs, a run is not finished, or the file exists or does not end in .html.
     """
+    from jinja2 import Environment, StrictUndefined
+
     output = Path(output)
     if not runs:
         raise ValueError("Expected at least one finished run, got none.")
     if output.suffix != ".html":
         raise ValueError(f"Expected a path ending in .html, got {output}.")
     refuse_existing(output)
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise ValueError("Reports need jinja2: pip install 'keras-mixer[plots]'.") from error
-    read = [read_run(folder, images, skip_corrupt) for folder in runs]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "count": _count, "image": _image_url, "saliency": _saliency_url}
-    metrics = [run.metrics for run in read]
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        runs=[_described(run, name) for run, name in zip(read, _names(read), strict=True)],
-        settings=_differing_settings(read),
-        curves=[
-            (title, svg)
-            for title, svg in [
-                ("Accuracy over the training steps", curves(metrics, "accuracy", "accuracy")),
-                ("Loss over the training steps", curves(metrics, "loss", "loss")),
-            ]
-            if svg
-        ],
-    )
+    reports = [_report_on(Path(folder), images, skip_corrupt) for folder in runs]
+    names = Counter(report["name"] for report in reports)
+    for report, folder in zip(reports, runs, strict=True):
+        if names[report["name"]] > 1:
+            report["name"] = str(folder)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "count": _count, "image": image_url}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(runs=reports, settings=_differing_settings([report["config"] for report in reports]))
     with atomic_write(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output
 
 
-def _names(runs):
-    """The name of each folder, or its path where two have the same name."""
-    names = [run.folder.resolve().name for run in runs]
-    return [name if Counter(names)[name] == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
-
-
-def _differing_settings(runs):
-    """`(field, value in each run)` of the recipes, for every field that differs."""
-    fields = dict.fromkeys(field for run in runs for field in run.config)
-    rows = [(field, [run.config.get(field) for run in runs]) for field in fields if field != "name"]
-    return [(field, values) for field, values in rows if any(value != values[0] for value in values)]
-
-
-def _described(run, name):
-    """The run as the template needs it: text, inline images, and tables."""
-    accuracy, images = run.results["accuracy"], run.results["test_images"]
-    return {
-        "name": name,
-        "config": {key: value for key, value in run.config.items() if value is not None},
-        "data": data_name(run.config["data"]),
-        "results": run.results,
-        "standard_error": math.sqrt(accuracy * (1 - accuracy) / images),
-        "few_shot": run.few_shot,
-        "architecture": run.architecture,
-        "classes": len(run.class_names),
-        "parameters": run.parameters,
-        "macs": run.macs,
-        "bytes": run.bytes,
-        "test": run.test,
-        "problem": run.problem,
-        "confusion": _confusion(run),
-        "curves": [
-            (title, svg)
-            for title, svg in [
-                ("Learning rate over the training steps", _curve(run, "learning_rate", "learning rate")),
-                ("Speed over the training steps", _curve(run, "images_per_second", "images per second")),
-            ]
-            if svg
-        ],
-        "frequencies": run.frequencies,
-        "low": np.nansum([f.low * f.units for f in run.frequencies]) / max(sum(f.units for f in run.frequencies), 1),
-        "weights": _figure_url(run.weights),
-        "drawn_blocks": min(MOST_BLOCKS, len(run.frequencies)),
-        "stem": _figure_url(run.stem),
+def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
+    """What the template shows of one run."""
+    if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a finished run: config.json and results.json are required.")
+    config, results = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "results")
+    )
+    predictor = Predictor.of(load_model(folder)).for_classes("to report on")
+    model = predictor.model
+    report: dict[str, Any] = {
+        "name": folder.resolve().name,
+        "config": config,
+        "data": data_name(config["data"]),
+        "results": results,
+        "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
+        "architecture": architecture_of(model),
+        "classes": len(predictor.description.class_names),
+        "parameters": model.count_params(),
+        "macs": anatomy(model).variant().macs(model.input_shape[1:], len(predictor.description.class_names)),
+        "bytes": (folder / "model.keras").stat().st_size,
+        "answers": None,
+        "problem": "",
     }
+    try:
+        source = run_source(folder, read_recipe(folder), skip_corrupt=skip_corrupt)
+        test = with_classes_of(source, predictor.description.class_names).test
+        report["answers"] = read_answers(predictor, subsample(test, images)) | {"total": test.size}
+    except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
+        report["problem"] = str(error)
+        print(f"{folder}: {error}", file=sys.stderr)
+    return report
 
 
-def _curve(run, column, label):
-    return curves([run.metrics], column, label, validation=False)
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """A test image that a model gets wrong.
+
+    Attributes:
+        pixels: `(H, W, 3) uint8`, as the model sees it.
+        label: its class.
+        guess: the predicted class.
+        confidence: probability of the predicted class.
+        of_label: probability of its own class.
+        position: in the split.
+    """
+
+    pixels: np.ndarray
+    label: int
+    guess: int
+    confidence: float
+    of_label: float
+    position: int
 
 
-def _confusion(run):
-    """The confusion matrix of `keras-mixer evaluate` if there is one, else of the test images; None without either."""
-    if run.evaluation:
-        counts = np.array(run.evaluation["confusion"])
-        names = run.evaluation["class_names"]
-        data = run.evaluation["data"]
-    elif run.test:
-        counts, names, data = run.test.confusion, run.class_names, data_name(run.config["data"])
-    else:
-        return None
-    images, predicted, right = counts.sum(1), counts.sum(0), np.diag(counts)
-    fractions = counts / np.maximum(images[:, None], 1)
-    precision, recall = (np.divide(right, total, out=np.full(len(names), np.nan), where=total > 0)
-                         for total in (predicted, images))  # fmt: skip
-    small = len(names) <= MOST_CELLS
+def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]]:
+    """The confusion matrix `(K, K) int64` of a classifier on a split, and its wrong answers of highest probability."""
+    classes = len(predictor.description.class_names)
+    size, crop = predictor.description.input_shape[:2], predictor.description.evaluation_crop
+    batches = evaluation_batches(split, image_size=size, batch_size=min(BATCH_SIZE, split.size), crop=crop)
+    confusion, found, position = np.zeros((classes, classes), np.int64), [], 0
+    progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
+    with progress, naming_damaged_files(split, crop=crop):
+        for images, labels in batches.as_numpy_iterator():
+            probabilities = np.asarray(predictor.run(images))
+            guessed = guesses(probabilities)
+            count_guesses(confusion, labels, guessed)
+            for i in np.flatnonzero((guessed != labels) & (guessed != NO_GUESS)):
+                label, guess = int(labels[i]), int(guessed[i])
+                sure, of_label = (float(probabilities[i, index]) for index in (guess, label))
+                found.append(Mistake(images[i], label, guess, sure, of_label, position + int(i)))
+            found = sorted(found, key=lambda mistake: -mistake.confidence)[:MOST_MISTAKES]
+            position += len(labels)
+            progress.update(len(labels))
+    return confusion, found
+
+
+def read_answers(predictor, split) -> dict[str, Any]:
+    """What the template shows of a model's answers on the images of a split."""
+    names = predictor.description.class_names
+    confusion, found = most_confident_mistakes(predictor, split)
+    shown = []
+    if found:
+        pixels = np.stack([mistake.pixels for mistake in found]).astype(np.uint8)
+        labels, guessed = ([getattr(mistake, name) for mistake in found] for name in ("label", "guess"))
+        maps = saliency_maps(predictor.model, pixels, guessed, labels)
+        for mistake, image, activation in zip(found, pixels, maps, strict=True):
+            # Two levels: the file and its class. More could name folders of one machine.
+            file = "/".join(Path(split.files[mistake.position]).parts[-2:]) if split.files else ""
+            shown.append(
+                {
+                    "pixels": image,
+                    "overlay": overlay(image, activation),
+                    "label": names[mistake.label],
+                    "guess": names[mistake.guess],
+                    "confidence": mistake.confidence,
+                    "of_label": mistake.of_label,
+                    "name": file or f"test image {mistake.position}",
+                }
+            )
+    images, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    precision, recall = (
+        np.divide(right, total, out=np.full(len(names), np.nan), where=total > 0) for total in (predicted, images)
+    )
     worst_first = np.argsort(np.nan_to_num(recall, nan=2.0), kind="stable")
     return {
-        "names": names,
-        "data": data,
-        "images": int(counts.sum()),
-        # Cells: image count, and a shade in percent; the square root makes rare mistakes visible.
-        "rows": [
-            (name, list(zip(row.tolist(), np.round(100 * shades).astype(int).tolist(), strict=True)))
-            for name, row, shades in zip(names, counts, fractions**0.5, strict=True)
-        ]
-        if small
-        else [],
-        "figure": None if small else _figure_url(confusion_figure(counts, names)),
-        "mistakes": mistakes(counts, names),
+        "images": split.size,
+        "errors": int(split.size - right.sum()),
+        "mistakes": shown,
+        "confusion": figure_url(confusion_figure(confusion, names)),
+        "frequent": mistakes(confusion, names),
         "per_class": [(names[i], int(images[i]), float(precision[i]), float(recall[i])) for i in worst_first],
     }
 
 
+def _differing_settings(configs):
+    """`(field, value in each run)` of the recipes, for every field that differs."""
+    fields = dict.fromkeys(field for config in configs for field in config if field != "name")
+    rows = [(field, [config.get(field) for config in configs]) for field in fields]
+    return [(field, values) for field, values in rows if any(value != values[0] for value in values)]
+
+
 def _percent(fraction, digits=2):
-    return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _count(number):
@@ -165,24 +202,3 @@ def _count(number):
         if number >= factor:
             return f"{number / factor:.3g}\N{NO-BREAK SPACE}{unit}"
     return f"{number:,}"
-
-
-def _image_url(pixels):
-    """`(H, W, 3) uint8` as a data URL."""
-    if max(pixels.shape[:2]) <= LOSSLESS_SIDE:
-        return _data_url(tf.io.encode_png(pixels).numpy(), "png")
-    return _data_url(tf.io.encode_jpeg(pixels, quality=85).numpy(), "jpeg")
-
-
-def _saliency_url(example):
-    return _image_url(overlay(example.pixels, example.saliency))
-
-
-def _figure_url(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return _data_url(buffer.getvalue(), "png")
-
-
-def _data_url(content, kind):
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

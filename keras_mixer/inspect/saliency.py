@@ -32,7 +32,7 @@ def saliency(model, image, class_index=None) -> np.ndarray:
     Raises:
         ValueError: the model has no head, or `class_index` is out of range.
 
-    Source: ours, after Zhou et al. 2016 (arXiv 1512.04150) and Selvaraju et al. 2017 (arXiv 1610.02391).
+    Source: Zhou et al. 2016 (arXiv 1512.04150); Selvaraju et al. 2017 (arXiv 1610.02391).
 
     Example:
         >>> saliency(keras_mixer.MixerS32(classes=10), np.zeros((224, 224, 3))).shape

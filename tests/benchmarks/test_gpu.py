@@ -40,7 +40,7 @@ OPTIONS = argparse.Namespace(image_size=224, batch_size=16, seconds=0, one_batch
     ("largest", "fastest", "best", "end"), [(64, 4096, 64, "out of memory"), (4096, 128, 128, None)]
 )
 def test_a_sweep_ends_where_memory_does_or_growth(largest, fastest, best, end):
-    row = gpu.sweep(Device(largest, fastest), "Mixer-B/16", "train", OPTIONS, time.perf_counter() + 60)
+    row = gpu.sweep(Device(largest, fastest), "B/16", "train", OPTIONS, time.perf_counter() + 60)
     assert (row["batch_size"], row["images_per_second"]) == (best, best)
     assert row["tried"][-1]["batch_size"] == 2 * best
     assert row["tried"][-1].get("stopped") == end
@@ -48,20 +48,20 @@ def test_a_sweep_ends_where_memory_does_or_growth(largest, fastest, best, end):
 
 
 def test_a_sweep_without_memory_or_time_gives_nothing(capsys):
-    assert gpu.sweep(Device(1, 1), "Mixer-B/16", "forward", OPTIONS, time.perf_counter() + 60) is None
+    assert gpu.sweep(Device(1, 1), "B/16", "forward", OPTIONS, time.perf_counter() + 60) is None
     assert "out of memory" in capsys.readouterr().out
-    assert gpu.sweep(Device(99, 1), "Mixer-B/16", "forward", OPTIONS, time.perf_counter() - 1) is None
+    assert gpu.sweep(Device(99, 1), "B/16", "forward", OPTIONS, time.perf_counter() - 1) is None
 
 
 def test_ratios_are_against_timm_and_as_the_papers():
-    speeds = {("keras", "Mixer-B/16"): 32.0, ("keras", "ViT-B/16"): 16.0, ("timm", "Mixer-B/16"): 20.0}
+    speeds = {("keras", "B/16"): 32.0, ("keras", "ViT-B/16"): 16.0, ("timm", "B/16"): 20.0}
     rows = [
-        {"contestant": contestant, "model": model, "kind": "forward", "images_per_second": speed}
+        {"contestant": contestant, "variant": model, "kind": "forward", "images_per_second": speed}
         for (contestant, model), speed in speeds.items()
     ]
     assert gpu.ratios(rows) == [
-        ("Mixer-B/16 forward: keras / timm compiled", 1.6, 1.0),
-        ("keras: Mixer-B/16 / ViT-B/16 forward", 2.0, pytest.approx(1.607, abs=1e-3)),
+        ("B/16 forward: keras / timm compiled", 1.6, 1.0),
+        ("keras: B/16 / ViT-B/16 forward", 2.0, pytest.approx(1.607, abs=1e-3)),
     ]
 
 
@@ -76,12 +76,12 @@ def test_it_runs_on_a_cpu_and_names_what_is_missing(tmp_path):
     missing.write_text("#!/bin/sh\nexit 1\n")
     missing.chmod(0o755)
     output = tmp_path / "gpu.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--only", "Mixer-tiny/4", "--kinds", "train"]
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--only", "tiny/4", "--kinds", "train"]
     command += ["--seconds", "0.01", "--timm", str(missing), "--output", str(output)]
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "timm Mixer-tiny/4\n  left out: the process ended" in out
+    assert "timm tiny/4\n  left out: the process ended" in out
     (row,) = json.loads(output.read_text())["rows"]
-    assert (row["contestant"], row["kind"], row["model"]) == ("keras", "train", "Mixer-tiny/4")
+    assert (row["contestant"], row["kind"], row["variant"]) == ("keras", "train", "tiny/4")
     assert row["images_per_second"] > 0
     assert row["mfu"] > 0

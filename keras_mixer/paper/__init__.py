@@ -1,1 +1,0 @@
-"""The laboratory: the experiments, figures and tables of the paper. Only the command line imports it."""
