@@ -11,8 +11,8 @@ import numpy as np
 from keras_mixer import RECIPES
 
 # `keras_mixer.fit` trains Mixers only. A ResNet under the same recipe, and data with fewer images, have no public name:
-from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.fit import fit_model
+from keras_mixer.training.inputs import load_recipe_source
 
 
 @dataclasses.dataclass(frozen=True)
