@@ -231,6 +231,8 @@ class Run:
             yield
         finally:
             owner.unlink(missing_ok=True)
+            if not self.config.is_file():  # nothing shall be left
+                Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
     def _send_last(self):
@@ -246,10 +248,9 @@ class Run:
 
     def _remove_empty(self):
         if not self.config.is_file():
-            with contextlib.suppress(OSError):  # there are other files in it
-                (self.path / "run.lock").unlink(missing_ok=True)
-                self.checkpoints.rmdir()
-                self.path.rmdir()
+            for folder in (self.checkpoints, self.path):
+                with contextlib.suppress(OSError):  # there are files in it
+                    folder.rmdir()
 
     def _check_writable(self, needed):
         try:
