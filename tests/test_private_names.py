@@ -138,7 +138,7 @@ def private_names(path):
     defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     bases = (keras.optimizers.Optimizer, keras.Model)
     for node in nodes:
-        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and ast.unparse(node) != "os._exit":
             if node.attr not in defined or ast.unparse(node.value) == "super()":
                 yield node.attr
         elif isinstance(node, ast.FunctionDef) and re.match("_[^_]", node.name):
