@@ -7,10 +7,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import PIXELS, Anatomy, anatomy
-from keras_mixer.class_names import checked_class_names
+from keras_mixer.anatomy import PIXELS, Anatomy, anatomy, copy_weights, rebuild
+from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import MixerModel
-from keras_mixer.models import copy_weights, rebuild
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, as_pair
 
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_mixer.class_names import checked_class_names
+from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.layers import PatchEmbed
 
 

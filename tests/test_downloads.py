@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from keras_mixer.downloads import download
+from keras_mixer.weights.downloads import download
 
 
 @contextlib.contextmanager

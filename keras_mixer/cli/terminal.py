@@ -14,7 +14,7 @@ import tyro
 from keras_mixer.buckets import address_of, local_copy
 from keras_mixer.fields import check
 from keras_mixer.variants import VARIANTS
-from keras_mixer.weights.hub import is_hub_address
+from keras_mixer.weights.downloads import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

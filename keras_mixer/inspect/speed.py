@@ -9,7 +9,8 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_mixer.models import Mixer, rebuild
+from keras_mixer.anatomy import rebuild
+from keras_mixer.models import Mixer
 from keras_mixer.training.optimizers import AdamW
 from keras_mixer.variants import VARIANTS
 

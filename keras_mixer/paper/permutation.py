@@ -6,9 +6,8 @@ Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import anatomy, rebuild
 from keras_mixer.inspect.figures import canvas
-from keras_mixer.models import rebuild
 from keras_mixer.paper.curves import draw_curves, steps_of, train_curve
 from keras_mixer.paper.networks import NETWORKS, build_network, on_its_own_terms
 from keras_mixer.paper.resumable_results import ResumableResults

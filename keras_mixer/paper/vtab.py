@@ -14,17 +14,17 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import anatomy, copy_weights
 from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import SOME, Count, Positive, Seed, check_fields
-from keras_mixer.models import Mixer, copy_weights
+from keras_mixer.models import Mixer
 from keras_mixer.paper.resumable_results import ResumableResults
 from keras_mixer.paper.vtab_tasks import GROUPS, VTAB_TASKS, load_task
-from keras_mixer.resolution import change_resolution
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.loop import fit_model
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.weights.resolution import change_resolution
 
 SMALL_SIDE, LARGE_SIDE = 224, 448  # pixels
 WARM_UP = 0.2  # as a fraction of all steps

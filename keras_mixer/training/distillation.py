@@ -11,7 +11,7 @@ from keras_mixer.anatomy import is_mixer
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description, completed
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import read_recipe
-from keras_mixer.weights.keras_files import load_keras
+from keras_mixer.weights.readers import load_keras
 
 SAVED_MODEL = "saved_model.pb"
 SIZE_OF_TRIAL = 32  # pixels, and images, where a SavedModel takes any number

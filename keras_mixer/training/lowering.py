@@ -12,7 +12,7 @@ from keras_mixer.training.inputs import validation_batches
 from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.trainee import build_trainee, start_model
-from keras_mixer.weights import registry
+from keras_mixer.weights import published
 from keras_mixer.weights.loading import open_weights
 from keras_mixer.weights.resolution import widened_dim
 
@@ -104,8 +104,8 @@ def without_weights(recipe):
     dim = variant.tokens_mlp_dim
     if recipe.resolution_method == "block_diagonal" and not recipe.weights.endswith(".weights.h5"):
         grid = variant.grid(shape)
-        if recipe.weights in registry.names():
-            made_for = registry.find(recipe.weights, variant).grid
+        if recipe.weights in published.names():
+            made_for = published.find(recipe.weights, variant).grid
         else:
             made_for = open_weights(recipe.weights, variant).grid_for(grid)
         dim = widened_dim(dim, made_for, grid)

@@ -6,11 +6,11 @@ import json
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import anatomy, rebuild
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import MixerModel
-from keras_mixer.models import Mixer, rebuild
+from keras_mixer.models import Mixer
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.distillation import Teacher
 from keras_mixer.training.optimizers import build_loss, build_optimizer

@@ -6,7 +6,7 @@ import numpy as np
 from keras_mixer.paper.networks import build_network, on_its_own_terms, small_resnet, small_vit
 from keras_mixer.paper.permutation import permuted
 from keras_mixer.training.recipes import resolve
-from keras_mixer.weights.keras_files import load_keras
+from keras_mixer.weights.readers import load_keras
 
 
 def test_the_resnet_is_one():

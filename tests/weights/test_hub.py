@@ -15,9 +15,9 @@ from weight_files import linen, timm
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.conversion import convert
 from keras_mixer.export.loading import load_mixer, load_predictor
-from keras_mixer.weights import hub
+from keras_mixer.weights import downloads
+from keras_mixer.weights.convert import convert
 
 pytest.importorskip("huggingface_hub")
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -206,4 +206,4 @@ def test_the_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"hf://a/b needs huggingface_hub: pip install 'keras-mixer\[hub\]'"):
-        hub.local("hf://a/b")
+        downloads.local("hf://a/b")

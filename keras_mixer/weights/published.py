@@ -9,23 +9,20 @@ gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; f
 """
 
 import dataclasses
-import hashlib
 import logging
 import os
 from pathlib import Path
 
-from keras_mixer.downloads import cache_path, cached_download
-from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant
-from keras_mixer.weights.archives import open_arrays
+from keras_mixer.weights.downloads import cache_path, cached_download
 from keras_mixer.weights.layouts import own_names
+from keras_mixer.weights.readers import read_arrays
 
 LOG = logging.getLogger("keras_mixer")
 BUCKET = "https://storage.googleapis.com/mixer_models"
 HUB = "https://huggingface.co"  # unless HF_ENDPOINT names a mirror
-LARGEST_CHECKPOINT = 2_000_000_000  # bytes; the largest file below has 918 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +32,13 @@ class Published:
     Attributes:
         name: the value of `weights=`.
         variant: its key in `VARIANTS`.
-        file: path below `BUCKET`, or in `repository`.
+        file: path below `BUCKET`; "" for a file of `repository`.
         classes: outputs of its head.
         data: its training data.
         accuracy: published ImageNet top-1 accuracy in percent; None without an ImageNet head, or if there is no figure
             for this very file.
         measured: how and by whom that accuracy was measured. Not measured here.
-        repository: on the Hugging Face Hub; None for Google's bucket.
+        repository: of `model.safetensors` on the Hugging Face Hub; None for Google's bucket.
         timm_copy: repository on the Hugging Face Hub with timm's conversion of the same weights, or None; used if the
             bucket cannot be reached.
         exact_gelu: whether the model computes the erf form of GELU.
@@ -61,27 +58,20 @@ class Published:
     pixel_range: tuple[float, float] = (-1.0, 1.0)
 
     @property
-    def url(self) -> str:
-        """Address of the file."""
+    def urls(self) -> dict[str, str]:
+        """The addresses of the file and of timm's copy, if there is one, by their names in the cache."""
         hub = os.environ.get("HF_ENDPOINT") or HUB
-        return f"{hub}/{self.repository}/resolve/main/{self.file}" if self.repository else f"{BUCKET}/{self.file}"
-
-    @property
-    def cache_name(self) -> str:
-        """Name of the file in the cache."""
-        return (f"{self.repository}/{self.file}" if self.repository else self.file).replace("/", "-")
+        files = {} if self.repository else {self.file: f"{BUCKET}/{self.file}"}
+        for repository in (self.repository, self.timm_copy):
+            if repository:
+                name = "model.safetensors"
+                files[f"{repository}/{name}"] = f"{hub}/{repository}/resolve/main/{name}"
+        return {name.replace("/", "-"): url for name, url in files.items()}
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens; all were trained on 224 px."""
         return VARIANTS[self.variant].grid((224, 224, 3))
-
-    @property
-    def second(self) -> "Published | None":
-        """The same weights in timm's file, if there is one."""
-        if self.timm_copy is None:
-            return None
-        return dataclasses.replace(self, file="model.safetensors", repository=self.timm_copy, timm_copy=None)
 
     @property
     def facts(self) -> ModelFacts:
@@ -130,12 +120,12 @@ PUBLISHED = (
         for variant in ("B/16", "B/32", "S/8", "S/16", "S/32")
     ),
     Published(
-        "miil", "B/16", "model.safetensors", 1000, "ImageNet-21k-P, fine-tuned on ImageNet-1k", 82.31,
+        "miil", "B/16", "", 1000, "ImageNet-21k-P, fine-tuned on ImageNet-1k", 82.31,
         "timm's results-imagenet.csv", repository="timm/mixer_b16_224.miil_in21k_ft_in1k",
         exact_gelu=True, pixel_range=(0.0, 1.0),
     ),
     Published(
-        "miil_in21k", "B/16", "model.safetensors", 11221, "ImageNet-21k-P, pre-training only", None,
+        "miil_in21k", "B/16", "", 11221, "ImageNet-21k-P, pre-training only", None,
         "82.31 % on ImageNet after fine-tuning (miil)", repository="timm/mixer_b16_224.miil_in21k",
         exact_gelu=True, pixel_range=(0.0, 1.0),
     ),
@@ -177,47 +167,27 @@ def find(name, variant: Variant | None) -> Published:
 def download(published: Published) -> Path:
     """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    If the download fails and timm has the same weights, its file is used, now and later. The SHA-256 of the first
-    download is stored next to it and compared at every later use. None of these files has a published checksum, so the
-    first download is trusted as far as https is.
+    If the download fails and timm has the same weights, its file is used, now and later.
 
     Raises:
         OSError: the download failed; nothing is left behind.
-        ValueError: the file is not a Mixer checkpoint, or has changed since it was downloaded.
+        ValueError: the file is not a Mixer checkpoint.
     """
-    second = published.second
-    if second is None or cache_path(published.cache_name).is_file():
-        return _download(published)
-    if cache_path(second.cache_name).is_file():
-        return _download(second)
+    urls, failed = published.urls, []
+    for name, url in sorted(
+        urls.items(), key=lambda item: not cache_path(item[0]).is_file()
+    ):  # those in the cache first
+        try:
+            return cached_download(url, name, lambda file: _check(file, url))  # noqa: B023 (called at once)
+        except OSError as error:
+            failed.append(str(error))
+            if len(failed) < len(urls):
+                LOG.warning("%s Trying timm's copy.", error)
+    raise OSError(" timm's copy failed too: ".join(failed))
+
+
+def _check(file, url):
     try:
-        return _download(published)
-    except OSError as error:
-        LOG.warning("%s Trying timm's copy, %s.", error, second.url)
-        try:
-            return _download(second)
-        except OSError as again:
-            raise OSError(f"{error} timm's copy failed too: {again}") from error
-
-
-def _download(published: Published) -> Path:
-    name = published.cache_name
-    checksum = cache_path(name).with_suffix(".sha256")
-
-    def check(file):
-        try:
-            own_names(open_arrays(file))
-        except ValueError as error:
-            raise ValueError(f"{published.url} is not a Mixer checkpoint: {error}") from error
-        checksum.unlink(missing_ok=True)  # of an earlier download
-
-    file = cached_download(published.url, name, LARGEST_CHECKPOINT, check, progress=True)
-    with file.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if not checksum.is_file():  # just downloaded, or put there by hand
-        own_names(open_arrays(file))
-        with atomic_write(checksum) as temporary:
-            temporary.write_text(f"{found}  {file.name}\n", encoding="utf-8")
-    if checksum.read_text(encoding="utf-8").split()[:1] != [found]:
-        raise ValueError(f"{file} has changed since it was downloaded (SHA-256); remove it to download it again.")
-    return file
+        own_names(read_arrays(file))
+    except ValueError as error:
+        raise ValueError(f"{url} is not a Mixer checkpoint: {error}") from error

@@ -1,0 +1,124 @@
+"""Files from elsewhere: web addresses in Keras's cache, `hf://` addresses in that of huggingface_hub."""
+
+import contextlib
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_mixer.files import atomic_write, remove_abandoned
+
+HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
+HUB_PAGE = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+).*")
+WEIGHTS = (".keras", ".safetensors", ".npz")
+KNOWN = (*WEIGHTS, ".weights.h5", ".tflite", ".onnx")
+KERAS_PARTS = ("metadata.json", "config.json", "model.weights.h5")  # what model.save("hf://...") uploads
+
+
+def cache_path(name) -> Path:
+    """Where a file of that name is in Keras's cache (`KERAS_HOME`)."""
+    return Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer", name)
+
+
+def cached_download(url, name, check) -> Path:
+    """The file at `url`, downloaded on first use into Keras's cache.
+
+    Args:
+        url: its address.
+        name: of the file in the cache.
+        check: called with the path of the download before it is stored; raises an error if it is unusable.
+
+    Raises:
+        OSError: the download failed; nothing is left behind.
+    """
+    target = cache_path(name)
+    if target.is_file():
+        return target
+    remove_abandoned(target.parent)
+    with atomic_write(target) as temporary:  # Keras would leave part of a file behind if it is killed
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # its progress bar
+                keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
+        except Exception as error:  # of urllib, or an Exception
+            raise OSError(
+                f"Downloading {url} failed: {error}. Without internet, put the file there by hand: {target}"
+            ) from error
+        check(temporary)
+    return target
+
+
+def is_hub_address(source) -> bool:
+    """Whether a source is on the Hugging Face Hub."""
+    return _address(source).startswith("hf://")
+
+
+def local(source):
+    """The downloaded file for an `hf://` address; every other source unchanged.
+
+    Args:
+        source: `hf://owner/name/file`; `@revision` after the name pins a branch, tag or commit. Without a file, the
+            repository must have exactly one weights file, or a model that Keras saved to the Hub.
+
+    Returns:
+        The `Path` in the cache of huggingface_hub (`HF_HOME`), which is also used if the Hub cannot be reached.
+        `HF_ENDPOINT` names a mirror.
+
+    Raises:
+        ValueError: the address is malformed or one of the web, the file is of an unknown kind, huggingface_hub is
+            missing, or the repository has no weights file or more than one.
+        OSError: the download failed.
+    """
+    address = _address(source)
+    if address.startswith(("https://", "http://")):
+        page = HUB_PAGE.fullmatch(address)
+        use = f"Use hf://{page[1]}@{page[2]}/{page[3]}." if page else "Download the file, and pass its path."
+        raise ValueError(f"Files are not read from web addresses, got {address}. {use}")
+    if not address.startswith("hf://"):
+        return source
+    match = HUB.fullmatch(address)
+    if match is None or ".." in address:
+        forms = "hf://owner/name, hf://owner/name/file or hf://owner/name@revision/file"
+        raise ValueError(f"Expected {forms}, got {address}.")
+    if match["file"] and not match["file"].endswith(KNOWN):
+        raise ValueError(f"Expected a file that ends in {', '.join(KNOWN)}, got {address}.")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(f"{address} needs huggingface_hub: pip install 'keras-mixer[hub]'.") from error
+    place = {"repo_id": match["repository"], "revision": match["revision"]}
+    place["endpoint"] = os.environ.get("HF_ENDPOINT")
+    try:
+        if match["file"]:
+            return Path(huggingface_hub.hf_hub_download(filename=match["file"], **place))
+        files = [f"*{suffix}" for suffix in WEIGHTS]
+        folder = Path(huggingface_hub.snapshot_download(allow_patterns=[*files, *KERAS_PARTS], **place))
+    except Exception as error:  # of its HTTP library, which differs between versions
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        again = "" if 400 <= status < 500 else " Run the command again to retry."
+        raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}{again}") from error
+    return _only_model(folder, address)
+
+
+def _address(source):
+    """The text of a source; `Path` has made `hf:/` of `hf://`."""
+    text = source.as_posix() if isinstance(source, Path) else str(source)
+    return re.sub("^(hf|https?):/+", r"\1://", text)
+
+
+def _only_model(folder, address):
+    """The model in a folder of a repository, if there is one and no other."""
+    found = sorted(file for file in folder.rglob("*") if file.name.endswith(WEIGHTS))
+    if not found and all((folder / part).is_file() for part in KERAS_PARTS):
+        packed = cache_path(f"{address.removeprefix('hf://').replace('/', '--')}-{folder.name}.keras")
+        if not packed.is_file():
+            with atomic_write(packed) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                for part in KERAS_PARTS:
+                    archive.write(folder / part, part)
+        return packed
+    if len(found) != 1:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in found) or "none"
+        raise ValueError(f"Expected one weights file in {address}, got {names}. Name one: hf://owner/name/file.")
+    return found[0]
