@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from keras_mixer.features import feature_extractor as feature_extractor
 from keras_mixer.imagenet_classes import decode_predictions as decode_predictions
 from keras_mixer.layers import MixerBlock as MixerBlock, MlpBlock as MlpBlock, PatchEmbed as PatchEmbed
+from keras_mixer.mixer_model import MixerModel as MixerModel
 from keras_mixer.models import (
     Mixer as Mixer,
     MixerB16 as MixerB16,

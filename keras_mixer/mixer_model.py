@@ -81,7 +81,11 @@ def _of_head(name, description):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files."""
+    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files.
+
+    Derive from it for a `train_step` of your own: `MyModel(mixer.inputs, mixer.outputs)` shares the layers of a Mixer,
+    and is one for all functions of this package. Register it with `keras.saving.register_keras_serializable`.
+    """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
     trained_on = _of_head("trained_on", "The data that its classes come from, in a few words; None if unknown.")
@@ -99,3 +103,15 @@ class MixerModel(keras.Model):
     def _head(self):
         heads = [layer for layer in self.layers if isinstance(layer, ClassifierHead)]
         return heads[-1] if heads else None
+
+    def save(self, filepath, *args, **kwargs):
+        """Saves the model to a `.keras` file, as `keras.Model.save` does.
+
+        Raises:
+            ValueError: the path ends in `.h5` or `.hdf5`, Keras's legacy format, from which it could not be loaded.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"Keras cannot load a Mixer from its legacy HDF5 format. End the path in .keras, got {filepath}."
+            )
+        return super().save(filepath, *args, **kwargs)
