@@ -78,7 +78,7 @@ def published(tmp_path, monkeypatch):
     model = keras_mixer.Mixer(**vars(SIZES), input_shape=(16, 16, 3))
     file = tmp_path / "tiny.npz"
     np.savez(file, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
-    checkpoint = checkpoints.Published("sam", "B/16", "sam/tiny.npz", 1000, "nothing", None, "not at all")
+    checkpoint = checkpoints.Published("sam", "B/16", 1000, "nothing")
     monkeypatch.setattr(checkpoints.Published, "grid", (2, 2))
     monkeypatch.setattr(checkpoints, "find", lambda name, variant: checkpoint)
     monkeypatch.setattr(checkpoints, "download", lambda checkpoint: file)

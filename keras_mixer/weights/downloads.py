@@ -29,7 +29,7 @@ def cached_download(url, name, check) -> Path:
     Args:
         url: its address.
         name: of the file in the cache.
-        check: called with the path of the download before it is stored; raises an error if it is unusable.
+        check: called with the path of the download before it is stored; raises ValueError if it is unusable.
 
     Raises:
         OSError: the download failed; nothing is left behind.
@@ -43,10 +43,12 @@ def cached_download(url, name, check) -> Path:
             with contextlib.redirect_stdout(sys.stderr):  # its progress bar
                 keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
         except Exception as error:  # of urllib, or an Exception
-            raise OSError(
-                f"Downloading {url} failed: {error}. Without internet, put the file there by hand: {target}"
-            ) from error
-        check(temporary)
+            by_hand = f"Without internet, put the file there by hand: {target}"
+            raise OSError(f"Downloading {url} failed: {error}. {by_hand}") from error
+        try:
+            check(temporary)
+        except ValueError as error:
+            raise ValueError(f"{url} is not the expected file: {error}") from error
     return target
 
 
@@ -56,15 +58,10 @@ def is_hub_address(source) -> bool:
 
 
 def local(source):
-    """The downloaded file for an `hf://` address; every other source unchanged.
+    """The downloaded file for an `hf://owner/name[@revision][/file]` address; every other source unchanged.
 
-    Args:
-        source: `hf://owner/name/file`; `@revision` after the name pins a branch, tag or commit. Without a file, the
-            repository must have exactly one weights file, or a model that Keras saved to the Hub.
-
-    Returns:
-        The `Path` in the cache of huggingface_hub (`HF_HOME`), which is also used if the Hub cannot be reached.
-        `HF_ENDPOINT` names a mirror.
+    Without a file, the repository must have exactly one weights file, or a model that Keras saved to the Hub. If the
+    Hub cannot be reached, the cache of huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror.
 
     Raises:
         ValueError: the address is malformed or one of the web, the file is of an unknown kind, huggingface_hub is

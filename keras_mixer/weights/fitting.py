@@ -13,11 +13,7 @@ LISTED = 20  # largest number of arrays that an error lists
 
 
 def variant_of(arrays) -> Variant:
-    """The sizes of a Mixer from its weights.
-
-    Raises:
-        ValueError: they are not the weights of a Mixer.
-    """
+    """The sizes of a Mixer from its weights; ValueError if they are others."""
     try:
         patch_height, patch_width, _, hidden_dim = arrays["stem/kernel"].shape
         return Variant(
@@ -32,11 +28,7 @@ def variant_of(arrays) -> Variant:
 
 
 def choose_head(arrays, shapes, head, log):
-    """The arrays without the head of the file if it does not fit the model, whose head then starts at zero.
-
-    Raises:
-        ValueError: `head` is "load" and the head does not fit.
-    """
+    """The arrays without the head of the file if it does not fit the model, whose head then starts at zero."""
     given = {name: arrays[name].shape for name in HEAD if name in arrays}
     wanted = {name: shapes[name] for name in HEAD if name in shapes}
     if wanted and (given == wanted or len(given) == 1):
@@ -52,16 +44,9 @@ def choose_head(arrays, shapes, head, log):
 
 
 def check_fit(arrays, origins, shapes, grids):
-    """Checks that every array occurs exactly once and has the model's shape, or one that can be adapted.
+    """Raises ValueError unless every array occurs once and has the model's shape, or one that can be adapted.
 
-    Args:
-        arrays: those of the file, without a head if the model's starts at zero.
-        origins: their names in the file.
-        shapes: those of the model.
-        grids: rows and columns of tokens, of the file and of the model.
-
-    Raises:
-        ValueError: lists the arrays that are missing, unexpected, or of the wrong shape (expected, found).
+    `grids` are the rows and columns of tokens, of the file and of the model.
     """
     head_is_new = not set(HEAD) & set(arrays)
     expected = {name: _expected_shape(name, shapes[name], arrays, grids) for name in shapes}

@@ -19,85 +19,34 @@ from keras_mixer.layers import LayerNorm
 from keras_mixer.mixer_model import ModelFacts
 
 OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
-TIMM = ModelFacts(exact_gelu=True)  # no weight file contains its normalization
-UNKNOWN = ModelFacts()
-PREFIXES = ("module.", "_orig_mod.", "model.", "params/", "opt/target/")  # of training checkpoints
-
-
-class Layout(NamedTuple):
-    """One way to name the weights: patterns that turn its names into ours, one after another."""
-
-    stem: str  # an array that no other layout has
-    facts: ModelFacts
-    patterns: dict[str, str]
-
-
-PRE_LINEN = "official, pre-linen"
-NORM_PARTS = {r"(norm\w*)/(scale|weight)$": r"\1/gamma", r"(norm\w*)/bias$": r"\1/beta"}
-LAYOUTS = {
-    "official": Layout(
-        "stem/kernel",
-        OFFICIAL,
-        {"^MixerBlock_": "mixer_block_", "/LayerNorm_": "/layer_norm_", "/Dense_": "/dense_", **NORM_PARTS},
-    ),
-    PRE_LINEN: Layout(
-        "embedding/kernel",
-        OFFICIAL,
-        {
-            "^embedding/": "stem/",
-            "^Mixer/encoder_norm/": "pre_head_layer_norm/",
-            "^Mixer/encoderblock_": "mixer_block_",
-            "/LayerNorm_": "/layer_norm_",
-            **{rf"_mixing_phase_\d+/(kernel|bias){i + 1}$": rf"_mixing/dense_{i}/\1" for i in (0, 1)},
-            **NORM_PARTS,
-        },
-    ),
-    "timm": Layout(
-        "stem.proj.weight",
-        TIMM,
-        {
-            r"^stem\.proj\.": "stem/",
-            r"^head\.": "head/",
-            r"^norm\.": "pre_head_layer_norm/",
-            r"^blocks\.(\d+)\.": r"mixer_block_\1/",
-            **{rf"/norm{i + 1}\.": f"/layer_norm_{i}/" for i in (0, 1)},
-            **{rf"/mlp_(token|channel)s\.fc{i + 1}\.": rf"/\1_mixing/dense_{i}/" for i in (0, 1)},
-            **NORM_PARTS,
-            "/weight$": "/kernel",
-        },
-    ),
-    "Keras": Layout(  # numbers the layers of each class, and the variables of each layer
-        "layers/patch_embed/vars/0",
-        UNKNOWN,
-        {
-            "^layers/": "",
-            "^mixer_block/": "mixer_block_0/",
-            "^(dense|classifier_head)/": "head/",
-            "^patch_embed/": "stem/",
-            "^layer_norm/": "pre_head_layer_norm/",
-            r"(norm\w*)/vars/0$": r"\1/gamma",
-            r"(norm\w*)/vars/1$": r"\1/beta",
-            "/vars/0$": "/kernel",
-            "/vars/1$": "/bias",
-        },
-    ),
+LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
+FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
+PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
+PATTERNS = {  # they turn names of any layout into ours, one after another
+    r"^(embedding/|stem\.proj\.|layers/patch_embed/)": "stem/",
+    r"^(head\.|layers/dense/|layers/classifier_head/)": "head/",
+    r"^(Mixer/encoder_norm/|norm\.|layers/layer_norm/)": "pre_head_layer_norm/",
+    "^layers/mixer_block/": "mixer_block_0/",
+    r"^(MixerBlock_|Mixer/encoderblock_|blocks\.|layers/mixer_block_)(\d+)[/.]": r"mixer_block_\2/",
+    "/LayerNorm_": "/layer_norm_",
+    **{rf"/norm{i + 1}\.": f"/layer_norm_{i}/" for i in (0, 1)},  # timm counts from 1
+    "/Dense_": "/dense_",
+    **{rf"_mixing_phase_\d+/(kernel|bias){i + 1}$": rf"_mixing/dense_{i}/\1" for i in (0, 1)},
+    **{rf"/mlp_(token|channel)s\.fc{i + 1}\.": rf"/\1_mixing/dense_{i}/" for i in (0, 1)},
+    r"(norm\w*)/(scale|weight|vars/0)$": r"\1/gamma",
+    r"(norm\w*)/(bias|vars/1)$": r"\1/beta",
+    "/(weight|vars/0)$": "/kernel",
+    "/vars/1$": "/bias",
 }
 
 
 class Named(NamedTuple):
-    """Arrays under the weight names of this package.
-
-    Attributes:
-        arrays: by our names; an unknown array keeps its own.
-        origins: their names in the file, for messages.
-        facts: what the layout says about the model.
-        notes: lines for the user about what was changed or left out.
-    """
+    """Arrays under the weight names of this package; an unknown array keeps its own."""
 
     arrays: dict[str, np.ndarray]
-    origins: dict[str, str]
-    facts: ModelFacts
-    notes: tuple[str, ...] = ()
+    origins: dict[str, str]  # their names in the file, for messages
+    facts: ModelFacts  # what the layout says about the model
+    notes: tuple[str, ...]  # for the user: what was changed or left out
 
 
 def own_names(arrays: dict[str, np.ndarray]) -> Named:
@@ -106,40 +55,27 @@ def own_names(arrays: dict[str, np.ndarray]) -> Named:
     Raises:
         ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
     """
-    prefix, name = _prefix_and_layout(arrays)
-    layout, notes = LAYOUTS[name], ()
-    if prefix:
-        count = len(arrays)
-        arrays = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-        notes = (
-            f"The prefix {prefix!r} of the names is removed; {count - len(arrays)} arrays without it are left out.",
+    found = ((re.fullmatch(f"(?P<prefix>{PREFIXES}){re.escape(stem)}", key), stem) for key in arrays for stem in FACTS)
+    prefix, layout = next(((match["prefix"], stem) for match, stem in found if match), (None, None))
+    if layout is None:
+        raise ValueError(
+            f"The arrays are not those of a known Mixer file. Expected one of {LINEN!r} (official), {PRE_LINEN!r} "
+            f"(official, pre-linen), {TIMM!r} (timm), {KERAS!r} (Keras), got {len(arrays)} arrays, among them: "
+            f"{', '.join(sorted(arrays)[:5]) or 'none'}."
         )
+    kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    left_out = len(arrays) - len(kept)
+    notes = (f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out.",)
     named: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
-    for key, array in arrays.items():
-        own = _renumbered(key, arrays) if name == PRE_LINEN else key
-        for pattern, replacement in layout.patterns.items():
+    for key, array in kept.items():
+        own = _renumbered(key, kept) if layout == PRE_LINEN else key
+        for pattern, replacement in PATTERNS.items():
             own = re.sub(pattern, replacement, own)
         if own in named:
             raise ValueError(f"the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
-        named[own], origins[own] = _oriented(own, array, name), prefix + key
-    return Named(named, origins, layout.facts, notes)
-
-
-def _prefix_and_layout(arrays):
-    """What precedes every name, such as "module.", and the layout of the rest."""
-    for name, layout in LAYOUTS.items():
-        for key in arrays:
-            if key.endswith(layout.stem):
-                prefix = key.removesuffix(layout.stem)
-                rest = re.sub("|".join(map(re.escape, PREFIXES)), "", prefix)
-                if not rest:
-                    return prefix, name
-    known = ", ".join(f"{layout.stem!r} ({name})" for name, layout in LAYOUTS.items())
-    raise ValueError(
-        f"The arrays are not those of a known Mixer file. Expected one of {known}, got {len(arrays)} arrays, among "
-        f"them: {', '.join(sorted(arrays)[:5]) or 'none'}."
-    )
+        named[own], origins[own] = _oriented(own, array, layout), prefix + key
+    return Named(named, origins, FACTS[layout], notes if prefix else ())
 
 
 def _renumbered(key, arrays):
@@ -154,7 +90,7 @@ def _renumbered(key, arrays):
 def _oriented(own, array, layout):
     if layout == PRE_LINEN and "_mixing/" in own:
         return array.squeeze()  # axes of length 1
-    if layout == "timm" and own.endswith("/kernel"):
+    if layout == TIMM and own.endswith("/kernel"):
         return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
     return array
 
@@ -181,9 +117,10 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
 
 def official_name(own_name: str) -> str:
     """The linen name of one of our weights: `mixer_block_0/layer_norm_1/gamma -> MixerBlock_0/LayerNorm_1/scale`."""
-    name = re.sub("^mixer_block_", "MixerBlock_", own_name)
-    name = re.sub("/layer_norm_", "/LayerNorm_", re.sub("/dense_", "/Dense_", name))
-    return re.sub("beta$", "bias", re.sub("gamma$", "scale", name))
+    ours = {"mixer_block_": "MixerBlock_", "/layer_norm_": "/LayerNorm_", "/dense_": "/Dense_"}
+    for part, official in (ours | {"gamma": "scale", "beta": "bias"}).items():
+        own_name = own_name.replace(part, official)
+    return own_name
 
 
 def save_official(model, path):

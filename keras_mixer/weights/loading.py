@@ -30,23 +30,14 @@ TIMM = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """The weights of a Mixer.
-
-    Attributes:
-        path: of the file, for messages.
-        arrays: under our names.
-        origins: their names in the file.
-        facts: what its model knows.
-        grid: `(g_h, g_w)` rows and columns of its tokens, or None if the file does not contain them.
-        notes: lines for the user about what was read.
-    """
+    """The weights of a Mixer, under our names; `grid` and `facts` are what the file says about its model."""
 
     path: Path
     arrays: dict[str, np.ndarray]
-    origins: dict[str, str]
+    origins: dict[str, str]  # their names in the file, for messages
     facts: ModelFacts
     grid: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines for the user
 
     def variant(self) -> Variant:
         """The sizes of the model in the file; ValueError if it does not contain a Mixer."""
@@ -72,11 +63,7 @@ class WeightFile:
         return dataclasses.replace(variant, tokens_mlp_dim=dim)
 
     def form(self, exact_gelu=False, pixel_range=(-1.0, 1.0)):
-        """GELU form and pixel range of a model to build for this file: the file's, or if unknown the arguments.
-
-        Raises:
-            ValueError: an argument is not its default and not what the file says.
-        """
+        """GELU form and pixel range of a model to build for this file: the file's, or if unknown the arguments."""
         given = {"exact_gelu": exact_gelu, "pixel_range": tuple(map(float, pixel_range))}
         self.check_form({name: value for name, value in given.items() if value != FORMS[name]})
         known = {name: getattr(self.facts, name) for name in given}
@@ -93,11 +80,7 @@ class WeightFile:
 
 
 def kind_of(source) -> str:
-    """What a source is: "published" for the name of a published checkpoint, else the suffix of the file.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """`PUBLISHED` for the name of a published checkpoint, else the suffix of the file; ValueError if it is neither."""
     if str(source) in published.names():
         return PUBLISHED
     named = isinstance(source, str | Path)
@@ -111,12 +94,7 @@ def kind_of(source) -> str:
 
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
-    """Reads a published checkpoint or a file.
-
-    Args:
-        source: as for `load_weights`.
-        variant: sizes of the model to fill; a published name stands for one file per variant.
-        source_grid: rows and columns of the file's tokens, if it does not contain them.
+    """Reads a source for `load_weights`; a published name stands for one file per variant.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -70,14 +70,9 @@ def change_resolution(model, input_shape, method="block_diagonal"):
 
 
 def adapt(arrays, shapes, grids, method, log):
-    """Changes the arrays of a model, in place, to those of one for other images, and logs each change.
+    """Changes weights by our names, in place, to those of a model for other images, and logs each change.
 
-    Args:
-        arrays: weights by our names, all of them.
-        shapes: of the weights of the new model.
-        grids: rows and columns `(g_h, g_w)` of tokens, before and after.
-        method: one of `METHODS`; None is the first.
-        log: called with each line.
+    `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
 
     Raises:
         ValueError: the new model is too wide or too narrow for the method; nothing is changed.

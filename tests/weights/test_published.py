@@ -20,7 +20,7 @@ from keras_mixer.export.predictor import Predictor
 from keras_mixer.variants import VARIANTS
 from keras_mixer.weights import published
 
-TINY = published.Published("tiny", "S/32", "some/Mixer-tiny.npz", 10, "nothing", None, "not at all")
+TINY = published.Published("some", "S/32", 10, "nothing")
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,16 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(cache, checkpoint, mo
         monkeypatch.setattr(published, "BUCKET", url)
         path = published.download(TINY)
         assert published.download(TINY) == path
-    assert asked == ["/some/Mixer-tiny.npz"]
+    assert asked == ["/some/Mixer-S_32.npz"]
     assert path.read_bytes() == checkpoint
-    assert [item.name for item in cache.iterdir()] == ["some-Mixer-tiny.npz"]
+    assert [item.name for item in cache.iterdir()] == ["some-Mixer-S_32.npz"]
     assert not capfd.readouterr().out  # the progress bar is for standard error
 
 
 def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatch):
     monkeypatch.setattr(published, "BUCKET", "http://127.0.0.1:9")  # nobody answers there
     cache.mkdir(parents=True)
-    (cache / "some-Mixer-tiny.npz").write_bytes(checkpoint)
+    (cache / "some-Mixer-S_32.npz").write_bytes(checkpoint)
     assert published.download(TINY).read_bytes() == checkpoint
 
 
@@ -86,11 +86,11 @@ def test_a_cached_file_that_has_changed_is_refused(cache, checkpoint, monkeypatc
     cache.mkdir(parents=True)
     damaged = bytearray(checkpoint)
     damaged[len(damaged) // 2] ^= 0xFF
-    (cache / "some-Mixer-tiny.npz").write_bytes(damaged)
+    (cache / "some-Mixer-S_32.npz").write_bytes(damaged)
     model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
     monkeypatch.setattr(published, "find", lambda name, variant: TINY)
     monkeypatch.setattr(published, "imagenet_classes", lambda classes: [])
-    with pytest.raises(ValueError, match=r"some-Mixer-tiny\.npz is not a readable \.npz"):
+    with pytest.raises(ValueError, match=r"some-Mixer-S_32\.npz is not a readable \.npz"):
         keras_mixer.load_weights(model, "imagenet1k")
 
 
@@ -100,11 +100,11 @@ def test_a_cached_file_that_has_changed_is_refused(cache, checkpoint, monkeypatc
         (
             lambda handler, content: send(handler, content[:500], len(content)),
             OSError,
-            r"failed(?s:.)*by hand: .*Mixer-tiny\.npz",
+            r"failed(?s:.)*by hand: .*Mixer-S_32\.npz",
         ),
         (lambda handler, content: send(handler, b"not here", status=404), OSError, "404"),
-        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "not a Mixer checkpoint"),
-        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "not a Mixer checkpoint"),
+        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "is not the expected file"),
+        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "is not the expected file"),
     ],
     ids=["cut connection", "404", "wrong content", "half a file"],
 )
@@ -133,7 +133,7 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
 
     code = (
         "from keras_mixer.weights import published; import sys; published.BUCKET = sys.argv[1]; "
-        "published.download(published.Published('tiny', 'S/32', 'some/Mixer-tiny.npz', 10, '', None, ''))"
+        "published.download(published.Published('some', 'S/32', 10, ''))"
     )
     with serving(stall) as url:
         process = subprocess.Popen(
@@ -146,7 +146,7 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not (cache / "some-Mixer-tiny.npz").exists()
+    assert not (cache / "some-Mixer-S_32.npz").exists()
     with serving(lambda handler: send(handler, checkpoint)) as url:
         monkeypatch.setattr(published, "BUCKET", url)
         assert published.download(TINY).read_bytes() == checkpoint
@@ -163,16 +163,16 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
         hub = handler.path == "/timm/tiny/resolve/main/model.safetensors"
         send(handler, copy if hub and len(asked) > 2 else b"", status=200 if hub and len(asked) > 2 else 503)
 
-    tiny = dataclasses.replace(TINY, timm_copy="timm/tiny")
+    tiny = dataclasses.replace(TINY, repository="tiny")
     with serving(answer) as url:
         monkeypatch.setattr(published, "BUCKET", url)
         monkeypatch.setenv("HF_ENDPOINT", url)
-        with pytest.raises(OSError, match=r"Mixer-tiny.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
+        with pytest.raises(OSError, match=r"Mixer-S_32.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
             published.download(tiny)
         assert not list(cache.iterdir())
         path = published.download(tiny)
         assert published.download(tiny) == path  # from the cache, without asking the bucket again
-    assert asked == ["/some/Mixer-tiny.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
+    assert asked == ["/some/Mixer-S_32.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
     assert "Trying timm's copy" in caplog.text
     again = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
     monkeypatch.setattr(published.Published, "grid", (4, 4))
@@ -205,13 +205,11 @@ def test_the_table_says_where_everything_comes_from():
     assert len(published.PUBLISHED) == 13
     for one in published.PUBLISHED:
         timm = "https://huggingface.co/timm/mixer_b16_224.miil_in21k"
-        places = (f"{timm}/", f"{timm}_ft_in1k/") if one.exact_gelu else (f"{published.BUCKET}/",)
+        places = (f"{published.BUCKET}/",) if one.google else (f"{timm}/", f"{timm}_ft_in1k/")
         assert urls(one)[0].startswith(places)
-        assert one.pixel_range == ((0, 1) if one.exact_gelu else (-1, 1))
+        assert one.facts.pixel_range == ((0, 1) if one.facts.exact_gelu else (-1, 1))
         assert one.variant in VARIANTS
         assert one.data
-        assert one.measured
-        assert (one.accuracy is None) == (one.classes != 1000 or one.name == "gsam")
         assert len(one.facts.class_names) == one.classes
         google = one.name in ("imagenet1k", "imagenet21k")
         assert (len(urls(one)) == 2) == google
