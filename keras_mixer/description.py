@@ -53,7 +53,7 @@ class Description:
             height, width, channels = made.input_shape
             sound = (
                 all(type(side) is int and side > 0 for side in (height, width, channels))
-                and made.pixel_range == list(PIXELS)
+                and content["pixel_range"] == list(PIXELS)
                 and made.output in ("probabilities", "features")
                 and made.activation in (None, *ACTIVATIONS)
                 and isinstance(made.class_names, list)

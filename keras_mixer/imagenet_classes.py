@@ -21,8 +21,6 @@ SUBSETS = {
 def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
     """`(WordNet id, name)` of each of the 1,000, 21,843 or 11,221 classes, in order.
 
-    Different classes may have the same name: "crane" is a bird and a machine.
-
     Source: ids and first words of the synsets of WordNet 3.0; which of them a subset has is from timm's
     `data/_info`. The names of the 1,000 are those of `keras.applications`.
     """

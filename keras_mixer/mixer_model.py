@@ -84,7 +84,16 @@ class MixerModel(keras.Model):
     """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files.
 
     Derive from it for a `train_step` of your own: `MyModel(mixer.inputs, mixer.outputs)` shares the layers of a Mixer,
-    and is one for all functions of this package. Register it with `keras.saving.register_keras_serializable`.
+    and is one for all functions of this package. `keras.saving.register_keras_serializable` lets Keras load its files.
+
+    Args:
+        args: image and output, tensors of one graph.
+        **kwargs: `name` and the other arguments of `keras.Model`.
+
+    Returns:
+        Called on a batch of images `(B, H, W, channels)`: the outputs, such as probabilities `(B, classes)`.
+
+    Source: ours.
     """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")

@@ -6,6 +6,7 @@ import re
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -85,13 +86,12 @@ def local(source):
         import huggingface_hub
     except ImportError as error:
         raise ValueError(f"{address} needs huggingface_hub: pip install 'keras-mixer[hub]'.") from error
-    place = {"repo_id": match["repository"], "revision": match["revision"]}
-    place["endpoint"] = os.environ.get("HF_ENDPOINT")
+    place: dict[str, Any] = {"revision": match["revision"], "endpoint": os.environ.get("HF_ENDPOINT")}
     try:
         if match["file"]:
-            return Path(huggingface_hub.hf_hub_download(filename=match["file"], **place))
-        files = [f"*{suffix}" for suffix in WEIGHTS]
-        folder = Path(huggingface_hub.snapshot_download(allow_patterns=[*files, *KERAS_PARTS], **place))
+            return Path(huggingface_hub.hf_hub_download(match["repository"], match["file"], **place))
+        files = [*(f"*{suffix}" for suffix in WEIGHTS), *KERAS_PARTS]
+        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=files, **place))
     except Exception as error:  # of its HTTP library, which differs between versions
         status = getattr(getattr(error, "response", None), "status_code", 0)
         again = "" if 400 <= status < 500 else " Run the command again to retry."

@@ -55,14 +55,15 @@ def own_names(arrays: dict[str, np.ndarray]) -> Named:
     Raises:
         ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
     """
-    found = ((re.fullmatch(f"(?P<prefix>{PREFIXES}){re.escape(stem)}", key), stem) for key in arrays for stem in FACTS)
-    prefix, layout = next(((match["prefix"], stem) for match, stem in found if match), (None, None))
-    if layout is None:
+    stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
+    stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
+    if stem is None:
         raise ValueError(
             f"The arrays are not those of a known Mixer file. Expected one of {LINEN!r} (official), {PRE_LINEN!r} "
             f"(official, pre-linen), {TIMM!r} (timm), {KERAS!r} (Keras), got {len(arrays)} arrays, among them: "
             f"{', '.join(sorted(arrays)[:5]) or 'none'}."
         )
+    prefix, layout = stem["prefix"], stem["layout"]
     kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
     left_out = len(arrays) - len(kept)
     notes = (f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out.",)

@@ -143,11 +143,11 @@ def widen(mlp, source_grid, target_grid):
     `S -> n S` and `D_S -> n D_S` for n = K_h K_w tiles. Each side of the target grid is a multiple of the source's.
     """
     kernel_0, bias_0, kernel_1, bias_1 = mlp
-    tile_rows, tile_columns = tiles(source_grid, target_grid)
-    count, (tokens, hidden) = tile_rows * tile_columns, kernel_0.shape
-    positions = np.arange(count * tokens)  # of tokens, row by row over the whole image
-    positions = positions.reshape(tile_rows, source_grid[0], tile_columns, source_grid[1])
-    positions = positions.transpose(0, 2, 1, 3).reshape(count, tokens)  # of the tokens of each tile
+    (height, width), (tokens, hidden) = source_grid, kernel_0.shape
+    positions = np.arange(target_grid[0] * target_grid[1])  # of tokens, row by row over the whole image
+    positions = positions.reshape(-1, height, target_grid[1] // width, width)  # (tile row, row, tile column, column)
+    positions = positions.transpose(0, 2, 1, 3).reshape(-1, tokens)  # (n, S): of the tokens of each tile
+    count = len(positions)
     wide_0 = np.zeros((count * tokens, count * hidden), kernel_0.dtype)
     wide_1 = np.zeros((count * hidden, count * tokens), kernel_1.dtype)
     wide_bias_1 = np.empty(count * tokens, bias_1.dtype)

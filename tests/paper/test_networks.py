@@ -1,12 +1,8 @@
-import sys
-
-import keras
 import numpy as np
 
 from keras_mixer.paper.networks import build_network, on_its_own_terms, small_resnet, small_vit
 from keras_mixer.paper.permutation import permuted
 from keras_mixer.training.recipes import resolve
-from keras_mixer.weights.readers import load_keras
 
 
 def test_the_resnet_is_one():
@@ -26,15 +22,6 @@ def test_the_vit_knows_the_place_of_a_patch_only_from_its_positions():
     positions.assign(np.asarray(positions)[[2, 3, 0, 1]])
     np.testing.assert_allclose(moved, model(images), atol=1e-5)
     assert model.get_layer("attention_0").num_heads == 2
-
-
-def test_a_saved_vit_is_loaded_by_a_process_that_has_not_imported_its_layers(tmp_path, monkeypatch):
-    model = small_vit((8, 8, 3), 5, patch_size=4, blocks=1, channels=32)
-    model.save(tmp_path / "vit.keras")
-    monkeypatch.delitem(keras.saving.get_custom_objects(), "keras_mixer>_Positions")
-    monkeypatch.delitem(sys.modules, "keras_mixer.paper.networks")
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
-    np.testing.assert_array_equal(load_keras(tmp_path / "vit.keras")(images), model(images))
 
 
 def test_networks_have_the_sizes_of_the_recipe_and_weights_of_the_seed():
