@@ -69,11 +69,9 @@ def _expected_shape(name, shape, arrays, grids):
     if name == "stem/kernel" and name in arrays and arrays[name].ndim == 4:
         return (*shape[:2], arrays[name].shape[2] or shape[2], shape[3])
     if grids[0] != grids[1] and "/token_mixing/" in name and HIDDEN in arrays:
-        tokens, hidden = grids[0][0] * grids[0][1], arrays[HIDDEN].shape
-        into_hidden = "dense_0" in name
-        if name.endswith("bias"):
-            return hidden if into_hidden else (tokens,)
-        return (tokens, *hidden) if into_hidden else (*hidden, tokens)
+        sides = grids[0][0] * grids[0][1], arrays[HIDDEN].size  # (tokens, hidden units)
+        sides = sides if "dense_0" in name else sides[::-1]
+        return sides if name.endswith("kernel") else sides[1:]
     return shape
 
 

@@ -47,12 +47,14 @@ class WeightFile:
         """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
         if self.grid is not None:
             return self.grid
-        tokens = self.arrays[TOKENS].shape[0]
+        tokens = self.arrays[TOKENS].size
         if target_grid is not None and tokens == math.prod(target_grid):
             return target_grid
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
-        if side * side != tokens:
-            raise ValueError(f"{tokens} tokens do not form a square grid; pass source_grid=(rows, columns).")
+        if side * side != tokens or not tokens:
+            raise ValueError(
+                f"The {tokens} tokens of {self.path} are not a square grid; pass source_grid=(rows, columns)."
+            )
         return side, side
 
     def widened(self, variant: Variant, grid) -> Variant:

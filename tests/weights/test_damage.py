@@ -116,6 +116,18 @@ MUTATIONS = {
     "extra block": extra("MixerBlock_2/LayerNorm_0/scale", np.ones(32, np.float32)),
     "extra array": extra("optimizer/step", np.float32(3)),
     "scalar": change("stem/bias", lambda a: np.float32(1)),
+    **{
+        f"{kind} in MixerBlock_0/token_mixing/Dense_{i}/bias": change(
+            f"MixerBlock_0/token_mixing/Dense_{i}/bias", mutate
+        )
+        for i in (0, 1)
+        for kind, mutate in {
+            "scalar": lambda a: a[0],
+            "nothing": lambda a: a[:0],
+            "two axes": lambda a: a[:, None],
+            "one value": lambda a: a[:1],
+        }.items()
+    },
     "two of one name": twice,
     "header of a giant": member("stem/bias", lambda kept: header((10**12,)) + b"\0" * 64),
     "negative shape": member("stem/bias", lambda kept: header((-1,)) + b"\0" * 64),
@@ -137,7 +149,7 @@ MUTATIONS = {
 
 
 def test_there_are_at_least_forty_kinds_of_damage():
-    assert len(MUTATIONS) >= 40
+    assert len(MUTATIONS) >= 60
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +158,11 @@ def model():
 
     rng = np.random.default_rng(7)
     return randomize(keras_mixer.Mixer(4, 2, 32, 24, 64, input_shape=(16, 16, 3), classes=10), rng)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return keras_mixer.Mixer(4, 2, 32, 24, 64, input_shape=(20, 16, 3), classes=10)
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +179,16 @@ def assert_refused(model, path, mentions=""):
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_damaged_official_files_are_refused(model, arrays, tmp_path, name):
+def test_damaged_official_files_are_refused(model, wide, arrays, tmp_path, name):
     path = tmp_path / "damaged.npz"
     path.write_bytes(MUTATIONS[name](arrays))
     touched = next((known for known in NAMES if name.endswith(known)), "")
     assert_refused(model, path, touched)
+    with pytest.raises(ValueError, match=path.name):
+        keras_mixer.load_weights(wide, path, method="bilinear", log=lambda line: None)
+    if "token_mixing" in name:  # the shapes decide about the model to build
+        with pytest.raises(ValueError, match=path.name):
+            keras_mixer.Mixer(4, 2, 32, 24, 64, input_shape=(32, 16, 3), weights=path)
 
 
 def test_damaged_safetensors_are_refused(model, tmp_path):
