@@ -195,15 +195,8 @@ def is_mixer(model) -> bool:
 def rebuild(model, *, precision=None, input_shape=None, **options):
     """A copy of a Mixer, with layers added to it or not, without its weights.
 
-    Args:
-        model: the Mixer.
-        precision: dtype policy of the layers from the stem to the last LayerNorm; the others then compute in float32.
-            None keeps that of each layer.
-        input_shape: `(height, width, channels)` in pixels; None keeps it.
-        **options: arguments of `MixerBlock` to change in all blocks.
-
-    Raises:
-        ValueError: `model` is not a Mixer of this package, or a change does not fit.
+    `precision` is the dtype policy of the body; all other layers then compute in float32. `options` are arguments of
+    `MixerBlock` to change in all blocks. None keeps what the model has.
     """
     parts = anatomy(model)
     image = x = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")

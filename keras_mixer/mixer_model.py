@@ -30,24 +30,11 @@ class ModelFacts:
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class ClassifierHead(keras.layers.Dense):
-    """Logits, `(B, C) -> (B, classes)`, of classes that it knows by name.
-
-    Args:
-        units: number of classes.
-        class_names: one name per class, in order; None if unknown.
-        trained_on: the data that the classes come from, in a few words for the user; None if unknown.
-        evaluation_crop: how an image of any size is brought to the input size of the model; None if unknown.
-        **kwargs: those of `keras.layers.Dense`.
-
-    Raises:
-        ValueError: there is not one name per class.
-    """
+    """Logits, `(B, C) -> (B, classes)`; keeps what `ModelFacts` says about classes and images, in every copy."""
 
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.class_names = class_names
-        self.trained_on = trained_on
-        self.evaluation_crop = evaluation_crop
+        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
     @property
     def class_names(self):
