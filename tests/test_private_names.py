@@ -62,7 +62,7 @@ USED = [
     ("Optimizer", optimizer, "_get_variable_index", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_momentums", "training/optimizers.py", "tensorflow"),
     ("AdamW", optimizer, "_velocities", "training/optimizers.py", "tensorflow"),
-    *(("Model", model, "_flatten_layers", file, None) for file in ("anatomy.py", "models.py", "training/devices.py")),
+    *(("Model", model, "_flatten_layers", file, None) for file in ("anatomy.py", "training/devices.py")),
     ("Model", model, "_layers", "composite.py", None),
     ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
     ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),
