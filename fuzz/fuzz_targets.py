@@ -22,9 +22,9 @@ from keras_mixer.serving.protocol import Address, ServingError, rejected, status
 from keras_mixer.serving.rest import answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
-from keras_mixer.weights.archives import open_arrays
 from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import own_names
+from keras_mixer.weights.readers import read_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +121,7 @@ def _read_arrays(suffix):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"weights{suffix}")
             path.write_bytes(content)
-            entries = own_names(open_arrays(path))
-            for entry in entries.values():
-                if entry.read().shape != entry.shape:
-                    raise AssertionError(f"{entry.origin}: the array does not have the announced shape")
-            variant_of({name: entry.shape for name, entry in entries.items()})
+            variant_of(own_names(read_arrays(path)).arrays)
 
     return read
 

@@ -1,5 +1,7 @@
 """Base classes of the layers: arguments that stay, and a config that keeps what was changed inside."""
 
+import inspect
+
 import keras
 
 
@@ -7,12 +9,16 @@ class FixedLayer(keras.layers.Layer):
     """A layer whose constructor arguments are attributes, and stay as they are.
 
     A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded.
-
-    Attributes:
-        arguments: names of the constructor's arguments, for `get_config`.
     """
 
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  # their names, for `get_config`
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.arguments = tuple(
+            p.name for p in parameters if p.name not in ("self", "inside") and p.kind != p.VAR_KEYWORD
+        )
 
     def __setattr__(self, name, value):
         if name in self.arguments and hasattr(self, name):
@@ -29,11 +35,8 @@ class FixedLayer(keras.layers.Layer):
 class CompositeLayer(FixedLayer):
     """A layer of layers, made by `add_layer`.
 
-    Keras's config of such a layer forgets that a layer inside was frozen or quantized; here its `inside` keeps it.
-
-    Args:
-        inside: constructor arguments by layer name, which replace those of `add_layer`; from `get_config`.
-        **kwargs: those of `keras.layers.Layer`.
+    Keras's config of such a layer forgets that a layer inside was frozen or quantized. Here `inside` keeps it: by layer
+    name, the constructor arguments that replace those of `add_layer`.
     """
 
     def __init__(self, inside=None, **kwargs):

@@ -7,10 +7,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import PIXELS, Anatomy, anatomy
-from keras_mixer.class_names import checked_class_names
+from keras_mixer.anatomy import PIXELS, Anatomy, anatomy, copy_weights, rebuild
+from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import MixerModel
-from keras_mixer.models import copy_weights, rebuild
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, as_pair
 
 SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
@@ -29,9 +28,7 @@ class Description:
         pixel_range: values of a black and a white pixel at its input.
         output: "probabilities" or "logits" of the classes, or "features" for a model without a head.
         activation: "softmax" or "sigmoid", which turns logits into probabilities; None for features.
-        class_names: one per class; empty for features.
-        evaluation_crop: how an image of any size is cropped and resized to the input size.
-        trained_on: the data that the classes come from, in a few words; None if unknown.
+        class_names, evaluation_crop, trained_on: as in `ModelFacts`; no names for features.
     """
 
     input_shape: tuple[int, int, int]
@@ -44,37 +41,29 @@ class Description:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the JSON file in every export."""
-        return {
-            "class_names": list(self.class_names),
-            "evaluation_crop": self.evaluation_crop,
-            "input_shape": list(self.input_shape),
-            "pixel_range": list(self.pixel_range),
-            "output": self.output,
-            "activation": self.activation,
-            "trained_on": self.trained_on,
-        }
+        lists = {name: list(getattr(self, name)) for name in ("input_shape", "pixel_range", "class_names")}
+        return dataclasses.asdict(self) | lists
 
     @classmethod
     def from_json(cls, text, path) -> "Description":
-        """Reads the JSON file of the export at `path`.
-
-        Raises:
-            ValueError: it is damaged.
-        """
+        """Reads the JSON file of the export at `path`; ValueError if it is damaged."""
         try:
             content = json.loads(text)
-            height, width, channels = content["input_shape"]
-            # Version 0.1.0 wrote none of them.
-            output, activation = content.get("output", "probabilities"), content.get("activation")
-            trained_on = content.get("trained_on")
-            known = output in ("probabilities", "features") and activation in (None, *ACTIVATIONS)
-            known = known and content.get("pixel_range") == list(PIXELS)
-            sides = all(type(side) is int and side > 0 for side in (height, width, channels))
-            names = all(isinstance(name, str) for name in content["class_names"])
-            known = known and isinstance(trained_on, str | None)
-            if known and sides and names and isinstance(content["evaluation_crop"], str):
-                shape, labels = (height, width, channels), tuple(content["class_names"])
-                return cls(shape, PIXELS, output, activation, labels, content["evaluation_crop"], trained_on)
+            made = cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})
+            height, width, channels = made.input_shape
+            sound = (
+                all(type(side) is int and side > 0 for side in (height, width, channels))
+                and content["pixel_range"] == list(PIXELS)
+                and made.output in ("probabilities", "features")
+                and made.activation in (None, *ACTIVATIONS)
+                and isinstance(made.class_names, list)
+                and all(isinstance(name, str) for name in made.class_names)
+                and isinstance(made.evaluation_crop, str)
+                and isinstance(made.trained_on, str | None)
+            )
+            if sound:
+                shape, names = (height, width, channels), tuple(made.class_names)
+                return dataclasses.replace(made, input_shape=shape, pixel_range=PIXELS, class_names=names)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
         raise ValueError(f"{path}: the description of the model is damaged ({content!r:.200}).")
@@ -163,11 +152,7 @@ def implied_activation(model):
 
 
 def in_precision(model, precision) -> keras.Model:
-    """The model with its body in a precision and all other layers in float32; itself if it is so already.
-
-    Raises:
-        ValueError: the model is quantized and would have to be rebuilt.
-    """
+    """The model with its body in a precision and all other layers in float32; itself if it is so already."""
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     wanted = {id(layer): precision if layer in parts.body else "float32" for layer in layers}

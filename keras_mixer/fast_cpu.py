@@ -1,9 +1,6 @@
 """LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs; elsewhere they cost nothing.
 
-TensorFlow runs every operation on a CPU separately, and each is one pass over memory. `layers` uses these forms and
-knows nothing about them.
-
-Source: ours; each docstring states what was measured.
+TensorFlow runs every operation on a CPU separately, and each is one pass over memory. docs/performance.md has figures.
 """
 
 import functools
@@ -17,9 +14,8 @@ from keras import ops
 class LayerNorm(keras.layers.LayerNormalization):
     """Keras's LayerNormalization over the last axis, `(..., C) -> (..., C)`, with fewer passes over the tensor.
 
-    The results are the same. Keras first expands scale and offset to two tensors of the input's size; without them,
-    forward and backward take a fifth (float32) to a third (bfloat16) less time on a CPU. Statistics are computed in
-    float32 or better in every precision.
+    The results are the same. Keras first expands scale and offset to two tensors of the input's size. Statistics are
+    computed in float32 or better in every precision.
     """
 
     def call(self, x):
@@ -61,14 +57,8 @@ def _one_pass(activation):
     """An elementwise function as one pass over memory in each direction, for training on TensorFlow's CPUs.
 
     A GELU is ten passes forward and as many backward, and most intermediate results are kept for the gradient. Compiled
-    by XLA it is one pass each way, and only `x` is kept: B/16 trains 8 % (float32) to 10 % (bfloat16) faster. JAX
-    compiles everything anyway; on GPUs, XLA needs libraries that not every installation has.
-
-    Args:
-        activation: maps a tensor to one of the same shape, element by element.
-
-    Returns:
-        The same function; result and gradient are computed in float32 or better.
+    by XLA it is one pass each way, in float32 or better, and only `x` is kept. JAX compiles everything anyway; on GPUs,
+    XLA needs libraries that not every installation has.
     """
     if keras.backend.backend() != "tensorflow":
         return activation

@@ -10,13 +10,7 @@ from keras_mixer.anatomy import anatomy
 class BlockBranches(keras.layers.Layer):
     """A Mixer block that also returns the outputs of its MLPs: `(B, S, C) -> (B, S, C), (B, S, C), (B, S, C)`.
 
-    Args:
-        block: the `MixerBlock`; its weights are shared.
-        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
-
-    Returns:
-        The output of the block, the output of token mixing, the output of channel mixing (both before the skip
-        connection).
+    Both are before the skip connection, token mixing first. The weights of the block are shared.
     """
 
     def __init__(self, block, **kwargs):

@@ -57,7 +57,7 @@ def settings(cls: type) -> Any:
         except pydantic.ValidationError as error:
             raise ValueError(_in_words(error)) from None
 
-    checked.__init__ = plain
+    checked.__init__ = plain  # type: ignore[method-assign]
     return checked
 
 

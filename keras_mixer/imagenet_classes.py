@@ -1,7 +1,9 @@
-"""The classes of ImageNet, by number: WordNet id and name of every output of a published classifier."""
+"""Names of classes: those of ImageNet by number, and the check of those that a user gives."""
 
 import functools
 import gzip
+import numbers
+from collections.abc import Iterable, Mapping, Set
 from importlib import resources
 
 import keras
@@ -19,8 +21,6 @@ SUBSETS = {
 def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
     """`(WordNet id, name)` of each of the 1,000, 21,843 or 11,221 classes, in order.
 
-    Different classes may have the same name: "crane" is a bird and a machine.
-
     Source: ids and first words of the synsets of WordNet 3.0; which of them a subset has is from timm's
     `data/_info`. The names of the 1,000 are those of `keras.applications`.
     """
@@ -35,6 +35,28 @@ def with_names(class_names) -> tuple[str, ...]:
     classes = imagenet_classes(len(class_names)) if len(class_names) in SUBSETS else ()
     ids = tuple(wordnet_id for wordnet_id, _ in classes)
     return tuple(name for _, name in classes) if ids and ids == tuple(class_names) else tuple(class_names)
+
+
+def checked_class_names(names) -> tuple[str, ...]:
+    """One name per class, each a line of text: numbers become text, and white space becomes single blanks.
+
+    Raises:
+        ValueError: a name is neither text nor a whole number, is empty, or is that of two classes; only ImageNet's own
+            names may repeat: two of its classes are named "crane", a bird and a machine.
+    """
+    if isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable):
+        raise ValueError(f"class_names must be a list of names in label order, got {names!r:.100}.")
+    names = tuple(names)
+    for label, name in enumerate(names):
+        if not isinstance(name, str | numbers.Integral) or not str(name).strip():
+            raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
+    checked = tuple(" ".join(str(name).split()) for name in names)
+    imagenet = len(checked) in SUBSETS and checked == tuple(name for _, name in imagenet_classes(len(checked)))
+    labels: dict[str, int] = {}
+    for label, name in enumerate(checked):
+        if labels.setdefault(name, label) != label and not imagenet:
+            raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
+    return checked
 
 
 def decode_predictions(probabilities, top=5):

@@ -47,12 +47,9 @@ class PatchEmbed(FixedLayer):
         (1, 14, 14, 512)
     """
 
-    arguments = ("patch_size", "hidden_dim", "pixel_range")
-
     def __init__(self, patch_size, hidden_dim, pixel_range=(-1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
-        self.patch_size = as_pair(patch_size)
-        self.hidden_dim = hidden_dim
+        self.patch_size, self.hidden_dim = as_pair(patch_size), hidden_dim
         black, white = map(float, pixel_range)
         if not -math.inf < black < white < math.inf:
             raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {pixel_range!r}.")
@@ -96,14 +93,10 @@ class MlpBlock(CompositeLayer):
         (1, 512, 196)
     """
 
-    arguments = ("mlp_dim", "dropout_rate", "exact_gelu", "flattened")
-
     def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, flattened=True, **kwargs):
         super().__init__(**kwargs)
-        self.mlp_dim = mlp_dim
-        self.dropout_rate = dropout_rate
-        self.exact_gelu = exact_gelu
-        self.flattened = flattened
+        self.mlp_dim, self.dropout_rate = mlp_dim, dropout_rate
+        self.exact_gelu, self.flattened = exact_gelu, flattened
         self.dense_0 = self._dense(mlp_dim, "dense_0")
         self.dropout_0 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_0")
         self.dropout_1 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_1")
@@ -155,11 +148,6 @@ class MixerBlock(CompositeLayer):
         (1, 196, 512)
     """
 
-    arguments = (
-        *("tokens_mlp_dim", "channels_mlp_dim", "dropout_rate", "drop_path_rates"),
-        *("exact_gelu", "rematerialize", "flattened"),
-    )
-
     def __init__(
         self,
         tokens_mlp_dim,
@@ -172,13 +160,9 @@ class MixerBlock(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.tokens_mlp_dim = tokens_mlp_dim
-        self.channels_mlp_dim = channels_mlp_dim
-        self.dropout_rate = dropout_rate
-        self.drop_path_rates = tuple(drop_path_rates)
-        self.exact_gelu = exact_gelu
-        self.rematerialize = rematerialize
-        self.flattened = flattened
+        self.tokens_mlp_dim, self.channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
+        self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
+        self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.layer_norm_0 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_0")
         self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")

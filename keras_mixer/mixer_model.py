@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_mixer.class_names import checked_class_names
+from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.layers import PatchEmbed
 
 
@@ -30,24 +30,11 @@ class ModelFacts:
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class ClassifierHead(keras.layers.Dense):
-    """Logits, `(B, C) -> (B, classes)`, of classes that it knows by name.
-
-    Args:
-        units: number of classes.
-        class_names: one name per class, in order; None if unknown.
-        trained_on: the data that the classes come from, in a few words for the user; None if unknown.
-        evaluation_crop: how an image of any size is brought to the input size of the model; None if unknown.
-        **kwargs: those of `keras.layers.Dense`.
-
-    Raises:
-        ValueError: there is not one name per class.
-    """
+    """Logits, `(B, C) -> (B, classes)`; keeps what `ModelFacts` says about classes and images, in every copy."""
 
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.class_names = class_names
-        self.trained_on = trained_on
-        self.evaluation_crop = evaluation_crop
+        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
     @property
     def class_names(self):
@@ -81,7 +68,20 @@ def _of_head(name, description):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files."""
+    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files.
+
+    Derive from it for a `train_step` of your own: `MyModel(mixer.inputs, mixer.outputs)` shares the layers of a Mixer,
+    and is one for all functions of this package. `keras.saving.register_keras_serializable` lets Keras load its files.
+
+    Args:
+        args: image and output, tensors of one graph.
+        **kwargs: `name` and the other arguments of `keras.Model`.
+
+    Returns:
+        Called on a batch of images `(B, H, W, channels)`: the outputs, such as probabilities `(B, classes)`.
+
+    Source: ours.
+    """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
     trained_on = _of_head("trained_on", "The data that its classes come from, in a few words; None if unknown.")
@@ -99,3 +99,15 @@ class MixerModel(keras.Model):
     def _head(self):
         heads = [layer for layer in self.layers if isinstance(layer, ClassifierHead)]
         return heads[-1] if heads else None
+
+    def save(self, filepath, *args, **kwargs):
+        """Saves the model to a `.keras` file, as `keras.Model.save` does.
+
+        Raises:
+            ValueError: the path ends in `.h5` or `.hdf5`, Keras's legacy format, from which it could not be loaded.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"Keras cannot load a Mixer from its legacy HDF5 format. End the path in .keras, got {filepath}."
+            )
+        return super().save(filepath, *args, **kwargs)

@@ -8,9 +8,7 @@ import dataclasses
 import numbers
 
 import keras
-import numpy as np
 
-from keras_mixer.anatomy import anatomy
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
@@ -124,51 +122,6 @@ def Mixer(
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def rebuild(model, *, precision=None, input_shape=None, **options):
-    """A copy of a Mixer, with layers added to it or not, without its weights.
-
-    Args:
-        model: the Mixer.
-        precision: dtype policy of the layers from the stem to the last LayerNorm; the others then compute in float32.
-            None keeps that of each layer.
-        input_shape: `(height, width, channels)` in pixels; None keeps it.
-        **options: arguments of `MixerBlock` to change in all blocks.
-
-    Raises:
-        ValueError: `model` is not a Mixer of this package, or a change does not fit.
-    """
-    parts = anatomy(model)
-    image = x = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
-    for layer in parts.layers:
-        config = layer.get_config()
-        config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
-        if precision is not None and isinstance(layer, keras.layers.Layer):
-            config["dtype"] = precision if layer in parts.body else "float32"
-        if layer is parts.stem:
-            grid = token_grid(image.shape[1:3], layer.patch_size)
-        if layer is parts.tokens:
-            config["target_shape"] = (grid[0] * grid[1], parts.stem.hidden_dim)
-        if layer in parts.blocks:
-            config |= options
-        if parts.after[:1] == (layer,) and isinstance(layer, keras.layers.Reshape):
-            config["target_shape"] = (*grid, parts.stem.hidden_dim)
-        x = parts.call(layer, x, type(layer).from_config(config))
-    kind = MixerModel if isinstance(model, MixerModel) else keras.Model
-    return kind(image, x, name=model.name, trainable=model.trainable)
-
-
-def copy_weights(layers, new_layers):
-    """Sets the weights of layers to those of others of the same kind; LoRA updates are added to their kernels."""
-    for pair in zip(layers, new_layers, strict=True):
-        if not isinstance(pair[0], keras.layers.Layer):  # an operation, such as a division
-            continue
-        for old, new in zip(*(layer._flatten_layers() for layer in pair), strict=True):
-            stored: dict = {}
-            old.save_own_variables(stored)
-            # As copies: JAX would let both variables share a buffer, and a training step gives its buffers away.
-            new.load_own_variables({name: np.array(value) for name, value in stored.items()})
 
 
 def _check_arguments(input_shape, include_top, pooling, classes):

@@ -36,10 +36,7 @@ class Variant:
         return token_grid((height, width), (patch_height, patch_width))
 
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
-        """Trainable parameters of the classifier; `classes=0` counts the body without a head.
-
-        Source: ours, derived from the architecture; equal to the totals asserted in vit_jax's model test.
-        """
+        """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
         patch_height, patch_width = as_pair(self.patch_size)
         grid_height, grid_width = self.grid(input_shape)
         tokens, channels = grid_height * grid_width, self.hidden_dim
@@ -53,7 +50,7 @@ class Variant:
     def macs(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Multiply-accumulate operations of the matrix products in one forward pass of one image.
 
-        Source: ours, derived from the architecture. LayerNorm, GELU and pooling are not counted, as is usual.
+        LayerNorm, GELU and pooling are not counted, as is usual.
         """
         patch_height, patch_width = as_pair(self.patch_size)
         grid_height, grid_width = self.grid(input_shape)
@@ -98,8 +95,7 @@ def is_count(value) -> bool:
 def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the token grid of an image; both sizes are `(height, width)` in pixels.
 
-    The official code pads an image that the patch does not divide. Here it is an error, because padding would silently
-    change the number of tokens. Where the patch divides the image, the two are identical.
+    The official code pads an image that the patch does not divide, which silently changes the number of tokens.
 
     Raises:
         ValueError: a side is unknown, or the patch does not divide it; the message names the nearest sizes that work.

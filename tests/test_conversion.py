@@ -4,7 +4,7 @@ import pytest
 from weight_files import timm
 
 import keras_mixer
-from keras_mixer.conversion import convert
+from keras_mixer.weights.convert import convert
 
 
 @pytest.fixture

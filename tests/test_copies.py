@@ -147,6 +147,13 @@ def test_class_names_are_names_of_the_classes(tiny_mixer):
         tiny_mixer(include_top=False).class_names = ("cat",)
 
 
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_the_legacy_format_which_could_not_be_loaded_is_refused(tiny_mixer, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"End the path in \.keras, got .*{name}"):
+        tiny_mixer().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_head_does_not_inherit_the_names(tiny_mixer):
     model = tiny_mixer(classes=3)
     model.class_names = ("cat", "dog", "cow")

@@ -11,7 +11,7 @@ import keras_mixer
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes, with_names
 from keras_mixer.variants import Variant
-from keras_mixer.weights import loading, registry
+from keras_mixer.weights import published as checkpoints
 
 
 def test_the_1000_classes_are_in_the_order_of_the_challenge():
@@ -78,10 +78,10 @@ def published(tmp_path, monkeypatch):
     model = keras_mixer.Mixer(**vars(SIZES), input_shape=(16, 16, 3))
     file = tmp_path / "tiny.npz"
     np.savez(file, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
-    checkpoint = registry.Published("sam", "B/16", "sam/tiny.npz", 1000, "nothing", None, "not at all")
-    monkeypatch.setattr(registry.Published, "grid", (2, 2))
-    monkeypatch.setattr(loading.registry, "find", lambda name, variant: checkpoint)
-    monkeypatch.setattr(loading.registry, "download", lambda checkpoint: file)
+    checkpoint = checkpoints.Published("sam", "B/16", 1000, "nothing")
+    monkeypatch.setattr(checkpoints.Published, "grid", (2, 2))
+    monkeypatch.setattr(checkpoints, "find", lambda name, variant: checkpoint)
+    monkeypatch.setattr(checkpoints, "download", lambda checkpoint: file)
 
 
 def test_a_published_classifier_knows_its_class_names(published):

@@ -207,6 +207,43 @@ def test_weights_are_for_mixers_without_other_layers(build, body, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("build", [mixer_inside_a_model, sequential, own_scaling])
+def test_a_mixer_inside_a_model_is_named(build, body, tiny_mixer, tmp_path):
+    model = build(body)
+    keras_mixer.save_official(tiny_mixer(), tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"Pass model\.get_layer\('mixer'\)\.$"):
+        keras_mixer.load_weights(model, tmp_path / "a.npz")
+    keras_mixer.load_weights(model.get_layer("mixer"), tmp_path / "a.npz")
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithOwnStep(keras_mixer.MixerModel):
+    """Counts its steps."""
+
+    steps = 0
+
+    def train_step(self, *arguments):
+        self.steps += 1
+        return super().train_step(*arguments)
+
+
+@tensorflow_only
+def test_a_model_with_a_train_step_of_its_own_is_a_mixer(tiny_mixer, tmp_path):
+    base = tiny_mixer(classes=3)
+    base.class_names = ("a", "b", "c")
+    model = WithOwnStep(base.inputs, base.outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.fit(PIXELS, np.arange(4) % 3, batch_size=2, verbose=0)
+    assert model.steps == 2
+    keras_mixer.save_official(model, tmp_path / "a.npz")
+    model.save(tmp_path / "own.keras")
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    assert isinstance(loaded, WithOwnStep)
+    assert loaded.class_names == model.class_names == ("a", "b", "c")
+    served = open_export(keras_mixer.export_tflite(loaded, tmp_path / "own.tflite"))
+    np.testing.assert_allclose(served.classify(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
+
+
 def test_a_head_of_another_name_is_a_head(body, tiny_mixer, tmp_path):
     base = body()
     model = keras.Model(base.input, layers.Activation("softmax")(layers.Dense(10, name="my_classes")(base.output)))

@@ -59,7 +59,7 @@ USED = [
     ("Optimizer", lambda: keras.optimizers.Optimizer, "_get_current_learning_rate", "training/optimizers.py", None),
     ("Optimizer", lambda: keras.optimizers.Optimizer, "_apply_weight_decay", "training/optimizers.py", None),
     ("Optimizer", optimizer, "_model_variables_moving_average", "training/optimizers.py", None),
-    *(("Model", model, "_flatten_layers", file, None) for file in ("anatomy.py", "models.py", "training/devices.py")),
+    *(("Model", model, "_flatten_layers", file, None) for file in ("anatomy.py", "training/devices.py")),
     ("Model", model, "_layers", "composite.py", None),
     ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
     ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),

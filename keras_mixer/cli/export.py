@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer import conversion
 from keras_mixer.cli.terminal import Run, folder_of, print_table
 from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
@@ -28,6 +27,7 @@ from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
 from keras_mixer.training.inputs import run_source
 from keras_mixer.training.run import read_recipe, read_results
+from keras_mixer.weights.convert import convert as convert_weights
 
 ALL = "all"
 BATCH_SIZE = 32  # of the images for calibration
@@ -227,7 +227,7 @@ def convert(
         target: .npz (official), .keras or .weights.h5; it must not exist.
         like: a .keras file of the same model; required for a .weights.h5 source.
     """
-    print(f"Written: {conversion.convert(source, target, like)}")
+    print(f"Written: {convert_weights(source, target, like)}")
 
 
 def _percent(value):

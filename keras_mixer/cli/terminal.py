@@ -13,7 +13,7 @@ import tyro
 
 from keras_mixer.fields import check
 from keras_mixer.storage import address_of, local_copy
-from keras_mixer.weights.hub import is_hub_address
+from keras_mixer.weights.downloads import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.class_names import checked_class_names
 from keras_mixer.data.decode import UPRIGHT, as_file, read_header
 from keras_mixer.data.splits import Source, Split, evenly_spaced, rows_of, some, stratified_split
+from keras_mixer.imagenet_classes import checked_class_names
 
 NAME = "own data"
 FINGERPRINTED = 64  # images, evenly spaced

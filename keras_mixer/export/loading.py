@@ -8,8 +8,8 @@ from keras_mixer.description import completed
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import OPENVINO_FILE, open_export
 from keras_mixer.storage import local_copy
-from keras_mixer.weights import hub
-from keras_mixer.weights.keras_files import load_keras
+from keras_mixer.weights import downloads
+from keras_mixer.weights.readers import load_keras
 
 
 def load_predictor(path) -> Predictor:
@@ -26,7 +26,7 @@ def load_predictor(path) -> Predictor:
 
     Source: ours.
     """
-    path = Path(hub.local(path))
+    path = Path(downloads.local(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
     return _open(path).for_classes("to predict")
@@ -70,7 +70,7 @@ def load_model(path) -> keras.Model:
     Raises:
         ValueError: the path does not contain such a model.
     """
-    with local_copy(hub.local(path), only="model.keras") as local:
+    with local_copy(downloads.local(path), only="model.keras") as local:
         file = local / "model.keras" if local.is_dir() else local
         if not file.is_file() or file.suffix != ".keras":
             raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")

@@ -5,10 +5,9 @@ import hashlib
 import os
 import tarfile
 
-from keras_mixer.downloads import cached_download
+from keras_mixer.weights.downloads import cached_download
 
 REGISTRY = "https://registry.npmjs.org"
-LARGEST_ARCHIVE = 100_000_000  # bytes; LiteRT.js has 12 million
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ def package_files(package: Package) -> dict[str, bytes]:
     registry = os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
     url = f"{registry.rstrip('/')}/{package.name}/-/{package.file}"
     name = package.name.replace("/", "-").lstrip("@") + f"-{package.version}.tgz"
-    cached = cached_download(url, name, LARGEST_ARCHIVE, lambda file: _verify(file, package, url))
+    cached = cached_download(url, name, lambda file: _verify(file, package, url))
     _verify(cached, package, f"{cached}; remove it to download it again")
     with tarfile.open(cached) as archive:
         members = {member.name.removeprefix("package/"): archive.extractfile(member) for member in archive}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def _metadata(name, recipe, results):
         eval_results=[
             EvalResult(**data, metric_type=kind, metric_name=label, metric_value=value)
             for kind, label, value in metrics
-            if math.isfinite(value)
+            if value is not None
         ],
     )
 

@@ -236,9 +236,10 @@ class Run:
             lock.release()
 
     def _send_last(self):
+        if self.mirror is None:
+            return
         try:
-            if self.mirror:
-                self.mirror.send()
+            self.mirror.send()
         except Exception as error:  # of the file system's library
             self.mirror.keep_copy = True
             raise OSError(

@@ -10,7 +10,7 @@ from keras_mixer.anatomy import is_mixer
 from keras_mixer.description import completed
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import read_recipe
-from keras_mixer.weights.keras_files import load_keras
+from keras_mixer.weights.readers import load_keras
 
 SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 SMALLEST = 1e-37  # probability whose logarithm is finite in float32

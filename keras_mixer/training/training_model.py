@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
+from keras_mixer.anatomy import rebuild
 from keras_mixer.mixer_model import MixerModel
-from keras_mixer.models import rebuild
 from keras_mixer.training.optimizers import build_loss, build_optimizer, global_norm
 
 if TYPE_CHECKING:
@@ -98,9 +98,8 @@ class TrainingModel(MixerModel):
         wanted = (freeze, steps_per_execution)
         if self.prepared == wanted:
             return
-        before = self.optimizer if self.prepared else None
-        optimizer = before
-        if before is None or freeze != self.prepared[0]:
+        optimizer = before = self.optimizer if self.prepared else None
+        if self.prepared is None or freeze != self.prepared[0]:
             for layer in self.layers:
                 if freeze and layer.name != "head" and layer.trainable:
                     layer.trainable = False

@@ -1,4 +1,4 @@
-"""Maps the weight names of the two official layouts and of timm to ours.
+"""Names of weights: those of this package, of the two official layouts, of timm and of Keras's `.weights.h5` files.
 
 Linen is the layout of the authors' current code; pre-linen is older, with other names, MLP biases in one scope and axes
 of length 1. Kernels of both have our orientation. Those of timm are transposed, as in PyTorch.
@@ -7,119 +7,159 @@ Source: vit_jax and big_vision (`models/mlp_mixer.py`, its loader), timm (`model
 """
 
 import re
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from keras_mixer.weights.archives import Entry
+import keras
+import numpy as np
 
-NORM = {"scale": "gamma", "weight": "gamma", "bias": "beta"}
+from keras_mixer.anatomy import Anatomy, plain
+from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.layers import LayerNorm
+from keras_mixer.mixer_model import ModelFacts
+
+OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
+LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
+FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
+PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
+PATTERNS = {  # they turn names of any layout into ours, one after another
+    r"^(embedding/|stem\.proj\.|layers/patch_embed/)": "stem/",
+    r"^(head\.|layers/dense/|layers/classifier_head/)": "head/",
+    r"^(Mixer/encoder_norm/|norm\.|layers/layer_norm/)": "pre_head_layer_norm/",
+    "^layers/mixer_block/": "mixer_block_0/",
+    r"^(MixerBlock_|Mixer/encoderblock_|blocks\.|layers/mixer_block_)(\d+)[/.]": r"mixer_block_\2/",
+    "/LayerNorm_": "/layer_norm_",
+    **{rf"/norm{i + 1}\.": f"/layer_norm_{i}/" for i in (0, 1)},  # timm counts from 1
+    "/Dense_": "/dense_",
+    **{rf"_mixing_phase_\d+/(kernel|bias){i + 1}$": rf"_mixing/dense_{i}/\1" for i in (0, 1)},
+    **{rf"/mlp_(token|channel)s\.fc{i + 1}\.": rf"/\1_mixing/dense_{i}/" for i in (0, 1)},
+    r"(norm\w*)/(scale|weight|vars/0)$": r"\1/gamma",
+    r"(norm\w*)/(bias|vars/1)$": r"\1/beta",
+    "/(weight|vars/0)$": "/kernel",
+    "/vars/1$": "/bias",
+}
 
 
-def own_names(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """The arrays under the weight names of this package. Unknown arrays keep their names.
+class Named(NamedTuple):
+    """Arrays under the weight names of this package; an unknown array keeps its own."""
+
+    arrays: dict[str, np.ndarray]
+    origins: dict[str, str]  # their names in the file, for messages
+    facts: ModelFacts  # what the layout says about the model
+    notes: tuple[str, ...]  # for the user: what was changed or left out
+
+
+def own_names(arrays: dict[str, np.ndarray]) -> Named:
+    """The arrays of a file of any known layout under our names, and in our orientation.
 
     Raises:
         ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
     """
-    if is_timm(entries):
-        return _from_timm(entries)
-    if "embedding/kernel" in entries:
-        return _from_pre_linen(entries)
-    if "stem/kernel" in entries:
-        return _renamed(entries, LINEN)
-    some = ", ".join(sorted(entries)[:5]) or "none"
-    raise ValueError(
-        "The arrays are not those of a known Mixer file. Expected 'stem/kernel' (official), 'embedding/kernel' "
-        f"(official, pre-linen) or 'stem.proj.weight' (timm), got {len(entries)} arrays, among them: {some}."
-    )
+    stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
+    stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
+    if stem is None:
+        raise ValueError(
+            f"The arrays are not those of a known Mixer file. Expected one of {LINEN!r} (official), {PRE_LINEN!r} "
+            f"(official, pre-linen), {TIMM!r} (timm), {KERAS!r} (Keras), got {len(arrays)} arrays, among them: "
+            f"{', '.join(sorted(arrays)[:5]) or 'none'}."
+        )
+    prefix, layout = stem["prefix"], stem["layout"]
+    kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    left_out = len(arrays) - len(kept)
+    notes = (f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out.",)
+    named: dict[str, np.ndarray] = {}
+    origins: dict[str, str] = {}
+    for key, array in kept.items():
+        own = _renumbered(key, kept) if layout == PRE_LINEN else key
+        for pattern, replacement in PATTERNS.items():
+            own = re.sub(pattern, replacement, own)
+        if own in named:
+            raise ValueError(f"the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
+        named[own], origins[own] = _oriented(own, array, layout), prefix + key
+    return Named(named, origins, FACTS[layout], notes if prefix else ())
 
 
-def is_timm(entries: dict[str, Entry]) -> bool:
-    """Whether the names are those of timm."""
-    return "stem.proj.weight" in entries
+def _renumbered(key, arrays):
+    """Flax once numbered all modules of a scope, so LayerNorms need not start at 0; only their order counts."""
+    match = re.fullmatch(r"(.*/LayerNorm_)(\d+)(/\w+)", key)
+    if match is None:
+        return key
+    numbers = {found[1] for other in arrays if (found := re.fullmatch(rf"{re.escape(match[1])}(\d+)/\w+", other))}
+    return f"{match[1]}{sorted(numbers, key=int).index(match[2])}{match[3]}"
+
+
+def _oriented(own, array, layout):
+    if layout == PRE_LINEN and "_mixing/" in own:
+        return array.squeeze()  # axes of length 1
+    if layout == TIMM and own.endswith("/kernel"):
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
+    return array
+
+
+def weights_of(parts: Anatomy) -> dict[str, Any]:
+    """The weights of the body and the head of a model by our names, whatever its layers are called.
+
+    A kernel with a LoRA update is the sum of both, which cannot be assigned.
+    """
+    layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
+    for i, block in enumerate(parts.blocks):
+        layers |= {f"mixer_block_{i}/layer_norm_{j}": getattr(block, f"layer_norm_{j}") for j in (0, 1)}
+        for mlp in ("token_mixing", "channel_mixing"):
+            dense = {f"{mlp}/dense_{j}": getattr(getattr(block, mlp), f"dense_{j}") for j in (0, 1)}
+            layers |= {f"mixer_block_{i}/{name}": layer for name, layer in dense.items()}
+    if parts.head is not None:
+        layers["head"] = parts.head
+    found: dict[str, Any] = {}
+    for name, layer in layers.items():
+        kinds = ("gamma", "beta") if isinstance(layer, LayerNorm) else ("kernel", "bias")
+        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in kinds}
+    return found
 
 
 def official_name(own_name: str) -> str:
     """The linen name of one of our weights: `mixer_block_0/layer_norm_1/gamma -> MixerBlock_0/LayerNorm_1/scale`."""
-    name = re.sub(r"^mixer_block_", "MixerBlock_", own_name)
-    name = re.sub(r"/layer_norm_(\d)/", r"/LayerNorm_\1/", name)
-    name = re.sub(r"/dense_(\d)/", r"/Dense_\1/", name)
-    return re.sub(r"beta$", "bias", re.sub(r"gamma$", "scale", name))
+    ours = {"mixer_block_": "MixerBlock_", "/layer_norm_": "/LayerNorm_", "/dense_": "/Dense_"}
+    for part, official in (ours | {"gamma": "scale", "beta": "bias"}).items():
+        own_name = own_name.replace(part, official)
+    return own_name
 
 
-LINEN = (
-    (r"(stem|head)/(kernel|bias)", lambda m: f"{m[1]}/{m[2]}"),
-    (r"MixerBlock_(\d+)/LayerNorm_([01])/(scale|bias)", lambda m: f"mixer_block_{m[1]}/layer_norm_{m[2]}/{NORM[m[3]]}"),
-    (
-        r"MixerBlock_(\d+)/(token|channel)_mixing/Dense_([01])/(kernel|bias)",
-        lambda m: f"mixer_block_{m[1]}/{m[2]}_mixing/dense_{m[3]}/{m[4]}",
-    ),
-    (r"pre_head_layer_norm/(scale|bias)", lambda m: f"pre_head_layer_norm/{NORM[m[1]]}"),
-)
-PRE_LINEN = (
-    (r"embedding/(kernel|bias)", lambda m: f"stem/{m[1]}"),
-    (r"head/(kernel|bias)", lambda m: f"head/{m[1]}"),
-    (
-        r"Mixer/encoderblock_(\d+)/LayerNorm_([01])/(scale|bias)",
-        lambda m: f"mixer_block_{m[1]}/layer_norm_{m[2]}/{NORM[m[3]]}",
-    ),
-    (
-        r"Mixer/encoderblock_(\d+)/(token|channel)_mixing_phase_\d+/(kernel|bias)([12])",
-        lambda m: f"mixer_block_{m[1]}/{m[2]}_mixing/dense_{int(m[4]) - 1}/{m[3]}",
-    ),
-    (r"Mixer/encoder_norm/(scale|bias)", lambda m: f"pre_head_layer_norm/{NORM[m[1]]}"),
-)
-KERNEL = {"weight": "kernel", "bias": "bias"}
-TIMM = (
-    (r"stem\.proj\.(weight|bias)", lambda m: f"stem/{KERNEL[m[1]]}"),
-    (r"head\.(weight|bias)", lambda m: f"head/{KERNEL[m[1]]}"),
-    (
-        r"blocks\.(\d+)\.norm([12])\.(weight|bias)",
-        lambda m: f"mixer_block_{m[1]}/layer_norm_{int(m[2]) - 1}/{NORM[m[3]]}",
-    ),
-    (
-        r"blocks\.(\d+)\.mlp_(token|channel)s\.fc([12])\.(weight|bias)",
-        lambda m: f"mixer_block_{m[1]}/{m[2]}_mixing/dense_{int(m[3]) - 1}/{KERNEL[m[4]]}",
-    ),
-    (r"norm\.(weight|bias)", lambda m: f"pre_head_layer_norm/{NORM[m[1]]}"),
-)
+def save_official(model, path):
+    """Writes the weights of a Mixer in the layout of Google's checkpoints (`MixerBlock_0/token_mixing/Dense_0/kernel`).
 
+    Reading the file back gives bit-identical weights. A model without a head gives a file without a head.
 
-def _renamed(entries, rules):
-    renamed: dict[str, Entry] = {}
-    for name, entry in entries.items():
-        for pattern, own in rules:
-            if match := re.fullmatch(pattern, name):
-                if own(match) in renamed:
-                    raise ValueError(f"the arrays {renamed[own(match)].origin!r} and {name!r} are both {own(match)!r}.")
-                renamed[own(match)] = entry
-                break
-        else:
-            renamed[name] = entry
-    return renamed
+    Args:
+        model: a Mixer of this package.
+        path: the `.npz` file to write; it must not exist.
 
+    Returns:
+        The `Path`, written atomically.
 
-def _from_pre_linen(entries):
-    """Flax numbered all modules of a scope, so LayerNorm indices need not start at 0; only their order counts."""
-    indices: dict[str, set[int]] = {}
-    for name in entries:
-        if match := re.fullmatch(r"(Mixer/encoderblock_\d+)/LayerNorm_(\d+)/\w+", name):
-            indices.setdefault(match[1], set()).add(int(match[2]))
+    Raises:
+        ValueError: the name does not end in `.npz`, the file exists (nothing is overwritten), or the layout cannot
+            carry the model: other layers, quantized ones, the erf GELU, another pixel range.
 
-    def in_order(match):
-        return f"{match[1]}/LayerNorm_{sorted(indices[match[1]]).index(int(match[2]))}/"
+    Source: names and shapes of google-research/vision_transformer, vit_jax/models_mixer.py.
 
-    renumbered = {
-        re.sub(r"^(Mixer/encoderblock_\d+)/LayerNorm_(\d+)/", in_order, name): e for name, e in entries.items()
+    Example:
+        >>> keras_mixer.save_official(keras_mixer.MixerS32(), "Mixer-S_32.npz")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"Expected a path that ends in .npz, got {path}.")
+    refuse_existing(path)
+    parts = plain(model, "save_official")
+    parts.refuse_quantized()
+    facts = parts.facts
+    if facts.exact_gelu or facts.pixel_range != OFFICIAL.pixel_range:
+        raise ValueError(
+            f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but model {model.name!r} has "
+            f"exact_gelu={facts.exact_gelu} and pixel_range={facts.pixel_range}. Save it with model.save('....keras')."
+        )
+    arrays: dict[str, Any] = {
+        official_name(name): keras.ops.convert_to_numpy(weight) for name, weight in weights_of(parts).items()
     }
-    renamed = _renamed(renumbered, PRE_LINEN)
-    return {name: entry.squeezed() if "_mixing/" in name else entry for name, entry in renamed.items()}
-
-
-def _from_timm(entries):
-    def oriented(name, entry):
-        if name == "stem/kernel" and len(entry.shape) == 4:
-            return entry.transposed(2, 3, 1, 0)  # (out, in, h, w) -> (h, w, in, out)
-        if name.endswith("/kernel") and len(entry.shape) == 2:
-            return entry.transposed(1, 0)
-        return entry
-
-    return {name: oriented(name, entry) for name, entry in _renamed(entries, TIMM).items()}
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
+    return path

@@ -1,7 +1,6 @@
 """The only loader of weights: `load_weights(model, source)`. A model changes only if all weights fit."""
 
 import dataclasses
-import functools
 import logging
 import math
 from pathlib import Path
@@ -12,19 +11,18 @@ import numpy as np
 from keras_mixer.anatomy import Anatomy, plain
 from keras_mixer.mixer_model import MixerModel, ModelFacts
 from keras_mixer.variants import Variant
-from keras_mixer.weights import hub, registry
-from keras_mixer.weights.archives import Entry, open_arrays
-from keras_mixer.weights.fitting import adapt, check, choose_head, variant_of
-from keras_mixer.weights.keras_files import load_keras, open_weights_h5
-from keras_mixer.weights.layouts import is_timm, own_names
-from keras_mixer.weights.resolution import METHODS, widened_dim
+from keras_mixer.weights import downloads, published
+from keras_mixer.weights.fitting import check_fit, choose_head, variant_of
+from keras_mixer.weights.layouts import own_names, weights_of
+from keras_mixer.weights.readers import load_keras, read_arrays
+from keras_mixer.weights.resolution import METHODS, adapt, widened_dim
 
 LOG = logging.getLogger("keras_mixer")
 PUBLISHED, WEIGHTS_H5 = "published", ".weights.h5"
 SUFFIXES = (".npz", ".safetensors", ".keras", WEIGHTS_H5)
 TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
-OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
-TIMM = (  # no weight file contains its normalization
+FORMS = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that belong to weights
+TIMM = (
     "timm layout: its models compute the exact (erf) GELU. Pixels are scaled to {} at the stem; a model trained with "
     "another mean and std needs pixel_range=(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
 )
@@ -32,67 +30,44 @@ TIMM = (  # no weight file contains its normalization
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """The weights of a Mixer, not yet read.
-
-    Attributes:
-        path: of the file, for messages.
-        entries: its arrays under our names.
-        facts: what its model knows.
-        grid: `(g_h, g_w)` rows and columns of its tokens, or None if the file does not contain them.
-    """
+    """The weights of a Mixer, under our names; `grid` and `facts` are what the file says about its model."""
 
     path: Path
-    entries: dict[str, Entry]
+    arrays: dict[str, np.ndarray]
+    origins: dict[str, str]  # their names in the file, for messages
     facts: ModelFacts
     grid: tuple[int, int] | None = None
-
-    @classmethod
-    def of(cls, parts: Anatomy, path) -> "WeightFile":
-        """The weights of a model in memory.
-
-        Raises:
-            ValueError: it is quantized.
-        """
-        if (quantized := parts.quantized) is not None:
-            raise ValueError(f"{path}: the layer {quantized} is quantized. Use the model from before its quantization.")
-        entries = {
-            name: Entry(name, tuple(weight.shape), functools.partial(np.array, weight))
-            for name, weight in parts.weights().items()
-        }
-        return cls(Path(path), entries, parts.facts, parts.grid)
+    notes: tuple[str, ...] = ()  # lines for the user
 
     def variant(self) -> Variant:
         """The sizes of the model in the file; ValueError if it does not contain a Mixer."""
-        return variant_of({name: entry.shape for name, entry in self.entries.items()})
+        return variant_of(self.arrays)
 
     def grid_for(self, target_grid=None) -> tuple[int, int]:
         """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
         if self.grid is not None:
             return self.grid
-        tokens = self.entries[TOKENS].shape[0]
+        tokens = self.arrays[TOKENS].size
         if target_grid is not None and tokens == math.prod(target_grid):
             return target_grid
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
-        if side * side != tokens:
-            raise ValueError(f"{tokens} tokens do not form a square grid; pass source_grid=(rows, columns).")
+        if side * side != tokens or not tokens:
+            raise ValueError(
+                f"The {tokens} tokens of {self.path} are not a square grid; pass source_grid=(rows, columns)."
+            )
         return side, side
 
     def widened(self, variant: Variant, grid) -> Variant:
         """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
-        if TOKENS not in self.entries:  # damaged: `fill` says what is missing
+        if TOKENS not in self.arrays:  # damaged: `load_weights` says what is missing
             return variant
         dim = widened_dim(variant.tokens_mlp_dim, self.grid_for(grid), grid)
         return dataclasses.replace(variant, tokens_mlp_dim=dim)
 
     def form(self, exact_gelu=False, pixel_range=(-1.0, 1.0)):
-        """GELU form and pixel range of a model to build for this file: the file's, or if unknown the arguments.
-
-        Raises:
-            ValueError: an argument is not its default and not what the file says.
-        """
+        """GELU form and pixel range of a model to build for this file: the file's, or if unknown the arguments."""
         given = {"exact_gelu": exact_gelu, "pixel_range": tuple(map(float, pixel_range))}
-        defaults = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}
-        self.check_form({name: value for name, value in given.items() if value != defaults[name]})
+        self.check_form({name: value for name, value in given.items() if value != FORMS[name]})
         known = {name: getattr(self.facts, name) for name in given}
         return tuple(given[name] if value is None else value for name, value in known.items())
 
@@ -107,52 +82,42 @@ class WeightFile:
 
 
 def kind_of(source) -> str:
-    """What a source is: "published" for the name of a published checkpoint, else the suffix of the file.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if str(source) in registry.names():
+    """`PUBLISHED` for the name of a published checkpoint, else the suffix of the file; ValueError if it is neither."""
+    if str(source) in published.names():
         return PUBLISHED
     named = isinstance(source, str | Path)
     kind = next((suffix for suffix in SUFFIXES if named and Path(source).name.endswith(suffix)), None)
     if kind is None:
         raise ValueError(
             f"weights={str(source)!r} is not a known source: expected a published checkpoint "
-            f"({', '.join(registry.names())}), a file that ends in .npz, .safetensors, .keras or .weights.h5, or "
-            "hf://owner/name/file."
+            f"({', '.join(published.names())}), a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file."
         )
     return kind
 
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
-    """Opens a published checkpoint or a file. The data of the arrays are not read yet.
-
-    Args:
-        source: as for `load_weights`.
-        variant: sizes of the model to fill; a published name stands for one file per variant.
-        source_grid: rows and columns of the file's tokens, if it does not contain them.
+    """Reads a source for `load_weights`; a published name stands for one file per variant.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is not a weight file.
     """
-    source = hub.local(source)
-    kind, path = kind_of(source), Path(source)
-    if kind == PUBLISHED:
-        published = registry.find(str(source), variant)
-        path = registry.download(published)
-        return WeightFile(path, own_names(open_arrays(path)), published.facts, published.grid)
+    source = downloads.local(source)
+    kind, path, facts = kind_of(source), Path(source), None
     if kind == ".keras":
-        return WeightFile.of(plain(load_keras(path), str(path)), path)
-    if kind == WEIGHTS_H5:  # says neither how its model computes GELU nor what pixels it takes
-        return WeightFile(path, open_weights_h5(path), ModelFacts(), source_grid)
-    entries = open_arrays(path)
+        parts = plain(load_keras(path), str(path))
+        parts.refuse_quantized()
+        arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
+        return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
+    if kind == PUBLISHED:
+        checkpoint = published.find(str(source), variant)
+        path, facts, source_grid = published.download(checkpoint), checkpoint.facts, checkpoint.grid
+    arrays = read_arrays(path)
     try:
-        facts = ModelFacts(exact_gelu=True) if is_timm(entries) else OFFICIAL
-        return WeightFile(path, own_names(entries), facts, source_grid)
+        named = own_names(arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return WeightFile(path, named.arrays, named.origins, facts or named.facts, source_grid, named.notes)
 
 
 def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):
@@ -192,46 +157,36 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     log = log or LOG.warning
     parts = plain(model, "load_weights")
+    parts.refuse_quantized()
     file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant(), source_grid)
-    file.check_form({"exact_gelu": parts.facts.exact_gelu, "pixel_range": parts.facts.pixel_range})
-    with_head = fill(parts, file, head, method, log)
+    file.check_form({name: getattr(parts.facts, name) for name in FORMS})
+    lines: list[str] = list(file.notes)
+    arrays = _fitting_arrays(parts, file, head, method, lines)
+    for name, weight in weights_of(parts).items():
+        weight.assign(arrays[name] if name in arrays else np.zeros(weight.shape))
     if file.facts.exact_gelu and file.facts.pixel_range is None:
-        log(TIMM.format(list(parts.stem.pixel_range)))
-    if with_head and isinstance(model, MixerModel) and model.class_names is None:
+        lines.append(TIMM.format(list(parts.stem.pixel_range)))
+    for line in lines:
+        log(line)
+    if "head/bias" in arrays and isinstance(model, MixerModel) and model.class_names is None:
         model.class_names, model.trained_on = file.facts.class_names, file.facts.trained_on
     return model
 
 
-def fill(parts: Anatomy, file: WeightFile, head, method, log) -> bool:
-    """Sets the weights of the body and the head of a model; the arguments are those of `load_weights`.
-
-    Returns:
-        Whether the head was loaded; otherwise it is zero.
-
-    Raises:
-        ValueError: as `load_weights`.
-    """
-    weights = parts.weights()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+def _fitting_arrays(parts: Anatomy, file: WeightFile, head, method, lines):
+    """The arrays of a file, adapted to a model; without a head if that of the model starts at zero."""
+    weights = weights_of(parts)
     if fixed := [name for name, weight in weights.items() if not isinstance(weight, keras.Variable)]:
         raise ValueError(f"{fixed[0]} of the model has a LoRA update. Load weights before enable_lora.")
-    if (quantized := parts.quantized) is not None:
-        raise ValueError(f"The layer {quantized} of the model is quantized. Load weights before quantize.")
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
-        entries = choose_head(file.entries, shapes, head, log)
-        grid = file.grid_for(parts.grid) if TOKENS in entries else parts.grid
-        check(entries, shapes, grid, parts.grid, method)
-        arrays = {name: _finite(entry) for name, entry in entries.items()}
+        arrays = dict(choose_head(file.arrays, shapes, head, lines.append))
+        grids = file.grid_for(parts.grid) if TOKENS in arrays else parts.grid, parts.grid
+        check_fit(arrays, file.origins, shapes, grids)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"array {file.origins[name]!r} contains values that are not finite.")
+        adapt(arrays, shapes, grids, method, lines.append)
     except ValueError as error:
-        raise ValueError(f"{file.path}: {str(error).removeprefix(f'{file.path}: ')}") from error
-    adapt(arrays, shapes, grid, parts.grid, method, log)
-    for name, weight in weights.items():
-        weight.assign(arrays.pop(name) if name in arrays else np.zeros(weight.shape))
-    return "head/bias" in entries
-
-
-def _finite(entry):
-    array = entry.read()
-    if not np.isfinite(array).all():
-        raise ValueError(f"array {entry.origin!r} contains values that are not finite.")
-    return array
+        raise ValueError(f"{file.path}: {error}") from error
+    return arrays

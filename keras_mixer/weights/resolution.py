@@ -1,4 +1,4 @@
-"""Token-mixing weights for another grid of tokens: the paper's block-diagonal widening, and bilinear resampling.
+"""Another image size: the paper's block-diagonal widening of token mixing, or bilinear resampling.
 
 Arrays of one block, S tokens, D_S hidden units: kernel_0 (S, D_S), bias_0 (D_S,), kernel_1 (D_S, S), bias_1 (S,).
 
@@ -6,22 +6,123 @@ Source: appendix C of arXiv 2105.01601 for the widening. The paper states it for
 order them row by row over the whole image, hence the permutation. Resampling is ours, not from the paper.
 """
 
-import dataclasses
 import math
 
 import numpy as np
 
+from keras_mixer.anatomy import anatomy, copy_weights, rebuild
+from keras_mixer.variants import token_grid
+from keras_mixer.weights.layouts import weights_of
+
 METHODS = ("block_diagonal", "bilinear")
+PARTS = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")  # of a token-mixing MLP
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenMlp:
-    """The four arrays of a token-mixing MLP."""
+def change_resolution(model, input_shape, method="block_diagonal"):
+    """A new model for another image size, initialized from the weights of the old one.
 
-    kernel_0: np.ndarray
-    bias_0: np.ndarray
-    kernel_1: np.ndarray
-    bias_1: np.ndarray
+    Stem, channel-mixing MLPs, norms and head are copied. Token mixing follows `method`:
+
+    "block_diagonal", the paper's rule: the new image consists of K_h x K_w tiles of the old size, and a copy of the old
+    weights mixes each tile separately. D_S is multiplied by K_h K_w. The logits of the new model are the mean of the
+    old model's logits over the tiles, until training connects them.
+
+    "bilinear", not from the paper: the token weights are resized to the new grid like images, for any size. D_S stays,
+    so it also costs less for whole multiples.
+
+    Args:
+        model: a Mixer of this package, with layers added to it or not; not modified.
+        input_shape: `(height, width, channels)` of the new images in pixels. Another number of channels adapts the
+            stem: summed for one channel, repeated and rescaled for more.
+        method: "block_diagonal" or "bilinear".
+
+    Returns:
+        A new `keras.Model`.
+
+    Raises:
+        ValueError: the patch size does not divide the image size, or the image does not consist of whole tiles; the
+            message names sizes that work.
+
+    Source: appendix C of arXiv 2105.01601 for "block_diagonal", extended to unequal K_h and K_w; "bilinear" is ours.
+
+    Example:
+        >>> small = keras_mixer.MixerS32(classes=10)
+        >>> keras_mixer.change_resolution(small, (448, 224, 3)).input_shape
+        (None, 448, 224, 3)
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    parts = anatomy(model)
+    parts.refuse_quantized()
+    grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
+    hidden = parts.blocks[0].tokens_mlp_dim
+    if method == "block_diagonal":
+        hidden = widened_dim(hidden, *grids)
+    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
+    new_parts = anatomy(new)
+    arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
+    weights = weights_of(new_parts)
+    adapt(arrays, {name: tuple(weight.shape) for name, weight in weights.items()}, grids, method, lambda line: None)
+    for name, weight in weights.items():
+        weight.assign(arrays[name])
+    copy_weights((*parts.before, *parts.after), (*new_parts.before, *new_parts.after))
+    return new
+
+
+def adapt(arrays, shapes, grids, method, log):
+    """Changes weights by our names, in place, to those of a model for other images, and logs each change.
+
+    `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
+
+    Raises:
+        ValueError: the new model is too wide or too narrow for the method; nothing is changed.
+    """
+    if grids[0] != grids[1]:
+        _check_grids(arrays, shapes, grids, method)
+    stem = arrays["stem/kernel"]
+    if stem.shape != shapes["stem/kernel"]:
+        channels = shapes["stem/kernel"][2]
+        log(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")
+        arrays["stem/kernel"] = adapt_channels(stem, channels)
+    if grids[0] == grids[1]:
+        return
+    rule = resample if method == "bilinear" else widen
+    how = "resized bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
+    log(f"Token mixing is {how}: from {grids[0]} to {grids[1]} tokens.")
+    for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
+        names = [f"{prefix}/{part}" for part in PARTS]
+        arrays.update(zip(names, rule([arrays[name] for name in names], *grids), strict=True))
+
+
+def _check_grids(arrays, shapes, grids, method):
+    hidden, wanted = (values["mixer_block_0/token_mixing/dense_0/bias"] for values in (arrays, shapes))
+    hidden, wanted = len(hidden), wanted[0]
+    counts = tiles(*grids)
+    if wanted == (hidden if method == "bilinear" else hidden * math.prod(counts or (0,))):
+        return
+    (height, width), (target_height, target_width) = (np.multiply(grid, shapes["stem/kernel"][:2]) for grid in grids)
+    rule = (
+        f"the paper's rule needs a model with tokens_mlp_dim={hidden * math.prod(counts)} instead of {wanted} "
+        "(change_resolution builds it)"
+        if counts
+        else f"the paper's rule works for heights of {height}, {2 * height}, {3 * height}, ... px and widths of "
+        f"{width}, {2 * width}, {3 * width}, ... px"
+    )
+    raise ValueError(
+        f"the weights are for images of {height} x {width} px, the model for {target_height} x {target_width} px: "
+        f'{rule}; method="bilinear" works for any size with tokens_mlp_dim={hidden}, but is not from the paper.'
+    )
+
+
+def adapt_channels(kernel, channels):
+    """`(h, w, c, C) -> (h, w, channels, C)`: the sum for one channel, else the old channels repeated and rescaled.
+
+    A grayscale image then gives the same tokens as its RGB version with three equal channels.
+    """
+    old = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % old] * np.asarray(old / channels, kernel.dtype)
 
 
 def tiles(source_grid, target_grid) -> tuple[int, int] | None:
@@ -36,58 +137,37 @@ def widened_dim(tokens_mlp_dim, source_grid, target_grid) -> int:
     return tokens_mlp_dim * math.prod(tiles(source_grid, target_grid) or (1,))
 
 
-def widen(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
+def widen(mlp, source_grid, target_grid):
     """The paper's rule: every tile of the larger image is mixed separately, by its own copy of the MLP.
 
-    `S -> n S` and `D_S -> n D_S` for n = K_h K_w tiles.
-
-    Args:
-        mlp: weights for `source_grid`.
-        source_grid: `(g_h, g_w)` rows and columns of tokens.
-        target_grid: the same for the larger image; each side a multiple.
-
-    Raises:
-        ValueError: a side is not a multiple.
+    `S -> n S` and `D_S -> n D_S` for n = K_h K_w tiles. Each side of the target grid is a multiple of the source's.
     """
-    counts = tiles(source_grid, target_grid)
-    if counts is None:
-        raise ValueError(f"A grid of {target_grid} does not consist of whole tiles of {source_grid}.")
-    count = counts[0] * counts[1]
-    tokens, hidden = mlp.kernel_0.shape
-    rows = _rows_of_tiles(source_grid, counts)
-    kernel_0 = np.zeros((count * tokens, count * hidden), mlp.kernel_0.dtype)
-    kernel_1 = np.zeros((count * hidden, count * tokens), mlp.kernel_1.dtype)
-    bias_1 = np.empty(count * tokens, mlp.bias_1.dtype)
-    for tile in range(count):
+    kernel_0, bias_0, kernel_1, bias_1 = mlp
+    (height, width), (tokens, hidden) = source_grid, kernel_0.shape
+    positions = np.arange(target_grid[0] * target_grid[1])  # of tokens, row by row over the whole image
+    positions = positions.reshape(-1, height, target_grid[1] // width, width)  # (tile row, row, tile column, column)
+    positions = positions.transpose(0, 2, 1, 3).reshape(-1, tokens)  # (n, S): of the tokens of each tile
+    count = len(positions)
+    wide_0 = np.zeros((count * tokens, count * hidden), kernel_0.dtype)
+    wide_1 = np.zeros((count * hidden, count * tokens), kernel_1.dtype)
+    wide_bias_1 = np.empty(count * tokens, bias_1.dtype)
+    for tile, rows in enumerate(positions):
         columns = slice(tile * hidden, (tile + 1) * hidden)
-        kernel_0[rows[tile], columns] = mlp.kernel_0
-        kernel_1[columns, rows[tile]] = mlp.kernel_1
-        bias_1[rows[tile]] = mlp.bias_1
-    return TokenMlp(kernel_0, np.tile(mlp.bias_0, count), kernel_1, bias_1)
+        wide_0[rows, columns] = kernel_0
+        wide_1[columns, rows] = kernel_1
+        wide_bias_1[rows] = bias_1
+    return wide_0, np.tile(bias_0, count), wide_1, wide_bias_1
 
 
-def _rows_of_tiles(source_grid, counts):
-    """`(n, S)` int: for each tile, the positions of its tokens in the row-by-row order of the whole grid."""
-    height, width = source_grid
-    positions = np.arange(height * counts[0] * width * counts[1])
-    positions = positions.reshape(counts[0], height, counts[1], width)  # (tile row, row, tile column, column)
-    return positions.transpose(0, 2, 1, 3).reshape(counts[0] * counts[1], height * width)
-
-
-def resample(mlp: TokenMlp, source_grid, target_grid) -> TokenMlp:
+def resample(mlp, source_grid, target_grid):
     """Resizes the weights like images, bilinearly; D_S stays. Not from the paper.
 
     Incoming weights are divided by the growth of the number of tokens, which keeps the scale of the hidden units.
-
-    Args:
-        mlp: weights for `source_grid`.
-        source_grid: `(g_h, g_w)` rows and columns of tokens.
-        target_grid: any other.
     """
+    kernel_0, bias_0, kernel_1, bias_1 = mlp
     stretch = np.kron(*(_interpolation(*sides) for sides in zip(source_grid, target_grid, strict=True)))  # (S', S)
-    stretch = stretch.astype(mlp.kernel_0.dtype)
-    scale = len(mlp.kernel_0) / len(stretch)
-    return TokenMlp(stretch @ mlp.kernel_0 * scale, mlp.bias_0, mlp.kernel_1 @ stretch.T, stretch @ mlp.bias_1)
+    stretch = stretch.astype(kernel_0.dtype)
+    return stretch @ kernel_0 * (len(kernel_0) / len(stretch)), bias_0, kernel_1 @ stretch.T, stretch @ bias_1
 
 
 def _interpolation(source, target):

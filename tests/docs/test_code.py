@@ -21,7 +21,7 @@ from pages import ROOT, blocks, pages
 import keras_mixer
 from keras_mixer import cli
 from keras_mixer.training import fit as loop
-from keras_mixer.weights import registry
+from keras_mixer.weights import published
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the guides are on TensorFlow")
 
@@ -100,7 +100,7 @@ def shrunk(arguments):
     else:
         fields["image_size"] = SIDE
     wanted = rest[rest.index("--weights") + 1] if "--weights" in rest else recipe.weights
-    if wanted in registry.names():
+    if wanted in published.names():
         fields["weights"] = STAND_IN
     options = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [*arguments, *options, "--xla-on-cpu", "False"]

@@ -134,7 +134,7 @@ def test_weights_that_keras_saves_while_training_load(source, empty, tmp_path):
     assert wide.get_layer("mixer_block_0").tokens_mlp_dim == 16
     assert empty(input_shape=(32, 16, 3), weights=path).get_layer("mixer_block_0").tokens_mlp_dim == 32
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ValueError, match=r"other\.weights\.h5 does not contain the weights of a Mixer"):
+    with pytest.raises(ValueError, match=r"other\.weights\.h5: The arrays are not those of a known Mixer file"):
         keras_mixer.load_weights(empty(), tmp_path / "other.weights.h5")
 
 
@@ -261,3 +261,26 @@ def test_useless_arguments_are_refused(source, tmp_path):
         keras_mixer.load_weights(source, "imagenet1k", head="zero")
     with pytest.raises(ValueError, match="method must be"):
         keras_mixer.load_weights(source, "imagenet1k", method="bicubic")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"),
+    [
+        *(("module.", timm), ("_orig_mod.", timm), ("model.", timm), ("module._orig_mod.", timm)),
+        *(("params/", linen), ("opt/target/", linen), ("opt/target/", pre_linen)),
+    ],
+)
+def test_prefixes_of_training_checkpoints_are_removed_and_said(source, empty, tmp_path, prefix, names):
+    arrays = {prefix + name: array for name, array in names(weights_of(source), 2).items()}
+    np.savez(tmp_path / "a.npz", **arrays, **{"opt/state/step": np.float32(3)})
+    said = []
+    model = keras_mixer.load_weights(empty(exact_gelu=names is timm), tmp_path / "a.npz", log=said.append)
+    assert_same_weights(model, source)
+    assert said[0] == f"The prefix '{prefix}' of the names is removed; 1 arrays without it are left out."
+    del arrays[next(name for name in arrays if "stem" not in name and "embedding" not in name)]
+    np.savez(tmp_path / "b.npz", **arrays)
+    with pytest.raises(ValueError, match=r"b\.npz: arrays do not fit the model; missing: "):
+        keras_mixer.load_weights(empty(exact_gelu=names is timm), tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", **{f"other.{name}": array for name, array in arrays.items()})
+    with pytest.raises(ValueError, match="not those of a known Mixer file"):
+        keras_mixer.load_weights(empty(), tmp_path / "c.npz")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import http.server
 import os
 import signal
@@ -19,9 +18,9 @@ from weight_files import linen, timm
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.variants import VARIANTS
-from keras_mixer.weights import registry
+from keras_mixer.weights import published
 
-PUBLISHED = registry.Published("tiny", "S/32", "some/Mixer-tiny.npz", 10, "nothing", None, "not at all")
+TINY = published.Published("some", "S/32", 10, "nothing")
 
 
 @pytest.fixture(scope="module")
@@ -64,31 +63,35 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "keras_mixer"
 
 
-def test_a_download_lands_in_the_cache_with_its_hash_and_is_not_repeated(cache, checkpoint, monkeypatch):
+def test_a_download_lands_in_the_cache_and_is_not_repeated(cache, checkpoint, monkeypatch, capfd):
     asked = []
     with serving(lambda handler: (asked.append(handler.path), send(handler, checkpoint))) as url:
-        monkeypatch.setattr(registry, "BUCKET", url)
-        path = registry.download(PUBLISHED)
-        assert registry.download(PUBLISHED) == path
-    assert asked == ["/some/Mixer-tiny.npz"]
+        monkeypatch.setattr(published, "BUCKET", url)
+        path = published.download(TINY)
+        assert published.download(TINY) == path
+    assert asked == ["/some/Mixer-S_32.npz"]
     assert path.read_bytes() == checkpoint
-    assert sorted(item.name for item in cache.iterdir()) == ["some-Mixer-tiny.npz", "some-Mixer-tiny.sha256"]
-    assert path.with_suffix(".sha256").read_text().split()[0] == hashlib.sha256(checkpoint).hexdigest()
-    path.write_bytes(checkpoint[:-1] + b"x")
-    with pytest.raises(ValueError, match="has changed since it was downloaded"):
-        registry.download(PUBLISHED)
+    assert [item.name for item in cache.iterdir()] == ["some-Mixer-S_32.npz"]
+    assert not capfd.readouterr().out  # the progress bar is for standard error
 
 
 def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatch):
-    monkeypatch.setattr(registry, "BUCKET", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setattr(published, "BUCKET", "http://127.0.0.1:9")  # nobody answers there
     cache.mkdir(parents=True)
-    (cache / "some-Mixer-tiny.npz").write_bytes(checkpoint)
-    assert registry.download(PUBLISHED).read_bytes() == checkpoint
-    assert (cache / "some-Mixer-tiny.sha256").is_file()
-    (cache / "some-Mixer-tiny.sha256").unlink()
-    (cache / "some-Mixer-tiny.npz").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=r"not a readable \.npz"):
-        registry.download(PUBLISHED)
+    (cache / "some-Mixer-S_32.npz").write_bytes(checkpoint)
+    assert published.download(TINY).read_bytes() == checkpoint
+
+
+def test_a_cached_file_that_has_changed_is_refused(cache, checkpoint, monkeypatch):
+    cache.mkdir(parents=True)
+    damaged = bytearray(checkpoint)
+    damaged[len(damaged) // 2] ^= 0xFF
+    (cache / "some-Mixer-S_32.npz").write_bytes(damaged)
+    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    monkeypatch.setattr(published, "find", lambda name, variant: TINY)
+    monkeypatch.setattr(published, "imagenet_classes", lambda classes: [])
+    with pytest.raises(ValueError, match=r"some-Mixer-S_32\.npz is not a readable \.npz"):
+        keras_mixer.load_weights(model, "imagenet1k")
 
 
 @pytest.mark.parametrize(
@@ -97,23 +100,23 @@ def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatc
         (
             lambda handler, content: send(handler, content[:500], len(content)),
             OSError,
-            r"failed(?s:.)*by hand: .*Mixer-tiny\.npz",
+            r"failed(?s:.)*by hand: .*Mixer-S_32\.npz",
         ),
         (lambda handler, content: send(handler, b"not here", status=404), OSError, "404"),
-        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "not a Mixer checkpoint"),
-        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "not a Mixer checkpoint"),
+        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "is not the expected file"),
+        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "is not the expected file"),
     ],
     ids=["cut connection", "404", "wrong content", "half a file"],
 )
 def test_a_failed_download_leaves_nothing_and_the_next_succeeds(cache, checkpoint, monkeypatch, answer, error, message):
     with serving(lambda handler: answer(handler, checkpoint)) as url:
-        monkeypatch.setattr(registry, "BUCKET", url)
+        monkeypatch.setattr(published, "BUCKET", url)
         with pytest.raises(error, match=message):
-            registry.download(PUBLISHED)
+            published.download(TINY)
     assert not list(cache.iterdir())
     with serving(lambda handler: send(handler, checkpoint)) as url:
-        monkeypatch.setattr(registry, "BUCKET", url)
-        assert registry.download(PUBLISHED).read_bytes() == checkpoint
+        monkeypatch.setattr(published, "BUCKET", url)
+        assert published.download(TINY).read_bytes() == checkpoint
 
 
 def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeypatch):
@@ -129,8 +132,8 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
         time.sleep(30)
 
     code = (
-        "from keras_mixer.weights import registry; import sys; registry.BUCKET = sys.argv[1]; "
-        "registry.download(registry.Published('tiny', 'S/32', 'some/Mixer-tiny.npz', 10, '', None, ''))"
+        "from keras_mixer.weights import published; import sys; published.BUCKET = sys.argv[1]; "
+        "published.download(published.Published('some', 'S/32', 10, ''))"
     )
     with serving(stall) as url:
         process = subprocess.Popen(
@@ -143,10 +146,10 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not (cache / "some-Mixer-tiny.npz").exists()
+    assert not (cache / "some-Mixer-S_32.npz").exists()
     with serving(lambda handler: send(handler, checkpoint)) as url:
-        monkeypatch.setattr(registry, "BUCKET", url)
-        assert registry.download(PUBLISHED).read_bytes() == checkpoint
+        monkeypatch.setattr(published, "BUCKET", url)
+        assert published.download(TINY).read_bytes() == checkpoint
 
 
 def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch, rng, caplog):
@@ -160,21 +163,21 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
         hub = handler.path == "/timm/tiny/resolve/main/model.safetensors"
         send(handler, copy if hub and len(asked) > 2 else b"", status=200 if hub and len(asked) > 2 else 503)
 
-    published = dataclasses.replace(PUBLISHED, timm_copy="timm/tiny")
+    tiny = dataclasses.replace(TINY, repository="tiny")
     with serving(answer) as url:
-        monkeypatch.setattr(registry, "BUCKET", url)
+        monkeypatch.setattr(published, "BUCKET", url)
         monkeypatch.setenv("HF_ENDPOINT", url)
-        with pytest.raises(OSError, match=r"Mixer-tiny.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
-            registry.download(published)
+        with pytest.raises(OSError, match=r"Mixer-S_32.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
+            published.download(tiny)
         assert not list(cache.iterdir())
-        path = registry.download(published)
-        assert registry.download(published) == path  # from the cache, without asking the bucket again
-    assert asked == ["/some/Mixer-tiny.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
+        path = published.download(tiny)
+        assert published.download(tiny) == path  # from the cache, without asking the bucket again
+    assert asked == ["/some/Mixer-S_32.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
     assert "Trying timm's copy" in caplog.text
     again = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
-    monkeypatch.setattr(registry.Published, "grid", (4, 4))
-    monkeypatch.setattr(registry, "imagenet_classes", lambda classes: [("", name) for name in "0123456789"])
-    monkeypatch.setattr(registry, "find", lambda name, variant: published)
+    monkeypatch.setattr(published.Published, "grid", (4, 4))
+    monkeypatch.setattr(published, "imagenet_classes", lambda classes: [("", name) for name in "0123456789"])
+    monkeypatch.setattr(published, "find", lambda name, variant: tiny)
     keras_mixer.load_weights(again, "imagenet1k")
     assert not again.get_layer("mixer_block_0").exact_gelu  # Google's model, whatever the file
     for weight, same in zip(model.get_weights(), again.get_weights(), strict=True):
@@ -186,34 +189,35 @@ def test_a_variant_without_public_weights_says_which_have_them():
         keras_mixer.MixerS32(weights="imagenet21k")
 
 
+def urls(checkpoint):
+    return list(checkpoint.urls.values())
+
+
 def test_a_published_name_means_the_file_of_the_model_also_when_widened():
     wide = VARIANTS["B/16"].__class__(16, 12, 768, 4 * 384, 3072)
     for variant in (VARIANTS["B/16"], wide):
-        assert registry.find("imagenet21k", variant).url.endswith("mixer_models/imagenet21k/Mixer-B_16.npz")
-    assert registry.find("sam", VARIANTS["B/32"]).grid == (7, 7)
-    assert registry.find("gsam", VARIANTS["S/8"]).url.endswith("mixer_models/gsam/Mixer-S_8.npz")
+        assert urls(published.find("imagenet21k", variant))[0].endswith("mixer_models/imagenet21k/Mixer-B_16.npz")
+    assert published.find("sam", VARIANTS["B/32"]).grid == (7, 7)
+    assert urls(published.find("gsam", VARIANTS["S/8"]))[0].endswith("mixer_models/gsam/Mixer-S_8.npz")
 
 
-def test_the_registry_says_where_everything_comes_from():
-    assert len(registry.PUBLISHED) == 13
-    for published in registry.PUBLISHED:
+def test_the_table_says_where_everything_comes_from():
+    assert len(published.PUBLISHED) == 13
+    for one in published.PUBLISHED:
         timm = "https://huggingface.co/timm/mixer_b16_224.miil_in21k"
-        places = (f"{timm}/", f"{timm}_ft_in1k/") if published.exact_gelu else (f"{registry.BUCKET}/",)
-        assert published.url.startswith(places)
-        assert published.pixel_range == ((0, 1) if published.exact_gelu else (-1, 1))
-        assert published.variant in VARIANTS
-        assert published.data
-        assert published.measured
-        assert (published.accuracy is None) == (published.classes != 1000 or published.name == "gsam")
-        assert len(published.facts.class_names) == published.classes
-        google = published.name in ("imagenet1k", "imagenet21k")
-        assert (published.second is not None) == google
+        places = (f"{published.BUCKET}/",) if one.google else (f"{timm}/", f"{timm}_ft_in1k/")
+        assert urls(one)[0].startswith(places)
+        assert one.facts.pixel_range == ((0, 1) if one.facts.exact_gelu else (-1, 1))
+        assert one.variant in VARIANTS
+        assert one.data
+        assert len(one.facts.class_names) == one.classes
+        google = one.name in ("imagenet1k", "imagenet21k")
+        assert (len(urls(one)) == 2) == google
         if google:
-            in1k = "_ft_in1k" if published.classes == 1000 else ""
-            size = published.variant.lower().replace("/", "")
-            assert published.second.url == (
-                f"https://huggingface.co/timm/mixer_{size}_224.goog_in21k{in1k}/resolve/main/model.safetensors"
-            )
+            in1k = "_ft_in1k" if one.classes == 1000 else ""
+            size = one.variant.lower().replace("/", "")
+            copy = f"https://huggingface.co/timm/mixer_{size}_224.goog_in21k{in1k}/resolve/main/model.safetensors"
+            assert urls(one)[1] == copy
 
 
 def test_miil_brings_its_pixels_and_its_gelu(cache, monkeypatch, rng, caplog):
@@ -221,9 +225,9 @@ def test_miil_brings_its_pixels_and_its_gelu(cache, monkeypatch, rng, caplog):
     weights = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3))
     weights.set_weights([rng.normal(0, 0.5, weight.shape) for weight in weights.weights])
     content = save(timm({weight.path: weight.numpy() for weight in weights.weights}, 1))
-    (miil,) = [published for published in registry.PUBLISHED if published.name == "miil"]
-    monkeypatch.setattr(registry.Published, "grid", (2, 2))
-    monkeypatch.setattr(registry, "find", lambda name, variant: dataclasses.replace(miil))
+    (miil,) = [checkpoint for checkpoint in published.PUBLISHED if checkpoint.name == "miil"]
+    monkeypatch.setattr(published.Published, "grid", (2, 2))
+    monkeypatch.setattr(published, "find", lambda name, variant: dataclasses.replace(miil))
     asked = []
     with serving(lambda handler: (asked.append(handler.path), send(handler, content))) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)

@@ -1,0 +1,120 @@
+"""Files from elsewhere: web addresses in Keras's cache, `hf://` addresses in that of huggingface_hub."""
+
+import contextlib
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_mixer.files import atomic_write
+
+HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
+HUB_PAGE = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+).*")
+WEIGHTS = (".keras", ".safetensors", ".npz")
+KNOWN = (*WEIGHTS, ".weights.h5", ".tflite", ".onnx")
+KERAS_PARTS = ("metadata.json", "config.json", "model.weights.h5")  # what model.save("hf://...") uploads
+
+
+def cache_path(name) -> Path:
+    """Where a file of that name is in Keras's cache (`KERAS_HOME`)."""
+    return Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer", name)
+
+
+def cached_download(url, name, check) -> Path:
+    """The file at `url`, downloaded on first use into Keras's cache.
+
+    Args:
+        url: its address.
+        name: of the file in the cache.
+        check: called with the path of the download before it is stored; raises ValueError if it is unusable.
+
+    Raises:
+        OSError: the download failed; nothing is left behind.
+    """
+    target = cache_path(name)
+    if target.is_file():
+        return target
+    with atomic_write(target) as temporary:  # Keras would leave part of a file behind if it is killed
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # its progress bar
+                keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
+        except Exception as error:  # of urllib, or an Exception
+            by_hand = f"Without internet, put the file there by hand: {target}"
+            raise OSError(f"Downloading {url} failed: {error}. {by_hand}") from error
+        try:
+            check(temporary)
+        except ValueError as error:
+            raise ValueError(f"{url} is not the expected file: {error}") from error
+    return target
+
+
+def is_hub_address(source) -> bool:
+    """Whether a source is on the Hugging Face Hub."""
+    return _address(source).startswith("hf://")
+
+
+def local(source):
+    """The downloaded file for an `hf://owner/name[@revision][/file]` address; every other source unchanged.
+
+    Without a file, the repository must have exactly one weights file, or a model that Keras saved to the Hub. If the
+    Hub cannot be reached, the cache of huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror.
+
+    Raises:
+        ValueError: the address is malformed or one of the web, the file is of an unknown kind, huggingface_hub is
+            missing, or the repository has no weights file or more than one.
+        OSError: the download failed.
+    """
+    address = _address(source)
+    if address.startswith(("https://", "http://")):
+        page = HUB_PAGE.fullmatch(address)
+        use = f"Use hf://{page[1]}@{page[2]}/{page[3]}." if page else "Download the file, and pass its path."
+        raise ValueError(f"Files are not read from web addresses, got {address}. {use}")
+    if not address.startswith("hf://"):
+        return source
+    match = HUB.fullmatch(address)
+    if match is None or ".." in address:
+        forms = "hf://owner/name, hf://owner/name/file or hf://owner/name@revision/file"
+        raise ValueError(f"Expected {forms}, got {address}.")
+    if match["file"] and not match["file"].endswith(KNOWN):
+        raise ValueError(f"Expected a file that ends in {', '.join(KNOWN)}, got {address}.")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(f"{address} needs huggingface_hub: pip install 'keras-mixer[hub]'.") from error
+    place: dict[str, Any] = {"revision": match["revision"], "endpoint": os.environ.get("HF_ENDPOINT")}
+    try:
+        if match["file"]:
+            return Path(huggingface_hub.hf_hub_download(match["repository"], match["file"], **place))
+        files = [*(f"*{suffix}" for suffix in WEIGHTS), *KERAS_PARTS]
+        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=files, **place))
+    except Exception as error:  # of its HTTP library, which differs between versions
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        again = "" if 400 <= status < 500 else " Run the command again to retry."
+        raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}{again}") from error
+    return _only_model(folder, address)
+
+
+def _address(source):
+    """The text of a source; `Path` has made `hf:/` of `hf://`."""
+    text = source.as_posix() if isinstance(source, Path) else str(source)
+    return re.sub("^(hf|https?):/+", r"\1://", text)
+
+
+def _only_model(folder, address):
+    """The model in a folder of a repository, if there is one and no other."""
+    found = sorted(file for file in folder.rglob("*") if file.name.endswith(WEIGHTS))
+    if not found and all((folder / part).is_file() for part in KERAS_PARTS):
+        packed = cache_path(f"{address.removeprefix('hf://').replace('/', '--')}-{folder.name}.keras")
+        if not packed.is_file():
+            with atomic_write(packed) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+                for part in KERAS_PARTS:
+                    archive.write(folder / part, part)
+        return packed
+    if len(found) != 1:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in found) or "none"
+        raise ValueError(f"Expected one weights file in {address}, got {names}. Name one: hf://owner/name/file.")
+    return found[0]

@@ -1,0 +1,136 @@
+"""The checkpoints published by Google and by Alibaba MIIL: training data, form and download.
+
+Not published: L/32 and H/14, anything trained on JFT-300M, and anything that Google pre-trained on ImageNet-21k and
+then fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
+So timm's files named goog_in21k_ft_in1k are those trained on ImageNet from scratch.
+
+Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
+gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
+"""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+from keras_mixer.imagenet_classes import imagenet_classes
+from keras_mixer.mixer_model import ModelFacts
+from keras_mixer.variants import VARIANTS, Variant
+from keras_mixer.weights.downloads import cache_path, cached_download
+from keras_mixer.weights.layouts import own_names
+from keras_mixer.weights.readers import read_arrays
+
+LOG = logging.getLogger("keras_mixer")
+BUCKET = "https://storage.googleapis.com/mixer_models"
+HUB = "https://huggingface.co"  # unless HF_ENDPOINT names a mirror
+SAM, GSAM = (f"ImageNet-1k with the {name} optimizer, weak augmentation" for name in ("SAM", "GSAM"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published checkpoint.
+
+    Attributes:
+        name: the value of `weights=`.
+        variant: its key in `VARIANTS`.
+        classes: outputs of its head.
+        data: its training data.
+        repository: of timm on the Hugging Face Hub with the same weights; None if there is none.
+        google: whether the file is in Google's bucket, and timm's only a copy of it. Other models were trained with
+            timm: on pixels in [0, 1], and with the erf form of GELU.
+    """
+
+    name: str
+    variant: str
+    classes: int
+    data: str
+    repository: str | None = None
+    google: bool = True
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The addresses of the file and of its copy, by their names in the cache."""
+        hub, file = os.environ.get("HF_ENDPOINT") or HUB, f"{self.name}/Mixer-{self.variant.replace('/', '_')}.npz"
+        files = {file: f"{BUCKET}/{file}"} if self.google else {}
+        if self.repository:
+            file = f"timm/{self.repository}/model.safetensors"
+            files[file] = f"{hub}/{file.replace('/model', '/resolve/main/model')}"
+        return {name.replace("/", "-"): url for name, url in files.items()}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens; all were trained on 224 px."""
+        return VARIANTS[self.variant].grid((224, 224, 3))
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What a model with these weights knows."""
+        names = tuple(name for _, name in imagenet_classes(self.classes))
+        pixel_range = (-1.0, 1.0) if self.google else (0.0, 1.0)
+        return ModelFacts(names, self.data, pixel_range=pixel_range, exact_gelu=not self.google)
+
+
+PUBLISHED = (
+    Published("imagenet1k", "B/16", 1000, "ImageNet-1k, from scratch", "mixer_b16_224.goog_in21k_ft_in1k"),
+    Published("imagenet1k", "L/16", 1000, "ImageNet-1k, from scratch; overfits", "mixer_l16_224.goog_in21k_ft_in1k"),
+    Published("imagenet21k", "B/16", 21843, "ImageNet-21k, pre-training only", "mixer_b16_224.goog_in21k"),
+    Published("imagenet21k", "L/16", 21843, "ImageNet-21k, pre-training only", "mixer_l16_224.goog_in21k"),
+    *(Published("sam", variant, 1000, SAM) for variant in ("B/16", "B/32")),
+    *(Published("gsam", variant, 1000, GSAM) for variant in ("B/16", "B/32", "S/8", "S/16", "S/32")),
+    Published(
+        "miil", "B/16", 1000, "ImageNet-21k-P, fine-tuned on ImageNet-1k", "mixer_b16_224.miil_in21k_ft_in1k", False
+    ),
+    Published("miil_in21k", "B/16", 11221, "ImageNet-21k-P, pre-training only", "mixer_b16_224.miil_in21k", False),
+)
+
+
+def names() -> tuple[str, ...]:
+    """The values of `weights=` that are not files."""
+    return tuple(dict.fromkeys(published.name for published in PUBLISHED))
+
+
+def find(name, variant: Variant | None) -> Published:
+    """The published checkpoint of a name for a model of these sizes; D_S may be that of a widened model.
+
+    Raises:
+        ValueError: there is none, or `variant` is None; lists the variants that are published.
+    """
+    candidates = [published for published in PUBLISHED if published.name == name]
+    if variant is None:
+        variants = [published.variant for published in candidates]
+        raise ValueError(
+            f"{name!r} is published for {', '.join(variants)}: the name alone does not identify a file. Build the "
+            f"model with it, such as keras_mixer.Mixer{variants[0].replace('/', '')}(weights={name!r}), and save that."
+        )
+    for published in candidates:
+        sizes = VARIANTS[published.variant]
+        narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)
+        if narrow == sizes and variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
+            return published
+    this = next((f"Mixer-{key}" for key, sizes in VARIANTS.items() if sizes == variant), f"a model of {variant}")
+    known = ", ".join(f"{published.name!r} for {published.variant}" for published in PUBLISHED)
+    raise ValueError(f"There are no public weights {name!r} for {this}. Published: {known}.")
+
+
+def download(published: Published) -> Path:
+    """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
+
+    If the download fails and timm has the same weights, its file is used, now and later.
+
+    Raises:
+        OSError: the download failed; nothing is left behind.
+        ValueError: the file is not a Mixer checkpoint.
+    """
+    urls, failed = published.urls, []
+    for name, url in sorted(urls.items(), key=lambda item: not cache_path(item[0]).is_file()):  # the cached one first
+        try:
+            return cached_download(url, name, _check)
+        except OSError as error:
+            failed.append(str(error))
+            if len(failed) < len(urls):
+                LOG.warning("%s Trying timm's copy.", error)
+    raise OSError(" timm's copy failed too: ".join(failed))
+
+
+def _check(file):
+    own_names(read_arrays(file))

@@ -1,0 +1,111 @@
+"""Reads weight files from untrusted sources: nothing in them is executed, and a damaged file raises ValueError.
+
+The parsers are those of NumPy, safetensors, h5py and Keras. Only the unpacked size is checked here, before them.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+LARGEST_RATIO = 100  # of unpacked to packed bytes; trained weights compress to 90 %, zeros to almost nothing
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that NumPy and Keras write
+FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)))
+
+
+def read_arrays(path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, `.safetensors` or `.weights.h5` file by name; of the last, those of layers.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged, or an array does not consist of floating-point numbers.
+    """
+    path = _existing(path)
+    read = {".npz": _read_npz, ".safetensors": safetensors.numpy.load_file, ".h5": _read_hdf5}[path.suffix]
+    try:
+        arrays = read(path)
+    except Exception as error:  # the parsers raise many types, from TokenError to MemoryError
+        raise ValueError(f"{path} is not a readable {path.suffix} file: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype not in FLOATS:
+            raise ValueError(f"{path}: expected floating-point numbers in array {name!r}, got {array.dtype}.")
+    return arrays
+
+
+def load_keras(path, compile=False):
+    """The model in a `.keras` file; compiled, if it was saved so, only with `compile=True`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged.
+    """
+    path = _existing(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(member.file_size for member in archive.infolist()))
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} does not match")
+        return keras.saving.load_model(path, compile=compile, safe_mode=True)  # runs no code from the file
+    except Exception as error:  # whatever Keras's zip, JSON, registry or HDF5 reader raises
+        raise ValueError(f"{path} is not a readable .keras file: {error}") from error
+
+
+def _existing(path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    return Path(path)
+
+
+def _check_size(path, unpacked):
+    """Raises ValueError if a file would unpack to far more than weights do; call it before anything is unpacked."""
+    size = path.stat().st_size
+    if unpacked > LARGEST_RATIO * size:
+        raise ValueError(
+            f"it has {size:,} bytes but says that it unpacks to {unpacked:,}, more than {LARGEST_RATIO} times as many, "
+            "which trained weights never do. If it is correct, save the file without compression."
+        )
+
+
+def _read_npz(path):
+    arrays: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_size(path, sum(member.file_size for member in members))
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"there are two arrays of the name {name!r}")
+            if member.compress_type not in COMPRESSIONS:
+                raise ValueError(f"array {name!r} uses compression method {member.compress_type}")
+            with archive.open(member) as packed:
+                file = io.BytesIO(packed.read(member.file_size))  # to the end, where zipfile compares the checksum
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError(f"array {name!r} is longer than its header says")
+            if array.dtype == np.dtype("V2"):  # NumPy writes bfloat16, which it does not know, this way
+                array = array.view(ml_dtypes.bfloat16)
+            arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return arrays
+
+
+def _read_hdf5(path):
+    arrays: dict[str, np.ndarray] = {}
+    with h5py.File(path) as file:
+        found: dict[str, h5py.Dataset] = {}
+
+        def visit(name, item):  # links to other places and files are not visited
+            if isinstance(item, h5py.Dataset) and name.startswith("layers/") and "seed_generator" not in name:
+                found[name] = item
+
+        file.visititems(visit)
+        _check_size(path, sum(item.nbytes for item in found.values()))
+        for name, item in found.items():
+            if item.external or item.is_virtual:
+                raise ValueError(f"the values of {name!r} are in another file")
+            arrays[name] = item[()]
+    return arrays
