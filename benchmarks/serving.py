@@ -17,7 +17,8 @@ from contestants import Contestant, in_turn, record
 from run import processor
 
 from keras_mixer.cores import available_cores
-from keras_mixer.export.interchange import export_onnx, export_openvino
+from keras_mixer.export.interchange import write_onnx, write_openvino
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.saved_model import export_saved_model
 from keras_mixer.inspect.speed import Case, model_of
 
@@ -42,8 +43,8 @@ def write_exports(variant, folder, image_size):
     head.assign(np.random.default_rng(0).normal(0, 0.05, head.shape))
     for precision in ("float32", "bfloat16"):
         export_saved_model(model, folder / precision, precision=precision)
-    export_onnx(model, folder / "model.onnx")
-    export_openvino(model, folder / "openvino")
+    write_onnx(Predictor.of(model), folder / "model.onnx")
+    write_openvino(Predictor.of(model), folder / "openvino")
 
 
 def row(case, in_flight, name, seconds):

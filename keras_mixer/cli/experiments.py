@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mixer.cli.terminal import Model, print_table
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.export.loading import load_mixer
+from keras_mixer.export.predictor import load_mixer
 from keras_mixer.inspect.figures import check_figure_path, write_figure
 from keras_mixer.paper.data_size import data_size_experiment, data_size_figure
 from keras_mixer.paper.networks import NETWORKS

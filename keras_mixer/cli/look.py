@@ -139,7 +139,7 @@ def saliency(
         output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """
-    from keras_mixer.export.loading import load_mixer
+    from keras_mixer.export.predictor import load_mixer
     from keras_mixer.inspect.saliency import write_saliency
 
     refuse_existing(output)
@@ -193,7 +193,7 @@ def weights(model: Model, output: Path, blocks: Blocks = (0, 1, 2), tile_grid: T
         blocks: indices of blocks, from 0.
         tile_grid: rows and columns of tokens before the model was widened; each unit is then shown on its own tile.
     """
-    from keras_mixer.export.loading import load_mixer
+    from keras_mixer.export.predictor import load_mixer
     from keras_mixer.inspect.token_weights import weights_figure
 
     check_figure_path(output)
@@ -210,7 +210,7 @@ def stem(model: Model, output: Path):
         model: a finished run directory or .keras file.
         output: the .png or .svg file to write; must not exist.
     """
-    from keras_mixer.export.loading import load_mixer
+    from keras_mixer.export.predictor import load_mixer
     from keras_mixer.inspect.token_weights import stem_figure
 
     check_figure_path(output)
@@ -261,7 +261,7 @@ def throughput(
 
 
 def _load(name, image_size):
-    from keras_mixer.export.loading import load_mixer
+    from keras_mixer.export.predictor import load_mixer
     from keras_mixer.training.recipe import KNOWN_VARIANTS
 
     if name in KNOWN_VARIANTS:

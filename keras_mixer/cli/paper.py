@@ -11,7 +11,7 @@ from keras_mixer.cli.look import check_figure_and_numbers, write_figure_and_numb
 from keras_mixer.cli.terminal import Model, Runs, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.description import evaluation_crop_of
-from keras_mixer.export.loading import load_mixer, load_model
+from keras_mixer.export.predictor import load_mixer, load_model
 from keras_mixer.fields import Count, Positive
 from keras_mixer.files import refuse_existing, write_json
 from keras_mixer.inspect.figures import check_figure_path, write_figure
@@ -43,6 +43,7 @@ def imagenet(
     from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.prepared import NotPrepared
+    from keras_mixer.evaluation.accuracy import evaluate
     from keras_mixer.evaluation.imagenet import (
         V2_VARIANTS,
         check_classes,
@@ -51,7 +52,6 @@ def imagenet(
         v2_split,
         validation_split,
     )
-    from keras_mixer.evaluation.top1 import evaluate
 
     if output is not None:
         refuse_existing(output)

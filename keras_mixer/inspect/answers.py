@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.evaluation.labelled import class_numbers
-from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses, outputs_of
+from keras_mixer.evaluation.outputs import NO_GUESS, class_numbers, count_guesses, guesses, outputs_of
 from keras_mixer.inspect.saliency import saliency_maps
 
 BATCH_SIZE = 64

@@ -11,10 +11,9 @@ import numpy as np
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.splits import subsample
 from keras_mixer.description import architecture_of
-from keras_mixer.export.loading import load_model
-from keras_mixer.export.parity import subsample
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.inspect.answers import Answers, Example, answers_of, examples_at
 from keras_mixer.inspect.cost import exact_cost
 from keras_mixer.inspect.token_weights import (

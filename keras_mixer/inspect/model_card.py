@@ -11,7 +11,7 @@ import keras_mixer
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.description import describe
-from keras_mixer.export.loading import load_mixer
+from keras_mixer.export.predictor import load_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run_directory import RunDirectory, read_recipe

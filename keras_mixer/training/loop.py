@@ -12,7 +12,7 @@ from keras_mixer.anatomy import is_mixer
 from keras_mixer.data.batches import training_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Source
-from keras_mixer.export.loading import load_model
+from keras_mixer.export.predictor import load_model
 from keras_mixer.training.bucket_run import run_directory
 from keras_mixer.training.callbacks import (
     Checkpoints,

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_mixer.evaluation.top1 import Evaluation
+from keras_mixer.evaluation.accuracy import Evaluation
 from keras_mixer.training.recipe import Recipe
 
 

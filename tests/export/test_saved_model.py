@@ -235,8 +235,8 @@ def test_a_failed_export_leaves_nothing_half_written(classifier, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.backends
-def test_a_mixed_precision_model_of_any_backend_is_exported_in_float32(classifier, pixels, tmp_path):
+@tensorflow_only
+def test_a_mixed_precision_model_is_exported_in_float32(classifier, pixels, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         mixed = keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(16, 24, 3), classes=10)

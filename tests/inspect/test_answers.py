@@ -32,7 +32,7 @@ def test_answers_and_examples_belong_to_their_images(tiny_mixer, rng):
     elements = tf.data.Dataset.from_tensor_slices({"image": encoded, "label": labels})
     split = Split(7, 3, elements, read=lambda element: element, files=tuple(f"/home/me/cat/{i}.png" for i in range(7)))
     answers = answers_of(predictor, split)
-    probabilities = predictor.classify(pixels)
+    probabilities = predictor.probabilities(pixels)
     np.testing.assert_array_equal(answers.predicted, probabilities.argmax(1))
     np.testing.assert_allclose(answers.confidence, probabilities.max(1), atol=1e-6)
     for probability, label, predicted, rival in zip(
