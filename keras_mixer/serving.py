@@ -18,18 +18,16 @@ from keras_mixer.export.predictor import Prediction
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
 ADDRESS = re.compile(r"(https?://[^/?#]+(?:/[^?#]*?)?/v1/models/([^/:?#]+))(/versions/\d+|/labels/[^/:?#]+)?/?")
-RETRIED = {
-    429: "limits the number of requests",
-    502: "is a proxy that got no answer from TensorFlow Serving",
-    503: "is busy or starting",
-    504: "is a proxy that did not wait long enough for TensorFlow Serving: send fewer images, or raise its time limit",
+STATUSES = {  # of servers and of proxies before them; the first four may pass
+    429: "it limits the number of requests",
+    502: "a proxy got no answer from TensorFlow Serving",
+    503: "it is busy or starting",
+    504: "a proxy did not wait long enough: send fewer images, or raise its time limit",
+    401: 'it needs a token: pass --header "Authorization: Bearer TOKEN"',
+    403: "it does not allow this: is the token in --header right?",
+    413: "it takes no request of this size: raise the limit of the proxy (client_max_body_size of nginx)",
 }
-REFUSED = {
-    401: 'needs a token: pass --header "Authorization: Bearer TOKEN"',
-    403: "does not allow this: is the token in --header right?",
-    413: "takes no request of this size: raise the limit of the proxy (client_max_body_size of nginx), or send smaller "
-    "images",
-}
+RETRIED = (429, 502, 503, 504)
 
 
 class ServingError(OSError):
@@ -37,7 +35,7 @@ class ServingError(OSError):
 
 
 class Rejected(ServingError):
-    """The server calls a request invalid, or too large; the message is the server's."""
+    """A request has an image that cannot be decoded, or too many images."""
 
 
 class Client:
@@ -64,10 +62,7 @@ class Client:
                 f"for one version, got {url!r}."
             )
         if timeout <= 0 or retries < 0 or images_per_request < 1:
-            raise ValueError(
-                "Expected timeout > 0, retries >= 0 and images_per_request >= 1, got "
-                f"{timeout}, {retries} and {images_per_request}."
-            )
+            raise ValueError("Expected timeout > 0, retries >= 0 and images_per_request >= 1.")
         self.url, self.model, self.version = match[1], match[2], match[3] or ""
         self.host = urllib3.util.parse_url(str(url)).netloc
         self.timeout, self.retries, self.images_per_request = timeout, retries, images_per_request
@@ -76,7 +71,7 @@ class Client:
             connect=False,
             read=False,
             other=0,
-            status_forcelist=list(RETRIED),
+            status_forcelist=RETRIED,
             allowed_methods=None,  # predictions change nothing, so POST may be repeated
             backoff_factor=backoff,
             backoff_jitter=backoff,
@@ -89,48 +84,39 @@ class Client:
         """The `top_k` most probable classes of image files in order, or why a file cannot be read.
 
         JPEG and PNG files are sent as they are. Images of other formats, and photographs with an EXIF orientation,
-        which the served graph does not read, are decoded here and sent as PNG, which keeps every pixel.
-
-        Raises:
-            ValueError: the model was exported with a smaller `top_k`.
-            ServingError: the server failed.
+        which the served graph does not read, are decoded here and sent as PNG, which keeps every pixel. ValueError if
+        the model was exported with a smaller `top_k`, `ServingError` if the server failed.
         """
-        found: list[Prediction | Exception] = [OSError("not sent")] * len(paths)
+        found: dict[int, Prediction | Exception] = {}
         waiting: list[tuple[int, str, bytes]] = []
         for i, path in enumerate(map(Path, paths)):
             try:
                 waiting.append((i, str(path), read_image(path, for_server).numpy()))
             except (ValueError, OSError) as error:
                 found[i] = error
-            if waiting and (len(waiting) == self.images_per_request or i == len(paths) - 1):
-                for (place, *_), answer in zip(waiting, self._answers(waiting, top_k), strict=True):
-                    found[place] = answer
+            if waiting and (len(waiting) >= self.images_per_request or i == len(paths) - 1):
+                found |= self._answers(waiting, top_k)
                 waiting = []
-        return found
+        return [found[i] for i in range(len(paths))]
 
-    def _answers(self, files, top_k) -> list[Prediction | Exception]:
+    def _answers(self, files, top_k) -> dict[int, Prediction | Exception]:
         """The predictions of `(number, path, encoded)`; a request that is invalid or too large is sent in halves."""
         try:
             rows = self.classify([encoded for *_, encoded in files])
         except Rejected as error:
-            unreadable, too_many = UNREADABLE in str(error), "Task size" in str(error)
-            if len(files) == 1 and unreadable:
-                return [ValueError(f"{files[0][1]}: the server cannot decode it.")]
-            if len(files) == 1 or not (unreadable or too_many or " 413" in str(error)):
+            number, path, _ = files[0]
+            if len(files) == 1 and UNREADABLE in str(error):
+                return {number: ValueError(f"{path}: the server cannot decode it.")}
+            if len(files) == 1:
                 raise
             half = len(files) // 2
-            if not unreadable:
+            if UNREADABLE not in str(error):  # too large
                 self.images_per_request = min(self.images_per_request, half)
-            return [*self._answers(files[:half], top_k), *self._answers(files[half:], top_k)]
-        return [_prediction(path, row, top_k) for (_, path, _), row in zip(files, rows, strict=True)]
+            return self._answers(files[:half], top_k) | self._answers(files[half:], top_k)
+        return {number: _prediction(path, row, top_k) for (number, path, _), row in zip(files, rows, strict=True)}
 
     def classify(self, images) -> list[tuple]:
-        """`(probabilities, classes, labels)` of encoded images (JPEG or PNG as bytes) in one request.
-
-        Raises:
-            ServingError: the request failed, for the reason that the message names; `Rejected` if the server calls it
-                invalid, such as for an image that cannot be decoded.
-        """
+        """`(probabilities, classes, labels)` of encoded images (JPEG or PNG as bytes), in one request."""
         instances = [{NAME: {"b64": base64.b64encode(image).decode()}} for image in images]
         body = {"signature_name": NAME, "instances": instances}
         return answers_in(self._request("POST", f"{self.url}{self.version}:predict", json=body), len(images))
@@ -141,28 +127,29 @@ class Client:
         except urllib3.exceptions.HTTPError as error:
             raise self._unreachable(getattr(error, "reason", None) or error) from error
         status, start = response.status, f"{self.host} answered {response.status}"
-        if status in RETRIED:
-            raise ServingError(f"{start} to {self.retries + 1} attempts: it {RETRIED[status]}. {response.data[:200]!r}")
-        if status in REFUSED:
-            kind = Rejected if status == 413 else ServingError
-            raise kind(f"{start}: it {REFUSED[status]}.")
+        if status in STATUSES:
+            attempts = f" to {self.retries + 1} attempts" if status in RETRIED else ""
+            raise (Rejected if status == 413 else ServingError)(f"{start}{attempts}: {STATUSES[status]}.")
         content = content_of(response.data, start)
         message = str(content.get("error", content))
         if status == 404 and method == "POST":
             raise ServingError(self._why_not_found(message))
-        if status == 400 and "signature" in message.lower() and UNREADABLE not in message:
+        if status == 400 and (UNREADABLE in message or "Task size" in message):
+            raise Rejected(message)
+        if status == 400 and "signature" in message.lower():
             raise ServingError(
                 f"Model {self.model!r} at {self.host} has no signature {NAME!r}: it was not exported by this package, "
                 f"or does not take RGB images. The server's message: {message}"
             )
         if status != 200:
-            raise (Rejected if status == 400 else ServingError)(f"{start}: {message}")
+            raise ServingError(f"{start}: {message}")
         return content
 
     def _unreachable(self, cause):
         if "refused" in str(cause):
-            port = "REST port, 8501 by default"
-            return ServingError(f"{self.host}: connection refused. Is TensorFlow Serving running there ({port})?")
+            return ServingError(
+                f"{self.host}: connection refused. Is TensorFlow Serving running there (REST port, 8501)?"
+            )
         late = isinstance(cause, urllib3.exceptions.TimeoutError)
         if late and not isinstance(cause, urllib3.exceptions.NewConnectionError):  # in some versions both
             return ServingError(
@@ -181,10 +168,9 @@ class Client:
         if wanted not in states:
             return f"Model {self.model!r} at {self.host} has no version {wanted}; it has {', '.join(map(str, states))}."
         state, error = states[wanted]
-        which = f"Version {wanted} of model {self.model!r} at {self.host}"
-        if error or state not in ("UNKNOWN", "START", "LOADING"):
-            return f"{which} failed to load ({state}): {error or message}"
-        return f"{which} is still loading; try again soon."
+        loading = state in ("UNKNOWN", "START", "LOADING") and not error
+        what = "is still loading; try again soon" if loading else f"failed to load ({state}): {error or message}"
+        return f"Version {wanted} of model {self.model!r} at {self.host} {what}."
 
 
 def content_of(data: bytes, start) -> dict:

@@ -102,10 +102,11 @@ def export(
     defaults["quantization"] = None
     folder = folder_of(run) / "export" if output is None else output
     if format == ALL:
-        paths = {name: folder / kind.name for name, kind in FORMATS.items()}
+        paths = {name: folder / one.name for name, one in FORMATS.items()}
     else:
         paths = {format: folder / FORMATS[format].name if output is None else folder}
         options = {name: value for name, value in options.items() if value != defaults[name]}
+        verified.format_with(format, options)
     for name, path in paths.items():
         refuse_existing(FORMATS[name].target(path, version))
     model = load_model(run)
@@ -118,7 +119,7 @@ def export(
         options["representative_images"] = _calibration(source.train, calibration_images, description)
     if "web" in paths:
         options |= _page_of(run, source, examples)
-    common = {"classifier_activation": classifier_activation, "threads": threads}
+    common: dict[str, Any] = {"classifier_activation": classifier_activation, "threads": threads}
     common |= {"max_difference": max_difference, "min_agreement": min_agreement}
     split = subsample(source.test, images)
 

@@ -97,7 +97,9 @@ def count_guesses(confusion, labels, guessed):
 
 def describe_outputs(images, non_finite, constant=False) -> list[str]:
     """One sentence per problem with the outputs behind an accuracy; empty for a sound model."""
-    infinite = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity)"
-    sentences = [f"{infinite}; NaN never counts as correct."] if non_finite else []
+    infinite = (
+        f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN never counts as "
+        "correct."
+    )
     untrained = f"All {images:,} images have the same output: the model is untrained."
-    return [*sentences, untrained] if constant else sentences
+    return [infinite] * bool(non_finite) + [untrained] * bool(constant)

@@ -115,6 +115,9 @@ def preprocess_image(image, model) -> np.ndarray:
         image: the path of a file that Pillow can read, the bytes of one, or pixels `(h, w, 3)` uint8 of any size.
         model: a Mixer, or what `keras_mixer.load` returns.
 
+    Returns:
+        The pixels, for `probabilities` or a batch of `model.predict`.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be decoded, or has another form.

@@ -156,12 +156,7 @@ def export(
         4.8e-07
     """
     require_tensorflow()
-    if format not in FORMATS:
-        raise ValueError(f"Unknown format {format!r}. Use one of: {', '.join(FORMATS)}.")
-    kind = FORMATS[format]
-    for option in options.keys() - kind.options:
-        having = " and ".join(name for name, other in FORMATS.items() if option in other.options) or "no format"
-        raise ValueError(f"{option} is an option of {having}, not of {format}.")
+    kind = format_with(format, options)
     target = kind.target(path, options.pop("version", None))
     refuse_existing(target)
     limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", FLOAT32)
@@ -200,6 +195,17 @@ def export(
     if not parity.passed:
         raise ExportDiffers(parity)
     return parity
+
+
+def format_with(name, options) -> Format:
+    """The format of a name; ValueError if there is none, or if it lacks one of the options."""
+    if name not in FORMATS:
+        raise ValueError(f"Unknown format {name!r}. Use one of: {', '.join(FORMATS)}.")
+    for option in options:
+        if option not in FORMATS[name].options:
+            having = " and ".join(other for other, kind in FORMATS.items() if option in kind.options) or "no format"
+            raise ValueError(f"{option} is an option of {having}, not of {name}.")
+    return FORMATS[name]
 
 
 def reference_of(model, described) -> Callable[[np.ndarray], np.ndarray]:

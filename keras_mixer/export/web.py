@@ -103,7 +103,8 @@ def package_files(package) -> dict[str, bytes]:
     except Exception as error:  # Keras raises Exception itself
         raise OSError(f"The page needs LiteRT.js: {error}") from error
     with tarfile.open(archive) as members:
-        return {one.name.removeprefix("package/"): members.extractfile(one).read() for one in members if one.isfile()}
+        files = {one.name.removeprefix("package/"): members.extractfile(one) for one in members}
+        return {name: file.read() for name, file in files.items() if file}
 
 
 def example_images(split, class_names, count) -> list[tuple[str, bytes]]:

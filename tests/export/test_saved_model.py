@@ -251,13 +251,3 @@ def test_a_mixed_precision_model_is_exported_in_float32(classifier, pixels, tmp_
     description = json.loads((path / "assets.extra" / "keras_mixer.json").read_text())
     assert description["class_names"] == list("abcdefghij")
     assert description["evaluation_crop"] == "resize"
-
-
-@tensorflow_only
-def test_what_does_not_fit_the_model_is_refused(rng, tmp_path):
-    model = randomize(keras_mixer.Mixer(4, 1, 8, 8, 8, input_shape=(8, 8, 3), classes=3), rng)
-    with pytest.raises(ValueError, match="Unknown evaluation crop 'centre'"):
-        keras_mixer.export_saved_model(model, tmp_path, evaluation_crop="centre")
-    with pytest.raises(ValueError, match="2 class names were given for a model of 3"):
-        keras_mixer.export_saved_model(model, tmp_path, class_names=["a", "b"])
-    assert not list(tmp_path.iterdir())

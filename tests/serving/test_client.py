@@ -215,9 +215,9 @@ def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
     ("status", "attempts", "message"),
     [
         (429, 3, "limits the number of requests"),
-        (502, 3, "is a proxy that got no answer from TensorFlow Serving"),
+        (502, 3, "a proxy got no answer from TensorFlow Serving"),
         (503, 3, "is busy or starting"),
-        (504, 3, "is a proxy that did not wait long enough"),
+        (504, 3, "a proxy did not wait long enough"),
         (413, 1, "takes no request of this size: raise the limit of the proxy"),
         (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
         (403, 1, "is the token in --header right"),
