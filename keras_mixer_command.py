@@ -19,6 +19,8 @@ def main() -> int:
     """Runs the command line; a user who sets `TF_CPP_MIN_LOG_LEVEL` sees what TensorFlow writes at that level."""
     quiet = LOG_LEVEL not in os.environ
     os.environ.setdefault(LOG_LEVEL, "1")
+    if sys.argv[1:2] == ["export"]:
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # it writes all exports, and opens what was trained on JAX
     with without_startup_messages() if quiet and hasattr(os, "fork") else contextlib.nullcontext():
         with contextlib.suppress(ImportError):  # reported by the commands that need it
             import tensorflow  # noqa: F401 - on JAX, Keras does not import it, but reading images does

@@ -18,6 +18,8 @@ from contestants import Contestant, in_turn, record
 from speed import Case, model_of
 
 import keras_mixer
+from keras_mixer.export.interchange import write_onnx, write_openvino
+from keras_mixer.export.predictor import Predictor
 
 FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 BASELINE = "ONNX Runtime"
@@ -35,15 +37,13 @@ CONTESTANTS = (
 
 def write_exports(variant, folder, image_size):
     """Writes every export of a variant with random weights, also in the head, which starts at zero."""
-    from keras_mixer.export.interchange import export_onnx, export_openvino  # no public name
-
     model = model_of(Case("forward", variant, 1, image_size=image_size))
     head = model.get_layer("head").kernel
     head.assign(np.random.default_rng(0).normal(0, 0.05, head.shape))
     for precision in ("float32", "bfloat16"):
         keras_mixer.export_saved_model(model, folder / precision, precision=precision)
-    export_onnx(model, folder / "model.onnx")
-    export_openvino(model, folder / "openvino")
+    write_onnx(Predictor.of(model), folder / "model.onnx")
+    write_openvino(Predictor.of(model), folder / "openvino")
 
 
 def row(case, in_flight, name, seconds):

@@ -18,8 +18,7 @@ from PIL import Image
 from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_crop
 from keras_mixer.data.image_files import check_file
 from keras_mixer.description import Description
-from keras_mixer.serving.protocol import Address, ServingError, rejected, statuses_in
-from keras_mixer.serving.rest import answers_in, content_of
+from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
 from keras_mixer.weights.fitting import variant_of
@@ -196,26 +195,22 @@ def _recipes():
 
 def _answers():
     row = {"probabilities": [0.25, 0.75], "classes": [1, 0], "labels": ["b", "a"]}
-    versions = [{"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}]
-    keys = st.sampled_from([*row, *versions[0], "error", "predictions", "model_version_status"])
-    rows = st.dictionaries(keys, JSON | st.lists(JSON, max_size=3)).map(lambda changes: row | versions[0] | changes)
-    content = st.fixed_dictionaries(
-        {"predictions": st.lists(rows, max_size=2) | JSON, "model_version_status": st.lists(rows, max_size=2) | JSON}
-    )
-    valid = json.dumps({"predictions": [row], "model_version_status": versions}).encode()
+    keys = st.sampled_from([*row, "error", "predictions"])
+    rows = st.dictionaries(keys, JSON | st.lists(JSON, max_size=3)).map(lambda changes: row | changes)
+    content = st.fixed_dictionaries({"predictions": st.lists(rows, max_size=2) | JSON})
+    valid = json.dumps({"predictions": [row]}).encode()
     body = content.map(lambda some: json.dumps(some).encode()) | damaged([valid, b'{"error": "no"}', b"[" * 100_000])
-    url = st.text(max_size=40) | st.builds("{}://{}/{}".format, st.sampled_from(["http", "grpc"]), *[st.text()] * 2)
-    return st.tuples(body, url, st.text())
+    url = st.text(max_size=40) | st.builds(
+        "{}://{}/v1/models/{}".format, st.sampled_from(["http", "https"]), *[st.text()] * 2
+    )
+    return st.tuples(body, url)
 
 
 def _read_answer(given):
-    body, url, message = given
+    body, url = given
     with contextlib.suppress(ValueError):
-        rejected(Address.of(url), message)
-    content = content_of(body, "it")
-    with contextlib.suppress(ServingError):
-        statuses_in(content)
-    answers_in(content, 1)
+        Client(url)
+    answers_in(content_of(body, "it"), 1)
 
 
 def _descriptions():

@@ -29,21 +29,31 @@ from keras_mixer.weights.loading import load_weights as load_weights
 from keras_mixer.weights.resolution import change_resolution as change_resolution
 
 if TYPE_CHECKING:
+    from keras_mixer.evaluation.accuracy import evaluate as evaluate
     from keras_mixer.evaluation.few_shot import few_shot as few_shot
-    from keras_mixer.evaluation.top1 import evaluate as evaluate
+    from keras_mixer.export.predictor import preprocess_image as preprocess_image
+    from keras_mixer.export.runtimes import load as load
     from keras_mixer.export.saved_model import export_saved_model as export_saved_model
     from keras_mixer.export.tflite import export_tflite as export_tflite
+    from keras_mixer.export.verified import export as export
     from keras_mixer.training.fit import fit as fit
     from keras_mixer.training.recipes import RECIPES as RECIPES
+
+# `export` is a folder and a function. Python gives the name to the folder when it is imported: here, once and for all.
+importlib.import_module("keras_mixer.export")
+del globals()["export"]
 
 __version__: str  # of the installed package
 _ON_FIRST_USE = {
     "RECIPES": "keras_mixer.training.recipes",
-    "evaluate": "keras_mixer.evaluation.top1",
+    "evaluate": "keras_mixer.evaluation.accuracy",
+    "export": "keras_mixer.export.verified",
     "export_saved_model": "keras_mixer.export.saved_model",
     "export_tflite": "keras_mixer.export.tflite",
     "few_shot": "keras_mixer.evaluation.few_shot",
     "fit": "keras_mixer.training.fit",
+    "load": "keras_mixer.export.runtimes",
+    "preprocess_image": "keras_mixer.export.predictor",
 }
 
 

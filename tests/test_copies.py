@@ -201,7 +201,7 @@ def test_a_quantized_model_is_exported_right_or_refused(tiny_mixer, tmp_path):
     model = tiny_mixer()
     model.quantize("int8")
     served = open_export(keras_mixer.export_saved_model(model, tmp_path / "served"))
-    np.testing.assert_allclose(served.classify(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(served.probabilities(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
     with pytest.raises(ValueError, match="Keras has quantized the layer mixer_block_0"):
         keras_mixer.export_tflite(model, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match="is quantized, so the model cannot compute in bfloat16"):

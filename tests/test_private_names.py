@@ -63,7 +63,7 @@ USED = [
     ("Model", model, "_layers", "composite.py", None),
     ("KerasTensor", lambda: keras.Input((1,)), "_keras_history", "anatomy.py", None),
     ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),
-    ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/classifier.py", None),
+    ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/accuracy.py", None),
     ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
     ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
     (

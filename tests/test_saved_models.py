@@ -10,7 +10,7 @@ import pytest
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.idx import CLOTHES
 from keras_mixer.data.sources import load_source
-from keras_mixer.export.loading import load_predictor
+from keras_mixer.export.runtimes import load
 
 ROOT = Path(__file__).parents[1]
 SAVED = ROOT / "saved_models"
@@ -20,12 +20,13 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 @pytest.mark.parametrize("name", ["mixer_digits", "mixer_digits.tflite"])
 def test_shipped_models_have_the_accuracy_that_is_stated(name):
-    predictor = load_predictor(SAVED / name)
+    predictor = load(SAVED / name)
     test = load_source("digits").test
     size, crop = predictor.description.input_shape[:2], predictor.description.evaluation_crop
     batches = evaluation_batches(test, image_size=size, batch_size=1, crop=crop)
     right = [
-        predictor.classify(images.numpy().astype(np.float32))[0].argmax() == labels[0] for images, labels in batches
+        predictor.probabilities(images.numpy().astype(np.float32))[0].argmax() == labels[0]
+        for images, labels in batches
     ]
     stated = re.search(r"(\d+) of the (\d+) test images", (SAVED / "README.md").read_text(encoding="utf-8"))
     assert (sum(map(int, right)), len(right)) == tuple(map(int, stated.groups()))
@@ -34,7 +35,7 @@ def test_shipped_models_have_the_accuracy_that_is_stated(name):
 
 @pytest.mark.parametrize("name", ["mixer_fashion", "mixer_fashion.tflite"])
 def test_the_shipped_model_of_clothes_knows_a_sneaker_and_what_it_was_trained_on(name):
-    predictor = load_predictor(SAVED / name)
+    predictor = load(SAVED / name)
     prediction = predictor.predict(ROOT / "docs" / "images" / "sneaker.png")
     assert prediction.labels[0] == "Sneaker"
     assert prediction.probabilities[0] > 0.8
@@ -50,7 +51,7 @@ def test_shipped_models_are_small(model):
 
 
 def test_the_picture_in_the_documentation_is_a_seven():
-    prediction = load_predictor(SAVED / "mixer_digits").predict(ROOT / "docs" / "images" / "seven.png")
+    prediction = load(SAVED / "mixer_digits").predict(ROOT / "docs" / "images" / "seven.png")
     assert prediction.labels[0] == "7"
 
 

@@ -12,16 +12,16 @@ import tyro
 from tqdm.auto import tqdm
 
 from keras_mixer.cli.terminal import Run, folder_of, print_table
+from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import subsample
 from keras_mixer.description import describe
-from keras_mixer.export.formats import FORMATS
-from keras_mixer.export.loading import load_model
-from keras_mixer.export.parity import THRESHOLDS, Parity, compare, place_when_proved, size_of, subsample
-from keras_mixer.export.predictor import Unsupported
-from keras_mixer.export.web import Card
-from keras_mixer.export.web_examples import example_images
+from keras_mixer.export import verified
+from keras_mixer.export.predictor import Unsupported, load_model, require_tensorflow
+from keras_mixer.export.verified import FORMATS, ExportDiffers, Parity
+from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
@@ -62,7 +62,7 @@ def export(
     """Export a finished run to another runtime and verify the export against the run on test images.
 
     The comparison is printed and saved next to the export as NAME.parity.json. An export that fails it is kept as
-    NAME.failed, and the command ends with an error.
+    NAME.failed, and the command ends with an error. From Python: `keras_mixer.export`.
 
     Args:
         run: folder of a finished run, or a .keras file, also hf://owner/name/file.
@@ -94,89 +94,66 @@ def export(
         threads: of the export's runtime in the comparison; all cores by default.
         examples: for web: test images that visitors can click, and download; 0 for none.
     """
-    settings: dict[str, Any] = {"quantization": quantization, "batch_size": batch_size}
-    settings |= {"precision": precision, "version": version, "top_k": top_k, "examples": examples}
+    require_tensorflow()
+    kind = None if quantization == "none" else quantization
+    options: dict[str, Any] = {"quantization": kind, "batch_size": batch_size, "precision": precision}
+    options |= {"top_k": top_k, "version": version, "examples": examples}
+    defaults = {name: one.default for name, one in inspect.signature(export).parameters.items()}
+    defaults["quantization"] = None
+    folder = folder_of(run) / "export" if output is None else output
     if format == ALL:
-        folder = output or folder_of(run) / "export"
-        paths = {name: folder / kind.name for name, kind in FORMATS.items()}
+        paths = {name: folder / one.name for name, one in FORMATS.items()}
     else:
-        _refuse_options_of_others(format, settings)
-        paths = {format: output or folder_of(run) / "export" / FORMATS[format].name}
-    targets = {name: FORMATS[name].target(path, version) for name, path in paths.items()}
-    for target in targets.values():
-        refuse_existing(target)
-    settings["classifier_activation"] = classifier_activation
+        paths = {format: folder / FORMATS[format].name if output is None else folder}
+        options = {name: value for name, value in options.items() if value != defaults[name]}
+        verified.format_with(format, options)
+    for name, path in paths.items():
+        refuse_existing(FORMATS[name].target(path, version))
     model = load_model(run)
     description = describe(model, classifier_activation=classifier_activation)
     given = {"data_dir": data_dir, "train_split": train_split, "test_split": test_split}
     given = {name: value for name, value in given.items() if value is not None}
-    options = {"crop": description.evaluation_crop, "skip_corrupt": skip_corrupt}
-    source = with_classes_of(_source(run, data, given, options), description.class_names)
-    settings["quantization"] = kind = None if quantization == "none" else quantization
-    with naming_damaged_files(source.train, crop=description.evaluation_crop):
-        calibration = _images(source.train, calibration_images, description) if kind == "int8" else None
-    settings["representative_images"] = calibration
-    settings["card"] = _card(run, source, examples) if "web" in targets else None
+    source = _source(run, data, given, {"crop": description.evaluation_crop, "skip_corrupt": skip_corrupt})
+    source = with_classes_of(source, description.class_names)
+    if kind == "int8":
+        options["representative_images"] = _calibration(source.train, calibration_images, description)
+    if "web" in paths:
+        options |= _page_of(run, source, examples)
+    common: dict[str, Any] = {"classifier_activation": classifier_activation, "threads": threads}
+    common |= {"max_difference": max_difference, "min_agreement": min_agreement}
     split = subsample(source.test, images)
-    numbers = {"quantization": kind or "float32", "precision": precision}
 
-    def verified(name) -> tuple[Path, Parity]:
-        chosen, target = FORMATS[name], targets[name]
-        threshold = THRESHOLDS[next((numbers[option] for option in chosen.options if option in numbers), "float32")]
-        threshold = threshold.changed(max_difference=max_difference, min_agreement=min_agreement)
-
-        def write(staging):
-            # The folder's name is the name of the model on a server, and is stored in a SavedModel.
-            return chosen.write(model, staging / target.resolve().parent.name / target.name, settings)
-
-        def prove(written):
-            size = batch_size if "batch_size" in chosen.options else chosen.batch_size
-            batches = _batches(split, size, description)
-            with naming_damaged_files(split, crop=description.evaluation_crop):
-                return compare(model, written / chosen.opened, batches, threshold, threads, classifier_activation)
-
-        return place_when_proved(write, target, prove)
+    def verify(name):
+        own = options if format != ALL else {n: v for n, v in options.items() if n in FORMATS[name].options}
+        return verified.export(model, name, paths[name], split, **common, **own)
 
     if format == ALL:
-        _report_all([_attempt(name, verified) for name in tqdm(targets, leave=False, unit="format", file=sys.stderr)])
+        outcomes = [_attempt(name, verify) for name in tqdm(paths, leave=False, unit="format", file=sys.stderr)]
+        _report_all(outcomes)
         return
-    place, parity = verified(format)
+    try:
+        parity = verify(format)
+    except ExportDiffers as error:
+        _report(error.parity)
+        raise
     _report(parity)
-    if not parity.passed:
-        raise ValueError(
-            f"The export differs too much from its model. It is kept as {place}; {targets[format]} was not written."
-        )
-    print(f"\nWritten: {place} ({size_of(place) / 1e6:.2f} MB)")
-    use = f"python -m http.server --directory {place}" if format == "web" else f"keras-mixer predict {place} IMAGE..."
-    print(f"Next:\n  {use}")
-
-
-def _refuse_options_of_others(format, settings):
-    """Raises ValueError if an option was given that the format does not have."""
-    defaults = inspect.signature(export).parameters
-    for option, value in settings.items():
-        part = "card" if option == "examples" else option
-        if part not in FORMATS[format].options and value != defaults[option].default:
-            having = " and ".join(name for name, kind in FORMATS.items() if part in kind.options)
-            raise ValueError(f"--{option.replace('_', '-')} is an option of --format {having}, not of {format}.")
+    print(f"\nWritten: {parity.path} ({parity.bytes / 1e6:.2f} MB)")
+    server = f"python -m http.server --directory {parity.path}"
+    print(f"Next:\n  {server if format == 'web' else f'keras-mixer predict {parity.path} IMAGE...'}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """What became of one format of `--format all`."""
+    """What became of one format of `--format all`; one that is impossible here has not failed."""
 
     format: str
     seconds: float
-    place: Path | None = None
-    parity: Parity | None = None
+    parity: Parity | None
     error: Exception | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether the format should have been written and was not; one that is impossible here has not failed."""
-        if self.parity is not None:
-            return not self.parity.passed
-        return not isinstance(self.error, Unsupported)
+        return self.error is not None and not isinstance(self.error, Unsupported)
 
     def row(self) -> tuple[str, ...]:
         """The cells of the table."""
@@ -187,8 +164,8 @@ class _Outcome:
             return self.format, "-", "-", "-", "-", seconds, f"{word}: {reason}"
         return (
             self.format,
-            str(self.place),
-            f"{size_of(self.place) / 1e6:,.2f} MB",
+            str(self.parity.path),
+            f"{self.parity.bytes / 1e6:,.2f} MB",
             f"{self.parity.max_difference:.1e}",
             f"{self.parity.agreement:.2%}",
             seconds,
@@ -196,13 +173,13 @@ class _Outcome:
         )
 
 
-def _attempt(name, verified) -> _Outcome:
+def _attempt(name, verify) -> _Outcome:
     began = time.perf_counter()
     try:
-        place, parity = verified(name)
-    except Exception as error:  # each format has its own libraries; whatever fails in one, the others are written
-        return _Outcome(name, time.perf_counter() - began, error=error)
-    return _Outcome(name, time.perf_counter() - began, place, parity)
+        parity, error = verify(name), None
+    except Exception as caught:  # each format has its own libraries; whatever fails in one, the others are written
+        parity, error = getattr(caught, "parity", None), caught
+    return _Outcome(name, time.perf_counter() - began, parity, error)
 
 
 def _report_all(outcomes):
@@ -230,10 +207,6 @@ def convert(
     print(f"Written: {convert_weights(source, target, like)}")
 
 
-def _percent(value):
-    return "no head" if value is None else f"{value:.2%}"
-
-
 def _source(run, data, given, options):
     """The data for the comparison: the given ones, or the run's own."""
     recipe = read_recipe(run) if (run / "config.json").is_file() else None
@@ -247,50 +220,41 @@ def _source(run, data, given, options):
     return load_source(data, **(recipe.data_splits() if recipe else {}) | given, **options)
 
 
-def _card(run, source, examples):
+def _page_of(run, source, examples):
     """What the web page says about the model; a `.keras` file knows no test results."""
     shown = example_images(source.test, with_names(source.class_names), examples)
     if not (run / "results.json").is_file():
-        return Card(run.stem, examples=shown)
+        return {"title": run.stem, "examples": shown}
     results = read_results(run)
-    return Card(run.resolve().name, results["accuracy"], results["test_images"], shown, results["part"])
+    part = results["part"]
+    measured = f"{100 * results['accuracy']:.2f} % on {results['test_images']:,} {part} images"
+    facts = {f"{part.capitalize()} accuracy": measured}
+    return {"title": run.resolve().name, "facts": facts, "examples": shown}
 
 
-def _batches(split, size, description):
-    """`(images uint8, labels, encoded)`: each image as the input of the model, and as a server takes it."""
-    from keras_mixer.data.batches import evaluation_batches  # takes 0.4 s, which `convert` saves
-    from keras_mixer.data.decode import for_server
-
-    options = {"image_size": description.input_shape[:2], "batch_size": size, "crop": description.evaluation_crop}
-    encoded = split.elements.map(lambda element: for_server(split.read(element))).batch(size)
-    for (images, labels), files in zip(evaluation_batches(split, **options), encoded, strict=True):
-        yield images.numpy(), labels.numpy(), files.numpy()
-
-
-def _images(split, count, description):
-    return np.concatenate([images for images, *_ in _batches(subsample(split, count), BATCH_SIZE, description)])
+def _calibration(split, count, description):
+    """`(N, H, W, 3) uint8`: training images as the input of the model."""
+    few, crop = subsample(split, count), description.evaluation_crop
+    with naming_damaged_files(few, crop=crop):
+        batches = evaluation_batches(few, image_size=description.input_shape[:2], batch_size=BATCH_SIZE, crop=crop)
+        return np.concatenate([images.numpy() for images, _ in batches])
 
 
 def _report(parity):
-    allowed, needed = parity.threshold.max_difference, parity.threshold.min_agreement
-    print_table(
-        (f"{parity.images:,} images", f"model ({parity.backend})", f"export ({parity.runtime})", "allowed"),
-        [
-            ("top-1 accuracy", _percent(parity.model_accuracy), _percent(parity.export_accuracy), ""),
-            ("same top-1", "", f"{parity.agreement:.2%}", "" if needed is None else f"at least {needed:.2%}"),
-            (
-                f"largest difference ({', '.join(parity.inputs)})",
-                "",
-                f"{parity.max_difference:.1e}",
-                "" if allowed is None else f"{allowed:.0e}",
-            ),
-            ("mean difference", "", f"{parity.mean_difference:.1e}", ""),
-            (
-                f"images/s, batch size {parity.batch_size}",
-                f"{parity.model_images_per_second:,.1f}",
-                f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)",
-                "",
-            ),
-            ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
-        ],
-    )
+    def percent(value):
+        return "unknown" if value is None else f"{value:.2%}"
+
+    allowed, needed = parity.allowed_difference, parity.needed_agreement
+    compared = f"largest difference ({', '.join(parity.inputs)})"
+    rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
+    rows = [
+        ("top-1 accuracy", percent(parity.model_accuracy), percent(parity.export_accuracy), ""),
+        ("same top-1", "", f"{parity.agreement:.2%}", "" if needed is None else f"at least {needed:.2%}"),
+        (compared, "", f"{parity.max_difference:.1e}", "" if allowed is None else f"{allowed:.0e}"),
+        ("mean difference", "", f"{parity.mean_difference:.1e}", ""),
+        (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
+        ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
+    ]
+    if parity.minimum_runtime:
+        rows.append(("minimum runtime", "", f"TensorFlow Lite {parity.minimum_runtime}", ""))
+    print_table((f"{parity.images:,} images", "model (Keras)", f"export ({parity.runtime})", "allowed"), rows)

@@ -48,7 +48,7 @@ def saliency(
         output: the PNG file to write; must not exist.
         class_name: the class; the most probable one by default.
     """
-    from keras_mixer.export.loading import load_mixer
+    from keras_mixer.export.predictor import load_mixer
     from keras_mixer.inspect.saliency import write_saliency
 
     refuse_existing(output)

@@ -16,10 +16,10 @@ from keras_mixer.cli.terminal import Data, Model, Run, folder_of, print_table
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.description import evaluation_crop_of
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS
-from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count
 from keras_mixer.files import refuse_existing, write_json
-from keras_mixer.serving.protocol import RETRIES
 from keras_mixer.storage import local_copy
 
 LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
@@ -217,6 +217,7 @@ def imagenet(
     from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.prepared import NotPrepared
+    from keras_mixer.evaluation.accuracy import evaluate
     from keras_mixer.evaluation.imagenet import (
         V2_VARIANTS,
         check_classes,
@@ -225,7 +226,6 @@ def imagenet(
         v2_split,
         validation_split,
     )
-    from keras_mixer.evaluation.top1 import evaluate
 
     if output is not None:
         refuse_existing(output)
@@ -271,22 +271,26 @@ def predict(
     server: str | None = None,
     top_k: int = 5,
     timeout: float = 30.0,
-    retries: int = RETRIES,
+    retries: int = 4,
+    images_per_request: int = 32,
+    header: tuple[str, ...] = (),
     json_output: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ):
-    """Classify image files. If some cannot be read, the others are classified, and the exit status is 1.
+    """Classify image files, with a model or with a server.
 
     Args:
         paths: a run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
             hf://owner/name/file, followed by image files. With --server, only the images.
-        server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with
-            /versions/N at the end for one version.
+        server: use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME, also https and with a path before
+            /v1, with /versions/N or /labels/LABEL at the end for one version.
         top_k: number of classes to show per image.
         timeout: seconds to wait for the server's answer.
-        retries: number of retries, with increasing delays, while the server is unavailable.
+        retries: number of retries, with increasing delays, while the server is busy.
+        images_per_request: the most images sent to the server at once; halved where it takes fewer.
+        header: sent to the server, such as "Authorization: Bearer TOKEN".
         json_output: print JSON instead of a table.
     """
-    from keras_mixer.serving.client import connect, predict_files
+    from keras_mixer.serving import Client
 
     if len(paths) < (1 if server else 2):
         raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
@@ -294,16 +298,19 @@ def predict(
         raise ValueError(f"top_k must be at least 1, got {top_k}.")
     trained_on = None
     if server:
-        client = connect(server, timeout, retries)
+        if not all(":" in line for line in header):
+            raise ValueError('Expected --header "NAME: VALUE", got a header without a colon.')
+        headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in header)}
+        client = Client(server, timeout, retries, headers, images_per_request)
         try:
-            answers = predict_files(client, paths, top_k)
+            answers = client.predict(paths, top_k)
         finally:
             client.close()
     else:
         model, *images = paths
         with local_copy(model) as copy:
-            predictor = load_predictor(copy)
-            answers = predictor.predict_files(images, top_k)
+            predictor = load(copy)
+            answers = [_answer(predictor, image, top_k) for image in images]
             trained_on = predictor.description.trained_on
     predictions = [answer for answer in answers if not isinstance(answer, Exception)]
     failed = [answer for answer in answers if isinstance(answer, Exception)]
@@ -321,6 +328,14 @@ def predict(
     if trained_on:
         print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
     return int(bool(failed))
+
+
+def _answer(predictor, image, top_k):
+    """The prediction for an image file, or the error it raises."""
+    try:
+        return predictor.predict(image, top_k)
+    except (ValueError, OSError) as error:
+        return error
 
 
 def features(
@@ -354,7 +369,7 @@ def features(
     from keras_mixer.data.batches import evaluation_batches
     from keras_mixer.data.image_files import naming_damaged_files
     from keras_mixer.data.sources import image_folder, load_source
-    from keras_mixer.evaluation.features import write_features
+    from keras_mixer.evaluation.features_file import write_features
 
     refuse_existing(output)
     loaded = load_mixer(model)
@@ -367,5 +382,5 @@ def features(
     batches = evaluation_batches(split, image_size=loaded.input_shape[1:3], batch_size=batch_size, crop=crop)
     names = source.class_names
     with naming_damaged_files(split, crop=crop):
-        write_features(loaded, batches, split.size, output, layer=layer, class_names=names, progress=True)
+        write_features(loaded, batches, output, layer=layer, class_names=names, progress=True)
     print(f"Written: {output} ({layer} of {split.size} images, {crop})")

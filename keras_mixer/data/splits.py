@@ -224,3 +224,8 @@ def some(names, most=3) -> str:
 
 def _read_file(element):
     return {"image": tf.io.read_file(element["path"]), **{k: v for k, v in element.items() if k != "path"}}
+
+
+def subsample(split: Split, count) -> Split:
+    """At most `count` examples of a split, evenly spaced because files are sorted by class."""
+    return split.part(np.arange(split.size) % -(-split.size // count) == 0)

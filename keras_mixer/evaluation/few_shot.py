@@ -4,43 +4,17 @@ Shapes: N support images, D features, K classes.
 """
 
 import dataclasses
-import weakref
-from typing import Annotated
 
 import numpy as np
 
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.evaluation.classifier import pixel_range_of
-from keras_mixer.evaluation.labelled import class_numbers
-from keras_mixer.evaluation.outputs import guesses, outputs_of
+from keras_mixer.evaluation.accuracy import pixel_range_of
+from keras_mixer.evaluation.outputs import class_numbers, guesses, outputs_of
 from keras_mixer.features import feature_extractor
-from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
 
-SHOTS = (1, 5, 10, 25)
-SEEDS = (0, 1, 2)
-L2 = 2.0**10
+SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10
 CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias
 SMALLEST_DEVIATION = 1e-5  # added to every feature's standard deviation
-_EXTRACTORS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-@dataclasses.dataclass(frozen=True)
-class LinearClassifier:
-    """Regression weights on standardized features.
-
-    Attributes:
-        mean: `(D,)` mean of each feature over the support set.
-        deviation: `(D,)` standard deviation, plus 1e-5.
-        kernel: `(D + 1, K)`; the last row belongs to the constant feature.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    kernel: np.ndarray
-
-    def scores(self, features) -> np.ndarray:
-        """`(n, D) -> (n, K) float64`; the highest score is the predicted class."""
-        return _with_constant((np.asarray(features, np.float64) - self.mean) / self.deviation) @ self.kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +45,8 @@ class FewShot:
 
     def remarks(self) -> list[str]:
         """One sentence per problem with the pixels (range) or the features (not finite); empty if all is well."""
-        sentences = [self.range_remark] if self.range_remark else []
-        if self.non_finite:
-            sentences.append(
-                f"{self.non_finite:,} test images have features that are NaN or infinite and count as errors."
-            )
-        return sentences
+        broken = f"{self.non_finite:,} test images have features that are NaN or infinite and count as errors."
+        return [self.range_remark] * bool(self.range_remark) + [broken] * bool(self.non_finite)
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
@@ -109,17 +79,18 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         >>> keras_mixer.few_shot(model, train_batches, test_batches).mean(5)  # doctest: +SKIP
         0.87
     """
-    check("l2", float(l2), Positive)
-    shots, seeds = (tuple(np.asarray(values).tolist()) for values in (shots, seeds))  # accepts NumPy integers
-    check("shots", shots, Annotated[tuple[Count, ...], SOME])
-    check("seeds", seeds, Annotated[tuple[CountFrom0, ...], SOME])
-    extractor, pixels = _extractor(model, layer), PixelRange()
+    if not 0 < l2 < np.inf:
+        raise ValueError(f"l2 must be a finite number greater than 0, got {l2!r}.")
+    for name, values, least in (("shots", shots, 1), ("seeds", seeds, 0)):
+        if not len(values) or min(values) < least or any(value != int(value) for value in values):
+            raise ValueError(f"{name} must be one or more integers of at least {least}, got {tuple(values)!r}.")
+    shots, seeds = tuple(map(int, shots)), tuple(map(int, seeds))
+    extractor, pixels = feature_extractor(model, [layer]), PixelRange()
     support, support_labels = _features(extractor, train, "training features", progress, pixels)
-    learnable = np.isfinite(support).all(1)
-    if not learnable.all():
+    if broken := int((~np.isfinite(support).all(1)).sum()):
         raise ValueError(
-            f"{(~learnable).sum():,} of {len(support):,} training images have features that are not finite (NaN or "
-            "infinity), so no classifier can be fitted. Check the weights of the model."
+            f"{broken:,} of {len(support):,} training images have features that are not finite (NaN or infinity), so "
+            "no classifier can be fitted. Check the weights of the model."
         )
     queries, labels = _features(extractor, test, "test features", progress, pixels)
     classes = int(support_labels.max()) + 1 if classes is None else classes
@@ -134,8 +105,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         shuffled = [generator.permutation(np.flatnonzero(support_labels == label)) for label in range(classes)]
         for count in shots:
             chosen = np.concatenate([indices[:count] for indices in shuffled])
-            classifier = least_squares(support[chosen], support_labels[chosen], classes, l2)
-            correct = guesses(classifier.scores(queries[finite])) == labels[finite]
+            scores = least_squares(support[chosen], support_labels[chosen], classes, l2)
+            correct = guesses(scores(queries[finite])) == labels[finite]
             accuracy[count].append(float(correct.sum() / len(labels)))
             sizes[count] = len(chosen)
     return FewShot(
@@ -149,43 +120,29 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     )
 
 
-def least_squares(features, labels, classes, l2=L2) -> LinearClassifier:
-    """`(N, D), (N,) -> LinearClassifier`: minimises |X W - Y|^2 + l2 |W|^2 in float64.
+def least_squares(features, labels, classes, l2=L2):
+    """`(N, D), (N,) -> scores`, a function `(n, D) -> (n, K) float64` that minimizes |X W - Y|^2 + l2 |W|^2.
 
     X contains the standardized features and a constant one; Y is +1 for the class of an image and -1 for the others.
     The smaller of X'X, `(D + 1, D + 1)`, and XX', `(N, N)`, is decomposed into eigenvectors.
-
-    Args:
-        features: of the support set.
-        labels: integers in [0, classes).
-        classes: number of classes K.
-        l2: regularization strength, greater than 0.
 
     Source: big_vision's evaluators/fewshot_lsr.py, which computes it in float32.
     """
     features = np.asarray(features, np.float64)
     mean, deviation = features.mean(0), features.std(0) + SMALLEST_DEVIATION
-    x = _with_constant((features - mean) / deviation)  # (N, D + 1)
+
+    def standardized(x):
+        return np.pad(
+            (np.asarray(x, np.float64) - mean) / deviation, ((0, 0), (0, 1)), constant_values=CONSTANT_FEATURE
+        )
+
+    x = standardized(features)  # (N, D + 1)
     y = 2.0 * np.eye(classes)[np.asarray(labels)] - 1.0  # (N, K)
-    if x.shape[0] >= x.shape[1]:
-        eigenvalues, vectors = np.linalg.eigh(x.T @ x)
-        kernel = (vectors / (eigenvalues + l2)) @ (vectors.T @ (x.T @ y))
-    else:
-        eigenvalues, vectors = np.linalg.eigh(x @ x.T)
-        kernel = x.T @ ((vectors / (eigenvalues + l2)) @ (vectors.T @ y))
-    return LinearClassifier(mean, deviation, kernel)
-
-
-def _extractor(model, layer):
-    """The feature extractor of a model, kept as long as the model: a new one would be compiled again."""
-    extractors = _EXTRACTORS.setdefault(model, {})
-    if layer not in extractors:
-        extractors[layer] = feature_extractor(model, [layer])
-    return extractors[layer]
-
-
-def _with_constant(x):
-    return np.concatenate([x, np.full((len(x), 1), CONSTANT_FEATURE)], axis=1)
+    wide = x.shape[0] < x.shape[1]
+    eigenvalues, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    solved = (vectors / (eigenvalues + l2)) @ (vectors.T @ (y if wide else x.T @ y))
+    kernel = x.T @ solved if wide else solved  # (D + 1, K)
+    return lambda queries: standardized(queries) @ kernel
 
 
 def _features(extractor, batches, description, progress, pixels):

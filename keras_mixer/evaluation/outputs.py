@@ -1,4 +1,4 @@
-"""A model's outputs over a data set: computed in batches, ranked, and checked for signs of a broken model.
+"""A model's outputs over labelled images, in the forms that Keras users have them, and how they are ranked.
 
 The highest value ranks first; among equal values the lower index does. NaN is not ranked. This is the order of
 `np.argsort(-scores, kind="stable")` without NaN.
@@ -9,38 +9,78 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_mixer.evaluation.labelled import batches_of, images_and_labels
-
+ARRAY_BATCH_SIZE = 64  # images of arrays per batch
+EXPECTED = "Expected (images, labels) batches, a tf.data.Dataset or PyDataset of them, or two arrays (images, labels)"
 NO_GUESS = -1
 
 
 def outputs_of(model, dataset, description, progress=False, pixels=None):
     """Yields `(outputs, labels)` for each batch of a data set, as NumPy arrays with one row per image.
 
-    Under `tf.distribute`, Keras's `predict_on_batch` runs the full batch on every replica and concatenates the results;
-    only the first copy is kept.
-
-    Args:
-        model: a Keras model with one output or a dict of outputs.
-        dataset: `(images, labels)` batches of any size, or another form that `batches_of` takes.
-        description: label of the progress bar.
-        progress: show a progress bar on standard error.
-        pixels: a `PixelRange` that takes in all images.
-
-    Raises:
-        ValueError: the data set is none of these.
+    The data set is `(images, labels)` batches of any size, or two arrays; `pixels` is a `PixelRange` that takes in all
+    images. Under `tf.distribute`, Keras's `predict_on_batch` runs the full batch on every replica and concatenates the
+    results; only the first copy is kept.
     """
-    batches, count = batches_of(dataset)
+    infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+    if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
+        raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
+    batches, count = dataset, None
+    if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
+        arrays = _images_and_labels(dataset)
+        places = [slice(i, i + ARRAY_BATCH_SIZE) for i in range(0, len(arrays[0]), ARRAY_BATCH_SIZE)]
+        batches, count = (tuple(array[place] for array in arrays) for place in places), len(places)
     for batch in tqdm(batches, desc=description, total=count, unit="batch", disable=not progress, file=sys.stderr):
-        images, labels = images_and_labels(batch)
+        images, labels = _images_and_labels(batch)
         if pixels is not None:
             pixels.add(images)
         if len(images):
             outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(images))
-            first_copy = operator.itemgetter(slice(len(images)))
-            yield keras.tree.map_structure(first_copy, outputs), labels
+            yield keras.tree.map_structure(operator.itemgetter(slice(len(images))), outputs), labels
+
+
+def _images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
+    """A batch as NumPy arrays of the same length; each image counts once, so there must be no weights."""
+    size = len(batch) if isinstance(batch, tuple | list) else 0
+    if size == 3:
+        raise ValueError(f"{EXPECTED}, got weights too. Drop them, as by .map(lambda x, y, weight: (x, y)).")
+    if size != 2:
+        raise ValueError(f"{EXPECTED}, got a {type(batch).__name__} as a batch.")
+    images, labels = map(np.asarray, batch)
+    if images.dtype.kind in "OSU":
+        raise ValueError(f"Expected images of numbers, got {images.dtype}. Decode and resize them first.")
+    if not images.ndim or not labels.ndim or len(images) != len(labels):
+        raise ValueError(
+            f"{EXPECTED}, got images of shape {images.shape} and labels of shape {labels.shape}. Single images need "
+            ".batch(64)."
+        )
+    return images, labels
+
+
+def class_numbers(labels, classes=None) -> np.ndarray:
+    """Labels as `(B,) int64`: from integers, also as floats, `(B,)` or `(B, 1)`, or from one-hot rows `(B, classes)`.
+
+    Raises:
+        ValueError: they are neither, or not in [0, classes).
+    """
+    expected = f"Expected integer labels (B,) or one-hot rows (B, {classes or 'classes'}), got"
+    if labels.dtype.kind not in "biuf":
+        advice = " Class names become numbers by np.unique(names, return_inverse=True)."
+        raise ValueError(f"{expected} {labels.dtype} labels.{advice if labels.dtype.kind in 'USO' else ''}")
+    width = labels.shape[1] if labels.ndim == 2 else 1
+    if labels.ndim > 2 or width not in (1, classes or width):
+        raise ValueError(f"{expected} labels of shape {labels.shape}.")
+    if width > 1 and (np.sort(labels, axis=1) != np.eye(width)[-1]).any():
+        raise ValueError(f"{expected} rows of other values than one 1. Soft and multiple labels have no accuracy.")
+    numbers = labels.argmax(1) if width > 1 else labels.reshape(-1)
+    if not (np.isfinite(numbers) & (numbers == np.round(numbers))).all():
+        raise ValueError(f"{expected} {numbers.dtype} labels that are not whole numbers.")
+    numbers = numbers.astype(np.int64)
+    if classes is not None and (numbers.min() < 0 or numbers.max() >= classes):
+        raise ValueError(f"Labels run from {numbers.min()} to {numbers.max()}, but the model has {classes} classes.")
+    return numbers
 
 
 def guesses(scores) -> np.ndarray:
@@ -55,50 +95,11 @@ def count_guesses(confusion, labels, guessed):
     np.add.at(confusion, (labels[answered], guessed[answered]), 1)
 
 
-def among_best(scores, labels, count) -> np.ndarray:
-    """`(B, classes), (B,) int -> (B,) bool`: whether the label is among the top `count` classes."""
-    labels = labels[:, None]
-    of_label = np.take_along_axis(scores, labels, axis=1)  # (B, 1)
-    before = (scores > of_label) | ((scores == of_label) & (np.arange(scores.shape[1]) < labels))
-    return (before.sum(1) < count) & ~np.isnan(of_label[:, 0])
-
-
-class OutputCheck:
-    """Checks the outputs of an evaluation, batch by batch, for signs that the model is broken.
-
-    Attributes:
-        images: images seen so far.
-        non_finite: images with an output that is NaN or infinite.
-    """
-
-    def __init__(self):
-        self.images = 0
-        self.non_finite = 0
-        self._first = None
-        self._all_equal = True
-
-    @property
-    def constant(self) -> bool:
-        """Whether there were at least two images and all had the same output."""
-        return self.images > 1 and self._all_equal
-
-    def add(self, outputs):
-        """Updates the counts with the outputs `(B, classes)` of a batch."""
-        if self._first is None:
-            self._first = outputs[0]
-        self.images += len(outputs)
-        self.non_finite += int((~np.isfinite(outputs)).any(1).sum())
-        self._all_equal = self._all_equal and bool((outputs == self._first).all())
-
-
-def describe_outputs(images, non_finite, constant) -> list[str]:
+def describe_outputs(images, non_finite, constant=False) -> list[str]:
     """One sentence per problem with the outputs behind an accuracy; empty for a sound model."""
-    sentences = []
-    if non_finite:
-        sentences.append(
-            f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN never counts "
-            "as correct."
-        )
-    if constant:
-        sentences.append(f"All {images:,} images have the same output: the model is untrained.")
-    return sentences
+    infinite = (
+        f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN never counts as "
+        "correct."
+    )
+    untrained = f"All {images:,} images have the same output: the model is untrained."
+    return [infinite] * bool(non_finite) + [untrained] * bool(constant)

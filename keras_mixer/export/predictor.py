@@ -1,17 +1,21 @@
 """A loaded model, ready for use: pixels in [0, 255] in, probabilities or features out."""
 
 import dataclasses
+import io
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_mixer.anatomy import PIXELS, anatomy
-from keras_mixer.data.decode import evaluation_image
+from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.settings import EVALUATION_CROPS
-from keras_mixer.description import Description, completed, describe, in_precision
+from keras_mixer.description import Description, completed, describe, evaluation_crop_of, in_precision
+from keras_mixer.storage import local_copy
+from keras_mixer.weights.readers import load_keras
 
 
 class Unsupported(ValueError):
@@ -20,61 +24,43 @@ class Unsupported(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The best classes of one image, from a model in memory or from a server.
+    """The best classes of one image, from a model in memory or from a server."""
 
-    Attributes:
-        image: its path.
-        labels: class names, best first.
-        probabilities: of these, each in [0, 1].
-    """
-
-    image: str
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
+    image: str  # its path; empty for pixels and bytes
+    labels: tuple[str, ...]  # class names, best first
+    probabilities: tuple[float, ...]  # of these, each in [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A Keras model or an export, with everything needed to use it.
+    """A Keras model or an export, with everything needed to use it; `keras_mixer.load` returns it."""
 
-    Attributes:
-        runtime: the software that runs it.
-        description: of its input and output; pixels are in [0, 255], the output is probabilities or features.
-        run: `(B, H, W, channels) in [0, 255] -> (B, n) float32`, for any B.
-        other_inputs: other signatures by name: `image_uint8` takes the images as uint8, `image_bytes` encoded.
-        model: the Keras model behind it, in float32 and with preprocessing and activation; None for an export.
-    """
-
-    runtime: str
-    description: Description
-    run: Callable[[np.ndarray], np.ndarray]
+    runtime: str  # the software that runs it
+    description: Description  # pixels are in [0, 255], the output is probabilities or features
+    run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
+    # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
-    model: keras.Model | None = None
+    model: keras.Model | None = None  # in float32, with preprocessing and activation; None for an export
 
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None) -> "Predictor":
-        """Prepares a Mixer for use; arguments and errors are those of `describe`.
+        """Prepares a Mixer for use; arguments and errors are those of `describe`."""
+        return cls.completing(model, describe(model, class_names, evaluation_crop, classifier_activation))
 
-        If the model lacks preprocessing or the activation after the logits, they are added to a copy. Mixed precision
-        becomes float32.
-        """
-        described = describe(model, class_names, evaluation_crop, classifier_activation)
+    @classmethod
+    def completing(cls, model, described: Description) -> "Predictor":
+        """Adds what a model lacks to a copy: preprocessing, the activation after its logits, float32."""
         if described.evaluation_crop not in EVALUATION_CROPS:
             valid = ", ".join(EVALUATION_CROPS)
             raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}. Use one of: {valid}.")
-        ready = completed(
-            in_precision(model, "float32"), described.activation if described.output == "logits" else None
-        )
+        activation = described.activation if described.output == "logits" else None
+        ready = completed(in_precision(model, "float32"), activation)
         output = described.output if described.output == "features" else "probabilities"
         described = dataclasses.replace(described, pixel_range=PIXELS, output=output)
         return cls(f"Keras on {keras.backend.backend()}", described, ready.predict_on_batch, model=ready)
 
     def for_classes(self, purpose) -> "Predictor":
-        """The same predictor.
-
-        Raises:
-            Unsupported: the model has no head, and so no classes for the purpose (such as "to predict").
-        """
+        """The same predictor; Unsupported if the model has no classes for the purpose (such as "to predict")."""
         if self.description.output == "features":
             raise Unsupported(
                 f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
@@ -83,11 +69,7 @@ class Predictor:
         return self
 
     def for_conversion(self, purpose) -> "Predictor":
-        """The same predictor, if a converter can read its model.
-
-        Raises:
-            Unsupported: as `for_classes`, or Keras has quantized the model: converters have no such layers.
-        """
+        """The same predictor; Unsupported as `for_classes`, or if converters lack the layers of a quantized model."""
         if (quantized := anatomy(self.model).quantized) is not None:
             raise Unsupported(
                 f"Keras has quantized the layer {quantized}, which only a SavedModel can carry. Export the model from "
@@ -95,8 +77,8 @@ class Predictor:
             )
         return self.for_classes(purpose)
 
-    def classify(self, images) -> np.ndarray:
-        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`: probabilities.
+    def probabilities(self, images) -> np.ndarray:
+        """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`, of images of the model's size.
 
         Warns if the pixels cannot be in [0, 255].
 
@@ -111,34 +93,87 @@ class Predictor:
         pixels.warn(self.description.pixel_range)
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
-    def probabilities(self, path) -> np.ndarray:
-        """`(classes,) float32` for one image file.
+    def predict(self, image, top_k=5) -> Prediction:
+        """The most probable classes of one image; `preprocess_image` names the forms it may have, and the errors.
 
-        Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: it cannot be decoded, or the model has no head.
+        Example:
+            >>> keras_mixer.load("runs/digits").predict("seven.png", top_k=1)  # doctest: +SKIP
+            Prediction(image='seven.png', labels=('7',), probabilities=(0.9998,))
         """
-        return self.classify(self.pixels(path)[None])[0]
-
-    def pixels(self, path) -> np.ndarray:
-        """`(H, W, 3) uint8`: an image file, decoded, turned and cropped for this model; raises as `probabilities`."""
-        size, crop = self.description.input_shape[:2], self.description.evaluation_crop
-        return np.asarray(read_image(path, lambda example: evaluation_image(example, size, crop), crop))
-
-    def predict_files(self, paths, top_k=5) -> list[Prediction | Exception]:
-        """`predict` of each image file, or the error it raises."""
-
-        def answer(path):
-            try:
-                return self.predict(path, top_k)
-            except (ValueError, OSError) as error:
-                return error
-
-        return [answer(path) for path in paths]
-
-    def predict(self, path, top_k=5) -> Prediction:
-        """The `top_k` most probable classes of one image file; raises as `probabilities`."""
-        probabilities = self.probabilities(path)
+        (probabilities,) = self.probabilities(preprocess_image(image, self)[None])
         best = np.argsort(-probabilities, kind="stable")[:top_k]
-        names = self.description.class_names
-        return Prediction(str(path), tuple(names[i] for i in best), tuple(float(probabilities[i]) for i in best))
+        name = "" if isinstance(image, bytes) or hasattr(image, "__array__") else str(image)
+        labels = tuple(self.description.class_names[i] for i in best)
+        return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
+
+
+def preprocess_image(image, model) -> np.ndarray:
+    """`(H, W, 3) uint8`: an image as a model is evaluated on it: upright, resized and cropped to the model's size.
+
+    Args:
+        image: the path of a file that Pillow can read, the bytes of one, or pixels `(h, w, 3)` uint8 of any size.
+        model: a Mixer, or what `keras_mixer.load` returns.
+
+    Returns:
+        The pixels, for `probabilities` or a batch of `model.predict`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded, or has another form.
+
+    Example:
+        >>> keras_mixer.preprocess_image(np.zeros((480, 640, 3), np.uint8), keras_mixer.MixerS32()).shape
+        (224, 224, 3)
+    """
+    if isinstance(model, Predictor):
+        size, crop = model.description.input_shape[:2], model.description.evaluation_crop
+    else:
+        size, crop = model.input_shape[1:3], evaluation_crop_of(model)
+    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
+
+
+def read(image, prepare, crop):
+    """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
+    if isinstance(image, bytes):
+        try:
+            return prepare(
+                {"image": tf.constant(image), "orientation": read_header(io.BytesIO(image), crop).orientation}
+            )
+        except Exception as error:  # Pillow and TensorFlow have many types
+            raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
+    if not hasattr(image, "__array__"):
+        return read_image(image, prepare, crop)
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ValueError(
+            f"Expected the pixels of an image (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}. Batches of the "
+            "model's size go to probabilities()."
+        )
+    try:
+        return prepare({"image": tf.constant(pixels)})
+    except tf.errors.InvalidArgumentError as error:
+        height, width, _ = pixels.shape
+        raise ValueError(f"An image of {height} x {width} px is too long for the crop {crop}.") from error
+
+
+def load_mixer(path) -> keras.Model:
+    """`load_model`, for pixels in [0, 255] even if it was saved without preprocessing."""
+    return completed(load_model(path))
+
+
+def load_model(path) -> keras.Model:
+    """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
+    with local_copy(downloads.local(path), only="model.keras") as local:
+        file = local / "model.keras" if local.is_dir() else local
+        if not file.is_file() or file.suffix != ".keras":
+            raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
+        return load_keras(file, compile=True)
+
+
+def require_tensorflow():
+    """Raises Unsupported on another Keras backend than TensorFlow, which writes all exports."""
+    if keras.backend.backend() != "tensorflow":
+        raise Unsupported(
+            f"Exports are written by TensorFlow, and this program runs Keras on {keras.backend.backend()}. Save the "
+            "model as a .keras file, then load and export it in a program with KERAS_BACKEND=tensorflow."
+        )

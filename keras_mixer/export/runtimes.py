@@ -1,4 +1,4 @@
-"""Opens exported models in their own runtimes, each as a `Predictor`."""
+"""Opens models of all kinds for use, each in its own runtime, as a `Predictor`."""
 
 import contextlib
 import importlib
@@ -10,45 +10,70 @@ import numpy as np
 
 from keras_mixer.cores import available_cores
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description
-from keras_mixer.export.predictor import Predictor, Unsupported
+from keras_mixer.export.predictor import Predictor, Unsupported, load_model
 
-DESCRIPTION = "keras_mixer.json"  # inside a TFLite file, next to an OpenVINO model of version 0.1.0
+DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
 METADATA_KEY = "keras_mixer"  # in the metadata of an ONNX file, in the rt_info of an OpenVINO model
 OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin
-LARGEST_DESCRIPTION = 100_000_000  # bytes; 21,843 class names take about 600,000
+
+
+def load(path) -> Predictor:
+    """Opens a classifier for use: a finished run, a `.keras` file, or an export of any format but the web page.
+
+    Args:
+        path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all for the newest), a
+            `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for one file.
+
+    Returns:
+        A `Predictor` with the methods `predict(image, top_k=5)` for one image of any size, and `probabilities(batch)`
+        for images of the model's size.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: it is none of these, was not written by this package, has no head, or its runtime is not installed.
+
+    Example:
+        >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
+        ('7',)
+    """
+    path = Path(downloads.local(path))
+    if not path.exists():
+        raise FileNotFoundError(f"There is no model at {path}.")
+    if path.is_dir():
+        versions = [int(item.name) for item in path.iterdir() if item.name.isdigit()]
+        path = path / str(max(versions)) if versions else path
+    if path.suffix == ".keras" or (path / "model.keras").is_file():
+        return Predictor.of(load_model(path)).for_classes("to predict")
+    if (path / "config.json").is_file():
+        raise ValueError(f"{path} is a run that did not finish: train again to resume it.")
+    return open_export(path).for_classes("to predict")
 
 
 def open_export(path, threads=None) -> Predictor:
-    """Loads one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file.
+    """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file.
 
-    Args:
-        path: the export.
-        threads: used by one call; None for all cores. TensorFlow uses the setting of its process instead.
-
-    Raises:
-        ValueError: it is none of these, is damaged, was not written by this package, has an input of another layout
-            than this package writes, or its runtime is not installed.
+    One call uses that many threads, by default all cores; TensorFlow uses the setting of its process instead.
     """
-    path = Path(path)
-    threads = threads or available_cores()
-    if path.suffix == ".tflite":
-        return _open_tflite(path, threads)
-    if path.suffix == ".onnx":
-        return _open_onnx(path, threads)
-    if path.suffix == ".xml":
-        return _open_openvino(path, threads)
+    path, threads = Path(path), threads or available_cores()
+    openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
+    if path.suffix in openers:
+        return openers[path.suffix](path, threads)
     if (path / OPENVINO_FILE).is_file():
         return _open_openvino(path / OPENVINO_FILE, threads)
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
-    raise ValueError(f"{path} is not a SavedModel, a .tflite or .onnx file, or an OpenVINO folder or .xml file.")
+    raise ValueError(
+        f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, a "
+        ".tflite or .onnx file, or an OpenVINO folder or .xml file."
+    )
 
 
 def open_interpreter(path, threads=None):
     """A TFLite interpreter and its name: LiteRT if installed, else the one inside TensorFlow."""
-    name = "LiteRT"
     try:
         from ai_edge_litert.interpreter import Interpreter
+
+        name = "LiteRT"
     except ImportError:
         import tensorflow as tf
 
@@ -64,48 +89,38 @@ def _open_saved_model(path):
         raise ValueError(f"SavedModel {path} was not written by this package: it lacks {SAVED_MODEL_DESCRIPTION}.")
     description = Description.from_json(file.read_bytes(), path)
     loaded = tf.saved_model.load(str(path))
+    output = "pre_logits" if description.output == "features" else "probabilities"
 
-    def call(name, argument, dtype, output, keep_alive=loaded):
-        signature = loaded.signatures[name]
-        return lambda images: signature(**{argument: tf.constant(images, dtype)})[output].numpy()
+    def call(name):
+        ((argument, spec),) = loaded.signatures[name].structured_input_signature[1].items()
+        return lambda images: loaded.signatures[name](**{argument: tf.constant(images, spec.dtype)})[output].numpy()
 
-    if description.output == "features":
-        return Predictor("TensorFlow", description, call("features", "image", tf.float32, "pre_logits"))
-    inputs = {"image_uint8": ("image", tf.uint8), "image_bytes": ("image_bytes", tf.string)}
-    others = {name: call(name, *how, "probabilities") for name, how in inputs.items() if name in loaded.signatures}
-    return Predictor("TensorFlow", description, call("serving_default", "image", tf.float32, "probabilities"), others)
+    others = {name: call(name) for name in ("image_uint8", "image_bytes") if name in loaded.signatures}
+    return Predictor("TensorFlow", description, call("serving_default"), others)
 
 
 def _open_tflite(path, threads):
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(DESCRIPTION).file_size > LARGEST_DESCRIPTION:
-                raise ValueError(
-                    f"TFLite file {path}: {DESCRIPTION} inside is larger than {LARGEST_DESCRIPTION:,} bytes."
-                )
-            description = Description.from_json(archive.read(DESCRIPTION), path)
+            described = archive.read(DESCRIPTION)
     except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(
-            f"TFLite file {path} was not written by this package: it has no class names inside."
-        ) from error
+        raise ValueError(f"{path} was not written by this package: it has no class names inside.") from error
     with _reading(path, "TFLite"):
         interpreter, name = open_interpreter(path, threads)
         runner = interpreter.get_signature_runner("serving_default")
-    _check_layout(path, description, *map(_tflite_tensors, (runner.get_input_details(), runner.get_output_details())))
-    batch_size = int(runner.get_input_details()["image"]["shape"][0])
+    details = runner.get_input_details(), runner.get_output_details()
+    shapes = ({name: tuple(one["shape"]) for name, one in ends.items()} for ends in details)
+    description = _described(path, described, *shapes)
+    batch_size = int(details[0]["image"]["shape"][0])
 
     def run(images):
-        count = len(images)
-        padding = -count % batch_size  # the file takes full batches only
-        padded = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)]) if padding else images
+        padded = np.concatenate(
+            [images, np.repeat(images[-1:], -len(images) % batch_size, axis=0)]
+        )  # full batches only
         batches = [run_tflite(runner, padded[i : i + batch_size]) for i in range(0, len(padded), batch_size)]
-        return np.concatenate(batches)[:count]
+        return np.concatenate(batches)[: len(images)]
 
     return Predictor(name, description, run)
-
-
-def _tflite_tensors(details):
-    return {name: tuple(map(int, tensor["shape"])) for name, tensor in details.items()}
 
 
 def run_tflite(runner, images):
@@ -125,14 +140,9 @@ def _open_onnx(path, threads):
     options.intra_op_num_threads = threads
     with _reading(path, "ONNX"):
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs, outputs = (
-        {one.name: tuple(one.shape) for one in ends} for ends in (session.get_inputs(), session.get_outputs())
-    )
+    ends = session.get_inputs(), session.get_outputs()
     described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if described is None:
-        raise _foreign(path, "ONNX file", f"its metadata lacks {METADATA_KEY!r}", inputs)
-    description = Description.from_json(described, path)
-    _check_layout(path, description, inputs, outputs)
+    description = _described(path, described, *({one.name: tuple(one.shape) for one in end} for end in ends))
 
     def run(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
@@ -144,23 +154,14 @@ def _open_openvino(path, threads):
     openvino = import_extra("openvino", "openvino")
     if not path.with_suffix(".bin").is_file():
         raise ValueError(f"OpenVINO model {path} lacks its weights: there is no {path.with_suffix('.bin')}.")
-    exact = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-    }  # the default is bfloat16 on CPUs that have it
+    # The default is bfloat16 on CPUs that have it.
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     core = openvino.Core()
     with _reading(path, "OpenVINO"):
         model = core.read_model(str(path))
         compiled = core.compile_model(model, "CPU", exact)
-    inputs, outputs = map(_openvino_tensors, (model.inputs, model.outputs))
-    if model.has_rt_info([METADATA_KEY]):
-        described = model.get_rt_info([METADATA_KEY]).astype(str)
-    elif path.with_name(DESCRIPTION).is_file():
-        described = path.with_name(DESCRIPTION).read_bytes()
-    else:
-        raise _foreign(path, "OpenVINO model", f"its rt_info lacks {METADATA_KEY!r}", inputs)
-    description = Description.from_json(described, path)
-    _check_layout(path, description, inputs, outputs)
+    described = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
+    description = _described(path, described, *map(_openvino_tensors, (model.inputs, model.outputs)))
 
     def run(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
@@ -169,11 +170,10 @@ def _open_openvino(path, threads):
 
 
 def _openvino_tensors(ports):
-    return {
-        name: tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
-        for port in ports
-        for name in port.names
-    }
+    def shape(port):
+        return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
+
+    return {name: shape(port) for port in ports for name in port.names}
 
 
 @contextlib.contextmanager
@@ -186,44 +186,28 @@ def _reading(path, kind):
         raise ValueError(f"{kind} model {path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
 
 
-def _foreign(path, kind, lack, inputs):
-    """The error for a model without a description, which could be anything."""
-    shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
-    return ValueError(
-        f"{kind} {path} was not written by this package: {lack}, so its classes and preprocessing are unknown (inputs: "
-        f"{shapes}). Write it with keras-mixer export."
-    )
-
-
-def _check_layout(path, description, inputs, outputs):
-    """Compares a file with its own description: another program may have changed its layout and kept the description.
-
-    Args:
-        path: the file, for the message.
-        description: from the file.
-        inputs: `{name: shape}`; the first side is the batch size, which may be fixed.
-        outputs: likewise.
-
-    Raises:
-        ValueError: input or output have other names or shapes than described.
-    """
-    height, width, channels = description.input_shape
-    wanted = {"image": (height, width, channels)}, {"probabilities": (len(description.class_names),)}
+def _described(path, described, inputs, outputs) -> Description:
+    """The description in a file; another program may have changed its `{name: shape}` and kept the metadata."""
+    if described is None:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
+        raise ValueError(
+            f"{path} was not written by this package: its metadata lacks {METADATA_KEY!r}, so its classes and "
+            f"preprocessing are unknown (inputs: {shapes}). Write it with keras-mixer export."
+        )
+    description = Description.from_json(described, path)
+    wanted = {"image": description.input_shape}, {"probabilities": (len(description.class_names),)}
     found = tuple({name: shape[1:] for name, shape in ends.items()} for ends in (inputs, outputs))
     if found != wanted:
+        shape = ", ".join(map(str, description.input_shape))
         raise ValueError(
-            f"{path} has another layout than this package writes. Expected image (B, {height}, {width}, {channels}) "
-            f"and probabilities (B, {len(description.class_names)}), got inputs {inputs} and outputs {outputs}. Export "
-            "the model again."
+            f"{path} has another layout than this package writes. Expected image (B, {shape}) and probabilities (B, "
+            f"{len(description.class_names)}), got inputs {inputs} and outputs {outputs}. Export the model again."
         )
+    return description
 
 
 def import_extra(module, extra):
-    """A module of an extra of this package.
-
-    Raises:
-        Unsupported: it is not installed; the message says how to install it.
-    """
+    """A module of an extra of this package; Unsupported, with the way to install it, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

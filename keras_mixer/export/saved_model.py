@@ -9,11 +9,10 @@ import tensorflow as tf
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
-from keras_mixer.export.predictor import Predictor
-from keras_mixer.export.tensorflow_process import write_on_tensorflow
+from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write, refuse_address, write_json
+from keras_mixer.files import publish, refuse_address, staging_folder, write_json
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -29,66 +28,68 @@ def export_saved_model(
     top_k=5,
     precision="float32",
 ):
-    """Writes a Mixer to `path/VERSION/`, the layout of TensorFlow Serving.
+    """Writes a Mixer to `path/VERSION/`, the layout of TensorFlow Serving, without the proof of `keras_mixer.export`.
 
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];
         `image_uint8`: the same as uint8, a quarter of the bytes on the wire;
         `image_bytes`: `image_bytes` (B,) string, JPEG and PNG images of any size, decoded and cropped inside, but not
-        turned as their EXIF orientation says. The name ends in _bytes, so REST clients send `{"b64": ...}`. If images
-        cannot be decoded, the error lists their indices in the batch. Only for models of RGB images;
+        turned as their EXIF orientation says. REST clients send `{"b64": ...}`. If images cannot be decoded, the error
+        lists their indices in the batch. Only for models of RGB images;
         `features`: `image` as above to `pre_logits` (B, C), the mean over tokens before the head.
     The first three return `probabilities` (B, n) float32 in class order and, best first, `classes` (B, k) int32 and
     `labels` (B, k) string. A model without a head has only `features`, also as `serving_default`.
 
-    All signatures take pixels in [0, 255] and the first three return probabilities for any model: preprocessing and
-    the activation after the logits are added if missing. A model on another backend than TensorFlow, or in mixed
-    precision, is rebuilt on TensorFlow in the given precision, in a child process if needed. Warm-up requests for
-    TensorFlow Serving are in `assets.extra`.
-
-    In bfloat16, the weights of all layers before the head are stored and multiplied in it, so the export has half the
-    size; LayerNorm statistics, pooling, head and outputs stay float32. It is faster on processors that multiply
-    bfloat16 (AVX512_BF16, AMX) and slower on all others.
+    Whatever the model takes and gives, its export takes [0, 255] and gives probabilities, in the given precision.
+    Warm-up requests for TensorFlow Serving are in `assets.extra`.
 
     Args:
-        model: a Mixer of this package, on any backend.
+        model: a Mixer of this package, on the TensorFlow backend.
         path: folder of all versions of the model.
         version: a positive integer; None for the next free one.
         class_names: one name per class; None for the model's own, or the class numbers.
-        evaluation_crop: how encoded images are cropped and resized, one of
-            `keras_mixer.data.settings.EVALUATION_CROPS`; None for the model's own, or "resmall-crop".
+        evaluation_crop: how images are cropped and resized: "resize", "resize-crop" or "resmall-crop"; None for the
+            model's own, or "resmall-crop".
         classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
             compiled loss, else "softmax".
         top_k: how many classes and labels to return; at most n.
-        precision: "float32" or "bfloat16", of the computation.
+        precision: "float32", or "bfloat16" for half the size: weights before the head are stored and multiplied in it,
+            LayerNorm statistics, pooling and head stay float32. Slower on processors that do not multiply bfloat16.
 
     Returns:
         The `Path` of the version, written atomically.
 
     Raises:
         ValueError: the version exists (nothing is overwritten), the model is not a Mixer, its output is not
-            probabilities, logits or features, or an argument is invalid.
-
-    Source: ours; layout and names follow the documentation of TensorFlow Serving.
+            probabilities, logits or features, an argument is invalid, or Keras runs on another backend.
     """
+    require_tensorflow()
     target = version_folder(path, version)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
+    with staging_folder(target.parent) as staging:
+        written = staging / target.resolve().parent.name / target.name
+        write_saved_model(predictor, written, top_k=top_k, precision=precision)
+        publish(written, target)
+    return target
+
+
+def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
+    """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    with atomic_write(target) as temporary:
-        name, k = target.parent.resolve().name, min(top_k, len(predictor.description.class_names))
-        write_on_tensorflow(_write, predictor, temporary, model_name=name, top_k=k, precision=precision)
-    return target
+    model, description = predictor.model, predictor.description
+    if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
+        model = in_precision(model, precision)
+    signatures = _signatures(model, description, min(top_k, len(description.class_names)))
+    write_functions(signatures, model, folder)
+    write_json(folder / SAVED_MODEL_DESCRIPTION, description.as_json() | {"precision": precision})
+    write_warmup_requests(folder / REQUESTS, folder.parent.name, _examples(description.input_shape, signatures))
 
 
 def version_folder(path, version=None) -> Path:
-    """`path/VERSION` for a version that does not exist yet, by default the one after the newest.
-
-    Raises:
-        ValueError: the version exists or is not a positive integer, or the path is an address.
-    """
+    """`path/VERSION` for a version that does not exist yet, by default the one after the newest."""
     refuse_address(path)
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
@@ -103,25 +104,12 @@ def version_folder(path, version=None) -> Path:
 
 
 def write_functions(functions, model, folder):
-    """Writes a SavedModel with the given `{signature: tf.function}`, which use the weights of the model.
-
-    Keras's `ExportArchive` would store every function twice, and with `track(model)` every weight too.
-    """
+    """Writes a SavedModel with `{signature: tf.function}`; Keras's `ExportArchive` would store functions twice."""
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     for name, function in functions.items():
         setattr(module, name, function)  # for `keras.layers.TFSMLayer`
     tf.saved_model.save(module, str(folder), functions)
-
-
-def _write(predictor, folder, model_name, top_k, precision):
-    model = predictor.model
-    if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
-        model = in_precision(model, precision)
-    signatures = _signatures(model, predictor.description, top_k)
-    write_functions(signatures, model, folder)
-    write_json(folder / SAVED_MODEL_DESCRIPTION, predictor.description.as_json() | {"precision": precision})
-    write_warmup_requests(folder / REQUESTS, model_name, _examples(predictor, signatures))
 
 
 def _signatures(model, description, top_k):
@@ -152,42 +140,35 @@ def _signatures(model, description, top_k):
     def outputs(image):
         return both(checked(image), training=False)
 
-    def answer(image):
-        probabilities = outputs(image)["probabilities"]
-        best = tf.math.top_k(probabilities, top_k).indices
-        return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
-
     @tf.function(input_signature=image(tf.float32))
     def features(image):
         return {"pre_logits": outputs(image)["pre_logits"]}
 
     @tf.function(input_signature=image(tf.float32))
     def from_pixels(image):
-        return answer(image)
+        probabilities = outputs(image)["probabilities"]
+        best = tf.math.top_k(probabilities, top_k).indices
+        return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
 
     @tf.function(input_signature=image(tf.uint8))
     def from_uint8(image):
-        return answer(tf.cast(image, tf.float32))
+        return from_pixels(tf.cast(image, tf.float32))
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def from_bytes(image_bytes):
         pixels = evaluation_images(image_bytes, shape[:2], description.evaluation_crop)
-        return answer(tf.cast(pixels, tf.float32))
+        return from_pixels(tf.cast(pixels, tf.float32))
 
-    signatures = {"serving_default": from_pixels, "image_uint8": from_uint8}
-    if shape[-1] == 3:  # encoded images are decoded to RGB
-        signatures["image_bytes"] = from_bytes
-    return signatures | {"features": features}
+    signatures = {"serving_default": from_pixels, "image_uint8": from_uint8, "features": features}
+    return signatures | ({"image_bytes": from_bytes} if shape[-1] == 3 else {})  # which decodes to RGB
 
 
-def _examples(predictor, signatures):
+def _examples(shape, signatures):
     """`{signature: inputs}`: one gray image for each signature."""
-    gray = np.full(predictor.description.input_shape, 128, np.uint8)
-    inputs = {
-        "serving_default": {"image": gray[None].astype(np.float32)},
-        "image_uint8": {"image": gray[None]},
-        "features": {"image": gray[None].astype(np.float32)},
-    }
+    gray = np.full((1, *shape), 128, np.uint8)
+    inputs = {name: {"image": gray.astype(np.float32)} for name in signatures}
+    if "image_uint8" in signatures:
+        inputs["image_uint8"] = {"image": gray}
     if "image_bytes" in signatures:
-        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(gray).numpy()], object)}
-    return {name: inputs[name] for name in signatures}
+        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(gray[0]).numpy()], object)}
+    return inputs

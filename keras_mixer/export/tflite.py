@@ -1,6 +1,5 @@
 """TFLite (LiteRT) files: images in, probabilities out, with class names and preprocessing in the metadata."""
 
-import importlib.metadata
 import json
 import tempfile
 import warnings
@@ -10,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.export.predictor import Predictor, Unsupported
+from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.saved_model import write_functions
-from keras_mixer.export.tensorflow_process import write_on_tensorflow
-from keras_mixer.export.tflite_metadata import LABELS, add_metadata, operators
+from keras_mixer.export.tflite_metadata import LABELS, add_metadata
 from keras_mixer.files import atomic_write, refuse_existing
 
 QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8")
@@ -31,75 +29,63 @@ def export_tflite(
     evaluation_crop=None,
     classifier_activation=None,
 ):
-    """Writes a classifier as a `.tflite` file with input `image` and output `probabilities`.
+    """Writes a classifier as a `.tflite` file, without the proof of `keras_mixer.export`.
 
-    The file uses TFLite's built-in operators only, which is checked. It contains TFLite metadata for input, output and
-    labels; `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended as a zip archive, as
-    the metadata format specifies. Runtimes ignore the archive.
+    It maps `image` (batch_size, H, W, channels) in [0, 255] to `probabilities`, with TFLite's built-in operators only,
+    and contains TFLite metadata. `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended
+    as a zip archive, as the metadata format specifies.
 
     Args:
-        model: a classifier of this package, on any backend (see `export_saved_model`).
+        model: a classifier of this package, on the TensorFlow backend.
         path: the file to write; it must not exist.
         quantization: None (float32), "float16" (weights), "dynamic_int8" (weights int8, arithmetic mixed), or "int8"
             (all int8; uint8 pixels in, uint8 probabilities out).
-        representative_images: for "int8", images `(N, H, W, channels)` in [0, 255] for calibration, as varied as in
-            use.
+        representative_images: for "int8", images `(N, H, W, channels)` in [0, 255], as varied as in use.
         batch_size: images per call; fixed in the file.
         class_names: one name per class; None for the model's own, or the class numbers.
-        evaluation_crop: stored in the file; None for the model's own, or "resmall-crop".
-        classifier_activation: for a model that outputs logits, "softmax" or "sigmoid"; None for the one implied by the
-            compiled loss, else "softmax".
+        evaluation_crop: as for `export_saved_model`; stored in the file.
+        classifier_activation: as for `export_saved_model`.
 
     Returns:
         The `Path`, written atomically.
 
     Raises:
-        ValueError: the model has no head or needs an operator that TFLite lacks, an argument is invalid, the file
-            exists (nothing is overwritten), or the path is an address.
-
-    Source: ours.
+        ValueError: the model has no head, an argument is invalid, the file exists (nothing is overwritten), the path is
+            an address, or Keras runs on another backend.
     """
+    require_tensorflow()
     path = Path(path)
+    refuse_existing(path)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
+    options = {"quantization": quantization, "representative_images": representative_images, "batch_size": batch_size}
+    with atomic_write(path) as temporary:
+        write_tflite(predictor, temporary, **options)
+    return path
+
+
+def write_tflite(predictor, path, *, quantization=None, representative_images=None, batch_size=1):
+    """Writes the file; arguments and errors are those of `export_tflite`."""
     if quantization not in QUANTIZATIONS:
-        valid = ", ".join(str(name) for name in QUANTIZATIONS)
+        valid = ", ".join(map(str, QUANTIZATIONS))
         raise ValueError(f"Unknown quantization {quantization!r}. Use one of: {valid}.")
     if (quantization == "int8") != (representative_images is not None):
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     if path.suffix != ".tflite":
-        raise ValueError(f"Expected a path that ends in .tflite, got {path}.")
+        raise ValueError(f"Expected a path that ends in .tflite, got {path.name}.")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
-    refuse_existing(path)
-    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation).for_conversion("for TFLite")
-    if representative_images is not None:
-        representative_images = _checked(
-            np.asarray(representative_images), predictor.description.input_shape, batch_size
-        )
-    options = {"quantization": quantization, "images": representative_images, "batch_size": batch_size}
-    with atomic_write(path) as temporary:
-        write_on_tensorflow(_write, predictor, temporary, **options)
-    return path
-
-
-def _checked(images, shape, batch_size):
-    if images.shape[1:] != shape or len(images) < batch_size:
-        raise ValueError(
-            f"representative_images must have the shape (N, {', '.join(map(str, shape))}) with N at least the batch "
-            f"size {batch_size}, got {images.shape}."
-        )
-    return images
-
-
-def _write(predictor, path, quantization, images, batch_size):
-    model, description = predictor.model, predictor.description
-    content = _convert(model, quantization, images, batch_size)
-    foreign = [name for name in operators(content) if name.startswith("custom ")]
-    if foreign:
-        raise Unsupported(f"The model needs operators that TFLite does not have: {', '.join(foreign)}.")
+    model, description = predictor.for_conversion("for TFLite").model, predictor.description
     shape = description.input_shape
+    if representative_images is not None:
+        found = np.shape(representative_images)
+        if found[1:] != shape or found[0] < batch_size:
+            raise ValueError(
+                f"representative_images must have the shape (N, {', '.join(map(str, shape))}) with N at least the "
+                f"batch size {batch_size}, got {found}."
+            )
+    content = _convert(model, quantization, representative_images, batch_size)
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {description.evaluation_crop}"
-    version = importlib.metadata.version("keras_mixer")
-    path.write_bytes(add_metadata(content, model.name, version, shape, words))
+    path.write_bytes(add_metadata(content, model.name, shape, words))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(LABELS, "\n".join(description.class_names) + "\n")
         archive.writestr(DESCRIPTION, json.dumps(description.as_json(), indent=2) + "\n")
@@ -109,6 +95,10 @@ def _convert(model, quantization, representative_images, batch_size):
     @tf.function(input_signature=[tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.float32, name="image")])
     def classify(image):
         return {"probabilities": model(image, training=False)}
+
+    def calibration():
+        for start in range(0, len(representative_images) - batch_size + 1, batch_size):
+            yield {"image": tf.cast(representative_images[start : start + batch_size], tf.float32)}
 
     with tempfile.TemporaryDirectory() as folder:
         # Via a SavedModel: in a concrete function, weights would be variables that nothing initializes (NaN).
@@ -121,12 +111,7 @@ def _convert(model, quantization, representative_images, batch_size):
         if quantization == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
-            converter.representative_dataset = lambda: _calibration(representative_images, batch_size)
+            converter.representative_dataset = calibration
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # it calibrates with its own deprecated interpreter
             return converter.convert()
-
-
-def _calibration(images, batch_size):
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        yield {"image": tf.cast(images[start : start + batch_size], tf.float32)}

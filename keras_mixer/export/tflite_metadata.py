@@ -1,9 +1,9 @@
-"""TFLite Model Metadata: the description of input, output and labels inside a TFLite file; and the file's operators.
+"""TFLite Model Metadata: the description of input, output and labels inside a TFLite file.
 
 Source: metadata_schema.fbs of TFLite Support (the numbers below are its field numbers) and schema.fbs of TFLite.
 """
 
-from collections import Counter
+import importlib.metadata
 
 import flatbuffers
 import numpy as np
@@ -22,10 +22,10 @@ class _AlignedBuilder(flatbuffers.Builder):
         return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
 
 
-def add_metadata(content, name, version, input_shape, description):
-    """The bytes of a TFLite file with metadata for an image of shape `(H, W, channels)`; `version` is the writer's."""
+def add_metadata(content, name, input_shape, description):
+    """The bytes of a TFLite file with metadata for an image of shape `(H, W, channels)`."""
     model, buffer, entry = _model(content), schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(_metadata(name, version, input_shape, description), np.uint8)
+    buffer.data = np.frombuffer(_metadata(name, input_shape, description), np.uint8)
     entry.name, entry.buffer = KEY, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
@@ -34,25 +34,20 @@ def add_metadata(content, name, version, input_shape, description):
     return bytes(builder.Output())
 
 
-def operators(content) -> Counter[str]:
-    """The number of times each operator occurs in a TFLite file; "custom NAME" if it is not one of TFLite's own."""
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()}
+def minimum_runtime(content) -> str:
+    """The oldest TensorFlow Lite that runs a file, as its converter noted it, such as "2.17.0"; empty if unknown."""
     model = _model(content)
-    codes = [
-        f"custom {code.customCode.decode()}"
-        if code.customCode
-        else names[max(code.builtinCode, code.deprecatedBuiltinCode)]  # old files fill only the second
-        for code in model.operatorCodes
-    ]
-    return Counter(codes[operator.opcodeIndex] for graph in model.subgraphs for operator in graph.operators)
+    entries = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    return "".join(bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode() for entry in entries)
 
 
 def _model(content):
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
 
 
-def _metadata(name, version, input_shape, description):
+def _metadata(name, input_shape, description):
     height, width, channels = input_shape
+    version = importlib.metadata.version("keras_mixer")
     size = {0: np.uint32(width), 1: np.uint32(height)}
     pixels = {0: IMAGE_PROPERTIES, 1: {0: COLOR_SPACES.get(channels, np.int8(0)), 1: size}}
     unchanged = {0: NORMALIZATION, 1: {0: [0.0], 1: [1.0]}}  # the model itself maps pixels to [-1, 1]

@@ -16,11 +16,10 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
+from keras_mixer.data.splits import subsample
 from keras_mixer.description import architecture_of
 from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses
-from keras_mixer.export.loading import load_model
-from keras_mixer.export.parity import subsample
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.figures import figure_url, image_url
@@ -78,8 +77,8 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     config, results = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "results")
     )
-    predictor = Predictor.of(load_model(folder)).for_classes("to report on")
-    model = predictor.model
+    model = load_model(folder)
+    predictor = Predictor.of(model).for_classes("to report on")
     report: dict[str, Any] = {
         "name": folder.resolve().name,
         "config": config,

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import plain
-from keras_mixer.export.predictor import Predictor
+from keras_mixer.export.predictor import Predictor, preprocess_image
 from keras_mixer.features import feature_extractor
 from keras_mixer.files import atomic_write, refuse_existing
 
@@ -107,8 +107,8 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     names = predictor.description.class_names
     if class_name is not None and class_name not in names:
         raise ValueError(f"Unknown class {class_name!r}; the model has {', '.join(names[:20])}.")
-    image = predictor.pixels(image_path)
-    probabilities = predictor.classify(image[None])[0]
+    image = preprocess_image(image_path, predictor)
+    probabilities = predictor.probabilities(image[None])[0]
     index = max((i for i, name in enumerate(names) if class_name in (None, name)), key=probabilities.__getitem__)
     shown = overlay(image, saliency(predictor.model, image, index))
     if min(shown.shape[:2]) < SMALLEST_SIDE:

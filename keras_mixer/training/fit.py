@@ -17,7 +17,7 @@ from keras_mixer.data.batches import training_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
-from keras_mixer.export.loading import load_model
+from keras_mixer.export.predictor import load_model
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer
 from keras_mixer.training.callbacks import (

@@ -10,7 +10,7 @@ from keras_mixer.data.record import FILES, TEST, describe_changes, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
-from keras_mixer.evaluation.top1 import Evaluation, evaluate
+from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 

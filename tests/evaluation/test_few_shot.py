@@ -23,14 +23,14 @@ def test_scores_equal_an_independent_float64_solution(rng, images, features, l2)
     x = rng.normal(size=(images, features)) * rng.uniform(0.1, 30, features) + rng.normal(size=features)
     x = x.astype(np.float32)
     queries = rng.normal(size=(50, features)).astype(np.float32) * 3
-    scores = least_squares(x, labels, 7, l2).scores(queries)
+    scores = least_squares(x, labels, 7, l2)(queries)
     np.testing.assert_allclose(scores, oracle(x, labels, 7, l2, queries), rtol=0, atol=1e-8)
 
 
 def test_a_feature_that_never_changes_does_no_harm(rng):
     x = rng.normal(size=(12, 5))
     x[:, 2] = 4.0
-    assert np.isfinite(least_squares(x, np.arange(12) % 3, 3).scores(x)).all()
+    assert np.isfinite(least_squares(x, np.arange(12) % 3, 3)(x)).all()
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def test_mistakes_are_refused(tiny_mixer, data):
     model = tiny_mixer()
     train, test = data
     for options, message in [
-        ({"l2": 0}, "l2 must be greater than 0, got 0"),
+        ({"l2": 0}, "l2 must be a finite number greater than 0, got 0"),
         ({"l2": float("nan")}, "l2 must be a finite number"),
-        ({"shots": (0,)}, "shots must be a tuple with every value at least 1"),
-        ({"seeds": ()}, "seeds must be one value or more"),
+        ({"shots": (0,)}, "shots must be one or more integers of at least 1, got .0,"),
+        ({"seeds": ()}, "seeds must be one or more integers of at least 0"),
         ({"classes": 2}, "Training labels run from 0 to 2, but there are 2 classes"),
         ({"layer": "block_7"}, "Unknown features"),
     ]:

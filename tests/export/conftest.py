@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from keras_mixer.export import web
-from keras_mixer.export.npm import Package
 
 
 @pytest.fixture
@@ -28,15 +27,25 @@ def pixels(rng):
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts a static server on a folder; returns its address and the list of what was posted to it."""
+    """Starts a static server on a folder; returns its address, what was posted to it, and an event for that.
+
+    `types` replaces MIME types by suffix; `headers` are sent with every file.
+    """
     started = []
 
-    def start(folder):
+    def start(folder, types=None, headers=None):
         posted, arrived = [], threading.Event()
 
         class Handler(SimpleHTTPRequestHandler):
+            extensions_map = SimpleHTTPRequestHandler.extensions_map | (types or {})
+
             def log_message(self, *arguments):
                 pass
+
+            def end_headers(self):
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                super().end_headers()
 
             def do_POST(self):
                 posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -71,17 +80,17 @@ def archive(files):
 def registry(serve, tmp_path, monkeypatch):
     """A registry of its own with stand-ins for LiteRT.js; returns the folder of its archives."""
     runtime = [f"wasm/{name}{suffix}" for name in web.RUNTIMES for suffix in (".js", ".wasm")]
+    core = b'import { load } from "@litertjs/wasm-utils";'
     contents = {
-        "CORE": archive({name: name.encode() for name in ["dist/index.js", "wasm/large.wasm", *runtime]}),
-        "WASM_UTILS": archive({"dist/index.js": b"utils"}),
+        "@litertjs/core": archive({"dist/index.js": core, **{name: name.encode() for name in runtime}}),
+        "@litertjs/wasm-utils": archive({"dist/index.js": b"utils"}),
     }
-    for variable, content in contents.items():
-        pinned = getattr(web, variable)
-        package = Package(pinned.name, pinned.version, hashlib.sha512(content).hexdigest())
-        monkeypatch.setattr(web, variable, package)
-        file = tmp_path / "registry" / package.name / "-" / package.file
+    for package, content in contents.items():
+        monkeypatch.setitem(web.PACKAGES, package, hashlib.sha256(content).hexdigest())
+        file = tmp_path / "registry" / package / "-" / f"{package.split('/')[1]}-{web.VERSION}.tgz"
         file.parent.mkdir(parents=True)
         file.write_bytes(content)
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", serve(tmp_path / "registry")[0] + "/")
+    (tmp_path / "home").mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     return tmp_path / "registry"

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.export.runtimes import open_export, open_interpreter, run_tflite
-from keras_mixer.export.tflite_metadata import KEY, operators
+from keras_mixer.export.runtimes import open_interpreter, run_tflite
+from keras_mixer.export.tflite_metadata import KEY, minimum_runtime
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written by TensorFlow")
 
 
-@pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("float16", 1e-3), ("dynamic_int8", 0.1)])
-def test_answers_are_the_models(classifier, pixels, tmp_path, quantization, tolerance):
-    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite", quantization=quantization, batch_size=2)
-    runtime = open_export(path)
-    for count in (1, 2, 5):  # the file takes two images at a time
-        np.testing.assert_allclose(runtime.classify(pixels[:count]), classifier(pixels[:count]), atol=tolerance)
+def test_a_file_of_two_images_a_call_takes_any_number(classifier, pixels, tmp_path):
+    loaded = keras_mixer.load(keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite", batch_size=2))
+    for count in (1, 2, 5):
+        np.testing.assert_allclose(loaded.probabilities(pixels[:count]), classifier(pixels[:count]), atol=1e-5)
 
 
 def test_full_int8_takes_uint8_pixels_and_gives_uint8_probabilities(classifier, pixels, tmp_path):
@@ -30,32 +28,11 @@ def test_full_int8_takes_uint8_pixels_and_gives_uint8_probabilities(classifier, 
     np.testing.assert_allclose(run_tflite(runner, pixels[:1]), classifier(pixels[:1]), atol=0.2)
 
 
-def test_only_operators_of_tflite_are_used(classifier, tmp_path, monkeypatch):
-    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite")
-    counts = operators(path.read_bytes())
-    assert counts["FULLY_CONNECTED"] == 4 * 2 + 1  # two blocks of four layers, the head
-    assert counts["GELU"] == 4
-    assert not any(name.startswith("custom") for name in counts)
-
-
-def test_a_file_that_would_need_tensorflows_own_operators_is_refused(classifier, tmp_path, monkeypatch):
-    import tensorflow as tf
-
-    def foreign(x):
-        return x + tf.linalg.det(tf.matmul(x[:4], x[:4], transpose_b=True))
-
-    monkeypatch.setattr("keras_mixer.fast_cpu._tanh_gelu", foreign)
-    from_saved_model = tf.lite.TFLiteConverter.from_saved_model
-
-    def permissive(folder):
-        converter = from_saved_model(folder)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
-        return converter
-
-    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", permissive)
-    with pytest.raises(ValueError, match="operators that TFLite does not have: custom FlexMatrixDeterminant"):
-        keras_mixer.export_tflite(classifier, tmp_path / "foreign.tflite")
-    assert not list(tmp_path.iterdir())
+def test_the_file_says_which_runtime_it_needs(classifier, pixels, tmp_path):
+    figures = keras_mixer.export(classifier, "tflite", tmp_path / "float32.tflite")
+    assert figures.minimum_runtime == minimum_runtime(figures.path.read_bytes()) == "2.9.0"  # the first with GELU
+    options = {"quantization": "dynamic_int8", "min_agreement": 0}
+    assert keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", pixels, **options).minimum_runtime >= "2.17"
 
 
 def test_names_and_preprocessing_travel_inside(classifier, tmp_path):

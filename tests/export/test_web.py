@@ -1,8 +1,10 @@
-"""The page for browsers; the one test that drops a picture on it needs Chromium and LiteRT.js."""
+"""The page for browsers; the tests that open it need Chromium and LiteRT.js."""
 
+import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,13 +15,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode, evaluated, photographs
+from pages import ROOT
 from PIL import Image
 
+import keras_mixer
 from keras_mixer import cli
 from keras_mixer.data.splits import Split
-from keras_mixer.export import npm, web
-from keras_mixer.export.npm import package_files
-from keras_mixer.export.web_examples import LONGEST_SIDE, example_images
+from keras_mixer.export import web
+from keras_mixer.export.web import LONGEST_SIDE, example_images, package_files
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 
@@ -54,8 +57,10 @@ await fetch("result", { method: "POST", body: JSON.stringify(result) });
 
 def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "trained_on", "my photographs")
-    card = web.Card("mine", 0.987, 1234, [("class 3", b"\x89PNG..."), ("class 5", b"\xff\xd8...")])
-    page = web.export_web(classifier, tmp_path / "page", quantization="dynamic_int8", card=card)
+    examples = [("class 3", b"\x89PNG..."), ("class 5", b"\xff\xd8...")]
+    facts = {"Test accuracy": "98.70 % on 1,234 test images"}
+    about = {"title": "mine", "facts": facts, "examples": examples}
+    page = keras_mixer.export(classifier, "web", tmp_path / "page", quantization="float16", **about).path
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
     assert names >= {
         "index.html",
@@ -69,15 +74,12 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     }
     assert "APACHE-2.0.txt" in (page / "LICENSES.txt").read_text()  # the licence of LiteRT.js wants its text beside it
     assert (page / "APACHE-2.0.txt").read_text().strip().startswith("Apache License")
-    assert (page / "litert" / "core.js").read_bytes() == b"dist/index.js"
+    assert (page / "litert" / "core.js").read_text() == 'import { load } from "./wasm-utils.js";'
     assert {path.name for path in (page / "litert" / "wasm").iterdir()} == {
         f"{name}{suffix}" for name in web.RUNTIMES for suffix in (".js", ".wasm")
     }
     html = (page / "index.html").read_text()
-    import_map = html.split('<script type="importmap">')[1].split("</script>")[0]
-    for target in json.loads(import_map)["imports"].values():
-        assert (page / target).is_file()
-    for word in ("http:", "https:", "IMPORT_MAP"):  # nothing from elsewhere
+    for word in ("http:", "https:", "<script>"):  # nothing from elsewhere, nothing that default-src 'self' forbids
         assert word not in html
     description = json.loads((page / "model.json").read_text())
     assert description["class_names"] == list(classifier.class_names)
@@ -91,7 +93,7 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     assert facts["Architecture"] == "Mixer: 2 blocks, 32 channels, patches of 4 x 4 px"
     assert [example["label"] for example in about["examples"]] == ["class 3", "class 5"]
     files = [page / example["file"] for example in about["examples"]]
-    assert [file.read_bytes() for file in files] == [encoded for _, encoded in card.examples]
+    assert [file.read_bytes() for file in files] == [encoded for _, encoded in examples]
     assert [file.suffix for file in files] == [".png", ".jpg"]
 
 
@@ -126,47 +128,59 @@ def test_examples_are_of_different_classes_small_and_without_camera_data():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(first))), small)
     assert b"my garden" not in second
     assert max(Image.open(io.BytesIO(second)).size) == LONGEST_SIDE
-    assert third.startswith(web.PNG)
+    assert third.startswith(b"\x89PNG")
     assert [name for name, _ in example_images(split, "abc", 2)] == ["a", "c"]
     assert example_images(split, "abc", 0) == []
 
 
-def test_what_the_page_cannot_do_is_refused(classifier, tiny_mixer, registry, tmp_path):
+def test_what_the_page_cannot_do_is_refused(classifier, tiny_mixer, registry, pixels, tmp_path):
     with pytest.raises(ValueError, match="None, float16 or dynamic_int8, not int8"):
-        web.export_web(classifier, tmp_path / "page", quantization="int8")
+        keras_mixer.export(classifier, "web", tmp_path / "page", pixels, quantization="int8")
     with pytest.raises(ValueError, match="takes 1 channels"):
-        web.export_web(tiny_mixer(input_shape=(16, 16, 1)), tmp_path / "page")
-    (tmp_path / "page").mkdir()
-    with pytest.raises(ValueError, match="not overwritten"):
-        web.export_web(classifier, tmp_path / "page")
+        keras_mixer.export(tiny_mixer(input_shape=(16, 16, 1)), "web", tmp_path / "page")
+    (registry / "@litertjs" / "core" / "-" / f"core-{web.VERSION}.tgz").write_bytes(b"tampered with")
+    with pytest.raises(OSError, match=r"The page needs LiteRT\.js: .*corrupted"):
+        keras_mixer.export(classifier, "web", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
 
 
-def test_an_archive_is_downloaded_once_and_checked_always(registry, tmp_path):
-    assert package_files(web.WASM_UTILS) == {"dist/index.js": b"utils"}
+def test_an_archive_is_downloaded_once(registry, tmp_path):
+    assert package_files("@litertjs/wasm-utils") == {"dist/index.js": b"utils"}
     shutil.rmtree(registry / "@litertjs" / "wasm-utils")
-    assert package_files(web.WASM_UTILS) == {"dist/index.js": b"utils"}
+    assert package_files("@litertjs/wasm-utils") == {"dist/index.js": b"utils"}
     (cached,) = (tmp_path / "home" / "keras_mixer").iterdir()
-    assert cached.name == "litertjs-wasm-utils-2.5.3.tgz"
+    assert cached.name == f"litertjs-wasm-utils-{web.VERSION}.tgz"
     cached.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"SHA-512 differs\): .*tgz; remove it to download it again"):
-        package_files(web.WASM_UTILS)
-    cached.unlink()
-    with pytest.raises(OSError, match=r"Downloading http://127.* failed: HTTP Error 404"):
-        package_files(web.WASM_UTILS)
-    (registry / "@litertjs" / "core" / "-" / web.CORE.file).write_bytes(b"tampered with")
-    with pytest.raises(ValueError, match=r"SHA-512 differs\): http"):
-        package_files(web.CORE)
-    assert not list((tmp_path / "home" / "keras_mixer").iterdir())
-    assert npm.REGISTRY.startswith("https://")
+    with pytest.raises(OSError, match=r"LiteRT\.js: .*404"):  # not what it was, so it is downloaded again
+        package_files("@litertjs/wasm-utils")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Starts Chromium on an address; killed at the end."""
+    started = []
+
+    def start(address, *options):
+        quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        profile = f"--user-data-dir={tmp_path / f'profile-{len(started)}'}"
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", profile, *options, address]
+        started.append(subprocess.Popen(command, start_new_session=True, **quiet))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
 @pytest.mark.parametrize("crop", ["resize", "resize-crop", "resmall-crop"])
-def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_path, crop, monkeypatch):
+def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, browser, tmp_path, crop, monkeypatch):
     monkeypatch.setattr(classifier, "trained_on", "photographs")
     photograph = photographs()[0]
-    card = web.Card("mine", examples=[("class 4", encode(photograph, "PNG"))])
-    page = web.export_web(classifier, tmp_path / "page", evaluation_crop=crop, card=card)
+    about = {"title": "mine", "examples": [("class 4", encode(photograph, "PNG"))]}
+    page = keras_mixer.export(classifier, "web", tmp_path / "page", evaluation_crop=crop, **about).path
     turned = Image.Exif()
     turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
     camera = encode(photograph, "JPEG", quality=95)
@@ -191,15 +205,8 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
         runtime = (page / "runtime.js").read_text()
         assert " && !adapter.info.isFallbackAdapter" in runtime
         (page / "runtime.js").write_text(runtime.replace(" && !adapter.info.isFallbackAdapter", ""))
-    options = ["--headless", "--no-sandbox", *graphics, "--remote-debugging-port=0", "--no-first-run"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    browser = subprocess.Popen([CHROMIUM, *options, profile, address], start_new_session=True, **quiet)
-    try:
-        assert arrived.wait(60)
-    finally:
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait()
+    browser(address, *graphics, "--remote-debugging-port=0")
+    assert arrived.wait(60)
     failed, upright, turned, *classified, example = posted[0]["seen"]
     np.testing.assert_allclose(turned["probabilities"], upright["probabilities"], atol=0.01)
     assert np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02  # of large.png
@@ -222,3 +229,22 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, tmp_
     assert example["device"] in shown["device"]
     best = expected.argmax()
     assert posted[0]["shown"][0].split("\n") == [f"class {best}", f"{100 * expected[best]:.1f} %"]
+
+
+@pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
+def test_a_page_that_cannot_run_says_why(classifier, serve, browser, tmp_path):
+    page = keras_mixer.export(classifier, "web", tmp_path / "page").path
+    strict = {"Content-Security-Policy": "default-src 'self'"}
+    guide = (ROOT / "docs" / "guides" / "browser.md").read_text()
+    allowed = {"Content-Security-Policy": re.search(r"Content-Security-Policy: (.*)", guide)[1]}
+    for address, sentence in [
+        (f"file://{page}/index.html", "has not started: its JavaScript does not run here"),
+        (serve(page, types={".js": "text/plain"})[0], "has not started: its JavaScript does not run here"),
+        (serve(page, headers=strict)[0], "script-src must allow 'wasm-unsafe-eval'"),
+        (serve(page, headers=allowed)[0], "The model is ready."),
+    ]:
+        shown, _ = browser(address, "--disable-gpu", "--dump-dom", "--virtual-time-budget=20000").communicate(
+            timeout=60
+        )
+        assert sentence in shown
+        assert "Loading the model" not in re.sub("<[^>]*>", "", shown)

@@ -1,11 +1,14 @@
 """The client of TensorFlow Serving, against a stand-in that speaks its protocols, and the real one if there is one."""
 
+import json
+import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import keras
 import numpy as np
@@ -13,16 +16,17 @@ import pytest
 from conftest import randomize
 from image_files import encode, evaluated, photographs, turned
 from model_server import ModelServer
+from pages import ROOT, blocks
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.serving.client import connect, predict_files
-from keras_mixer.serving.protocol import Address, ServingError, UnreadableImageError
+from keras_mixer.serving import Client, Rejected, ServingError, answers_in, content_of
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
 BINARY = shutil.which("tensorflow_model_server")
 CLIENTS, REQUESTS = 32, 320
+ROW = {"probabilities": [0.25, 0.75], "classes": [1, 0], "labels": ["b", "a"]}
 
 
 @pytest.fixture(scope="module")
@@ -53,58 +57,42 @@ def server(stand_in):
 
 
 @pytest.fixture(scope="module", params=["stand-in", "tensorflow_model_server"])
-def ports(request, stand_in, base_path):
-    """REST and gRPC port of a server with version 4 of model "mixer"."""
+def url(request, stand_in, base_path):
+    """Address of a server with version 4 of model "mixer"."""
     if request.param == "stand-in":
-        yield stand_in.rest_port, stand_in.grpc_port
+        yield f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer"
         return
     if BINARY is None:
         pytest.skip("tensorflow_model_server is not on the PATH")
-    rest, grpc = free_port(), free_port()
-    command = [
-        BINARY,
-        f"--rest_api_port={rest}",
-        f"--port={grpc}",
-        "--model_name=mixer",
-        f"--model_base_path={base_path}",
-    ]
-    process = subprocess.Popen(command)
-    client = connect(f"http://127.0.0.1:{rest}/v1/models/mixer")
+    rest = free_port()
+    options = [f"--rest_api_port={rest}", f"--port={free_port()}", "--model_name=mixer"]
+    process = subprocess.Popen([BINARY, *options, f"--model_base_path={base_path}"])
+    address = f"http://127.0.0.1:{rest}/v1/models/mixer"
     try:
         for _ in range(600):
             try:
-                if client.status()[0].state == "AVAILABLE":
-                    break
-            except (ServingError, IndexError):
+                Client(address).classify([encode(np.zeros((9, 9, 3), np.uint8), "PNG")])
+                break
+            except ServingError:
                 time.sleep(0.1)
-        yield rest, grpc
+        yield address
     finally:
-        client.close()
         process.terminate()
         process.wait()
-
-
-@pytest.fixture(params=["rest", "grpc"])
-def url(request, ports):
-    """Address of the server, by either protocol, to add a model's name to."""
-    rest, grpc = ports
-    if request.param == "rest":
-        return f"http://127.0.0.1:{rest}/v1/models/"
-    pytest.importorskip("tensorflow_serving", reason="needs extra [serving]")
-    return f"grpc://127.0.0.1:{grpc}/"
-
-
-@pytest.fixture
-def client(url):
-    client = connect(url + "mixer")
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope="module")
 def images():
     photograph = photographs()[1]
     return [turned(photograph), encode(photograph[:50, :40], "PNG", "RGBA"), encode(photograph, "PNG", "L")]
+
+
+@pytest.fixture
+def files(images, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, content in zip(paths, images, strict=True):
+        path.write_bytes(content)
+    return paths
 
 
 def expected(model, images):
@@ -118,106 +106,154 @@ def free_port():
         return one.getsockname()[1]
 
 
-def test_answers_are_the_models(client, model, images):
-    answers = client.classify(images)
-    probabilities = expected(model, images)
-    np.testing.assert_allclose([answer.probabilities for answer in answers], probabilities, atol=1e-5)
-    for answer, row in zip(answers, probabilities, strict=True):
-        assert answer.classes == tuple(np.argsort(-row)[:5])
-        assert answer.labels == tuple("abcdefghij"[i] for i in answer.classes)
+@pytest.mark.parametrize("version", ["", "/versions/4"])
+def test_answers_are_the_models(url, model, images, version):
+    answers = Client(url + version).classify(images)
+    for (found, classes, labels), row in zip(answers, expected(model, images), strict=True):
+        np.testing.assert_allclose(found, row, atol=1e-5)
+        assert classes == list(np.argsort(-row)[:5])
+        assert labels == ["abcdefghij"[i] for i in classes]
 
 
-def test_status_names_the_versions(client):
-    (status,) = client.status()
-    assert (status.version, status.state, status.error) == (4, "AVAILABLE", "")
-
-
-def test_one_version_can_be_asked(url, model, images):
-    answer = connect(url + "mixer/versions/4").classify(images[:1])[0]
-    np.testing.assert_allclose(answer.probabilities, expected(model, images[:1])[0], atol=1e-5)
+def test_what_the_graph_does_not_read_is_prepared_here(url, model, tmp_path):
+    photograph = photographs()[0]
+    contents = {"turned.jpg": turned(photograph), "a.webp": encode(photograph, "WEBP", lossless=True)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    upright = encode(np.rot90(evaluated(turned(photograph), photograph.shape[:2], "resize").numpy(), -1), "PNG")
+    rows = expected(model, [upright, encode(photograph, "PNG")])
+    for answer, row in zip(Client(url).predict([tmp_path / name for name in contents]), rows, strict=True):
+        np.testing.assert_allclose(answer.probabilities, np.sort(row)[:-6:-1], atol=1e-5)
 
 
 def test_what_is_not_there_is_named(url, images):
-    with pytest.raises(ServingError, match="has no model 'mixes'; check the name"):
-        connect(url + "mixes").classify(images)
-    assert connect(url + "mixes").status() == []
+    with pytest.raises(ServingError, match="has no model 'mixes'; check its name"):
+        Client(url[:-1] + "s").classify(images)
     with pytest.raises(ServingError, match=r"'mixer' at .* has no version 7; it has 4"):
-        connect(url + "mixer/versions/7").classify(images)
+        Client(url + "/versions/7").classify(images)
 
 
-def test_an_unreadable_file_is_named(client, images, tmp_path):
-    with pytest.raises(UnreadableImageError, match=r"cannot be decoded.*indices in the batch:\] \[1\]"):
+def test_an_unreadable_file_is_named(url, images, tmp_path):
+    client = Client(url)
+    with pytest.raises(Rejected, match=r"cannot be decoded.*indices in the batch:\] \[1\]"):
         client.classify([images[0], b"no image"])
     paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.png")]
     for path, content in zip(paths, [images[0], images[1][:200], images[1]], strict=True):
         path.write_bytes(content)
     (tmp_path / "e.png").write_bytes(b"")
-    found = predict_files(client, [*paths, tmp_path / "d.jpg", tmp_path / "e.png"])
+    found = client.predict([*paths, tmp_path / "d.jpg", tmp_path / "e.png"])
     assert [str(answer) for answer in found if isinstance(answer, Exception)] == [
         f"{paths[1]}: the server cannot decode it.",
         f"There is no image file {tmp_path / 'd.jpg'}.",
         f"{tmp_path / 'e.png'}: empty",
     ]
     assert [answer.image for answer in found if not isinstance(answer, Exception)] == [*map(str, paths[::2])]
-    assert [prediction.image for prediction in predict_files(client, [paths[2], paths[0]])] == [*map(str, paths[::-2])]
+    assert [prediction.image for prediction in client.predict([paths[2], paths[0]])] == [*map(str, paths[::-2])]
     with pytest.raises(ValueError, match="returns only its 5 best classes; use --top-k 5"):
-        predict_files(client, paths[:1], top_k=6)
+        client.predict(paths[:1], top_k=6)
 
 
-@pytest.fixture(params=["rest", "grpc"])
-def faulty_url(request, server):
-    if request.param == "rest":
-        return f"http://127.0.0.1:{server.rest_port}/v1/models/mixer"
-    pytest.importorskip("tensorflow_serving", reason="needs extra [serving]")
-    return f"grpc://127.0.0.1:{server.grpc_port}/mixer"
+@pytest.fixture
+def gateway():
+    """A proxy in front of a server: answers from a list of `(status, content)`, and keeps what it was asked."""
+    answers, asked = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.path, dict(self.headers), len(body["instances"])))
+            status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+            content = json.dumps(content(body)).encode() if callable(content) else content
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_port}", answers, asked
+        proxy.shutdown()
+        thread.join()
 
 
-def quick(url, **options):
-    address = Address.of(url)
-    if address.scheme == "grpc":
-        from keras_mixer.serving.grpc_client import GrpcClient
-
-        return GrpcClient(address, backoff=0.01, **options)
-    from keras_mixer.serving.rest import RestClient
-
-    return RestClient(address, backoff=0.01, **options)
+def good(body):
+    return {"predictions": [ROW] * len(body["instances"])}
 
 
-def test_a_busy_server_is_asked_again(server, faulty_url, images):
-    server.busy = 3
-    assert len(quick(faulty_url, retries=4).classify(images)) == 3
-    assert server.busy == 0
-    server.busy = 100
-    with pytest.raises(ServingError, match="stayed unavailable in 3 attempts: The batch scheduling queue"):
-        quick(faulty_url, retries=2).classify(images)
-    assert server.busy == 97
-    with pytest.raises(ServingError, match="stayed unavailable in 5 attempts"):
-        quick(faulty_url).classify(images)
+def test_a_path_a_label_and_a_token_reach_the_server(gateway, files, capsys):
+    url, answers, asked = gateway
+    answers.append((200, good))
+    address = f"{url}/team/v1/models/mixer/labels/stable"
+    options = ["--server", address, "--header", "Authorization: Bearer abc", "--images-per-request", "2", "--json"]
+    assert cli.main(["predict", *map(str, files), *options]) == 0
+    assert [(path, count) for path, _, count in asked] == [
+        ("/team/v1/models/mixer/labels/stable:predict", count) for count in (2, 1)
+    ]
+    assert asked[0][1]["Authorization"] == "Bearer abc"
+    assert [row["labels"] for row in json.loads(capsys.readouterr().out)] == [["b", "a"]] * 3
 
 
-def test_a_slow_server_is_not_waited_for(server, faulty_url, images):
+def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
+    url, answers, asked = gateway
+    error = b'{"error": "Task size 3 is larger than maximum input batch size 1"}'
+    answers += [(400, error), (200, good)]
+    client = Client(f"{url}/v1/models/mixer")
+    assert len(client.predict(files)) == 3
+    assert [count for *_, count in asked] == [3, 1, 2]
+    assert client.images_per_request == 1
+    answers[:] = [(413, b"<html>"), (200, good)]
+    asked.clear()
+    assert len(Client(f"{url}/v1/models/mixer").predict(files)) == 3
+    assert [count for *_, count in asked] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "message"),
+    [
+        (429, 3, "limits the number of requests"),
+        (502, 3, "a proxy got no answer from TensorFlow Serving"),
+        (503, 3, "is busy or starting"),
+        (504, 3, "a proxy did not wait long enough"),
+        (413, 1, "takes no request of this size: raise the limit of the proxy"),
+        (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
+        (403, 1, "is the token in --header right"),
+    ],
+)
+def test_what_proxies_answer_is_explained_and_what_may_pass_is_retried(gateway, files, status, attempts, message):
+    url, answers, asked = gateway
+    answers.append((status, b"<html>"))
+    client = Client(f"{url}/v1/models/mixer", retries=2, backoff=0.001)
+    with pytest.raises(ServingError, match=message) as caught:
+        client.predict(files[:1])
+    assert f"answered {status}" in str(caught.value)
+    assert len(asked) == attempts
+    if attempts > 1:
+        answers[:] = [(status, b"<html>"), (200, good)]
+        assert len(client.predict(files)) == 3
+
+
+def test_a_slow_server_is_not_waited_for(server, images):
     server.delay = 0.6
     with pytest.raises(ServingError, match=r"did not answer within 0\.2 s; raise --timeout"):
-        quick(faulty_url, timeout=0.2).classify(images)
+        Client(f"http://127.0.0.1:{server.rest_port}/v1/models/mixer", timeout=0.2).classify(images)
     time.sleep(0.6)
 
 
-@pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_port_nobody_listens_at_is_named(scheme, images):
-    if scheme == "grpc":
-        pytest.importorskip("tensorflow_serving", reason="needs extra [serving]")
-    path = {"http": "/v1/models/mixer", "grpc": "/mixer"}[scheme]
-    client = quick(f"{scheme}://127.0.0.1:{free_port()}{path}", retries=1)
-    for act in (client.status, lambda: client.classify(images)):
-        with pytest.raises(ServingError, match=r"connection refused\. Is TensorFlow Serving running there"):
-            act()
+def test_a_port_nobody_listens_at_is_named(images):
+    client = Client(f"http://127.0.0.1:{free_port()}/v1/models/mixer", retries=1)
+    with pytest.raises(ServingError, match=r"connection refused\. Is TensorFlow Serving running there"):
+        client.classify(images)
 
 
 def test_a_model_that_is_loading_or_broken_is_told_apart(base_path, images, tmp_path):
     folder = shutil.copytree(base_path, tmp_path / "mixer")
     with ModelServer("mixer", folder) as server:
         server.hold = True
-        client = connect(f"http://127.0.0.1:{server.rest_port}/v1/models/mixer")
+        client = Client(f"http://127.0.0.1:{server.rest_port}/v1/models/mixer")
         while not server.versions:
             time.sleep(0.01)
         with pytest.raises(ServingError, match=r"Version 4 of model 'mixer' at .* is still loading"):
@@ -228,64 +264,77 @@ def test_a_model_that_is_loading_or_broken_is_told_apart(base_path, images, tmp_
         while server.versions.get(5) is None or server.versions[5].state != "END":
             time.sleep(0.01)
         assert len(client.classify(images)) == 3  # version 4 goes on
-        with pytest.raises(ServingError, match=r"Version 5 of model 'mixer' at .* failed to load: "):
-            connect(f"http://127.0.0.1:{server.rest_port}/v1/models/mixer/versions/5").classify(images)
+        with pytest.raises(ServingError, match=r"Version 5 of model 'mixer' at .* failed to load"):
+            Client(f"{client.url}/versions/5").classify(images)
 
 
-def test_what_is_no_tensorflow_serving_is_told(images):
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://a.b:8501/v1/models/m/versions/12", "a.b:8501"),
+        ("https://a.b/v1/models/m/", "a.b"),
+        ("https://a.b/some/prefix/v1/models/m/labels/canary", "a.b"),
+        ("http://[::1]:8501/v1/models/m", "[::1]:8501"),
+    ],
+)
+def test_addresses(url, host):
+    client = Client(url)
+    assert (client.host, client.model) == (host, "m")
+    assert client.url + client.version == url.rstrip("/")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as other:
-        thread = threading.Thread(target=other.serve_forever, args=(0.05,))
-        thread.start()
-        with pytest.raises(ServingError, match="something that is not JSON: is it the REST port"):
-            connect(f"http://127.0.0.1:{other.server_port}/v1/models/mixer").classify(images)
-        other.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("url", ["", "localhost:8501", "http://localhost:8501/", "grpc://localhost/x", "ftp://a:1/b"])
+@pytest.mark.parametrize("url", ["", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/x", "ftp://a:1/b"])
 def test_a_url_that_is_no_server_is_refused(url):
     with pytest.raises(ValueError, match="Expected a server like http://HOST:8501/v1/models/NAME"):
-        connect(url)
+        Client(url)
 
 
-def test_addresses():
-    assert Address.of("http://a.b:8501/v1/models/m/versions/12") == Address("http", "a.b:8501", "m", 12)
-    assert Address.of("grpc://[::1]:8500/m") == Address("grpc", "[::1]:8500", "m")
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"predictions": None},
+        {"predictions": [ROW, ROW]},
+        {"predictions": [[0.25, 0.75]]},
+        {"predictions": [{"probabilities": [1.0]}]},
+        *({"predictions": [ROW | change]} for change in (
+            {"probabilities": ["a", "b"]},
+            {"probabilities": 1.0},
+            {"probabilities": [[0.25], []]},
+            {"classes": [2, 0]},
+            {"classes": [-1, 0]},
+            {"classes": [1.5, 0]},
+            {"classes": [1]},
+            {"labels": None},
+        )),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_malformed_answer_is_a_serving_error(content):
+    assert answers_in({"predictions": [ROW]}, 1) == [([0.25, 0.75], [1, 0], ["b", "a"])]
+    with pytest.raises(ServingError, match="not that of a model exported by this package"):
+        answers_in(content, 1)
 
 
-def test_the_command_asks_the_server(server, images, tmp_path, capsys):
-    (tmp_path / "a.jpg").write_bytes(images[0])
-    address = f"http://127.0.0.1:{server.rest_port}/v1/models/mixer"
-    assert cli.main(["predict", "--server", address, str(tmp_path / "a.jpg"), "--top-k", "2"]) == 0
-    assert capsys.readouterr().out.count("%") == 2
-    assert cli.main(["predict", "--server", address + "s", str(tmp_path / "a.jpg")]) == 2
-    assert "has no model 'mixers'" in capsys.readouterr().err
+@pytest.mark.parametrize("data", [b"", b"<html>", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_a_serving_error(data):
+    with pytest.raises(ServingError, match="that is not JSON: is it the REST port"):
+        content_of(data, "it answered 200")
+    assert content_of(b"[1]", "it") == {"error": [1]}
 
 
-@pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_no_answer_is_lost_or_wrong_under_load_while_the_version_changes(model, base_path, images, tmp_path, scheme):
-    if scheme == "grpc":
-        pytest.importorskip("tensorflow_serving", reason="needs extra [serving]")
+def test_no_answer_is_lost_or_wrong_under_load_while_the_version_changes(model, base_path, images, tmp_path):
     folder = tmp_path / "mixer"
     shutil.copytree(base_path / "4", folder / "4")
     probabilities = expected(model, images)
     with ModelServer("mixer", folder) as server:
         server.wait_until_available(4)
-        url = {"http": f"http://127.0.0.1:{server.rest_port}/v1/models/mixer"}.get(
-            scheme, f"grpc://127.0.0.1:{server.grpc_port}/mixer"
-        )
-        clients = [connect(url) for _ in range(CLIENTS)]
+        client = Client(f"http://127.0.0.1:{server.rest_port}/v1/models/mixer")
 
         def ask(number):
             which = number % len(images)
-            answer = clients[number % CLIENTS].classify([images[which]])[0]
-            np.testing.assert_allclose(answer.probabilities, probabilities[which], atol=1e-5)
+            (found, *_), *_ = client.classify([images[which]])
+            np.testing.assert_allclose(found, probabilities[which], atol=1e-5)
             if number == REQUESTS // 4:
                 shutil.copytree(base_path / "4", tmp_path / "5")
                 (tmp_path / "5").rename(folder / "5")
@@ -296,5 +345,18 @@ def test_no_answer_is_lost_or_wrong_under_load_while_the_version_changes(model, 
         server.wait_until_available(5)
         assert server.answered == REQUESTS
         assert server.versions[4].state == "END"
-        for client in clients:
-            client.close()
+        client.close()
+
+
+def test_the_grpc_example_of_the_guide(stand_in, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
+    page = blocks(ROOT / "docs" / "guides" / "serving.md")
+    (example,) = (block.code for block in page if block.language == "python" and "import grpc" in block.code)
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    (tmp_path / "docs" / "images" / "seven.png").write_bytes(encode(photographs()[0], "PNG"))
+    monkeypatch.chdir(tmp_path)
+    code = example.replace("localhost:8500", f"127.0.0.1:{stand_in.grpc_port}").replace("mixer_digits", "mixer")
+    exec(compile(code, "<serving.md>", "exec"), {})
+    label, probability = capsys.readouterr().out.split()
+    assert re.fullmatch("[a-j]", label)
+    assert 0 < float(probability) < 1

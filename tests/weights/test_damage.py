@@ -12,7 +12,7 @@ import safetensors.numpy
 from weight_files import linen, timm
 
 import keras_mixer
-from keras_mixer.export.loading import load_mixer
+from keras_mixer.export.predictor import load_mixer
 
 NAMES = ["stem/kernel", "MixerBlock_1/token_mixing/Dense_0/kernel", "MixerBlock_0/LayerNorm_1/scale", "head/bias"]
 

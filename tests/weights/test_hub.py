@@ -15,7 +15,8 @@ from weight_files import linen, timm
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.export.loading import load_mixer, load_predictor
+from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.runtimes import load
 from keras_mixer.weights import downloads
 from keras_mixer.weights.convert import convert
 
@@ -147,8 +148,8 @@ def test_a_revision_is_pinned(server, models):
 def test_models_are_opened_and_converted(server, models, tmp_path, rng):
     images = rng.integers(0, 256, (2, 16, 16, 3))
     expected = models[0].predict_on_batch(images.astype("float32"))
-    predictor = load_predictor(Path("hf://me/keras"))  # as the command line hands it on
-    np.testing.assert_allclose(predictor.classify(images), expected, atol=1e-6)
+    predictor = load(Path("hf://me/keras"))  # as the command line hands it on
+    np.testing.assert_allclose(predictor.probabilities(images), expected, atol=1e-6)
     assert predictor.description.class_names == ("a", "b", "c")
     assert same(load_mixer(convert("hf://me/two/files/one.npz", tmp_path / "one.keras")), models[0])
 

@@ -237,7 +237,7 @@ def test_miil_brings_its_pixels_and_its_gelu(cache, monkeypatch, rng, caplog):
     images = rng.integers(0, 256, (2, 16, 16, 3)).astype("float32")
     bare = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), weights="miil", include_preprocessing=False)
     np.testing.assert_allclose(model.predict_on_batch(images), bare.predict_on_batch(images / 255), atol=1e-6)
-    np.testing.assert_allclose(model.predict_on_batch(images), Predictor.of(bare).classify(images), atol=1e-6)
+    np.testing.assert_allclose(model.predict_on_batch(images), Predictor.of(bare).probabilities(images), atol=1e-6)
     file = cache / "timm-mixer_b16_224.miil_in21k_ft_in1k-model.safetensors"
     by_hand = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), weights=file, pixel_range=(0, 1))
     np.testing.assert_allclose(model.predict_on_batch(images), by_hand.predict_on_batch(images), atol=1e-6)

@@ -9,6 +9,9 @@ const ready = start();
 let queue = Promise.resolve(); // one image at a time
 
 async function start() {
+  element("not-started").remove();
+  element("status").textContent = "Loading the model …";
+  element("loading").hidden = false;
   try {
     const [description, card] = await Promise.all(["model.json", "card.json"].map(async (name) => (await fetch(name)).json()));
     showCard(card, description.class_names);
@@ -24,7 +27,7 @@ async function start() {
     return { description, runtime };
   } catch (error) {
     element("loading").hidden = true;
-    fail(`The model cannot run in this browser. LiteRT.js error: ${error.message ?? error}`);
+    fail(`The model cannot run here. ${error.message ?? error}`);
     throw error;
   }
 }

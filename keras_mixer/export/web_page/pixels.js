@@ -1,4 +1,4 @@
-// Turns an image file into the pixels for the model, exactly as keras_mixer/data/preprocessing.py: resizing bilinearly
+// Turns an image file into the pixels for the model, exactly as keras_mixer/data/decode.py: resizing bilinearly
 // without anti-aliasing or by area, truncation to integers, central crop with the offset rounded down.
 
 const PREVIEW = 640; // longest side in pixels of the image shown

@@ -1,14 +1,21 @@
 // Loads the model into LiteRT.js: on the GPU if the browser has WebGPU and the model runs there, else on the CPU.
 
-import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
+import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "./litert/core.js";
 
 const MODEL = "model.tflite";
+const EMPTY_MODULE = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]);
 
 /**
  * Returns {device, run}: `run` maps RGB bytes (height, width, 3) to {probabilities, milliseconds}.
  * `progress` is called with the bytes of the model that have arrived.
  */
 export async function load([height, width], classes, progress) {
+  try {
+    new WebAssembly.Module(EMPTY_MODULE);
+  } catch (error) {
+    const advice = "If its server sends a Content-Security-Policy, script-src must allow 'wasm-unsafe-eval'.";
+    throw new Error(`WebAssembly is not allowed on this page. ${advice} (${error.message})`);
+  }
   const gpu = await hasGpu();
   // Parts of a model that WebGPU lacks run on the CPU, which needs JavaScript promise integration.
   const jspi = gpu && (await supportsFeature("jspi"));

@@ -2,21 +2,17 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.evaluation.classifier import Classifier, pixel_range_of
-from keras_mixer.evaluation.labelled import class_numbers
-from keras_mixer.evaluation.outputs import (
-    OutputCheck,
-    among_best,
-    count_guesses,
-    describe_outputs,
-    guesses,
-    outputs_of,
-)
+from keras_mixer.description import implied_activation, probabilities_of
+from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
+TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
+MEANINGS = (keras.activations.softmax, keras.activations.sigmoid, keras.activations.linear, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,31 +74,31 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         An `Evaluation`.
 
     Raises:
-        ValueError: the data set is empty or in another form (unbatched, weighted, soft labels), a label is out of
-            range, or the outputs of the model are neither probabilities nor logits.
-
-    Source: ours; top-1 as in section 3 of arXiv 2105.01601.
+        ValueError: the data set is empty or in another form (unbatched, weighted, soft labels, class names), a label is
+            out of range, or the outputs of the model are neither probabilities nor logits.
 
     Example:
         >>> keras_mixer.evaluate(model, batches).top1  # doctest: +SKIP
         0.994
     """
-    classifier, pixels, check = Classifier(model), PixelRange(), OutputCheck()
-    confusion = per_class = np.zeros(0, np.int64)
-    in_top5, loss = 0, 0.0
+    pixels = PixelRange()
+    examples, in_top5, non_finite, loss, constant = 0, 0, 0, 0.0, True
     for outputs, labels in outputs_of(model, dataset, "evaluating", progress, pixels):
-        probabilities = classifier.probabilities(outputs)
+        probabilities = _probabilities(model, outputs)
         classes = probabilities.shape[1]
         labels = class_numbers(labels, classes)
-        if not check.images:
+        if not examples:
             confusion, per_class = np.zeros((classes, classes), np.int64), np.zeros(classes, np.int64)
+            first = probabilities[0]
         of_label = probabilities[np.arange(len(labels)), labels]
         loss -= np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).sum()
-        in_top5 += int(among_best(probabilities, labels, 5).sum())
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # NaN last
+        in_top5 += int(((best == labels[:, None]).any(1) & ~np.isnan(of_label)).sum())
         count_guesses(confusion, labels, guesses(probabilities))
         per_class += np.bincount(labels, minlength=classes)
-        check.add(probabilities)
-    examples = check.images
+        non_finite += int((~np.isfinite(probabilities)).any(1).sum())
+        constant = constant and bool((probabilities == first).all())
+        examples += len(labels)
     if not examples:
         raise ValueError("The data set to evaluate on is empty.")
     return Evaluation(
@@ -112,7 +108,50 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         loss=float(loss / examples),
         confusion=confusion,
         examples_per_class=per_class,
-        non_finite=check.non_finite,
-        constant=check.constant,
+        non_finite=non_finite,
+        constant=constant and examples > 1,
         range_remark=pixels.warn(pixel_range_of(model)),
     )
+
+
+def _probabilities(model, outputs) -> np.ndarray:
+    """`(B, outputs) -> (B, classes) float64`: logits, if the last layer is linear, become probabilities.
+
+    One output that is not a softmax is the probability of class 1 of two.
+    """
+    last = _last_operation(model)
+    activation, problem = getattr(last, "activation", None), ""
+    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
+        problem = f"of shape {keras.tree.map_structure(np.shape, outputs)}"
+    elif activation not in MEANINGS:
+        problem = f"of {getattr(activation, '__name__', activation)}"
+    else:
+        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1
+        if activation is keras.activations.linear:
+            found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
+        finite = found[np.isfinite(found)]
+        if finite.size and not -TOLERANCE <= finite.min() <= finite.max() <= 1 + TOLERANCE:
+            problem = f"from {finite.min():.3g} to {finite.max():.3g} after {getattr(last, 'name', last)}"
+    if problem:
+        raise ValueError(
+            f"Expected a model of class probabilities or logits (B, classes), got outputs {problem}. End it in "
+            "softmax, sigmoid or a Dense layer without activation. few_shot evaluates a model without a head."
+        )
+    return np.concatenate([1 - found, found], 1) if binary and activation is not keras.activations.softmax else found
+
+
+def _last_operation(model):
+    """The operation that gives the output of a model; the model itself if its graph is not known."""
+    if isinstance(model, keras.Sequential):
+        last = model.layers[-1]
+    else:  # by the output: a layer that is used twice is not the last of `operations`
+        last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
+    return _last_operation(last) if isinstance(last, keras.Model) and last is not model else last
+
+
+def pixel_range_of(model) -> tuple[float, float] | None:
+    """Values of a black and a white pixel at the input of a Mixer; None if they or the kind of model are unknown."""
+    try:
+        return anatomy(model).pixel_range
+    except ValueError:
+        return None

@@ -1,0 +1,309 @@
+"""`export`: writes a model for another runtime and proves that it answers alike before it gets its name."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mixer.cores import available_cores
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.decode import for_server
+from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.splits import Split
+from keras_mixer.description import describe, in_precision, probabilities_of
+from keras_mixer.export.interchange import write_onnx, write_openvino
+from keras_mixer.export.predictor import Predictor, preprocess_image, read, require_tensorflow
+from keras_mixer.export.runtimes import open_export
+from keras_mixer.export.saved_model import version_folder, write_saved_model
+from keras_mixer.export.tflite import write_tflite
+from keras_mixer.export.tflite_metadata import minimum_runtime
+from keras_mixer.export.web import MODEL, write_web
+from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
+
+RANDOM_IMAGES = 32
+# By quantization or precision: largest allowed difference of a probability, smallest fraction of images with the same
+# most probable class; None for no limit.
+FLOAT32: tuple[float | None, float | None] = (1e-5, None)
+LIMITS = {"float16": (1e-3, None), "bfloat16": (0.05, 0.99), "dynamic_int8": (None, 0.99), "int8": (None, 0.99)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One format."""
+
+    name: str  # of its file or folder among the exports of a run
+    write: Callable  # (predictor, path, **options)
+    options: tuple[str, ...] = ()
+    opened: str = ""  # the file in a folder that the runtime of the comparison opens; empty for the whole export
+    batch_size: int = 32  # images per call in the comparison, unless it is an option
+
+    def target(self, path, version=None) -> Path:
+        """The path to write for an output path: for a SavedModel, that of a version in this folder."""
+        return version_folder(path, version) if "version" in self.options else Path(path)
+
+
+TFLITE_OPTIONS = ("quantization", "representative_images", "batch_size")
+WEB_OPTIONS = ("quantization", "title", "facts", "examples")
+FORMATS = {
+    "saved_model": Format("saved_model", write_saved_model, ("version", "top_k", "precision")),
+    "tflite": Format("model.tflite", write_tflite, TFLITE_OPTIONS, batch_size=1),
+    "onnx": Format("model.onnx", write_onnx),
+    "openvino": Format("openvino", write_openvino),
+    "web": Format("web", write_web, WEB_OPTIONS, opened=MODEL, batch_size=1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How an export compares with its model on the same images, in alternating calls."""
+
+    path: Path  # of the export
+    runtime: str  # the software that ran it
+    minimum_runtime: str  # the oldest TensorFlow Lite that runs it; empty for other formats
+    images: int  # number of images compared
+    max_difference: float  # largest difference of a probability (of a feature without a head) over all `inputs`
+    mean_difference: float  # for float pixels
+    agreement: float  # fraction of images with the same most probable class (largest feature)
+    model_accuracy: float | None  # top-1; None without labels or a head
+    export_accuracy: float | None
+    inputs: tuple[str, ...]  # those compared: "image", and for a SavedModel "image_uint8" and "image_bytes"
+    bytes: int  # size of the export
+    model_images_per_second: float  # of the calls alone, without reading and cropping
+    export_images_per_second: float
+    batch_size: int  # images per call
+    threads: int  # of the export's runtime; the model uses the setting of TensorFlow, by default all cores
+    allowed_difference: float | None  # limit of max_difference; None for no limit
+    needed_agreement: float | None  # limit of agreement
+
+    @property
+    def passed(self) -> bool:
+        """Whether the comparison is within the limits; NaN never is."""
+        allowed, needed = self.allowed_difference, self.needed_agreement
+        close = np.isfinite(self.max_difference) and (allowed is None or self.max_difference <= allowed)
+        return bool(close and (needed is None or self.agreement >= needed))
+
+    def as_json(self) -> dict[str, Any]:
+        """All attributes but `path`, and `passed`, as plain data."""
+        values = dataclasses.asdict(self) | {"passed": self.passed}
+        return {name: value for name, value in values.items() if name != "path"}
+
+
+class ExportDiffers(ValueError):
+    """An export differs too much from its model; `parity` has the figures and the path where it is kept."""
+
+    def __init__(self, parity: Parity):
+        super().__init__(
+            f"The export differs too much from its model: largest difference {parity.max_difference:.1e}, same top-1 "
+            f"{parity.agreement:.2%}. It is kept as {parity.path}."
+        )
+        self.parity = parity
+
+
+def export(
+    model,
+    format,
+    path,
+    images=None,
+    *,
+    class_names=None,
+    evaluation_crop=None,
+    classifier_activation=None,
+    max_difference=None,
+    min_agreement=None,
+    threads=None,
+    **options,
+) -> Parity:
+    """Writes a model for another runtime, after a proof that the runtime gives the model's answers.
+
+    The export is written to a temporary folder, opened by its own runtime and compared with the model, which is called
+    as it was built, on pixels that NumPy scales to its range. Then it is renamed to `path`, so that a server or reader
+    never sees an export that was not proved. The figures are also written to `NAME.parity.json`.
+
+    Args:
+        model: a Mixer of this package, on the TensorFlow backend.
+        format: "saved_model", "tflite", "onnx", "openvino" or "web" (a page for browsers).
+        path: the file or folder to write; for a SavedModel, the folder of all versions. Nothing is overwritten.
+        images: what both are compared on: paths of image files or the bytes of such files, of any size; an array
+            `(N, H, W, channels)` of the model's size in [0, 255], or a pair `(array, labels)`, which also gives
+            accuracies. None for 32 images of noise, which say nothing about quantization.
+        class_names: as for `export_saved_model`, like the next two.
+        evaluation_crop: how images are cropped and resized.
+        classifier_activation: "softmax" or "sigmoid" for a model that outputs logits.
+        max_difference: largest allowed difference of a probability; None for 1e-5, float16 1e-3, bfloat16 0.05, int8
+            no limit.
+        min_agreement: smallest allowed fraction of images with the same most probable class; None for 0.99 in int8 and
+            bfloat16, else no limit.
+        threads: of the export's runtime in the comparison; None for all cores.
+        **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
+            "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
+            `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
+            (`(class name, bytes)` of images to click).
+
+    Returns:
+        A `Parity` with the figures and the `path` written.
+
+    Raises:
+        ValueError: the export differs too much (it is then kept as NAME.failed, and `error.parity` has the figures),
+            the output exists, the model or an argument does not fit the format, an extra is not installed, or Keras
+            runs on another backend. Nothing is written to `path` then.
+
+    Example:
+        >>> keras_mixer.export(model, "tflite", "model.tflite", ["cat.jpg"]).max_difference  # doctest: +SKIP
+        4.8e-07
+    """
+    require_tensorflow()
+    kind = format_with(format, options)
+    target = kind.target(path, options.pop("version", None))
+    refuse_existing(target)
+    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", FLOAT32)
+    max_difference = limits[0] if max_difference is None else max_difference
+    min_agreement = limits[1] if min_agreement is None else min_agreement
+    for name, value in (("max_difference", max_difference), ("min_agreement", min_agreement)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
+    if images is None and min_agreement is not None:
+        raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
+    described = describe(model, class_names, evaluation_crop, classifier_activation)
+    predictor = Predictor.completing(model, described)
+    with staging_folder(target.parent) as staging:
+        # The folder's name is the name of the model on a server, and is stored in a SavedModel.
+        written = staging / target.resolve().parent.name / target.name
+        written.parent.mkdir()
+        kind.write(predictor, written, **options)
+        opened = open_export(written / kind.opened, threads)
+        batches = _batches(images, predictor, options.get("batch_size", kind.batch_size))
+        tflite = [file for file in (written, written / MODEL) if file.suffix == ".tflite" and file.is_file()]
+        parity = Parity(
+            path=target,
+            runtime=opened.runtime,
+            minimum_runtime=minimum_runtime(tflite[0].read_bytes()) if tflite else "",
+            bytes=size_of(written),
+            threads=threads or available_cores(),
+            allowed_difference=max_difference,
+            needed_agreement=min_agreement,
+            **compare(reference_of(model, described), opened, batches),
+        )
+        if not parity.passed:
+            parity = dataclasses.replace(parity, path=_free_name(target))
+        refuse_existing(parity.path)  # another process may have been faster
+        publish(written, parity.path)
+    write_json(parity.path.with_name(f"{parity.path.name}.parity.json"), parity.as_json())
+    if not parity.passed:
+        raise ExportDiffers(parity)
+    return parity
+
+
+def format_with(name, options) -> Format:
+    """The format of a name; ValueError if there is none, or if it lacks one of the options."""
+    if name not in FORMATS:
+        raise ValueError(f"Unknown format {name!r}. Use one of: {', '.join(FORMATS)}.")
+    for option in options:
+        if option not in FORMATS[name].options:
+            having = " and ".join(other for other, kind in FORMATS.items() if option in kind.options) or "no format"
+            raise ValueError(f"{option} is an option of {having}, not of {name}.")
+    return FORMATS[name]
+
+
+def reference_of(model, described) -> Callable[[np.ndarray], np.ndarray]:
+    """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
+    model = in_precision(model, "float32")
+    black, white = described.pixel_range
+
+    def reference(pixels):
+        scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
+        output = np.asarray(model.predict_on_batch(scaled))
+        if described.output == "logits":
+            return probabilities_of(output, described.activation)
+        if described.output == "features" and output.ndim == 4:
+            return output.mean((1, 2))  # (B, g_h, g_w, C): exports return the mean over tokens
+        return output
+
+    return reference
+
+
+def compare(reference, opened, batches) -> dict[str, Any]:
+    """The figures of a `Parity` for batches as `_batches` gives them; both are called once before any time is taken."""
+    expected: list[np.ndarray] = []
+    found: list[np.ndarray] = []
+    truth: list[np.ndarray] = []
+    differences = {"image": np.float64(0)}
+    seconds = np.zeros(2)
+    for images, labels, encoded in batches:
+        pixels = np.asarray(images, np.float32)
+        if not expected or len(pixels) != len(expected[-1]):
+            reference(pixels)
+            opened.run(pixels)
+        start = time.perf_counter()
+        expected.append(reference(pixels))
+        middle = time.perf_counter()
+        found.append(opened.run(pixels))
+        seconds += middle - start, time.perf_counter() - middle
+        truth.append(np.asarray(labels))
+        answers = {"image": found[-1]}
+        if "image_uint8" in opened.other_inputs and images.dtype == np.uint8:
+            answers["image_uint8"] = opened.other_inputs["image_uint8"](images)
+        if "image_bytes" in opened.other_inputs and encoded is not None:
+            answers["image_bytes"] = opened.other_inputs["image_bytes"](encoded)
+        for name, answer in answers.items():
+            largest = np.abs(answer.astype(np.float64) - expected[-1]).max()
+            differences[name] = np.maximum(differences.get(name, 0.0), largest)  # keeps NaN
+    if not expected:
+        raise ValueError("There is no image to compare on.")
+    ours, theirs, labels = np.concatenate(expected), np.concatenate(found), np.concatenate(truth)
+    labelled = opened.description.output != "features" and (labels >= 0).all()
+    return {
+        "images": len(labels),
+        "max_difference": float(np.max([*differences.values()])),
+        "mean_difference": float(np.abs(theirs.astype(np.float64) - ours).mean()),
+        "agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
+        "model_accuracy": float((ours.argmax(1) == labels).mean()) if labelled else None,
+        "export_accuracy": float((theirs.argmax(1) == labels).mean()) if labelled else None,
+        "inputs": tuple(differences),
+        "model_images_per_second": float(len(labels) / seconds[0]),
+        "export_images_per_second": float(len(labels) / seconds[1]),
+        "batch_size": len(expected[0]),
+    }
+
+
+def _batches(images, predictor, size):
+    """`(pixels (B, H, W, channels), labels (B,), encoded (B,))`: as the model takes images, and as a server does.
+
+    Labels are -1 where they are unknown; encoded images are None for arrays.
+    """
+    shape, crop = predictor.description.input_shape, predictor.description.evaluation_crop
+    if isinstance(images, Split):
+        with naming_damaged_files(images, crop=crop):
+            encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)
+            pixels = evaluation_batches(images, image_size=shape[:2], batch_size=size, crop=crop)
+            for (image, label), files in zip(pixels, encoded, strict=True):
+                yield image.numpy(), label.numpy(), files.numpy()
+        return
+    if images is None:
+        noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
+        images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
+    array, labels = images if isinstance(images, tuple) and hasattr(images[0], "__array__") else (images, None)
+    files = not hasattr(array, "__array__")
+    if not files and np.shape(array)[1:] != shape:
+        raise ValueError(f"Expected images (N, {', '.join(map(str, shape))}), got {np.shape(array)}.")
+    labels = np.full(len(array), -1) if labels is None else np.asarray(labels)
+    for start in range(0, len(array), size):
+        some, of_some = array[start : start + size], labels[start : start + size]
+        if files:
+            encoded = np.array([read(one, for_server, crop).numpy() for one in some], object)
+            yield np.stack([preprocess_image(one, predictor) for one in some]), of_some, encoded
+        else:
+            yield np.asarray(some), of_some, None
+
+
+def size_of(path) -> int:
+    """The size in bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
+def _free_name(target):
+    names = (f"{target.stem}.failed{f'-{i}' if i > 1 else ''}{target.suffix}" for i in range(1, 1000))
+    return next(path for path in map(target.with_name, names) if not path.exists())

@@ -1,0 +1,214 @@
+"""`keras_mixer.export` and the command: what is written, proved, refused and printed."""
+
+import json
+import shutil
+import sys
+
+import keras
+import numpy as np
+import pytest
+from image_files import encode, photographs, turned, write_folder
+
+import keras_mixer
+from keras_mixer import cli
+from keras_mixer.export import verified
+from keras_mixer.export.predictor import Unsupported
+from keras_mixer.export.verified import ExportDiffers, Format
+
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
+
+
+@pytest.fixture
+def small(tiny_mixer):
+    """A classifier of the two classes of `write_folder`."""
+    model = tiny_mixer(classes=2, num_blocks=1)
+    model.class_names, model.evaluation_crop = ("circle", "stripe"), "resize"
+    return model
+
+
+@on_tensorflow
+def test_the_figures_are_returned_and_written_beside_the_export(classifier, pixels, tmp_path):
+    expected = np.asarray(classifier(pixels))
+    labels = expected.argmax(1)
+    labels[0] = (labels[0] + 1) % 10
+    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels), threads=1)
+    assert figures.path == tmp_path / "a.tflite"
+    assert figures.passed
+    assert 0 < figures.max_difference <= 1e-5 == figures.allowed_difference
+    assert figures.mean_difference <= figures.max_difference
+    assert (figures.images, figures.batch_size, figures.threads) == (5, 1, 1)
+    assert (figures.agreement, figures.model_accuracy, figures.export_accuracy) == (1, 0.8, 0.8)
+    assert figures.bytes == figures.path.stat().st_size
+    assert min(figures.model_images_per_second, figures.export_images_per_second) > 0
+    written = json.loads((tmp_path / "a.tflite.parity.json").read_text())
+    assert written == json.loads(json.dumps(figures.as_json()))
+    assert written["passed"]
+    with pytest.raises(ValueError, match="not overwritten"):
+        keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", pixels)
+
+
+@on_tensorflow
+def test_image_files_are_prepared_here_and_sent_to_every_input(classifier, tmp_path):
+    turned_file = tmp_path / "turned.jpg"
+    turned_file.write_bytes(turned(photographs()[0]))
+    images = [turned_file, encode(photographs()[1], "WEBP"), encode(photographs()[1], "PNG")]
+    figures = keras_mixer.export(classifier, "saved_model", tmp_path / "served", images)
+    assert (figures.images, figures.inputs) == (3, ("image", "image_uint8", "image_bytes"))
+    assert figures.model_accuracy is None
+
+
+@on_tensorflow
+def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, monkeypatch):
+    def refused(message, format="tflite", images=None, **options):
+        with pytest.raises(ValueError, match=message):
+            keras_mixer.export(classifier, format, tmp_path / "out" / f"a.{format}", images, **options)
+
+    refused("Unknown format 'onyx'. Use one of: saved_model, tflite, onnx, openvino, web", "onyx")
+    refused("precision is an option of saved_model, not of tflite", precision="bfloat16")
+    refused("colour is an option of no format, not of onnx", "onnx", colour="red")
+    refused(r"min_agreement must be in \[0, 1\], got 99", min_agreement=99)
+    refused("Pass images to compare on: the most probable class of noise", quantization="dynamic_int8")
+    refused(r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", images=pixels.swapaxes(1, 2))
+    refused("There is no image to compare on", images=[])
+    refused("representative_images are needed", images=pixels, quantization="int8")
+    refused("Unknown evaluation crop 'centre'", evaluation_crop="centre")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    refused(r"needs openvino: pip install 'keras-mixer\[openvino\]'", "openvino")
+    refused(r"keras-mixer\[onnx\]", "onnx")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("difference", "limits", "passed"),
+    [(0.2, {}, False), (0.2, {"max_difference": 0.5}, True), (float("nan"), {"max_difference": 1.0}, False)],
+)
+def test_only_what_is_proved_gets_its_name(classifier, pixels, tmp_path, monkeypatch, difference, limits, passed):
+    probabilities_of = verified.reference_of
+
+    def shifted(*arguments):
+        reference = probabilities_of(*arguments)
+        return lambda images: reference(images) + difference
+
+    monkeypatch.setattr(verified, "reference_of", shifted)
+    target = tmp_path / "model.onnx"
+    pytest.importorskip("tf2onnx", reason="needs extra [onnx]")
+    if passed:
+        assert keras_mixer.export(classifier, "onnx", target, pixels, **limits).path == target
+        return
+    for name in ("model.failed.onnx", "model.failed-2.onnx"):
+        with pytest.raises(ExportDiffers) as caught:
+            keras_mixer.export(classifier, "onnx", target, pixels, **limits)
+        assert caught.value.parity.path == tmp_path / name
+        assert not json.loads((tmp_path / f"{name}.parity.json").read_text())["passed"]
+    assert not target.exists()
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="for other backends")
+def test_another_backend_is_told_what_to_set(tiny_mixer, tmp_path):
+    for export in (
+        lambda: keras_mixer.export(tiny_mixer(), "tflite", tmp_path / "a.tflite"),
+        lambda: keras_mixer.export_saved_model(tiny_mixer(), tmp_path / "served"),
+        lambda: keras_mixer.export_tflite(tiny_mixer(), tmp_path / "a.tflite"),
+    ):
+        with pytest.raises(ValueError, match="with KERAS_BACKEND=tensorflow"):
+            export()
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+def test_the_command_prints_the_figures_and_refuses_what_does_not_fit(small, tmp_path, capsys):
+    data = str(write_folder(tmp_path / "images"))
+    small.save(tmp_path / "model.keras")
+
+    def call(*options, data=data):
+        output = ["--output", str(tmp_path / "out.tflite")]
+        given = ["--data", data] if data else []
+        status = cli.main(["export", str(tmp_path / "model.keras"), *given, "--images", "4", *output, *options])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    status, out, err = call("--format", "tflite", "--quantization", "int8", "--max-difference", "1e-9")
+    assert (status, "model.failed" in err or "out.failed" in err) == (2, True)
+    assert "minimum runtime" in out
+    assert not (tmp_path / "out.tflite").exists()
+    assert "other classes than the model: 10" in call("--format", "tflite", data="digits")[2]
+    assert "Pass test data with --data" in call("--format", "tflite", data=None)[2]
+    assert "quantization is an option of tflite and web, not of saved_model" in call("--quantization", "float16")[2]
+    status, out, _ = call("--format", "tflite", "--quantization", "dynamic_int8", "--max-difference", "0.5")
+    assert (status, "TensorFlow Lite 2.17.0" in out) == (0, True)
+    limits = json.loads((tmp_path / "out.tflite.parity.json").read_text())
+    assert (limits["allowed_difference"], limits["needed_agreement"]) == (0.5, 0.99)  # one limit keeps the other
+
+
+@pytest.fixture
+def export_all(small, tmp_path, capsys):
+    """Exports all formats of a saved model; returns the status, the rows of the table and the last line of errors."""
+    data = str(write_folder(tmp_path / "images"))
+
+    def call(model=small, *options):
+        model.save(tmp_path / "model.keras")
+        out = ["--output", str(tmp_path / "out"), "--data", data, "--images", "4"]
+        status = cli.main(["export", str(tmp_path / "model.keras"), "--format", "all", *out, *options])
+        printed = capsys.readouterr()
+        rows = {line.split()[0]: line for line in printed.out.splitlines()}
+        return status, rows, printed.err.splitlines()[-1]
+
+    return call
+
+
+@on_tensorflow
+def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, export_all, tmp_path, monkeypatch):
+    def failing(error):
+        def write(predictor, path, **options):
+            path.write_bytes(b"half")
+            raise error
+
+        return write
+
+    def of_another(predictor, path):
+        other = tiny_mixer(classes=2, num_blocks=1)
+        keras_mixer.export_tflite(other, path)
+
+    table = {name: verified.FORMATS[name] for name in ("tflite",)}
+    table["impossible"] = Format("impossible", failing(Unsupported("needs\nanother machine")))
+    table["broken"] = Format("broken", failing(ZeroDivisionError()))
+    table["wrong"] = Format("wrong.tflite", of_another)
+    for place in (verified, cli.export):
+        monkeypatch.setattr(place, "FORMATS", table)
+    status, rows, error = export_all(small, "--quantization", "float16")
+    assert status == 2
+    assert error == "error: Not every format could be verified: broken, wrong. The table says why."
+    assert rows["impossible"].endswith("not possible: needs another machine")
+    assert rows["broken"].endswith("failed: ZeroDivisionError")
+    assert rows["wrong"].endswith("differs too much")
+    assert rows["tflite"].endswith("written")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}{end}" for name in ("model.tflite", "wrong.failed.tflite") for end in ("", ".parity.json")
+    }
+    status, rows, error = export_all()
+    assert (status, rows) == (2, {})  # refused before the first format is written
+    assert error.endswith("out/model.tflite exists already and is not overwritten; remove it or choose another name.")
+
+    shutil.rmtree(tmp_path / "out")
+    del table["broken"], table["wrong"]
+    status, rows, error = export_all(tiny_mixer(include_top=False, pooling="avg", num_blocks=1))
+    assert "not possible: A model without a head has no classes" in rows["tflite"]
+    assert (status, error) == (2, "error: No format is possible for this model on this machine. The table says why.")
+
+
+@on_tensorflow
+def test_all_formats_for_real_onnx_included(export_all, tmp_path, registry):
+    for module in ("onnxruntime", "tf2onnx"):
+        pytest.importorskip(module, reason="needs extra [onnx]")
+    status, rows, error = export_all()
+    assert status == 0, error
+    for name in verified.FORMATS:
+        row = rows[name]
+        assert row.endswith("written") or (name == "openvino" and "not possible: This needs openvino" in row)
+    parities = list((tmp_path / "out").rglob("*.parity.json"))
+    assert len(parities) == sum(row.endswith("written") for row in rows.values()) >= 4
+    assert all(json.loads(path.read_text())["passed"] for path in parities)
+    assert (tmp_path / "out" / "saved_model" / "1" / "saved_model.pb").is_file()
