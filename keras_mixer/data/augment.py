@@ -193,13 +193,15 @@ def _shear_y(images, strength, sign, place, fill):
 
 def _translate(images, strength, sign, place, fill, axis):
     """Shifts by 100 of 224 pixels at strength 1, along axis 1 (rows) or 2 (columns)."""
-    size = tf.shape(images)[axis]
-    shift = tf.cast(tf.round(sign * strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
-    source = tf.range(size) + shift[:, None]  # (n, size)
-    source = tf.where((source >= 0) & (source < size), source, size)
-    padding = [(0, 0), (0, 0), (0, 0), (0, 0)]
-    padding[axis] = (0, 1)  # a row or column of the fill value
-    return tf.gather(tf.pad(images, padding, constant_values=fill), source, axis=axis, batch_dims=1)
+    count, size = tf.shape(images)[0], tf.shape(images)[axis]
+    shift = tf.cast(tf.round(strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
+    shift = tf.minimum(shift, size)
+    kept, gone = tf.split(images, [size - shift, shift], axis)
+    empty = tf.fill(tf.shape(gone), tf.constant(fill, tf.uint8))
+    forward = tf.concat([empty, kept], axis)
+    backward = tf.concat([tf.split(images, [shift, size - shift], axis)[1], empty], axis)
+    either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
+    return tf.gather(either, tf.range(count) + count * tf.cast(sign > 0, tf.int32))
 
 
 def _cutout(images, strength, sign, place, fill):
@@ -207,11 +209,12 @@ def _cutout(images, strength, sign, place, fill):
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
     centre = tf.floor(place * sides)  # (n, 2)
-    inside = [
-        tf.abs(tf.range(tf.shape(images)[1 + i], dtype=tf.float32) + 0.5 - centre[:, i : i + 1]) < half for i in (0, 1)
-    ]
-    square = inside[0][:, :, None, None] & inside[1][:, None, :, None]  # (n, h, w, 1)
-    return tf.where(square, tf.constant(fill, tf.uint8), images)
+    rows, columns = (
+        255 * tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - centre[:, axis, None]) < half, tf.uint8) for axis in (0, 1)
+    )
+    square = rows[:, :, None] & tf.repeat(columns, 3, axis=1)[:, None]  # (n, h, 3w), all bits of a pixel set inside
+    pixels = _rows(images)
+    return tf.reshape(pixels ^ (square & (pixels ^ tf.constant(fill, tf.uint8))), tf.shape(images))
 
 
 FUNCTIONS = (

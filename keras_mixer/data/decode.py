@@ -238,15 +238,16 @@ def training_crop(example, numbers, recipe):
     def crop_of_jpeg():
         sides = _jpeg_sides(image)
         with tf.control_dependencies([_refuse_large(sides)]):
-            window = windows(sides)
-        return tf.io.decode_and_crop_jpeg(image, window[0], channels=3), window * [[0, 0, 1, 1]]
+            return tf.io.decode_and_crop_jpeg(image, windows(sides)[0], channels=3)
 
     def crop_of_image():
         decoded = decode_image(image, orientation)
-        return decoded, windows(tf.shape(decoded)[:2])
+        top, left, height, width = tf.unstack(windows(tf.shape(decoded)[:2])[0])
+        return decoded[top : top + height, left : left + width]
 
-    pixels, window = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
-    return crop_and_flip(tf.ensure_shape(pixels, (None, None, 3))[None], window, flips, size)
+    cropped = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
+    resized = resize(tf.ensure_shape(cropped, (None, None, 3)), size)  # twice as fast as crop_and_flip for one image
+    return tf.cond(flips[0], lambda: tf.reverse(resized, [1]), lambda: resized)[None]
 
 
 def _as_rgb(pixels):
