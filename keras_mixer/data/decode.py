@@ -34,6 +34,7 @@ class Header(NamedTuple):
     height: int
     width: int
     orientation: int
+    crc32: int = 0  # of the content of a small file
 
 
 class NotAnImage(ValueError):
@@ -62,7 +63,7 @@ def read_header(file, crop=None) -> Header:
                 "times the short side"
             )
         orientation = UPRIGHT
-        if by_tensorflow:
+        if by_tensorflow and image.info:
             with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
                 # The getexif of PNG would decode the pixels.
                 orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
