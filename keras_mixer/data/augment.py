@@ -24,11 +24,8 @@ ROUNDING = 1 / 64  # pixels are truncated, as in the official code, but not beca
 def crop_windows(numbers, sides, area, aspect):
     """`(n, 4), (2,) int32 -> (n, 4) int32`: top, left, height and width of random crops.
 
-    Args:
-        numbers: for area, aspect, and place down and across.
-        sides: `(height, width)` of the images.
-        area: smallest and largest fraction of the image's area, all equally likely; less if the crop would stick out.
-        aspect: smallest and largest width / height; the logarithm is uniform. None: that of the image.
+    The numbers are for the fraction of the area, uniform (less if the crop would stick out), the aspect ratio width /
+    height, whose logarithm is uniform (None: that of the image), and the place down and across.
     """
     sides = tf.cast(sides, tf.float32)
     covered = (area[0] + numbers[:, 0] * (area[1] - area[0])) * sides[0] * sides[1]
@@ -68,8 +65,8 @@ def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
         images: pixels in [0, 255].
         numbers: for each operation its choice, its sign, and a place down and across.
         level: strength in tenths of the nominal range, 0 to 20; the paper uses 10, 15 and 20.
-        operations: names from `RANDAUGMENT_OPERATIONS`, or None for all sixteen.
-        fill: grey value for pixels that an operation leaves empty; the paper uses 128.
+        operations: names; None for all sixteen.
+        fill: grey value for pixels that an operation leaves empty.
     """
     chosen = [OPERATIONS[name] for name in operations or RANDAUGMENT_OPERATIONS]
     strength = level / MAX_LEVEL
@@ -233,14 +230,8 @@ def mixup(images, labels, fraction):
 def cutmix(images, labels, fraction, centre):
     """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
 
-    The rectangle covers `fraction` of the image. The part of it that is outside is cut off; labels are mixed by the
-    remaining area.
-
-    Args:
-        images: uint8 or float pixels; the result is float32.
-        labels: one-hot rows; mixed rows also sum to 1.
-        fraction: in [0, 1].
-        centre: `(2,)` numbers for the place down and across.
+    The rectangle covers `fraction` of the image about `centre`, `(2,)` numbers for the place down and across. The part
+    of it that is outside is cut off; labels are mixed by the remaining area. The images become float32.
     """
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.sqrt(fraction) * sides / 2

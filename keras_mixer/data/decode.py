@@ -218,12 +218,8 @@ def evaluation_images(encoded, image_size, crop):
 def training_crop(example, numbers, recipe):
     """An example, or n of pixels, `(n, 5) -> (n, h, w, 3) uint8`: the Inception crop, resized, some mirrored.
 
-    A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
-
-    Args:
-        example: of a `Split`.
-        numbers: of `crop_windows`, and one for the flip.
-        recipe: sizes of the crop and of the result, and whether half of the images are mirrored.
+    The numbers are those of `crop_windows`, and one for the flip. A JPEG is decoded only inside the crop, which makes
+    the input pipeline much faster.
     """
     image, size = example["image"], recipe.input_shape()[:2]
     flips = numbers[:, 4] < (0.5 if recipe.flip else 0.0)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_mixer.anatomy import anatomy
-from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.sources import with_classes_of
 from keras_mixer.description import architecture_of
 from keras_mixer.export.loading import load_model
 from keras_mixer.export.parity import subsample
