@@ -75,8 +75,9 @@ def tensorflow_dataset_source(
         builder = tfds.builder_from_directory(name) if there else tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
             builder = _older_version(builder, name, log) or builder
-    except tf.errors.OpError as error:
-        raise ValueError(f"The folder {data_dir} cannot be read: {error.message.splitlines()[0]}") from error
+    except (tf.errors.OpError, RuntimeError) as error:  # TFDS wraps errors of TensorFlow
+        reason = getattr(error.__cause__ or error, "message", str(error))
+        raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error
     except tfds.core.DatasetNotFoundError as error:
         where = f" in {data_dir}" if data_dir else ""
         raise ValueError(

@@ -25,7 +25,7 @@ RECIPE = Recipe(
     seed=0,
     randaugment_num_ops=2,
     randaugment_level=8.0,
-    randaugment_operations=("Invert", "Rotate", "Brightness", "Cutout"),  # all sixteen take seconds to trace
+    randaugment_operations=("Rotate", "Cutout"),  # all sixteen take seconds to trace
     mixup_alpha=0.3,
     cutmix_alpha=1.0,
     crop_area=(0.5, 1.0),
@@ -147,8 +147,7 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
         training_batches(dataclasses.replace(few, at=None), recipe)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, processes):
+def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train):
     recipe = dataclasses.replace(RECIPE, data_shards=4, class_weights=tuple(np.linspace(0.5, 2, 10)))
     read = []
 
@@ -160,12 +159,14 @@ def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, pro
         return dataclasses.replace(train, read=read_and_note)
 
     whole = take(training_batches(train, recipe, 3), 50)
-    devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
-    parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
-    assert_equal(side_by_side(parts), whole)
-    for process in range(processes):
-        own = 50 * 32 // processes
-        assert own <= read.count(process) < own + 500  # and what is fetched ahead
+    for processes in (2, 4):
+        read.clear()
+        devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
+        parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
+        assert_equal(side_by_side(parts), whole)
+        for process in range(processes):
+            own = 50 * 32 // processes
+            assert own <= read.count(process) < own + 500  # and what is fetched ahead
 
 
 OTHER_ENGINE = """
