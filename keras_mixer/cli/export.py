@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 
 from keras_mixer.cli.terminal import Run, folder_of, print_table
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.sources import load_source
+from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.description import describe
 from keras_mixer.export import verified

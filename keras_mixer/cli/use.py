@@ -51,7 +51,7 @@ def evaluate(
         output: JSON file to write; it must not exist.
         skip_corrupt: leave out image files that cannot be decoded.
     """
-    from keras_mixer.data.classes import with_classes_of
+    from keras_mixer.data.sources import with_classes_of
     from keras_mixer.inspect.confusion import confusion_figure
     from keras_mixer.inspect.figures import write_figure
     from keras_mixer.training.inputs import evaluate_source, other_source, run_source

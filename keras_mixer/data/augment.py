@@ -24,11 +24,8 @@ ROUNDING = 1 / 64  # pixels are truncated, as in the official code, but not beca
 def crop_windows(numbers, sides, area, aspect):
     """`(n, 4), (2,) int32 -> (n, 4) int32`: top, left, height and width of random crops.
 
-    Args:
-        numbers: for area, aspect, and place down and across.
-        sides: `(height, width)` of the images.
-        area: smallest and largest fraction of the image's area, all equally likely; less if the crop would stick out.
-        aspect: smallest and largest width / height; the logarithm is uniform. None: that of the image.
+    The numbers are for the fraction of the area, uniform (less if the crop would stick out), the aspect ratio width /
+    height, whose logarithm is uniform (None: that of the image), and the place down and across.
     """
     sides = tf.cast(sides, tf.float32)
     covered = (area[0] + numbers[:, 0] * (area[1] - area[0])) * sides[0] * sides[1]
@@ -68,8 +65,8 @@ def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
         images: pixels in [0, 255].
         numbers: for each operation its choice, its sign, and a place down and across.
         level: strength in tenths of the nominal range, 0 to 20; the paper uses 10, 15 and 20.
-        operations: names from `RANDAUGMENT_OPERATIONS`, or None for all sixteen.
-        fill: grey value for pixels that an operation leaves empty; the paper uses 128.
+        operations: names; None for all sixteen.
+        fill: grey value for pixels that an operation leaves empty.
     """
     chosen = [OPERATIONS[name] for name in operations or RANDAUGMENT_OPERATIONS]
     strength = level / MAX_LEVEL
@@ -193,13 +190,15 @@ def _shear_y(images, strength, sign, place, fill):
 
 def _translate(images, strength, sign, place, fill, axis):
     """Shifts by 100 of 224 pixels at strength 1, along axis 1 (rows) or 2 (columns)."""
-    size = tf.shape(images)[axis]
-    shift = tf.cast(tf.round(sign * strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
-    source = tf.range(size) + shift[:, None]  # (n, size)
-    source = tf.where((source >= 0) & (source < size), source, size)
-    padding = [(0, 0), (0, 0), (0, 0), (0, 0)]
-    padding[axis] = (0, 1)  # a row or column of the fill value
-    return tf.gather(tf.pad(images, padding, constant_values=fill), source, axis=axis, batch_dims=1)
+    count, size = tf.shape(images)[0], tf.shape(images)[axis]
+    shift = tf.cast(tf.round(strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
+    shift = tf.minimum(shift, size)
+    kept, gone = tf.split(images, [size - shift, shift], axis)
+    empty = tf.fill(tf.shape(gone), tf.constant(fill, tf.uint8))
+    forward = tf.concat([empty, kept], axis)
+    backward = tf.concat([tf.split(images, [shift, size - shift], axis)[1], empty], axis)
+    either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
+    return tf.gather(either, tf.range(count) + count * tf.cast(sign > 0, tf.int32))
 
 
 def _cutout(images, strength, sign, place, fill):
@@ -207,11 +206,12 @@ def _cutout(images, strength, sign, place, fill):
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
     centre = tf.floor(place * sides)  # (n, 2)
-    inside = [
-        tf.abs(tf.range(tf.shape(images)[1 + i], dtype=tf.float32) + 0.5 - centre[:, i : i + 1]) < half for i in (0, 1)
-    ]
-    square = inside[0][:, :, None, None] & inside[1][:, None, :, None]  # (n, h, w, 1)
-    return tf.where(square, tf.constant(fill, tf.uint8), images)
+    rows, columns = (
+        255 * tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - centre[:, axis, None]) < half, tf.uint8) for axis in (0, 1)
+    )
+    square = rows[:, :, None] & tf.repeat(columns, 3, axis=1)[:, None]  # (n, h, 3w), all bits of a pixel set inside
+    pixels = _rows(images)
+    return tf.reshape(pixels ^ (square & (pixels ^ tf.constant(fill, tf.uint8))), tf.shape(images))
 
 
 FUNCTIONS = (
@@ -230,14 +230,8 @@ def mixup(images, labels, fraction):
 def cutmix(images, labels, fraction, centre):
     """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
 
-    The rectangle covers `fraction` of the image. The part of it that is outside is cut off; labels are mixed by the
-    remaining area.
-
-    Args:
-        images: uint8 or float pixels; the result is float32.
-        labels: one-hot rows; mixed rows also sum to 1.
-        fraction: in [0, 1].
-        centre: `(2,)` numbers for the place down and across.
+    The rectangle covers `fraction` of the image about `centre`, `(2,)` numbers for the place down and across. The part
+    of it that is outside is cut off; labels are mixed by the remaining area. The images become float32.
     """
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.sqrt(fraction) * sides / 2

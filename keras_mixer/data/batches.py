@@ -23,14 +23,9 @@ BATCHES_AT_A_TIME = 2  # that are mixed in parallel
 def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
-    Batches cross epoch boundaries, so all have the same size and no example is dropped. With class weights each batch
-    has a third part, `(B,) float32`: the weight of each example; mixed labels are weighted in proportion.
-
-    Args:
-        split: the examples.
-        recipe: batch size, image size, augmentation, seed.
-        start_step: number of batches to skip at the start, as if they had been drawn.
-        devices: a process returns only its own rows; None for all.
+    Batches cross epoch boundaries, so all have the same size and no example is dropped. The first one is that of
+    `start_step`. With class weights each batch has a third part, `(B,) float32`: the weight of each example; mixed
+    labels are weighted in proportion. A process of `devices` returns only its own rows.
     """
     batch, shards = recipe.global_batch_size, recipe.data_shards
     process, processes = (devices.process, devices.processes) if devices else (0, 1)
@@ -97,14 +92,7 @@ def shuffled_indices(positions, size, seed):
 
 
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
-    """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller.
-
-    Args:
-        split: the examples.
-        image_size: `(height, width)` in pixels.
-        batch_size: examples per batch.
-        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
-    """
+    """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller."""
 
     @as_written
     def prepared(element):
@@ -122,35 +110,23 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, pro
 
     The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one. The
     weights make a mean over all rows, including the padding, equal to the mean over the examples. Up to
-    `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch.
-
-    Args:
-        split: the examples.
-        image_size: `(height, width)` in pixels.
-        batch_size: examples per batch, over all processes.
-        crop: one of `keras_mixer.data.settings.EVALUATION_CROPS`.
-        process: index of this process, which reads and returns only its own rows of a batch.
-        processes: number of processes that share a batch; a divisor of `batch_size`.
+    `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch. Each of the
+    `processes` that share a batch reads and returns only its own rows.
     """
     count, rows = -(-split.size // batch_size), batch_size // processes
-    full_batches, rest = divmod(split.size, batch_size)
-    own = full_batches * rows + min(max(rest - process * rows, 0), rows)
     weight = count * batch_size / split.size
+    own = split if processes == 1 else split.part(np.arange(split.size) % batch_size // rows == process)
 
     @as_written
-    def prepared(position, element):
+    def prepared(element):
         example = split.read(element)
         image = tf.ensure_shape(evaluation_image(example, image_size, crop), (*image_size, 3))
         return image, tf.one_hot(example["label"], split.classes), tf.constant(weight, tf.float32)
 
-    examples = split.elements.enumerate()
-    if processes > 1:
-        examples = examples.filter(lambda position, element: position % batch_size // rows == process)
-    padding = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(split.classes), tf.constant(0.0))
-    padded = examples.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(
-        tf.data.Dataset.from_tensors(padding).repeat(count * rows - own)
-    )
-    batches = padded.batch(rows, drop_remainder=True)
+    black = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(split.classes), tf.constant(0.0))
+    padding = tf.data.Dataset.from_tensors(black).repeat(count * rows - own.size)
+    examples = own.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(padding)
+    batches = examples.batch(rows, drop_remainder=True)
     if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))

@@ -34,6 +34,7 @@ class Header(NamedTuple):
     height: int
     width: int
     orientation: int
+    crc32: int = 0  # of the content of a small file
 
 
 class NotAnImage(ValueError):
@@ -62,7 +63,7 @@ def read_header(file, crop=None) -> Header:
                 "times the short side"
             )
         orientation = UPRIGHT
-        if by_tensorflow:
+        if by_tensorflow and image.info:
             with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
                 # The getexif of PNG would decode the pixels.
                 orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
@@ -217,12 +218,8 @@ def evaluation_images(encoded, image_size, crop):
 def training_crop(example, numbers, recipe):
     """An example, or n of pixels, `(n, 5) -> (n, h, w, 3) uint8`: the Inception crop, resized, some mirrored.
 
-    A JPEG is decoded only inside the crop, which makes the input pipeline much faster.
-
-    Args:
-        example: of a `Split`.
-        numbers: of `crop_windows`, and one for the flip.
-        recipe: sizes of the crop and of the result, and whether half of the images are mirrored.
+    The numbers are those of `crop_windows`, and one for the flip. A JPEG is decoded only inside the crop, which makes
+    the input pipeline much faster.
     """
     image, size = example["image"], recipe.input_shape()[:2]
     flips = numbers[:, 4] < (0.5 if recipe.flip else 0.0)
@@ -238,15 +235,16 @@ def training_crop(example, numbers, recipe):
     def crop_of_jpeg():
         sides = _jpeg_sides(image)
         with tf.control_dependencies([_refuse_large(sides)]):
-            window = windows(sides)
-        return tf.io.decode_and_crop_jpeg(image, window[0], channels=3), window * [[0, 0, 1, 1]]
+            return tf.io.decode_and_crop_jpeg(image, windows(sides)[0], channels=3)
 
     def crop_of_image():
         decoded = decode_image(image, orientation)
-        return decoded, windows(tf.shape(decoded)[:2])
+        top, left, height, width = tf.unstack(windows(tf.shape(decoded)[:2])[0])
+        return decoded[top : top + height, left : left + width]
 
-    pixels, window = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
-    return crop_and_flip(tf.ensure_shape(pixels, (None, None, 3))[None], window, flips, size)
+    cropped = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
+    resized = resize(tf.ensure_shape(cropped, (None, None, 3)), size)  # twice as fast as crop_and_flip for one image
+    return tf.cond(flips[0], lambda: tf.reverse(resized, [1]), lambda: resized)[None]
 
 
 def _as_rgb(pixels):

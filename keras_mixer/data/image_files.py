@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 
@@ -14,8 +15,8 @@ from tqdm.auto import tqdm
 from keras_mixer.data.decode import Header, NotAnImage, as_file, decode_image, image_of, read_header
 from keras_mixer.data.splits import PARALLEL_CALLS
 
-HEADER_THREADS = 2  # Pillow reads headers in Python, which runs in one thread at a time
 MANY_FILES = 10_000  # above this, a progress bar is shown
+SMALL_FILE = 8192  # bytes; its header is read with the whole file
 MOST_NAMED = 20  # files in a message
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 
@@ -24,7 +25,11 @@ def check_file(path, crop=None, pixels=False) -> Header:
     """`read_header` of a file, whose pixels decode too if asked; ValueError with its name and the reason otherwise."""
     shown = os.fsencode(path).decode(errors="replace")
     try:
-        header = read_header(path, crop)
+        with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
+            header = read_header(file, crop)
+            if os.fstat(file.fileno()).st_size <= SMALL_FILE:
+                file.seek(0)
+                header = header._replace(crc32=zlib.crc32(file.read()))
         if pixels:
             decode_image(tf.io.read_file(os.fsencode(path)), header.orientation)
         return header
@@ -58,7 +63,7 @@ def read_image(path, prepare, crop=None):
 
 
 def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
-    """`check_file` of many files, in several threads: what it returns or raises for each."""
+    """`check_file` of many files: what it returns or raises for each."""
 
     def check(path):
         try:
@@ -66,8 +71,8 @@ def check_files(paths, crop=None, pixels=False) -> list[Header | ValueError]:
         except ValueError as error:
             return error
 
-    with ThreadPool(PARALLEL_CALLS if pixels else HEADER_THREADS) as pool:
-        checked = pool.imap(check, paths, chunksize=64)
+    with ThreadPool(PARALLEL_CALLS) as pool:  # Pillow reads headers in Python, where threads only disturb each other
+        checked = pool.imap(check, paths, chunksize=64) if pixels else map(check, paths)
         few = len(paths) <= MANY_FILES
         return list(tqdm(checked, "checking images", len(paths), leave=False, file=sys.stderr, disable=few))
 

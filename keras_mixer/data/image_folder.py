@@ -180,8 +180,7 @@ class ImageFolder:
         for file, header in zip(files, check_files(paths, self.crop, pixels=self.skip_corrupt), strict=True):
             suffix = os.path.splitext(file.path)[1].lower()
             if isinstance(header, Header):
-                height, width, orientation = header
-                images.append(dataclasses.replace(file, height=height, width=width, orientation=orientation))
+                images.append(ImageFile(file.path, file.class_name, file.part, file.bytes, *header))
             elif isinstance(header, NotAnImage) and suffix not in _image_suffixes():
                 others[suffix] += 1
             else:
@@ -194,7 +193,7 @@ class ImageFolder:
         shared = set.intersection(*({image.bytes for image in images if image.part == part} for part in contents))
         for image in images:
             if image.part in contents and image.bytes in shared:
-                crc32 = content_sum(self.path / image.path)
+                crc32 = image.crc32 or content_sum(os.path.join(self.path, image.path))
                 contents[image.part].setdefault((image.bytes, crc32), image.path)
         if twice := [path for content, path in contents[TEST].items() if content in contents[TRAIN]]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")

@@ -16,16 +16,7 @@ class NotPrepared(ValueError):
 
 
 def prepared_builder(name, data_dir=None, download=False):
-    """The builder of a data set whose files are on disk.
-
-    Args:
-        name: TensorFlow Datasets name, with its configuration if it has more than one.
-        data_dir: folder with prepared data sets, local or `gs://`; None for the TFDS default.
-        download: let TensorFlow Datasets download and prepare missing data.
-
-    Raises:
-        NotPrepared: the data set is not on disk; says whether a manual download is needed first.
-    """
+    """The builder of a data set whose files are on disk, downloaded if asked; raises NotPrepared."""
     import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only for these data sets
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -43,11 +34,7 @@ def prepared_builder(name, data_dir=None, download=False):
 
 
 def file_names(folder, pattern):
-    """Files below a folder whose names match the pattern, sorted by name.
-
-    Raises:
-        NotPrepared: no file matches.
-    """
+    """Files below a folder whose names match the pattern, sorted by name; raises NotPrepared if there are none."""
     found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
     if not found:
         raise NotPrepared(f"{folder} contains no file {pattern}.")
@@ -57,12 +44,8 @@ def file_names(folder, pattern):
 def prepared_split(builder, split, features, read, classes=0) -> Split:
     """One split of a prepared TensorFlow Dataset, in order, images left encoded and not turned by EXIF orientation.
 
-    Args:
-        builder: of a data set on disk.
-        split: a TFDS split, such as "train[:800]" or "train[:800]+validation[:200]".
-        features: names of the features to read in addition to "image"; the others are not even parsed.
-        read: maps an element with these features to `{"image": encoded bytes, "label": ...}`.
-        classes: number of classes; 0 if the split is not for training.
+    `read` maps an element with the features "image" and `features` (others are not even parsed) to `{"image": encoded
+    bytes, "label": ...}`. The number of classes is needed for training only.
     """
     import tensorflow_datasets as tfds
 
@@ -92,8 +75,9 @@ def tensorflow_dataset_source(
         builder = tfds.builder_from_directory(name) if there else tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
             builder = _older_version(builder, name, log) or builder
-    except tf.errors.OpError as error:
-        raise ValueError(f"The folder {data_dir} cannot be read: {error.message.splitlines()[0]}") from error
+    except (tf.errors.OpError, RuntimeError) as error:  # TFDS wraps errors of TensorFlow
+        reason = getattr(error.__cause__ or error, "message", str(error))
+        raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error
     except tfds.core.DatasetNotFoundError as error:
         where = f" in {data_dir}" if data_dir else ""
         raise ValueError(
@@ -132,9 +116,8 @@ def _older_version(builder, name, log):
     """The newest version of a data set that is on disk, unless its name contains the version that is wanted."""
     import tensorflow_datasets as tfds
 
-    others = (
-        tf.io.gfile.glob(str(Path(builder.data_path).parent / "*" / "dataset_info.json")) if ":" not in name else []
-    )
+    versions = Path(builder.data_path).parent / "*" / "dataset_info.json"
+    others = tf.io.gfile.glob(str(versions)) if ":" not in name else []
     if not others:
         return None
     older = max((tfds.builder_from_directory(str(Path(file).parent)) for file in others), key=lambda b: b.version)

@@ -52,7 +52,8 @@ def write_files(path, source: Source):
 
 def content_sum(path) -> int:
     """The CRC-32 of a file."""
-    return zlib.crc32(Path(path).read_bytes())
+    with open(path, "rb") as file:
+        return zlib.crc32(file.read())
 
 
 def read_files(path) -> list[ImageFile]:

@@ -1,15 +1,21 @@
-"""Finds a data set: the bundled digits, IDX files, an image folder or a TensorFlow Datasets name."""
+"""Finds a data set: the bundled digits, IDX files, an image folder or a TensorFlow Datasets name.
 
+Labels go by name: those of a data set become the numbers of a model's classes.
+"""
+
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_mixer.data import idx
 from keras_mixer.data.image_folder import ImageFolder, holds_images
 from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, pixels_split, stratified_split
 from keras_mixer.data.user_data import NAME
+from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
@@ -26,24 +32,20 @@ def load_source(
     labelled=True,
     **options,
 ):
-    """Finds a data set by path or name; a path that exists wins.
+    """Finds a data set by path or name, as a `Source`; a path that exists wins.
 
     Args:
-        data: the path of an image folder or of a folder with the IDX files of MNIST or a set like it; "digits"; or a
-            TensorFlow Datasets name such as "cifar10". "fashion_mnist" is read from Debian's IDX files if they are
-            installed and no `data_dir` is given.
+        data: the path of a folder with images or with IDX files; "digits"; or a TensorFlow Datasets name. For
+            "fashion_mnist" Debian's IDX files are read if they are installed and no `data_dir` is given.
         data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
-        train_split: training split: a TFDS split such as "train[:99%]", or a sub-folder.
-        test_split: test split, likewise.
+        train_split: a TFDS split such as "train[:99%]", or a sub-folder.
+        test_split: likewise.
         test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split; None uses all
             images of a folder for testing.
         split_seed: seed that chooses those test images.
         label: the feature of a TensorFlow Dataset that is to be predicted.
         labelled: raise if a split of a TensorFlow Dataset has images without a label (-1).
         **options: of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
-
-    Returns:
-        A `Source`.
 
     Raises:
         ValueError: there is no such data set, or it has no usable images; the message says what was found and expected.
@@ -100,3 +102,41 @@ def _digits(test_fraction, seed):
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     parts = [pixels_split(pixels[part], labels[part], 10) for part in stratified_split(labels, test_fraction, seed)]
     return Source("digits", tuple("0123456789"), *parts)
+
+
+def with_classes_of(source: Source, class_names, log=print) -> Source:
+    """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
+    found, known = source.class_names, tuple(class_names)
+    if not known:  # a model without a head
+        return source
+    for spelled in (known, *_spellings(known)):
+        if found == spelled:
+            return dataclasses.replace(source, class_names=known)
+        if set(found) < set(spelled) and all(spelled.count(name) == 1 for name in found):
+            log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {', '.join(found[:20])}.")
+            return _relabelled(source, known, [spelled.index(name) for name in found])
+    raise ValueError(
+        f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
+        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, in the same order."
+    )
+
+
+def _spellings(class_names):
+    """The WordNet ids and the names of ImageNet's classes, if these are they."""
+    both = tuple(zip(*imagenet_classes(len(class_names)), strict=True)) if len(class_names) in SUBSETS else ()
+    return both if class_names in both else ()
+
+
+def _relabelled(source, class_names, numbers):
+    table = tf.constant(numbers, tf.int64)
+
+    def relabelled(split):
+        def renamed(element):
+            return {**element, "label": tf.gather(table, element["label"])}
+
+        at = split.at and (lambda positions: renamed(split.at(positions)))
+        elements = split.elements.map(renamed)
+        return dataclasses.replace(split, elements=elements, at=at, classes=len(class_names), read_shard=None)
+
+    train, test = relabelled(source.train), relabelled(source.test)
+    return dataclasses.replace(source, class_names=class_names, train=train, test=test)

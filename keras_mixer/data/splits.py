@@ -37,30 +37,17 @@ def prefetch(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One part of a data set.
+    """One part of a data set."""
 
-    Attributes:
-        size: number of examples.
-        classes: number of classes.
-        elements: `tf.data.Dataset` of small elements (paths, indices or encoded bytes) in a fixed order.
-        read: maps an element to an example.
-        at: maps positions, `()` or `(n,) int64`, to the elements there; None if examples can only be read in order.
-        pixels: `(H, W, C)` of the images, if `read` takes n elements at once and gives pixels `(n, H, W, C)`.
-        files: path of the image file of each element, in order; empty if examples are not single files. Strings: a
-            `Path` for each of 70,000 files takes seconds.
-        name: of the part, for messages.
-        read_shard: `(count, index) -> Split`, if a shard can be read without the rest; None shards by position.
-    """
-
-    size: int
+    size: int  # examples
     classes: int
-    elements: tf.data.Dataset
-    read: Callable
-    at: Callable | None = None
-    pixels: tuple[int, int, int] | None = None
-    files: tuple[str, ...] = ()
-    name: str = ""
-    read_shard: Callable | None = None
+    elements: tf.data.Dataset  # small elements (paths, indices or encoded bytes) in a fixed order
+    read: Callable  # element -> example
+    at: Callable | None = None  # positions, () or (n,) int64 -> elements; None if they can only be read in order
+    pixels: tuple[int, int, int] | None = None  # (H, W, C), if `read` also takes n elements: (n, H, W, C)
+    files: tuple[str, ...] = ()  # path of each element, if examples are single files
+    name: str = ""  # for messages
+    read_shard: Callable | None = None  # (count, index) -> Split that is read without the rest; None: by position
 
     @classmethod
     def indexed(cls, size, classes, at, read, **options) -> "Split":
@@ -103,23 +90,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A named data set.
-
-    Attributes:
-        name: of the data set.
-        class_names: in label order.
-        train: the training split.
-        test: the test split.
-        folder: of the image files, if there are any.
-        images: the `ImageFile` of each image in the folder, also of those that are in no split.
-    """
+    """A named data set."""
 
     name: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in label order
     train: Split
     test: Split
-    folder: str = dataclasses.field(default="", kw_only=True)
-    images: tuple[Any, ...] = dataclasses.field(default=(), kw_only=True)
+    folder: str = ""  # of the image files, if there are any
+    images: tuple[Any, ...] = ()  # the `ImageFile` of each image in the folder, also of those that are in no split
 
     def classes(self) -> str:
         """The classes in a line, those of image files with the numbers of images."""
@@ -135,14 +113,7 @@ class Source:
 
 
 def file_split(files, labels, classes, orientations=None):
-    """A `Split` of image files.
-
-    Args:
-        files: paths.
-        labels: their class numbers, in the same order.
-        classes: number of classes.
-        orientations: that of EXIF for each file; None uses all images as stored.
-    """
+    """A `Split` of image files with their class numbers and EXIF orientations; None uses all images as stored."""
     paths = tuple(map(os.fspath, files))
     # Bytes, because a path need not be UTF-8.
     columns = {"path": np.array([os.fsencode(path) for path in paths], "S"), "label": np.array(labels, np.int64)}
@@ -165,13 +136,9 @@ def rows_of(columns):
 
 
 def hold_out(source: Source, fraction) -> Source:
-    """Replaces the test split by held-out training examples, to choose settings without using the test split.
+    """Replaces the test split by a fraction of the training examples, to choose settings without the test split.
 
-    Args:
-        source: the data set.
-        fraction: of the training examples, in (0, 1); evenly spaced, so that classes stay balanced if sorted by class.
-
-    Source: the paper holds out 1 to 10 % (section 3), in the order of the data sets.
+    They are evenly spaced, so that classes stay balanced if sorted by class. The paper holds out 1 to 10 % (section 3).
     """
     held_out = held_out_places(source.train.size, fraction)
     if not held_out.any() or held_out.all():

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -46,12 +47,10 @@ def own_source(
     """
     names = None if class_names is None else checked_class_names(class_names)
     count = _count(names, classes)
-    parts = [_part_of("train", train, count)]
-    if test is not None:
-        parts.append(_part_of("test", test, count))
-    elif parts[0].labels is None:
+    parts = [_part_of(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
+    if test is None and parts[0].labels is None:
         raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
-    if unordered := [part.split.name for part in parts if not part.ordered]:
+    if unordered := [part.split.name for part in parts if part.digest is None]:
         found = f"Two passes over {' and '.join(unordered)} start with different examples"
         if needs_order:
             raise ValueError(
@@ -70,7 +69,8 @@ def own_source(
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
     digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
-    described = f"{NAME} ({', '.join(part.description for part in parts)}, {count} classes {digest})"
+    sizes = (f"{part.split.name}: {part.split.size} images {part.digest or ''}".strip() for part in parts)
+    described = f"{NAME} ({', '.join(sizes)}, {count} classes {digest})"
     splits = [dataclasses.replace(part.split, classes=count) for part in parts]
     if test is None:
         _, for_test = stratified_split(parts[0].labels, test_fraction, split_seed)
@@ -89,29 +89,12 @@ def _count(class_names, classes) -> int | None:
     return count
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """The training or test data.
-
-    Attributes:
-        split: the examples.
-        digest: of images and labels; the same data in the same order have the same one. None without an order.
-        labels: `(size,) int64` if known without a pass over the data.
-    """
+class Part(NamedTuple):
+    """The training or test data: examples, digest (None: two passes differ), and labels if they are known."""
 
     split: Split
     digest: str | None
     labels: np.ndarray | None = None
-
-    @property
-    def ordered(self):
-        """Whether two passes start with the same example."""
-        return self.digest is not None
-
-    @property
-    def description(self):
-        """Size and digest, for the one line that identifies the data."""
-        return f"{self.split.name}: {self.split.size} images {self.digest or ''}".strip()
 
 
 def _part_of(name, data, count) -> Part:
@@ -122,34 +105,31 @@ def _part_of(name, data, count) -> Part:
         return _records(name, data, count)
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
+    return _arrays(name, *data, count)
+
+
+def _arrays(name, images, labels, count) -> Part:
     try:
-        images = data[0] if _is_encoded(data[0]) else np.asarray(data[0])
+        images = images if _is_encoded(images) else np.asarray(images)
     except ValueError as error:
         raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
-    labels = _labels(name, data[1], count)
+    labels = _labels(name, labels, count)
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    _check_image(name, images[0])
-    at = rows_of({"index": np.arange(len(labels)), "label": labels})
+    digest = _digest([images[i] for i in evenly_spaced(len(images), FINGERPRINTED)], labels.tobytes())
     if isinstance(images[0], bytes):
+        records = list(zip(images, labels, strict=True))
+        return _records(name, records, count)._replace(digest=digest, labels=labels)
+    _check_image(name, images[0])
+    shape = (*images.shape[1:], 1)[:3]  # (H, W, C)
 
-        def read(element):
-            image = tf.numpy_function(lambda i: np.array(images[i], object), [element["index"]], tf.string)
-            return _example(tf.ensure_shape(image, ()), element["label"])
+    def read(element):  # n elements at once
+        index = element["index"]
+        found = tf.numpy_function(lambda i: np.ascontiguousarray(images[i]), [index], tf.uint8, stateful=False)
+        return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": element["label"]}
 
-        split = Split.indexed(len(labels), 0, at, read, name=name)
-    else:
-        shape = (*images.shape[1:], 1)[:3]  # (H, W, C)
-
-        def read_pixels(element):
-            index = element["index"]
-            found = tf.numpy_function(lambda i: np.ascontiguousarray(images[i]), [index], tf.uint8, stateful=False)
-            return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": element["label"]}
-
-        split = Split.indexed(len(labels), 0, at, read_pixels, pixels=shape, name=name)
-    return Part(
-        split, _digest([images[i] for i in evenly_spaced(len(images), FINGERPRINTED)], labels.tobytes()), labels
-    )
+    at = rows_of({"index": np.arange(len(labels)), "label": labels})
+    return Part(Split.indexed(len(labels), 0, at, read, pixels=shape, name=name), digest, labels)
 
 
 def _is_encoded(images):
@@ -161,18 +141,14 @@ def _is_encoded(images):
 def _records(name, data, count) -> Part:
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
     size = len(data)
-    if size == sys.maxsize:  # Grain's length of an endless dataset
-        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
-    if not size:
-        raise ValueError(f"{name} is empty.")
+    _check_size(name, size, infinite=size == sys.maxsize)  # Grain's length of an endless dataset
 
     def record(index):
         found = data[int(index)]
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise ValueError(f"Expected (image, label) items in {name}, got {type(found).__name__}.")
-        image, label = found[0], np.asarray(found[1])
-        _check_labels(name, label, 0)
-        return image if isinstance(image, bytes) else np.asarray(image), _labels(name, label[None], count)[0]
+        image, label = found
+        return image if isinstance(image, bytes) else np.asarray(image), _labels(name, label, count, 0)
 
     first, _ = record(0)
     _check_image(name, first)
@@ -190,8 +166,7 @@ def _records(name, data, count) -> Part:
 def _stream(name, dataset, count) -> Part:
     """A `tf.data.Dataset` of single examples."""
     size = int(dataset.cardinality())
-    if size == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
+    _check_size(name, size, infinite=size == tf.data.INFINITE_CARDINALITY)
     if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
         raise ValueError(f"Expected (image, label) elements in {name}, got {dataset.element_spec}. Use .map first.")
     image, _ = dataset.element_spec
@@ -202,12 +177,10 @@ def _stream(name, dataset, count) -> Part:
             f"The size of {name} is unknown. Add .apply(tf.data.experimental.assert_cardinality(number of images)). A "
             "generator must start anew on each pass."
         )
-    if size == 0:
-        raise ValueError(f"{name} is empty.")
     first, label = _first(name, dataset)
     again, _ = _first(name, dataset)
     _check_image(name, first)
-    _check_labels(name, label, 0)
+    _labels(name, label, count, 0)
 
     def read(element):
         image, label = tf.ensure_shape(element["image"], _any_size(first)), tf.cast(element["label"], tf.int64)
@@ -229,28 +202,30 @@ def _first(name, dataset):
     raise ValueError(f"{name} has no elements, or can be read only once. Pass a dataset that starts anew on each pass.")
 
 
-def _labels(name, labels, count) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
-        labels = labels[:, 0]
-    if not labels.size:
+def _check_size(name, size, infinite):
+    if infinite:
+        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
+    if not size:
         raise ValueError(f"{name} is empty.")
-    _check_labels(name, labels, 1)
-    if labels.min() < 0 or (count is not None and labels.max() >= count):
-        end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
-        raise ValueError(f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}.")
-    return labels.astype(np.int64)
 
 
-def _check_labels(name, labels, ndim):
+def _labels(name, labels, count, ndim=1) -> np.ndarray:
+    """`(n,) int64`, or `() int64` for the label of one example."""
+    labels = np.asarray(labels)
+    if ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
+        labels = labels[:, 0]
+    _check_size(name, labels.size, infinite=False)
     if labels.ndim != ndim:
         one_hot = " One-hot labels become integers by labels.argmax(-1)." if labels.ndim == ndim + 1 else ""
         raise ValueError(f"Expected one integer label per image in {name}, got shape {labels.shape}.{one_hot}")
     if not np.issubdtype(labels.dtype, np.integer):
-        remedy = "Convert them to int64."
-        if labels.dtype.kind in "OSUT":
-            remedy = "Names become integers by names, labels = np.unique(labels, return_inverse=True)."
-        raise ValueError(f"Expected integer labels in {name}, got {labels.dtype}. {remedy}")
+        named = labels.dtype.kind in "OSUT"
+        remedy = "Names become integers by names, labels = np.unique(labels, return_inverse=True)." if named else ""
+        raise ValueError(f"Expected integer labels in {name}, got {labels.dtype}. {remedy or 'Convert them to int64.'}")
+    if labels.min() < 0 or (count is not None and labels.max() >= count):
+        end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
+        raise ValueError(f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}.")
+    return labels.astype(np.int64)
 
 
 def _check_image(name, image):

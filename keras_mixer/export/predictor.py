@@ -15,6 +15,7 @@ from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.settings import EVALUATION_CROPS
 from keras_mixer.description import Description, completed, describe, evaluation_crop_of, in_precision
 from keras_mixer.storage import local_copy
+from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_mixer.cores import available_cores
 from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description
 from keras_mixer.export.predictor import Predictor, Unsupported, load_model
+from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
 METADATA_KEY = "keras_mixer"  # in the metadata of an ONNX file, in the rt_info of an OpenVINO model

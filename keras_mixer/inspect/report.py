@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.classes import with_classes_of
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.sources import data_name
+from keras_mixer.data.sources import data_name, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.description import architecture_of
 from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses

@@ -25,7 +25,7 @@ RECIPE = Recipe(
     seed=0,
     randaugment_num_ops=2,
     randaugment_level=8.0,
-    randaugment_operations=("Invert", "Rotate", "Brightness", "Cutout"),  # all sixteen take seconds to trace
+    randaugment_operations=("Rotate", "Cutout"),  # all sixteen take seconds to trace
     mixup_alpha=0.3,
     cutmix_alpha=1.0,
     crop_area=(0.5, 1.0),
@@ -79,19 +79,19 @@ def test_orders_are_permutations_independent_of_each_other(size):
     assert size == 2 or (other == orders[0]).mean() < 0.01
 
 
-def test_training_batches_have_the_promised_form(train):
-    ((images, labels),) = take(training_batches(train, RECIPE), 1)
-    assert images.shape == (32, 16, 16, 3)
-    assert images.dtype == labels.dtype == np.float32
-    assert 0 <= images.min() < images.max() <= 255
-    np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
-
-
 def test_batches_follow_from_the_seed(train):
-    once = take(training_batches(train, RECIPE), 5)
-    assert_equal(once, take(training_batches(train, RECIPE), 5))
-    other = take(training_batches(train, dataclasses.replace(RECIPE, seed=6)), 5)
+    weights = np.arange(1.0, 11.0)
+    recipe = dataclasses.replace(RECIPE, class_weights=tuple(weights))
+    once = take(training_batches(train, recipe), 5)
+    assert_equal(once, take(training_batches(train, recipe), 5))
+    other = take(training_batches(train, dataclasses.replace(recipe, seed=6)), 5)
     assert not np.array_equal(once[0][0], other[0][0])
+    for images, labels, of_examples in once:
+        assert images.shape == (32, 16, 16, 3)
+        assert images.dtype == labels.dtype == np.float32
+        assert 0 <= images.min() < images.max() <= 255
+        np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
+        np.testing.assert_allclose(of_examples, labels @ weights, rtol=1e-6)
 
 
 def test_images_one_by_one_and_a_batch_at_a_time_are_the_same(digits):
@@ -147,8 +147,7 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
         training_batches(dataclasses.replace(few, at=None), recipe)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, processes):
+def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train):
     recipe = dataclasses.replace(RECIPE, data_shards=4, class_weights=tuple(np.linspace(0.5, 2, 10)))
     read = []
 
@@ -160,12 +159,14 @@ def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train, pro
         return dataclasses.replace(train, read=read_and_note)
 
     whole = take(training_batches(train, recipe, 3), 50)
-    devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
-    parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
-    assert_equal(side_by_side(parts), whole)
-    for process in range(processes):
-        own = 50 * 32 // processes
-        assert own <= read.count(process) < own + 500  # and what is fetched ahead
+    for processes in (2, 4):
+        read.clear()
+        devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
+        parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
+        assert_equal(side_by_side(parts), whole)
+        for process in range(processes):
+            own = 50 * 32 // processes
+            assert own <= read.count(process) < own + 500  # and what is fetched ahead
 
 
 OTHER_ENGINE = """
@@ -206,14 +207,6 @@ def test_shares_of_mixed_labels_are_distributed_as_the_papers(mixup, cutmix, dig
     assert abs(shares.mean() - expected.mean()) < 4 * expected.std() / 20 + 0.02
 
 
-def test_evaluation_counts_every_example_once_and_knows_its_length(digits):
-    batches = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
-    labels = np.concatenate([labels for _, labels in batches])
-    assert len(labels) == digits.test.size
-    assert int(batches.cardinality()) == -(-digits.test.size // 100)
-    assert labels.dtype == np.int64
-
-
 def test_shards_hold_every_example_once(train):
     parts = [train.shard(3, index) for index in range(3)]
     assert sum(part.size for part in parts) == train.size
@@ -221,14 +214,6 @@ def test_shards_hold_every_example_once(train):
     assert [len(of_part) for of_part in rows] == [part.size for part in parts]
     every = [element["image"].tobytes() for element in train.elements.as_numpy_iterator()]
     assert sorted(itertools.chain(*rows)) == sorted(every)
-
-
-def test_examples_weigh_what_their_labels_say(digits):
-    weights = np.arange(1.0, 11.0)
-    recipe = dataclasses.replace(RECIPE, class_weights=tuple(weights))
-    for images, labels, of_batch in take(training_batches(digits.train, recipe), 2):
-        assert len(images) == 32
-        np.testing.assert_allclose(of_batch, labels @ weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "processes"), [(64, 1), (100, 2), (361, 3)])
@@ -245,6 +230,7 @@ def test_padded_batches_have_one_size_and_count_every_example_once(digits, size,
     assert not images[~real].any()
     assert weights.mean() == pytest.approx(1, abs=1e-6)
     expected = evaluation_batches(digits.test, image_size=(16, 16), batch_size=100, crop="resize")
+    assert int(expected.cardinality()) == -(-digits.test.size // 100)
     np.testing.assert_array_equal(images[real], np.concatenate([images for images, _ in expected]))
     np.testing.assert_array_equal(labels[real].argmax(1), np.concatenate([labels for _, labels in expected]))
 

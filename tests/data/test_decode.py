@@ -159,35 +159,15 @@ def test_the_limit_leaves_room_for_telephones(photograph):
 
 @pytest.mark.parametrize("crop", EVALUATION_CROPS)
 @pytest.mark.parametrize("image_size", [(224, 224), (16, 24)])
-@pytest.mark.parametrize("source_size", [(427, 640), (300, 110)])
+@pytest.mark.parametrize("source_size", [(427, 640), (300, 110), (7, 300)])
 def test_evaluation_crops_are_those_of_the_oracle(photograph, crop, image_size, source_size):
     image = photograph[: source_size[0], : source_size[1]]
     exact = reference.evaluation_crop(image, image_size, crop)
     found = np.asarray(evaluated(encode(image, "PNG"), image_size, crop)).astype(int)
+    assert found.shape == (*image_size, 3)
     close_to_whole = np.abs(exact - np.round(exact)) < 0.02  # there float32 may cut off the other way
     np.testing.assert_array_equal(found[~close_to_whole], np.floor(exact)[~close_to_whole])
     assert np.abs(found - exact).max() < 1.02
-
-
-@pytest.mark.parametrize("crop", EVALUATION_CROPS)
-@pytest.mark.parametrize("image_size", [(224, 224), (64, 96)])
-@pytest.mark.parametrize("source_size", [(427, 640), (20, 30), (7, 300)])
-def test_evaluation_crops_give_the_size_wanted(photograph, crop, image_size, source_size):
-    encoded = encode(photograph[: source_size[0], : source_size[1]], "PNG")
-    assert evaluated(encoded, image_size, crop).shape == (*image_size, 3)
-
-
-def test_small_side_crop_is_central_and_keeps_the_aspect_ratio():
-    ramp = np.broadcast_to(np.arange(512, dtype=np.float32)[None, :, None] / 2, (256, 512, 3)).astype(np.uint8)
-    cropped = np.asarray(evaluated(encode(ramp, "PNG"), (224, 224), "resmall-crop"))
-    np.testing.assert_array_equal(cropped, ramp[16:240, 144:368])
-
-
-def test_resize_crop_squeezes_then_takes_the_centre():
-    ramp = np.broadcast_to(np.arange(512, dtype=np.float32)[None, :, None] / 2, (256, 512, 3)).astype(np.uint8)
-    cropped = np.asarray(evaluated(encode(ramp, "PNG"), (224, 224), "resize-crop")).astype(int)
-    expected = np.arange(16, 240)  # 256 of 512 columns, each the mean of two
-    assert np.abs(cropped - expected[None, :, None]).max() <= 1
 
 
 def test_an_unknown_crop_is_refused(photograph):

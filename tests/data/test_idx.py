@@ -8,10 +8,8 @@ import pytest
 from tfds_files import write_tfds
 
 from keras_mixer.data import idx
-from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
-from keras_mixer.data.splits import hold_out
 
 NAMES = {"train": 40, "t10k": 10}
 
@@ -51,15 +49,8 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
         np.testing.assert_array_equal(split.labels(), labels)
         half = split.part(np.arange(len(images)) % 2 == 0)
         np.testing.assert_array_equal(pixels(half)[..., 0], images[::2])
-
-
-def test_parts_and_shards_cover_the_set(tmp_path):
-    images, _ = write_set(tmp_path)["train"]
-    source = load_source(str(tmp_path))
-    held = hold_out(source, 0.25)
-    assert (held.train.size, held.test.size) == (30, 10)
-    sharded = np.concatenate([pixels(source.train.shard(3, i)) for i in range(3)])
-    assert sorted(image.tobytes() for image in sharded[..., 0]) == sorted(image.tobytes() for image in images)
+        sharded = np.concatenate([pixels(split.shard(3, i)) for i in range(3)])[..., 0]
+        assert sorted(image.tobytes() for image in sharded) == sorted(image.tobytes() for image in images)
 
 
 def test_emnist_is_transposed_and_names_its_classes(tmp_path):
@@ -140,11 +131,3 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     write_set(tmp_path / "c", "emnist-digits-")
     with pytest.raises(ValueError, match="Expected one data set"):
         load_source(str(tmp_path / "c"))
-
-
-def test_evaluation_batches_read_the_files(tmp_path):
-    write_set(tmp_path, sides=(8, 8))
-    test = load_source(str(tmp_path)).test
-    images, labels = next(iter(evaluation_batches(test, image_size=(8, 8), batch_size=4, crop="resize")))
-    assert images.shape == (4, 8, 8, 3)
-    assert labels.numpy().tolist() == [0, 1, 2, 3]

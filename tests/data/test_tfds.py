@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from tfds_files import write_own_tfds, write_tfds
 
@@ -114,6 +115,18 @@ def test_an_older_version_on_disk_is_used_and_named(tmp_path):
     said = []
     assert load_source("svhn_cropped", str(tmp_path), log=said.append).train.size == 3
     assert said == [f"Version 1.0.0 of svhn_cropped is on disk and is used; the newest is {newest}."]
+
+
+def test_an_unreachable_folder_is_told_in_one_line(monkeypatch):
+    def unreachable(name, data_dir):
+        try:
+            raise tf.errors.UnavailableError(None, None, "Could not resolve host\n\t when reading gs://bucket")
+        except tf.errors.OpError as error:
+            raise RuntimeError("UnavailableError: Failed to construct dataset") from error  # as TFDS does
+
+    monkeypatch.setattr(tfds, "builder", unreachable)
+    with pytest.raises(ValueError, match=r"^The folder gs://bucket cannot be read: Could not resolve host$"):
+        load_source("cifar10", "gs://bucket")
 
 
 def test_an_empty_split_is_told_in_one_line(train):
