@@ -108,8 +108,8 @@ def tensorflow_dataset_source(
     def read(element):
         return {"image": element["image"], "label": tf.cast(element[label], tf.int64)}
 
-    parts = [prepared_split(builder, split, (label,), read, len(names)) for split in (train_split, test_split)]
-    return Source(info.full_name if label == "label" else f"{info.full_name} ({label})", names, *parts)
+    train, test = (prepared_split(builder, split, (label,), read, len(names)) for split in (train_split, test_split))
+    return Source(info.full_name if label == "label" else f"{info.full_name} ({label})", names, train, test)
 
 
 def _older_version(builder, name, log):

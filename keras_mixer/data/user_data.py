@@ -76,7 +76,8 @@ def own_source(
         _, for_test = stratified_split(parts[0].labels, test_fraction, split_seed)
         chosen = np.isin(np.arange(splits[0].size), for_test)
         splits = [splits[0].part(~chosen), splits[0].part(chosen)]
-    return Source(NAME, names, *splits), described
+    train, test = splits
+    return Source(NAME, names, train, test), described
 
 
 def _count(class_names, classes) -> int | None:
@@ -105,7 +106,8 @@ def _part_of(name, data, count) -> Part:
         return _records(name, data, count)
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    return _arrays(name, *data, count)
+    images, labels = data
+    return _arrays(name, images, labels, count)
 
 
 def _arrays(name, images, labels, count) -> Part:
