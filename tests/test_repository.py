@@ -25,7 +25,7 @@ COMMAND = ROOT / "keras_mixer_command.py"
 # A file imports only from floors below its own (or from its own folder).
 FLOORS = [
     ["variants", "fields", "files", "fast_cpu", "cores", "composite", "imagenet_classes"],
-    ["layers", "buckets"],
+    ["layers", "storage"],
     ["mixer_model"],
     ["anatomy"],
     ["weights", "data"],
@@ -35,7 +35,6 @@ FLOORS = [
     ["serving"],
     ["training"],
     ["inspect"],
-    ["paper"],
     ["cli"],
     ["__init__", "__main__"],
 ]

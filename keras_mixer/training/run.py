@@ -289,7 +289,7 @@ class Run:
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
         if different:
             changed = "; ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now" for name in different)
-            more = f" To go on from its weights, add --weights {self.name}." if self.finished else ""
+            more = f" To continue from its weights, add --weights {self.name}." if self.finished else ""
             raise ValueError(
                 f"The run directory {self.name} belongs to another configuration ({changed}). Nothing was changed. "
                 f"Choose another folder with --workdir.{more}"
@@ -359,7 +359,7 @@ def read_recipe(path) -> Recipe:
 
 
 def recipe_from(text: bytes) -> Recipe:
-    """The recipe in the text of a `config.json`; ValueError if it is no JSON object of the fields of a recipe."""
+    """The recipe in the text of a `config.json`; ValueError if they are not those of a JSON object with the fields of a recipe."""
     try:
         content = json.loads(text)
     except RecursionError as error:
