@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TESTED = PROJECT["tool"]["keras_mixer"]["tested"]
 INSTALLED = {"keras": keras.__version__, "tensorflow": tf.__version__}
+DOCUMENTED = ("_exit", "_replace")  # of os and of named tuples
 OUTSIDE = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "jax._src", "tyro._")
 
 
@@ -65,6 +66,7 @@ USED = [
     ("Operation", lambda: model().layers[0], "_inbound_nodes", "anatomy.py", None),
     ("KerasTensor", lambda: keras.Input((2,)), "_keras_history", "evaluation/accuracy.py", None),
     ("Model", model, "_loss_tracker", "training/training_model.py", "tensorflow"),
+    ("Model", model, "_loss_tracker", "training/callbacks.py", None),
     ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
     (
         "keras.src.applications.resnet",
@@ -138,7 +140,7 @@ def private_names(path):
     defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     bases = (keras.optimizers.Optimizer, keras.Model)
     for node in nodes:
-        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and ast.unparse(node) != "os._exit":
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr not in DOCUMENTED:
             if node.attr not in defined or ast.unparse(node.value) == "super()":
                 yield node.attr
         elif isinstance(node, ast.FunctionDef) and re.match("_[^_]", node.name):
