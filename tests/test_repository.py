@@ -36,7 +36,6 @@ FLOORS = [
     ["serving"],
     ["training"],
     ["inspect"],
-    ["paper"],
     ["cli"],
     ["__init__", "__main__"],
 ]
