@@ -177,50 +177,20 @@ def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys, monkey
     assert cli.main(["fewshot", str(folder), "digits", "--shots", "1", "5", "--seeds", "0", "1"]) == 0
     assert "360 test images of digits, 10 classes, 32 features of pre_logits" in capsys.readouterr().out
     assert json.loads((folder / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}
-    for arguments in (
-        ["plot", "weights", folder, "--output", tmp_path / "weights.png"],
-        ["plot", "stem", folder, "--output", tmp_path / "stem.svg"],
-        ["plot", "pareto", "--output", tmp_path / "pareto.png", "--own", "mine,80.5,900,"],
-        ["plot", "throughput", folder, "--output", tmp_path / "t.png", "--seconds", "0.1", "--batch-sizes", "1", "4"],
-        ["plot", "tradeoff", folder, "--output", tmp_path / "trade.png", "--seconds", "0.1"],
-        ["report", folder, "--output", tmp_path / "report.html", "--open", "--images", "50"],
-    ):
-        assert cli.main(list(map(str, arguments))) == 0
+    report = ["report", str(folder), "--output", str(tmp_path / "report.html"), "--open", "--images", "50"]
+    assert cli.main(report) == 0
     assert "Confusion matrix" in (tmp_path / "report.html").read_text()
     assert opened == [(tmp_path / "report.html").as_uri()]
-    (measured,) = json.loads((tmp_path / "t.json").read_text()).values()
-    assert measured["macs"] == measured["traced_macs"]
-    (traded,) = json.loads((tmp_path / "trade.json").read_text()).values()
-    assert traded["accuracy"] == json.loads((folder / "results.json").read_text())["accuracy"]
-    out = capsys.readouterr().out
-    assert all(str(tmp_path / f) in out for f in ("weights.png", "stem.svg", "pareto.png", "t.png", "trade.png"))
-    assert cli.main(["plot", "tradeoff", str(folder), str(folder), "--output", str(tmp_path / "twice.png")]) == 2
-    assert "finished runs with different names" in capsys.readouterr().err
-
-
-def test_runs_on_other_data_have_no_avg_5(finished_run, capsys):
-    assert cli.main(["avg5", str(finished_run[0])]) == 2
-    assert "Expected one of the five data sets imagenet2012" in capsys.readouterr().err
-
-
-def test_every_plot_explains_itself(capsys):
-    for name in cli.PLOTS:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["plot", name, "--help"])
-        assert stop.value.code == 0
-        assert "--output" in capsys.readouterr().out
-    assert cli.main(["plot", "saturn"]) == 2
-    assert "Unknown plot 'saturn'; valid ones are weights, stem" in capsys.readouterr().err
 
 
 def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
-    page = Path(__file__).parents[1] / "docs" / "experiments.md"
-    text = page.read_text(encoding="utf-8")
-    used = re.findall(r"^keras-mixer (\S+)(?: (\S+))?", text, re.M)
-    assert {command for command, _ in used} <= set(cli.COMMANDS)
-    assert {name for command, name in used if command == "plot"} == set(cli.PLOTS)
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "experiments.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^keras-mixer (\S+)", text, re.M)) <= set(cli.COMMANDS)
+    scripts = {path.stem for path in (root / "experiments").glob("*.py") if "tyro.cli(main" in path.read_text()}
+    assert set(re.findall(r"^python -m experiments\.(\w+)", text, re.M)) == scripts
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (page.parent / picture).is_file()
+        assert (root / "docs" / picture).is_file()
 
 
 def test_startup_messages_are_dropped_and_the_reason_of_a_crash_is_not():
@@ -316,7 +286,7 @@ def test_help_explains_every_option_with_its_default(capsys):
     assert "--top-k" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plot", "--help"], ["variants"], ["predict", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["variants"], ["predict", "--help"]])
 def test_a_command_starts_without_what_others_need(arguments):
     code = f"""
 import contextlib, io, sys, keras_mixer
@@ -328,7 +298,7 @@ print(*set(sys.modules) - before)
 """
     added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"keras_cv", "tensorflow_datasets", "keras_mixer.training"} & set(added)
-    assert ("tyro" in added) == ("plot" not in arguments and arguments != ["--help"])
+    assert ("tyro" in added) == (arguments != ["--help"])
 
 
 def test_every_command_explains_itself(capsys):
@@ -383,12 +353,7 @@ def test_a_recipe_takes_class_weights_as_a_word_or_numbers(tmp_path):
         ),
         (["imagenet", "run", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
         (["export", "run", "--format", "tflite", "--images", "0"], "images must be at least 1, got 0."),
-        (["benchmark", "--seconds", "-1"], "seconds must be greater than 0, got -1.0."),
         (["variants", "--classes", "-1"], "classes must be at least 0, got -1."),
-        (
-            ["plot", "throughput", "S/32", "--output", "t.png", "--batch-sizes", "8", "0"],
-            "every value at least 1, got (8, 0).",
-        ),
     ],
 )
 def test_numbers_out_of_range_are_rejected_before_anything_is_read(words, message, capsys):

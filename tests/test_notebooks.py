@@ -16,10 +16,11 @@ from tfds_files import write_tfds
 from weight_files import linen
 
 import keras_mixer
-from keras_mixer.cli import COMMANDS, PLOTS
+from keras_mixer.cli import COMMANDS
 from keras_mixer.variants import SMALL_VARIANTS
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks"
 NAMES = [
     "01_first_look",
     "02_colab_tpu_finetune",
@@ -101,7 +102,14 @@ def test_a_notebook_uses_public_names_only_and_defines_no_class(name):
 def test_a_notebook_names_commands_that_exist(name):
     used = shell_lines(name)
     assert {command for command, _ in used} <= set(COMMANDS)
-    assert {plot for command, plot in used if command == "plot" and plot} <= set(PLOTS)
+    text = "\n".join(cell.source for cell in read(name).cells)
+    scripts = {
+        f"{path.parent.name}.{path.stem}"
+        for folder in ("experiments", "benchmarks")
+        for path in (ROOT / folder).glob("*.py")
+    }
+    named = re.findall(r"!python (?:-m |\{CLONE\}/)((?:experiments|benchmarks)[./]\w+)", text)
+    assert {script.replace("/", ".") for script in named} <= scripts
     assert {recipe for command, recipe in used if command == "train" and recipe} <= {*keras_mixer.RECIPES, "RECIPE"}
 
 
@@ -114,7 +122,7 @@ def test_a_notebook_holds_no_absolute_path(name):
 
 def test_the_install_cells_differ_in_their_extras_only():
     code = [cells(name, "code")[0].source for name in NAMES]
-    assert len({re.sub(r'"(jax,)?plots(,cpu)?"', '"plots"', one) for one in code}) == 1
+    assert len({re.sub(r'"(jax)?,?(cpu)?"', '""', one) for one in code}) == 1
     assert f"git+https://github.com/{REPOSITORY}" in code[0]
 
 
@@ -249,7 +257,8 @@ def test_04_asks_a_server(run, tmp_path):
 
 @pytest.mark.notebooks
 def test_05_draws_every_figure(run, tmp_path):
-    _, images = run("05_paper_figures")
+    _, images = run("05_paper_figures", KERAS_MIXER_CLONE=str(ROOT))
     assert len(images) == 9
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert {name.replace("-", "_") for name in PLOTS} - {"weights"} | {"token_weights"} == drawn
+    assert {"token_weights", "stem", "permutation", "pareto", "throughput", "data_size"} <= drawn
+    assert {"tradeoff", "linear_cost", "untied"} <= drawn

@@ -13,24 +13,12 @@ from keras_mixer import cli
 
 # The models do not exist: a command that works first would complain about them.
 COMMANDS = {
-    "benchmark": "benchmark --output there.json",
     "convert": "convert no_model.npz there.keras",
     "export": "export no_run --format tflite --output there.tflite",
     "export of a version": "export no_run --output . --version 7",
     "features": "features no_run digits --output there.npz",
     "fewshot": "fewshot no_run digits --output there.json",
     "imagenet": "imagenet no_run --output there.json",
-    "plot data-size": "plot data-size --output there.png --workdir runs",
-    "plot linear-cost": "plot linear-cost --output there.png",
-    "plot linear-cost, numbers": "plot linear-cost --output numbers.png",
-    "plot pareto": "plot pareto --output there.png",
-    "plot permutation": "plot permutation --output there.png",
-    "plot stem": "plot stem no_run --output there.png",
-    "plot throughput": "plot throughput no_run --output there.png",
-    "plot throughput, numbers": "plot throughput no_run --output numbers.png",
-    "plot tradeoff": "plot tradeoff no_run --output there.png",
-    "plot untied": "plot untied --output there.png",
-    "plot weights": "plot weights no_run --output there.png",
     "report": "report no_run --output there.html",
     "saliency": "saliency no_run image.png --output there.png",
 }
@@ -38,7 +26,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_file_that_the_user_names_is_refused_before_any_work(name, tmp_path, monkeypatch, capsys):
-    names = [f"there.{ending}" for ending in ("html", "json", "keras", "npz", "png", "tflite")] + ["numbers.json", "7"]
+    names = [f"there.{ending}" for ending in ("html", "json", "keras", "npz", "png", "tflite")] + ["7"]
     for file in names:
         (tmp_path / file).write_text("precious", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -59,7 +47,7 @@ ADDRESSES = (
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/", "hf://me/"])
-@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.endswith("numbers")])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_takes_an_address_for_a_path(name, address, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = COMMANDS[name].replace("there.", f"{address}there.").replace("--output .", f"--output {address}")

@@ -39,10 +39,6 @@ def model():
     return made
 
 
-def graph():
-    return tf.function(lambda x: x).get_concrete_function(tf.TensorSpec((), "float32")).graph
-
-
 def module(name):
     return lambda: importlib.import_module(name)
 
@@ -69,21 +65,6 @@ USED = [
     ("Model", model, "_loss_tracker", "training/callbacks.py", None),
     ("Model", model, "_update_metrics_variables", "training/training_model.py", "jax"),
     (
-        "keras.src.applications.resnet",
-        module("keras.src.applications.resnet"),
-        "ResNet",
-        "paper/networks.py",
-        None,
-    ),
-    (
-        "keras.src.applications.resnet",
-        module("keras.src.applications.resnet"),
-        "stack_residual_blocks_v1",
-        "paper/networks.py",
-        None,
-    ),
-    ("FuncGraph", graph, "_get_function", "inspect/cost.py", "tensorflow"),
-    (
         "tensorflow.lite.python",
         module("tensorflow.lite.python"),
         "schema_py_generated",
@@ -96,7 +77,7 @@ NAMES = [pytest.param(*used, id=f"{used[0]}.{used[2]}, {used[3]}") for used in U
 
 def check_there(label, make, name, file):
     """Fails, in words for whoever changes a version, where a name is gone."""
-    library = "tensorflow" if label.startswith(("tensorflow", "FuncGraph")) else "keras"
+    library = "tensorflow" if label.startswith("tensorflow") else "keras"
     try:
         there = hasattr(make(), name) or importlib.util.find_spec(f"{label}.{name}") is not None
     except ImportError:  # the module that holds it is gone, or is none that holds modules
@@ -116,7 +97,7 @@ def test_a_private_name_is_there(label, make, name, file, backend):
     check_there(label, make, name, file)
 
 
-@pytest.mark.parametrize("name", ["_clip_gradients", "stack_residual_blocks_v1"])
+@pytest.mark.parametrize("name", ["_clip_gradients"])
 def test_a_name_that_is_gone_is_told_plainly(name, monkeypatch):
     ((label, make, _, file, _),) = [used for used in USED if used[2] == name]
     holders = getattr(make(), "__mro__", [make()])

@@ -8,9 +8,11 @@ and its imports must exist all the same.
 import ast
 import contextlib
 import functools
+import importlib
 import re
 import shlex
 import shutil
+import sys
 
 import keras
 import pytest
@@ -23,6 +25,7 @@ from keras_mixer import cli
 from keras_mixer.training import fit as loop
 from keras_mixer.weights import published
 
+sys.path.append(str(ROOT))  # experiments/ and benchmarks/ are not installed
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the guides are on TensorFlow")
 
 REASONS = {  # accepted reasons for not running a block
@@ -146,10 +149,26 @@ def parse(arguments, monkeypatch):
             cli.main(arguments)
 
 
-def run_shell(code, run):
+def parse_script(arguments, monkeypatch):
+    """Fails unless `python -m experiments.NAME`, or `python benchmarks/NAME.py`, is there and accepts these options."""
+    if not arguments or arguments[0] != "-m":
+        assert (ROOT / arguments[0]).is_file(), arguments
+        return
+    if arguments[1].startswith("experiments."):
+        main = importlib.import_module(arguments[1]).main
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments[1:])
+            tyro.cli(
+                functools.wraps(main, updated=())(lambda *values, **named: None), config=(tyro.conf.OmitArgPrefixes,)
+            )
+
+
+def run_shell(code, run, monkeypatch):
     for program, arguments in commands(code):
         if program == "keras-mixer":
             run(arguments)
+        elif program == "python":
+            parse_script(arguments, monkeypatch)
         else:
             assert program in OTHER_PROGRAMS | {"pytest"}, f"{program} is not a program that the pages may call"
 
@@ -185,9 +204,8 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
         assert block.not_run is None or block.not_run in REASONS, block
         measured = str(page.relative_to(ROOT)) in MEASUREMENTS
         if block.language == "bash":
-            run_shell(
-                block.code, functools.partial(parse, monkeypatch=monkeypatch) if block.not_run or measured else run
-            )
+            how = functools.partial(parse, monkeypatch=monkeypatch) if block.not_run or measured else run
+            run_shell(block.code, how, monkeypatch)
         elif block.language == "python":
             if block.not_run == "needs tensorflow-serving-api":
                 continue

@@ -2,16 +2,19 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_mixer.inspect.report import write_report
-
-CONFUSION = [[3, 1], [0, 4]]
+from keras_mixer.data.splits import Split
+from keras_mixer.export.predictor import Predictor
+from keras_mixer.inspect.report import most_confident_mistakes, write_report
+from keras_mixer.inspect.saliency import saliency_maps
 
 
 @pytest.fixture
 def run(tiny_mixer, tmp_path):
-    """The files of a finished run."""
+    """The files of a finished run, whose data have other classes than its model."""
     folder = tmp_path / "a <run>"
     folder.mkdir()
     model = tiny_mixer(classes=2)
@@ -22,57 +25,80 @@ def run(tiny_mixer, tmp_path):
     results |= {"image_size": [16, 16], "seconds": 5.2, "seed": 3, "backend": "tensorflow", "versions": {"keras": "3"}}
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "steps": None}))
-    (folder / "metrics.csv").write_text("epoch,accuracy,val_accuracy,loss,step\n0,0.1,0.2,2.3,10\n1,0.5,0.6,1.1,20\n")
     return folder
 
 
-def test_the_page_stands_alone_and_shows_what_is_there(run, tmp_path):
-    plain = write_report([run], tmp_path / "plain.html").read_text()
-    assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, ...)" in plain
-    assert "Confusion matrix" not in plain
-    assert "Few-shot" not in plain
-    evaluation = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "data": "digits"}
-    evaluation |= {"evaluation_crop": "resize", "confusion": CONFUSION, "class_names": ["<b>cat</b>", "dog"]}
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    few_shot = {"accuracy": {"1": [0.5, 0.7]}, "data": "digits", "layer": "pre_logits", "crop": "resize"}
-    (run / "fewshot.json").write_text(json.dumps(few_shot))
-    page = write_report([run, run], tmp_path / "full.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "<b>87.50 %</b> ± 11.69 %" in page  # sqrt(p (1 - p) / 8)
-    assert "60.00 %" in page
-    assert page.count("<svg") == 2
-    assert "% of the units are smoother than 95 % of random ones" in page
+@pytest.fixture
+def digits(tiny_mixer, run, tmp_path):
+    """A finished run with a model of random weights, whose test images can be read."""
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    model = tiny_mixer()
+    model.class_names, model.evaluation_crop = ("<i>0</i>", *"123456789"), "resize"
+    model.save(other / "model.keras")
+    (other / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "image_size": 16, "seed": 7}))
+    return other
+
+
+def test_without_test_images_the_page_shows_the_rest(run, tmp_path):
+    page = write_report([run], tmp_path / "plain.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, ...)" in page
+    assert "Confusion matrix" not in page
+    assert "<strong>87.50 %</strong>± 11.69 %" in page  # sqrt(p (1 - p) / 8)
+    assert "<title>a &lt;run&gt;" in page
+
+
+def test_runs_are_compared_and_their_mistakes_are_shown(run, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "keras_mixer.inspect.report.with_classes_of", lambda source, names: source
+    )  # digits have others
+    page = write_report([digits, run.parent / "other"], tmp_path / "twice.html", images=90).read_text()
+    assert page.count("<figure>") == 24
     assert "Settings that differ" not in page
-    # names are text, never markup
-    cells = r'<th scope="row">&lt;b&gt;cat&lt;/b&gt;</th>\s*<td class="diagonal dark" style="--shade: 87%">3</td>'
-    assert re.search(cells + r'\s*<td class="" style="--shade: 50%">1</td>', page)
-    recall = r'<th scope="row">dog</th><td class="number">4</td><td class="number">80.00 %</td>\s*'
-    assert re.search(recall + r'<td class="number">100.00 %</td>', page)
-    assert "<b>cat" not in page
+    assert f"{digits}</a>" in page  # equal names: the whole path
+    assert re.search("12 of [78][0-9] mistakes on 90 of the 360 test images", page)  # random weights
+    assert page.count('alt="Confusion matrix') == 2
+    assert "&lt;i&gt;0&lt;/i&gt;" in page  # names are text, never markup
+    assert "<i>0" not in page
+    assert len(re.findall(r'<th scope="row">[^<]*</th><td class="number">\d+</td><td class="number">', page)) == 20
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert all("alt=" in image for image in re.findall("<img[^>]*>", page))
 
 
-def test_the_models_own_test_images_are_shown_and_counted(tiny_mixer, run, tmp_path):
+def test_settings_that_differ_are_listed(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    model = tiny_mixer()
-    model.class_names, model.evaluation_crop = tuple("0123456789"), "resize"
-    model.save(other / "model.keras")
-    (other / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "image_size": 16, "seed": 7}))
-    many = {"data": "other", "class_names": [f"class {i}" for i in range(25)]}
-    many["confusion"] = [[4 * (i == j) + (i == 7 and j == 9) for j in range(25)] for i in range(25)]
-    (run / "evaluation.json").write_text(json.dumps(many))
-    page = write_report([run, other], tmp_path / "report.html", images=90).read_text()
-    assert "<td>class 7</td><td>class 9</td>" in page  # a figure and a list instead of a large table
-    assert page.index('<th scope="row">class 7</th>') < page.index('<th scope="row">class 0</th>')
-    assert "The other 5 classes" in page
-    assert "from 90 of the 360 test images" in page
-    assert page.count("<figure>") == 12 + page.split("Least confident")[1].count("<figure>")
-    assert re.search("12 of [78][0-9] mistakes on 90 test images", page)  # random weights
-    assert "90 images of scikit-learn digits" in page
-    assert "speak for" in page
+    (other / "config.json").write_text(json.dumps({"name": "x", "data": "digits", "steps": None, "seed": 7}))
+    page = write_report([run, other], tmp_path / "report.html").read_text()
     assert re.search(r'<th scope="row">seed</th><td>not set</td><td>7</td>', page)
+    assert '<th scope="row">steps' not in page
+
+
+def test_mistakes_come_most_confident_first_with_their_images(tiny_mixer, rng):
+    model = tiny_mixer(classes=3)
+    model.class_names, model.evaluation_crop = ("a", "b", "c"), "resize"
+    predictor = Predictor.of(model)
+    pixels, labels = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2, 0])
+    encoded = np.array([tf.io.encode_png(image).numpy() for image in pixels])
+    elements = tf.data.Dataset.from_tensor_slices({"image": encoded, "label": labels})
+    probabilities = predictor.classify(pixels)
+    guessed = probabilities.argmax(1)
+    confusion, found = most_confident_mistakes(predictor, Split(7, 3, elements, read=lambda element: element))
+    assert confusion.sum() == 7
+    assert np.trace(confusion) == (guessed == labels).sum()
+    wrong = [i for i in np.argsort(-probabilities.max(1)) if guessed[i] != labels[i]]
+    assert [mistake.position for mistake in found] == wrong
+    for mistake in found:
+        i = mistake.position
+        assert (mistake.label, mistake.guess) == (labels[i], guessed[i])
+        np.testing.assert_array_equal(mistake.pixels, pixels[i])
+        expected = probabilities[i, guessed[i]], probabilities[i, labels[i]]
+        np.testing.assert_allclose((mistake.confidence, mistake.of_label), expected, atol=1e-6)
+    both = saliency_maps(model, pixels[:1], [1], [2])
+    np.testing.assert_allclose(
+        both, saliency_maps(model, pixels[:1], [1]) - saliency_maps(model, pixels[:1], [2]), atol=1e-4
+    )
 
 
 def test_mistakes_leave_no_page(run, tmp_path):
