@@ -158,14 +158,14 @@ def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train):
 
         return dataclasses.replace(train, read=read_and_note)
 
-    whole = take(training_batches(train, recipe, 3), 50)
+    whole = take(training_batches(train, recipe, 40), 10)  # over the end of an epoch
     for processes in (2, 4):
         read.clear()
         devices = [SimpleNamespace(process=process, processes=processes) for process in range(processes)]
-        parts = [take(training_batches(reading(of.process), recipe, 3, of), 50) for of in devices]
+        parts = [take(training_batches(reading(of.process), recipe, 40, of), 10) for of in devices]
         assert_equal(side_by_side(parts), whole)
         for process in range(processes):
-            own = 50 * 32 // processes
+            own = 10 * 32 // processes
             assert own <= read.count(process) < own + 500  # and what is fetched ahead
 
 
