@@ -359,7 +359,7 @@ def read_recipe(path) -> Recipe:
 
 
 def recipe_from(text: bytes) -> Recipe:
-    """The recipe in the text of a `config.json`; ValueError if they are not those of a JSON object with the fields of a recipe."""
+    """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
     try:
         content = json.loads(text)
     except RecursionError as error:
