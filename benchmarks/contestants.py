@@ -78,15 +78,15 @@ class Calls:
 
 
 def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, **request):
-    """`{name: Calls}` of a case; contestants that fail are reported and left out.
+    """`{name: Calls}` of a case: each contestant is prepared, then they take turns, A B A B.
 
     Args:
-        contestants: each is prepared for the case, then they take turns, A B A B.
+        contestants: those that fail are reported and left out.
         case: a dict for all contestants, or a function that returns the case of a contestant.
-        seconds: seconds of calls per contestant, over all rounds.
+        seconds: of calls per contestant, over all rounds.
         rounds: number of rounds.
         limit: a contestant that gets a third of the time.
-        stale: discard the first calls of each round, which return results prefetched while the contestant waited.
+        stale: discard the first calls of a round, whose results were prefetched while the contestant waited.
         **request: of `protocol.serve`'s request `time`: `fewest` and `in_flight`.
     """
     running = {}
@@ -121,13 +121,9 @@ def middle(values):
 
 
 def record(cases, show, output, specifications=()):
-    """Shows the rows of each case as they come, and writes all with the machine and the versions of contestants.
+    """Shows the rows of each case, and writes them with the machine and the versions of some contestants.
 
-    Args:
-        cases: yields the rows of each case.
-        show: prints the rows of a case.
-        output: JSON file, written after each case because a run can take an hour; None for none.
-        specifications: of contestants whose versions are written.
+    The JSON file `output`, if there is one, is written after each case, because a run can take an hour.
     """
     if output and output.exists():
         raise SystemExit(f"{output} exists already; remove it or choose another name.")

@@ -15,17 +15,9 @@ SIZES = {  # patch, blocks, C, D_S, D_C: Table 1
 }
 
 
-class Mlp(nn.Module):
-    """Dense, GELU, Dense over the last axis."""
-
-    dim: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x):
-        """`(B, ..., D) -> (B, ..., D)`."""
-        hidden = nn.gelu(nn.Dense(self.dim, dtype=self.dtype)(x))
-        return nn.Dense(x.shape[-1], dtype=self.dtype)(hidden)
+def mlp(x, dim, dtype):
+    """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`."""
+    return nn.Dense(x.shape[-1], dtype=dtype)(nn.gelu(nn.Dense(dim, dtype=dtype)(x)))
 
 
 class Mixer(nn.Module):
@@ -46,8 +38,8 @@ class Mixer(nn.Module):
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, S, C)
         for _ in range(self.blocks):
             y = nn.LayerNorm(dtype=self.dtype)(x).swapaxes(1, 2)
-            x = x + Mlp(self.tokens_mlp, self.dtype)(y).swapaxes(1, 2)
-            x = x + Mlp(self.channels_mlp, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+            x = x + mlp(y, self.tokens_mlp, self.dtype).swapaxes(1, 2)
+            x = x + mlp(nn.LayerNorm(dtype=self.dtype)(x), self.channels_mlp, self.dtype)
         x = nn.LayerNorm(dtype=self.dtype)(x).mean(1)
         return nn.Dense(CLASSES, kernel_init=nn.initializers.zeros)(x)
 

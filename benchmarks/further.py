@@ -1,4 +1,4 @@
-"""Further kinds of `run.py`: litert, input, memory, wrapper, growth. Each function returns rows."""
+"""Further kinds of `run.py`: litert, input, memory, growth. Each function returns rows."""
 
 import dataclasses
 import sys
@@ -10,24 +10,20 @@ from photographs import write_photographs
 from speed import Case
 
 PHOTOGRAPHS = 512
-STEPS_OF_A_CALL = 4  # as in `ours_wrapped.py`
-ROUNDS_OF_WRAPPERS = 10
 
 
 def _case(kind, variant, batch_size, image_size=224, **more):
     return dataclasses.asdict(Case("train", variant, batch_size, "float32", image_size)) | {"kind": kind} | more
 
 
-def _rows(case, times, scale=1.0, images=0):
-    """One row per contestant; `scale` converts the seconds of a call to those of the unit in the row."""
+def _rows(case, times, images):
+    """One row per contestant."""
     rows = []
     for name, calls in times.items():
-        median, spread = middle([value * scale for value in calls.seconds])
+        median, spread = middle(calls.seconds)
         row = {**case, "contestant": name, "seconds": median, "spread": spread, "calls": len(calls.seconds)}
-        if images:
-            row["images_per_second"] = images / median
-            row["images_per_cpu_second"] = images * len(calls.seconds) / scale / calls.cpu_seconds
-        rows.append(row)
+        row |= {"images_per_second": images / median}
+        rows.append(row | {"images_per_cpu_second": images * len(calls.seconds) / calls.cpu_seconds})
     return rows
 
 
@@ -88,28 +84,6 @@ def memory(options):
     return rows
 
 
-def wrapper(options):
-    """The cost of distribution: a plain step, a distributed step on one device, and one on two virtual devices.
-
-    Contestants take turns after every call; `of_none` is the median ratio of neighbouring calls, which is robust
-    against changes in the speed of the machine.
-    """
-    rows = []
-    for backend in ("tensorflow", "jax"):
-        case = _case("train", "S/32", 16, options.image_size)
-        environment = {"KERAS_BACKEND": backend}
-        if backend == "jax":
-            environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-        words = [(f"{backend}: {word}", sys.executable, "ours_wrapped.py", word) for word in ("none", "one", "two")]
-        times = competed(words, case, 0, environment, rounds=ROUNDS_OF_WRAPPERS, fewest=1)
-        none = times[f"{backend}: none"].seconds
-        case |= {"kind": "wrapper", "backend": backend}
-        for row in _rows(case, times, scale=1 / STEPS_OF_A_CALL, images=case["batch_size"]):
-            ratios = [own / plain for own, plain in zip(times[row["contestant"]].seconds, none, strict=True)]
-            rows.append(row | {"of_none": middle(ratios)[0]})
-    return rows
-
-
 def growth(options):
     """Time of a forward pass and of a training step against image size, batch size and depth."""
     changes = [{"image_size": side} for side in (96, 224, 448, 672)]
@@ -125,4 +99,4 @@ def growth(options):
     return rows
 
 
-FURTHER = {"litert": litert, "input": inputs, "memory": memory, "wrapper": wrapper, "growth": growth}
+FURTHER = {"litert": litert, "input": inputs, "memory": memory, "growth": growth}

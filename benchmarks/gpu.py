@@ -69,11 +69,11 @@ def sweep(contestant, variant, kind, options, deadline):
         median, spread = middle(answer["seconds"])
         speed = batch_size / median
         tried.append({"batch_size": batch_size, "images_per_second": speed})
-        grown = best is None or speed > GROWTH * best["images_per_second"]
-        if best is None or speed > best["images_per_second"]:
+        before = best["images_per_second"] if best else 0.0
+        if speed > before:
             best = case | {"images_per_second": speed, "spread": spread, "tflops": operations * speed / 1e12}
             best |= {"bytes": answer["bytes"], "device": answer["device"]}
-        if not grown or options.one_batch:
+        if speed <= GROWTH * before or options.one_batch:
             break
         batch_size *= 2
     if best is None:

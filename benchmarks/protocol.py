@@ -31,9 +31,8 @@ def serve(prepare, device=None):
     - `memory`: prepares a case and calls it twice; returns the peak memory above that in use before the calls.
 
     Args:
-        prepare: takes a case (a dict with kind, variant, batch_size, precision, image_size; kind "limit" is a product
-            of square matrices) and returns a function without arguments that makes one call and waits for its result.
-            Raises for a case that the contestant does not support.
+        prepare: takes a case (the fields of `speed.Case`; kind "limit" is a product of square matrices) and returns a
+            function without arguments that makes one call and waits for its result; raises if it cannot.
         device: returns a dict with name and peak memory of the device, which is added to the times.
     """
     call = None

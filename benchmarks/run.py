@@ -6,7 +6,7 @@
 PYTHON is the interpreter of an environment with the packages of a peer (timm: torch, timm, torchvision; Flax: flax and
 optax). A peer that is not given is skipped; one that does not
 start is reported and skipped. Contestants take turns, A B A B, while the others wait; results are medians over all
-rounds. `--kinds` also accepts litert, input, memory, wrapper and growth: see `further.py`.
+rounds. `--kinds` also accepts litert, input, memory and growth: see `further.py`.
 """
 
 import argparse
@@ -83,7 +83,6 @@ def show(rows):
         "seconds": "{:8.3f} s",
         "spread": "+- {:.0%}",
         "of_limit": "{:.2f} of the product",
-        "of_none": "{:.3f} of the time without distribution",
         "bytes": "{:,} bytes",
     }
     for row in rows:

@@ -15,7 +15,8 @@ from protocol import serve
 import timm.data  # isort: skip
 
 CLASSES = 1000
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+OPTIONS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "scale": (0.05, 1.0), "interpolation": "bilinear"}
+OPTIONS |= {"color_jitter": None, "num_workers": len(os.sched_getaffinity(0)), "device": torch.device("cpu")}
 COLLATE, ALWAYS = (word in sys.argv[1:] for word in ("collate", "always"))
 
 
@@ -24,18 +25,12 @@ def _batches(case):
     side = case["image_size"]
     loader = timm.data.create_loader(
         timm.data.ImageDataset(case["folder"] + "/train"),
-        input_size=(3, side, side),
-        batch_size=case["batch_size"],
+        (3, side, side),
+        case["batch_size"],
         is_training=True,
-        scale=(0.05, 1.0),
-        color_jitter=None,
         auto_augment="rand-m15-n2" + ("-p1.0" if ALWAYS else ""),
-        interpolation="bilinear",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        num_workers=CORES,
-        device=torch.device("cpu"),
         collate_fn=timm.data.FastCollateMixup(**mixup) if COLLATE else None,
+        **OPTIONS,
     )
     mix = None if COLLATE else timm.data.Mixup(**mixup)
     for _ in itertools.count():

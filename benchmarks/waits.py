@@ -31,11 +31,7 @@ STAGES = {
 
 
 def seconds_of(command):
-    """Seconds of a command from start to end.
-
-    Raises:
-        RuntimeError: it failed; the message is the end of its output.
-    """
+    """Seconds of a command from start to end; raises RuntimeError with the end of its output if it fails."""
     began = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

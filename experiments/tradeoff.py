@@ -28,7 +28,8 @@ def figure_of(points, part):
     ax.set_xticks([tick for tick in ticks if speeds.min() / 2 < tick < 2 * speeds.max()])
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
-    ax.margins(0.25, 0.15)  # for the names
+    ax.set_xlim(speeds.min() / 1.6, speeds.max() * 1.6)  # room for names, and for a tick
+    ax.margins(y=0.15)
     ax.legend()
     return figure
 

@@ -96,4 +96,4 @@ def test_public_data_and_weights_are_named_and_folders_of_this_machine_are_not(r
     assert "/home" not in text
     (copy / "results.json").unlink()
     assert cli.main(["card", str(copy), "--output", str(tmp_path / "unfinished.md")]) == 2
-    assert "is not finished" in capsys.readouterr().err
+    assert "is not a finished run" in capsys.readouterr().err
