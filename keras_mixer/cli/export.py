@@ -19,7 +19,7 @@ from keras_mixer.data.splits import subsample
 from keras_mixer.description import describe
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import Unsupported, load_model, require_tensorflow
-from keras_mixer.export.verified import FORMATS, ExportDiffers, Parity
+from keras_mixer.export.verified import FORMATS, ExportDiffers
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0
 from keras_mixer.files import refuse_existing
@@ -127,9 +127,7 @@ def export(
         return verified.export(model, name, paths[name], split, **common, **own)
 
     if format == ALL:
-        outcomes = [_attempt(name, verify) for name in tqdm(paths, leave=False, unit="format", file=sys.stderr)]
-        _report_all(outcomes)
-        return
+        return _export_all(paths, verify)
     try:
         parity = verify(format)
     except ExportDiffers as error:
@@ -141,53 +139,30 @@ def export(
     print(f"Next:\n  {server if format == 'web' else f'keras-mixer predict {parity.path} IMAGE...'}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """What became of one format of `--format all`; one that is impossible here has not failed."""
-
-    format: str
-    seconds: float
-    parity: Parity | None
-    error: Exception | None = None
-
-    @property
-    def failed(self) -> bool:
-        return self.error is not None and not isinstance(self.error, Unsupported)
-
-    def row(self) -> tuple[str, ...]:
-        """The cells of the table."""
-        seconds = f"{self.seconds:.1f}"
-        if self.parity is None:
-            word = "failed" if self.failed else "not possible"
-            reason = " ".join(str(self.error).split()) or type(self.error).__name__
-            return self.format, "-", "-", "-", "-", seconds, f"{word}: {reason}"
-        return (
-            self.format,
-            str(self.parity.path),
-            f"{self.parity.bytes / 1e6:,.2f} MB",
-            f"{self.parity.max_difference:.1e}",
-            f"{self.parity.agreement:.2%}",
-            seconds,
-            "differs too much" if self.failed else "written",
-        )
-
-
-def _attempt(name, verify) -> _Outcome:
-    began = time.perf_counter()
-    try:
-        parity, error = verify(name), None
-    except Exception as caught:  # each format has its own libraries; whatever fails in one, the others are written
-        parity, error = getattr(caught, "parity", None), caught
-    return _Outcome(name, time.perf_counter() - began, parity, error)
-
-
-def _report_all(outcomes):
-    header = ("format", "file", "size", "largest difference", "same top-1", "seconds", "result")
-    print_table(header, [outcome.row() for outcome in outcomes])
-    failed = [outcome.format for outcome in outcomes if outcome.failed]
+def _export_all(names, verify):
+    """Prints a row for each format; one that is impossible for this model or machine has not failed."""
+    rows, written, failed = [], [], []
+    for name in tqdm(names, leave=False, unit="format", file=sys.stderr):
+        began, parity = time.perf_counter(), None
+        try:
+            parity, result = verify(name), "written"
+            written.append(name)
+        except Exception as error:  # each format has its own libraries; whatever fails in one, the others are written
+            parity, reason = getattr(error, "parity", None), " ".join(str(error).split()) or type(error).__name__
+            result = "differs too much" if parity else f"failed: {reason}"
+            if isinstance(error, Unsupported):
+                result = f"not possible: {reason}"
+            else:
+                failed.append(name)
+        figures = ("-", "-", "-", "-")
+        if parity:
+            sizes = f"{parity.bytes / 1e6:,.2f} MB", f"{parity.max_difference:.1e}", f"{parity.agreement:.2%}"
+            figures = (str(parity.path), *sizes)
+        rows.append((name, *figures, f"{time.perf_counter() - began:.1f}", result))
+    print_table(("format", "file", "size", "largest difference", "same top-1", "seconds", "result"), rows)
     if failed:
         raise ValueError(f"Not every format could be verified: {', '.join(failed)}. The table says why.")
-    if not any(outcome.parity for outcome in outcomes):
+    if not written:
         raise ValueError("No format is possible for this model on this machine. The table says why.")
 
 

@@ -40,7 +40,7 @@ def load(path) -> Predictor:
     path = Path(downloads.local(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
-    if path.is_dir():
+    if path.is_dir() and not (path / "model.keras").is_file():
         versions = [int(item.name) for item in path.iterdir() if item.name.isdigit()]
         path = path / str(max(versions)) if versions else path
     if path.suffix == ".keras" or (path / "model.keras").is_file():

@@ -1,5 +1,6 @@
 """SavedModel with stable signatures: pixels or encoded images in, probabilities and class names out."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
 from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.features import feature_extractor
-from keras_mixer.files import publish, refuse_address, staging_folder, write_json
+from keras_mixer.files import publish, refuse_address, staging_folder
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -84,8 +85,16 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
         model = in_precision(model, precision)
     signatures = _signatures(model, description, min(top_k, len(description.class_names)))
     write_functions(signatures, model, folder)
-    write_json(folder / SAVED_MODEL_DESCRIPTION, description.as_json() | {"precision": precision})
-    write_warmup_requests(folder / REQUESTS, folder.parent.name, _examples(description.input_shape, signatures))
+    described = folder / SAVED_MODEL_DESCRIPTION
+    described.parent.mkdir()
+    described.write_text(json.dumps(description.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
+    gray, requests = np.full((1, *description.input_shape), 128, np.uint8), {}
+    for name, function in signatures.items():
+        (spec,) = function.input_signature
+        encoded = spec.dtype == tf.string
+        image = [tf.io.encode_jpeg(gray[0]).numpy()] if encoded else gray.astype(spec.dtype.as_numpy_dtype)
+        requests[name] = {spec.name: np.array(image, object) if encoded else image}
+    write_warmup_requests(folder / REQUESTS, folder.parent.name, requests)
 
 
 def version_folder(path, version=None) -> Path:
@@ -161,14 +170,3 @@ def _signatures(model, description, top_k):
 
     signatures = {"serving_default": from_pixels, "image_uint8": from_uint8, "features": features}
     return signatures | ({"image_bytes": from_bytes} if shape[-1] == 3 else {})  # which decodes to RGB
-
-
-def _examples(shape, signatures):
-    """`{signature: inputs}`: one gray image for each signature."""
-    gray = np.full((1, *shape), 128, np.uint8)
-    inputs = {name: {"image": gray.astype(np.float32)} for name in signatures}
-    if "image_uint8" in signatures:
-        inputs["image_uint8"] = {"image": gray}
-    if "image_bytes" in signatures:
-        inputs["image_bytes"] = {"image_bytes": np.array([tf.io.encode_jpeg(gray[0]).numpy()], object)}
-    return inputs

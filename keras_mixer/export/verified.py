@@ -286,17 +286,19 @@ def _batches(images, predictor, size):
         noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
         images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
     array, labels = images if isinstance(images, tuple) and hasattr(images[0], "__array__") else (images, None)
-    files = not hasattr(array, "__array__")
-    if not files and np.shape(array)[1:] != shape:
-        raise ValueError(f"Expected images (N, {', '.join(map(str, shape))}), got {np.shape(array)}.")
+    files = isinstance(array, list | tuple)
+    if not files and not hasattr(array, "__array__"):
+        raise ValueError(f"Expected a list of image files or an array of images, got {type(array).__name__}.")
     labels = np.full(len(array), -1) if labels is None else np.asarray(labels)
     for start in range(0, len(array), size):
-        some, of_some = array[start : start + size], labels[start : start + size]
-        if files:
-            encoded = np.array([read(one, for_server, crop).numpy() for one in some], object)
-            yield np.stack([preprocess_image(one, predictor) for one in some]), of_some, encoded
-        else:
-            yield np.asarray(some), of_some, None
+        some = array[start : start + size]
+        pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)
+        if pixels.shape[1:] != shape:
+            raise ValueError(
+                f"Expected images (N, {', '.join(map(str, shape))}), got {(len(array), *pixels.shape[1:])}."
+            )
+        encoded = np.array([read(one, for_server, crop).numpy() for one in some], object) if files else None
+        yield pixels, labels[start : start + size], encoded
 
 
 def size_of(path) -> int:

@@ -51,7 +51,9 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
         raise Unsupported("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if channels != 3:
         raise Unsupported(f"The page needs a model of RGB images; this one takes {channels} channels.")
-    files = _page_files() | _runtime_files()
+    page = importlib.resources.files("keras_mixer.export") / PAGE
+    files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
+    files["LICENSES.txt"] = LICENSES.format(version=VERSION).encode()
     folder.mkdir()
     write_tflite(predictor, folder / MODEL, quantization=quantization)
     size = (folder / MODEL).stat().st_size
@@ -71,12 +73,6 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-
-
-def _page_files():
-    page = importlib.resources.files("keras_mixer.export") / PAGE
-    files = {item.name: item.read_bytes() for item in page.iterdir()}
-    return files | {"LICENSES.txt": LICENSES.format(version=VERSION).encode()}
 
 
 def _runtime_files():

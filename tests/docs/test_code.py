@@ -34,7 +34,7 @@ REASONS = {  # accepted reasons for not running a block
     "needs ImageNet",
     "needs a bucket",
     "needs TensorFlow Serving",
-    "needs tensorflow-serving-api",  # tests/serving runs this block where it is installed
+    "needs tensorflow-serving-api",
     "needs a TPU",
     "needs libtpu",
     "needs multiple devices",
@@ -43,6 +43,7 @@ REASONS = {  # accepted reasons for not running a block
     "multiple trainings",
     "starts a server",
 }
+NOT_INSTALLED = {"needs tensorflow-serving-api", "needs the extras onnx and openvino"}  # so imports are not tried
 MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
 OTHER_PROGRAMS = {
     "python3",
@@ -207,7 +208,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
             how = functools.partial(parse, monkeypatch=monkeypatch) if block.not_run or measured else run
             run_shell(block.code, how, monkeypatch)
         elif block.language == "python":
-            if block.not_run == "needs tensorflow-serving-api":
+            if block.not_run in NOT_INSTALLED:
                 continue
             only_imports(block.code) if block.not_run else run_python(block.code, names, capsys)
         else:

@@ -1,6 +1,7 @@
 """`keras_mixer.export` and the command: what is written, proved, refused and printed."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from image_files import encode, photographs, turned, write_folder
 
 import keras_mixer
+import keras_mixer_command
 from keras_mixer import cli
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import Unsupported
@@ -70,6 +72,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
     refused("Pass images to compare on: the most probable class of noise", quantization="dynamic_int8")
     refused(r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", images=pixels.swapaxes(1, 2))
     refused("There is no image to compare on", images=[])
+    refused("a list of image files or an array of images, got dict", images={})
     refused("representative_images are needed", images=pixels, quantization="int8")
     refused("Unknown evaluation crop 'centre'", evaluation_crop="centre")
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -116,6 +119,16 @@ def test_another_backend_is_told_what_to_set(tiny_mixer, tmp_path):
         with pytest.raises(ValueError, match="with KERAS_BACKEND=tensorflow"):
             export()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_chooses_tensorflow(monkeypatch):
+    monkeypatch.setattr(cli, "main", lambda: 0)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    for command, backend in (("train", "jax"), ("export", "tensorflow")):
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+        monkeypatch.setattr(sys, "argv", ["keras-mixer", command])
+        assert keras_mixer_command.main() == 0
+        assert os.environ["KERAS_BACKEND"] == backend
 
 
 @on_tensorflow
