@@ -215,7 +215,7 @@ def _read_answer(given):
 
 def _descriptions():
     good = {"class_names": ["a", "b"], "evaluation_crop": "resize", "input_shape": [2, 2, 3], "pixel_range": [0, 255]}
-    good |= {"output": "probabilities", "activation": "softmax"}
+    good |= {"output": "probabilities", "activation": "softmax", "trained_on": None}
     changed = st.dictionaries(st.sampled_from(list(good)), JSON, max_size=3)
     written = changed.map(lambda changes: json.dumps(good | changes).encode())
     return written | damaged([json.dumps(good).encode()]) | JSON.map(lambda some: json.dumps(some).encode())
