@@ -256,7 +256,7 @@ def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
         (["train", "--leaning-rate", "1"], r"Unrecognized options: --leaning-rate, 1\. Perhaps .*--learning-rate .*"),
         (["train", "--profile-steps", "5", "2"], r"profile_steps must be ascending or None, got \(5, 2\)\."),
         (["sweep", "--learning-rates", "0.1", "0"], r"learning_rates must be .* greater than 0, got \(0\.1, 0\.0\)\."),
-        (["vtab", "model", "--workdir", "work", "--steps", "0"], r"steps must be at least 1, got 0\."),
+        (["train", "--steps", "0"], r"steps must be at least 1 or None, got 0\."),
         (["export", "run", "--format", "onyx"], r"invalid choice 'onyx' for argument '--format'\..*'saved_model'.*"),
         (["evaluate"], r"Missing .* RUN .*"),
     ],

@@ -39,19 +39,6 @@ def test_tokens_of_the_permuted_mixer_are_the_old_ones_in_another_order(tiny_mix
     np.testing.assert_allclose(after, before[order], atol=1e-4)
 
 
-def test_patches_stay_whole_and_share_one_inner_order():
-    places = shuffle_patches((8, 12), (4, 4), seed=1).reshape(8, 12)
-    rows, columns = places // 12, places % 12
-    inner = set()
-    for top in (0, 4):
-        for left in (0, 4, 8):
-            patch = np.s_[top : top + 4, left : left + 4]
-            assert len(set(rows[patch].ravel() // 4)) == len(set(columns[patch].ravel() // 4)) == 1
-            inner.add((tuple(rows[patch].ravel() % 4), tuple(columns[patch].ravel() % 4)))
-    assert len(inner) == 1
-    assert sorted(places.ravel()) == list(range(96))
-
-
 def test_a_network_sees_the_same_pixels_in_another_order(rng):
     image = keras.Input((8, 8, 3))
     seen = keras.Model(image, keras.layers.Identity()(image))

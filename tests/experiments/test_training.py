@@ -2,8 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from experiments.networks import small_resnet, small_vit
-from experiments.permutation import permuted
+from experiments.networks import small_resnet
 from experiments.training import Training, draw, remembered, train
 
 DIGITS = Training("smoke", image_size=8)
@@ -51,15 +50,3 @@ def test_the_resnet_has_four_blocks_and_the_parameters_of_the_page():
     model = small_resnet((32, 32, 3), 10)
     assert sum(isinstance(layer, keras.layers.Add) for layer in model.layers) == 4
     assert model.count_params() == 529_898
-
-
-def test_the_vit_knows_the_place_of_a_patch_only_from_its_positions(rng):
-    model = small_vit((8, 8, 3), 5, patch_size=4, blocks=2, channels=64)
-    images = rng.integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
-    order = np.arange(64).reshape(2, 4, 2, 4)[::-1].reshape(-1)  # the lower patches first
-    assert np.abs(model(permuted(images, order)) - model(images)).max() > 1e-3
-    expected = np.asarray(model(images))
-    positions = model.get_layer("positions").positions
-    positions.assign(np.asarray(positions)[[2, 3, 0, 1]])
-    np.testing.assert_allclose(model(permuted(images, order)), expected, atol=1e-5)
-    assert model.get_layer("attention_0").num_heads == 2
