@@ -311,7 +311,7 @@ def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
         (["sweep", "--learning-rates", "0.1", "0"], r"learning_rates must be greater than 0, got 0\.0\."),
         (["predict", "run", "a.png", "--threshold", "2"], r"threshold must be less than or equal to 1, got 2\.0\."),
         (["export", "run", "--format", "onyx"], r"invalid choice 'onyx' for argument '--format'\..*'saved_model'.*"),
-        (["evaluate"], r"Missing .* RUN .*"),
+        (["evaluate"], r"Missing .* MODEL .*"),
     ],
 )
 @pytest.mark.parametrize("columns", ["50", "200"])

@@ -42,13 +42,16 @@ class Predict:
     def __call__(self):
         if len(self.paths) < (1 if self.server else 2):
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
-        predictions, failed = [], []
+        predictions: list[Prediction] = []
+        failed: list[Exception] = []
         with self._classifier() as (answers_to, trained_on):
             images = [file for path in self.paths[0 if self.server else 1 :] for file in files_at(path)]
             few = len(images) < MANY_IMAGES
             for answer in tqdm(answers_to(images), "predicting", len(images), file=sys.stderr, disable=few):
-                (failed if isinstance(answer, Exception) else predictions).append(answer)
-        predictions = [self._without_improbable(prediction) for prediction in predictions]
+                if isinstance(answer, Exception):
+                    failed.append(answer)
+                else:
+                    predictions.append(self._without_improbable(answer))
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
         content = [dataclasses.asdict(prediction) for prediction in predictions]
