@@ -8,7 +8,7 @@ so that other commands start faster.
 import importlib
 import sys
 
-from keras_mixer.cli.terminal import BAD_INPUT, in_words, read_options, with_local_copies
+from keras_mixer.cli.terminal import bad_input, in_words, read_options, with_local_copies
 from keras_mixer_command import COMMANDS, FAILED, answer
 
 CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
@@ -22,7 +22,7 @@ def main(arguments=None) -> int:
         return status
     try:
         return run(arguments[0], arguments[1:]) or 0
-    except BAD_INPUT as error:
+    except bad_input() as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as stop:

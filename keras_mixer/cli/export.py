@@ -174,8 +174,10 @@ def print_parity(parity):
     """Prints how an export compares with its model."""
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
     needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
+    found = parity.model_accuracy, parity.export_accuracy
+    accuracies = ("unknown" if accuracy is None else f"{accuracy:.2%}" for accuracy in found)
     rows = [
-        ("top-1 accuracy", number(parity.model_accuracy, ".2%"), number(parity.export_accuracy, ".2%"), ""),
+        ("top-1 accuracy", *accuracies, ""),
         ("same top-1", "", f"{parity.agreement:.2%}", "-" if needed is None else f"at least {needed:.2%}"),
         (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", allowed),
         ("mean difference", "", f"{parity.mean_difference:.1e}", ""),

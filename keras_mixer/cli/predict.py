@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.cli.terminal import BAD_INPUT, Data, DataOptions, Model, NewFile, give, in_words, log_of, print_table
+from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, bad_input, give, in_words, log_of, print_table
 from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Prediction, load_mixer
 from keras_mixer.export.runtimes import load
@@ -97,7 +97,7 @@ def answer(predictor, top_k, image) -> Prediction | Exception:
     """The prediction for an image file, or the error that it raises."""
     try:
         return predictor.predict(image, top_k)
-    except BAD_INPUT as error:
+    except bad_input() as error:
         return error
 
 

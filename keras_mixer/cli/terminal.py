@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import tensorflow as tf
 import tyro
 
 from keras_mixer.fields import settings
@@ -28,7 +27,6 @@ NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
 CONFIG = (tyro.conf.OmitArgPrefixes,)  # a flag has both --name and --no-name
-BAD_INPUT = (ValueError, OSError, RuntimeError, tf.errors.OpError)  # TensorFlow Datasets raises the last two
 
 
 @settings
@@ -99,6 +97,12 @@ def folder_of(model) -> Path:
     if is_hub_address(model):
         raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
     return model if model.is_dir() else model.parent
+
+
+def bad_input() -> tuple[type[Exception], ...]:
+    """Types of the errors that the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (ValueError, OSError, RuntimeError) + ((tensorflow.errors.OpError,) if tensorflow else ())
 
 
 def in_words(error) -> str:
