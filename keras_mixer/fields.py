@@ -34,6 +34,7 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # int32 for tf.random; np.random accepts no negative seed
 Text = Annotated[str, where("a non-empty string", lambda text: text.strip() and "\0" not in text)]
 ASCENDING = where("ascending", lambda values: list(values) == sorted(values))

@@ -1,9 +1,12 @@
 """The command line as a person types it: a process for each command, or in this one where only the result counts."""
 
+import ast
 import contextlib
+import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +17,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from image_files import write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import keras_mixer_command
 from keras_mixer import cli
+from keras_mixer.cli import look
 
 SMALL = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 SHORT = ["--epochs", "8", "--global-batch-size", "128", "--warmup-steps", "5", "--learning-rate", "1e-2"]
@@ -153,12 +158,58 @@ def test_an_image_folder_trains_and_keeps_its_class_names(tmp_path, printed):
     assert set(prediction["labels"]) == {"circle", "stripe"}
 
 
+def test_any_model_is_evaluated_on_data_that_are_named(finished_run, tmp_path, printed, capsys):
+    folder, *_ = finished_run
+    trained = json.loads((folder / "results.json").read_text())
+    table = tmp_path / "classes.csv"
+    content = json.loads(printed("evaluate", folder / "model.keras", "--data", "digits", "--json", "--csv", table))
+    assert (content["accuracy"], content["test_images"]) == (trained["accuracy"], 360)
+    assert content["loss"] == pytest.approx(trained["loss"], rel=1e-4)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["class"] for row in rows] == list("0123456789")
+    assert [float(row["accuracy"]) for row in rows] == content["per_class"]
+    if keras.backend.backend() == "tensorflow":
+        printed("export", folder, "--format", "tflite", "--output", tmp_path / "model.tflite")
+        out = printed("evaluate", tmp_path / "model.tflite", "--data", "digits")
+        assert f"{trained['accuracy']:.2%}" in out
+        assert "rows are labels" in out
+    assert cli.main(["evaluate", str(folder / "model.keras")]) == 2
+    assert "is not a run, which would know its test data. Pass them with --data" in capsys.readouterr().err
+
+
+def test_predict_reads_folders_and_leaves_out_what_is_improbable(finished_run, digit_files, tmp_path, printed):
+    folder, *_ = finished_run
+    images, table = digit_files[0].parent, tmp_path / "answers.csv"
+    answers = json.loads(printed("predict", folder, images, "--threshold", "0.3", "--json", "--csv", table))
+    assert [answer["image"] for answer in answers] == list(map(str, digit_files))
+    assert all(min(answer["probabilities"], default=1) >= 0.3 for answer in answers)
+    assert 10 <= sum(len(answer["labels"]) for answer in answers) + len(answers) <= 40
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    expected = [label for answer in answers for label in answer["labels"]]
+    assert [row["class"] for row in rows] == expected
+    assert printed("predict", folder, images, "--threshold", "1").count("(none)") == 10
+
+
+def test_a_loss_that_is_not_finite_is_printed_as_a_dash(finished_run, tmp_path, printed):
+    folder, *_ = finished_run
+    shutil.copytree(folder, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results | {"loss": None}))
+    out = printed("train", "digits", *QUICK, "--workdir", tmp_path / "run")
+    assert re.search(r"% +- +360 ", out)
+    printed("card", tmp_path / "run")
+    assert "Loss" not in (tmp_path / "run" / "README.md").read_text()
+    printed("report", tmp_path / "run", "--output", tmp_path / "report.html", "--images", "10")
+    assert '<td class="number">-</td>' in (tmp_path / "report.html").read_text()
+
+
 def test_convert_features_and_saliency(finished_run, digit_files, tmp_path, printed):
     folder, *_ = finished_run
     printed("convert", folder / "model.keras", tmp_path / "model.npz")
     with np.load(tmp_path / "model.npz") as file:
         assert file["MixerBlock_0/token_mixing/Dense_0/kernel"].shape == (16, 16)
-    printed("features", folder, "digits", "--layer", "block_0", "--output", tmp_path / "features.npz")
+    about = printed("features", folder, "digits", "--layer", "block_0", "--output", tmp_path / "features.npz", "--json")
+    assert (json.loads(about)["images"], json.loads(about)["layer"]) == (360, "block_0")
     with np.load(tmp_path / "features.npz") as file:
         assert file["features"].shape == (360, 4, 4, 32)
     drawn = printed("saliency", folder, digit_files[3], "--output", tmp_path / "three.png", "--class-name", "3")
@@ -193,22 +244,23 @@ def test_the_page_of_experiments_names_commands_and_pictures_that_exist():
         assert (root / "docs" / picture).is_file()
 
 
-def test_startup_messages_are_dropped_and_the_reason_of_a_crash_is_not():
+def test_startup_messages_are_dropped_and_a_crash_is_reported():
     code = """
 import os, sys, keras_mixer_command
 with keras_mixer_command.without_startup_messages():
     print("a warning of Python", file=sys.stderr)
     os.write(2, b"I0000 00:00:1795707210.8   13724 port.cc:153] oneDNN custom operations are on.\\n")
-with keras_mixer_command.without_startup_messages():
     os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
-    os.write(2, b"F0000 00:00:1795707210.8   13724 cpu.cc:1] needs AVX\\n")
+    os.write(2, b"E0000 00:00:1795707210.8   13724 cuda.cc:1] no device\\n")
+with keras_mixer_command.without_startup_messages():
     os.abort()
 """
-    crashed = subprocess.run(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=Path(keras_mixer_command.__file__).parent
-    )
+    folder = Path(keras_mixer_command.__file__).parent
+    crashed = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=folder)
     assert crashed.returncode == -signal.SIGABRT
-    assert crashed.stderr == "a warning of Python\nF0000 00:00:1795707210.8   13724 cpu.cc:1] needs AVX\n"
+    shown, crash = crashed.stderr.split("Fatal Python error: Aborted")
+    assert shown == "a warning of Python\nE0000 00:00:1795707210.8   13724 cuda.cc:1] no device\n"
+    assert "<string>" in crash
 
 
 @pytest.mark.parametrize("level", [None, "0"])
@@ -221,6 +273,7 @@ def test_the_log_level_of_the_user_is_kept_and_its_messages_shown(level, monkeyp
         keras_mixer_command, "without_startup_messages", lambda: contextlib.nullcontext(filtered.append(True))
     )
     monkeypatch.setattr(cli, "main", lambda: os.environ["TF_CPP_MIN_LOG_LEVEL"])
+    monkeypatch.setattr(sys, "argv", ["keras-mixer", "variants"])
     assert keras_mixer_command.main() == (level or "1")
     assert bool(filtered) == (level is None)
 
@@ -235,11 +288,11 @@ def test_variants_print_the_seven_rows_and_s8(capsys):
 
 def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
     for arguments, message in [
-        (["dance"], "Unknown command 'dance'; valid ones are variants, train"),
+        (["dance"], "Unknown command 'dance'; valid ones are train, sweep, "),
         (["train", "imagenet99"], "Unknown recipe 'imagenet99'; valid ones are digits"),
         (["train", "--data", str(tmp_path), "--workdir", str(tmp_path / "run")], "two or more class folders"),
         (["predict", str(tmp_path / "nothing"), "a.png"], "There is no model at"),
-        (["evaluate", str(tmp_path)], "neither a finished run directory nor a .keras file"),
+        (["evaluate", str(tmp_path)], "does not contain a model. Expected a run directory"),
     ]:
         assert cli.main(arguments) == 2
         err = capsys.readouterr().err
@@ -251,14 +304,15 @@ def test_mistakes_end_with_one_line_and_status_2(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["train", "--variant", "B/17"], r"variant must be one of S/32, S/16, .*, got 'B/17'\."),
-        (["train", "--label-smoothing", "1.5"], r"label_smoothing must be in \[0, 1\), got 1\.5\."),
+        (["train", "--label-smoothing", "1.5"], r"label_smoothing must be less than 1, got 1\.5\."),
         (["train", "--epochs", "many"], r"Error parsing --epochs: invalid literal for int.* 'many'"),
         (["train", "--leaning-rate", "1"], r"Unrecognized options: --leaning-rate, 1\. Perhaps .*--learning-rate .*"),
-        (["train", "--profile-steps", "5", "2"], r"profile_steps must be ascending or None, got \(5, 2\)\."),
-        (["sweep", "--learning-rates", "0.1", "0"], r"learning_rates must be .* greater than 0, got \(0\.1, 0\.0\)\."),
-        (["train", "--steps", "0"], r"steps must be at least 1 or None, got 0\."),
+        (["train", "--profile-steps", "5", "2"], r"profile_steps must be ascending, got \(5, 2\)\."),
+        (["sweep", "--learning-rates", "0.1", "0"], r"learning_rates must be greater than 0, got 0\.0\."),
+        (["predict", "run", "a.png", "--threshold", "2"], r"threshold must be less than or equal to 1, got 2\.0\."),
+        (["train", "--steps", "0"], r"steps must be greater than or equal to 1, got 0\."),
         (["export", "run", "--format", "onyx"], r"invalid choice 'onyx' for argument '--format'\..*'saved_model'.*"),
-        (["evaluate"], r"Missing .* RUN .*"),
+        (["evaluate"], r"Missing .* MODEL .*"),
     ],
 )
 @pytest.mark.parametrize("columns", ["50", "200"])
@@ -286,7 +340,20 @@ def test_help_explains_every_option_with_its_default(capsys):
     assert "--top-k" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["variants"], ["predict", "--help"]])
+def test_help_version_and_a_wrong_command_need_no_package():
+    code = """
+import sys, keras_mixer_command
+for words in (["--help"], ["--version"], ["dance"], []):
+    assert keras_mixer_command.answer(words) is not None
+print(*sys.modules, file=sys.stderr)
+"""
+    folder = Path(keras_mixer_command.__file__).parent
+    answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    assert not {"keras_mixer", "tensorflow", "keras", "numpy", "tyro"} & set(answered.stderr.split())
+    assert all(f"\n{group}:\n" in answered.stdout for group in keras_mixer_command.GROUPS)
+
+
+@pytest.mark.parametrize("arguments", [["variants"], ["predict", "--help"]])
 def test_a_command_starts_without_what_others_need(arguments):
     code = f"""
 import contextlib, io, sys, keras_mixer
@@ -297,8 +364,55 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
 print(*set(sys.modules) - before)
 """
     added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"keras_cv", "tensorflow_datasets", "keras_mixer.training"} & set(added)
-    assert ("tyro" in added) == (arguments != ["--help"])
+    assert not {"keras_cv", "tensorflow_datasets", "keras_mixer.training", "matplotlib"} & set(added)
+
+
+def options_of(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    return set(re.findall(r"(?:^|[ │])\s*(--[a-z][\w-]*)(?=,? |$)", capsys.readouterr().out, re.M))
+
+
+def test_sweep_takes_every_option_of_train(capsys):
+    assert options_of("train", capsys) < options_of("sweep", capsys)
+
+
+OF_OTHER_PROGRAMS = {
+    "--logdir": "tensorboard",
+    "--directory": "http.server",
+    "--data_dir": "",
+    "--version": "keras-mixer",
+}
+
+
+def test_texts_name_only_options_that_a_command_has(capsys):
+    known = set().union(*(options_of(command, capsys) for command in cli.COMMANDS))
+    for path in [*Path(cli.__file__).parents[1].rglob("*.py"), Path(keras_mixer_command.__file__)]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", node.value):
+                    of_another = option in OF_OTHER_PROGRAMS and OF_OTHER_PROGRAMS[option] in node.value
+                    assert option in known or of_another, f"{path}:{node.lineno}: {option}"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            tf.errors.NotFoundError(None, None, "gs://b/data: no such bucket\n\t [[node Read]]"),
+            "gs://b/data: no such bucket",
+        ),
+        (RuntimeError("OutOfRangeError: half a record\nFailed to construct dataset"), "OutOfRangeError: half a record"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_errors_of_tensorflow_and_its_data_sets_end_with_one_line(error, line, monkeypatch, capsys):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(look.Variants, "__call__", fail)
+    assert cli.main(["variants"]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_every_command_explains_itself(capsys):
@@ -346,14 +460,14 @@ def test_a_recipe_takes_class_weights_as_a_word_or_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fewshot", "run", "digits", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
+        (["fewshot", "run", "digits", "--batch-size", "0"], "batch_size must be greater than or equal to 1, got 0."),
         (
             ["features", "run", "digits", "--output", "f.npz", "--batch-size", "-1"],
-            "batch_size must be at least 1, got -1.",
+            "batch_size must be greater than or equal to 1, got -1.",
         ),
-        (["imagenet", "run", "--batch-size", "0"], "batch_size must be at least 1, got 0."),
-        (["export", "run", "--format", "tflite", "--images", "0"], "images must be at least 1, got 0."),
-        (["variants", "--classes", "-1"], "classes must be at least 0, got -1."),
+        (["imagenet", "run", "--batch-size", "0"], "batch_size must be greater than or equal to 1, got 0."),
+        (["export", "run", "--format", "tflite", "--images", "0"], "images must be greater than or equal to 1, got 0."),
+        (["variants", "--classes", "-1"], "classes must be greater than or equal to 0, got -1."),
     ],
 )
 def test_numbers_out_of_range_are_rejected_before_anything_is_read(words, message, capsys):

@@ -278,11 +278,21 @@ def test_the_answers_on_good_files_are_given(trained, km, capsys):
     good = [next(Path("photos", name).glob("*.png")) for name in CLASSES[:2]]
     Path("empty.jpg").write_bytes(b"")
     Path("cut.png").write_bytes(good[0].read_bytes()[:200])
-    files = [good[0], "empty.jpg", "cut.png", "missing.png", "photos", good[1]]
+    Path("folder", "deeper").mkdir(parents=True)
+    Path("empty").mkdir()
+    Path("folder", "notes.txt").write_text("not an image")
+    shutil.copy(good[1], "folder/deeper/b.png")
+    Path("folder", "a.png").write_bytes(b"")
+    files = [good[0], "empty.jpg", "cut.png", "missing.png", "empty", "folder", good[1]]
     assert cli.main(["predict", "run", *map(str, files), "--json"]) == 1
     printed = capsys.readouterr()
-    assert [answer["image"] for answer in json.loads(printed.out)] == list(map(str, good))
+    assert [answer["image"] for answer in json.loads(printed.out)] == [
+        str(good[0]),
+        "folder/deeper/b.png",
+        str(good[1]),
+    ]
     lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert lines[0] == "error: empty.jpg: empty"
     assert lines[1].startswith("error: cut.png: ")
-    assert lines[2:] == ["error: There is no image file missing.png.", "error: There is no image file photos."]
+    missing = [f"error: There is no image file {name}." for name in ("missing.png", "empty")]
+    assert lines[2:] == [*missing, "error: folder/a.png: empty"]

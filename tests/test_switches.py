@@ -12,11 +12,10 @@ from keras_mixer.training.recipes import RECIPES
 FIELDS = [field.name for field in dataclasses.fields(Recipe) if isinstance(field.default, bool)]
 COMMANDS = {  # the models do not exist: what is complained about is not the switch
     "train smoke --job-addresses nowhere": ("skip-corrupt", "dry-run"),
-    "sweep smoke --learning-rates -1": ("skip-final",),
-    "evaluate no_run": ("skip-corrupt",),
+    "sweep smoke --learning-rates -1": ("skip-final", "skip-corrupt", "dry-run"),
+    "evaluate no_run": ("skip-corrupt", "include-new", "json"),
     "fewshot no_run digits": ("skip-corrupt",),
     "predict no_run image.png": ("json",),
-    "vtab no_run --workdir work": ("download",),
 }
 
 

@@ -1,59 +1,51 @@
-"""Shared by all commands: option types, option parsing, table printing."""
+"""Shared by all commands: types of options, reading them, printing tables and errors."""
 
 import contextlib
+import csv
+import dataclasses
 import functools
-import inspect
 import io
+import json
 import re
+import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from keras_mixer.fields import check
+from keras_mixer.fields import settings
+from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.storage import address_of, local_copy
 from keras_mixer.weights.downloads import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
 CONFIG = (tyro.conf.OmitArgPrefixes,)  # a flag has both --name and --no-name
 
 
-def parse(function, command, arguments):
-    """Calls a function with the options on the command line, as its signature and docstring describe them.
+@settings
+class DataOptions:
+    """Options of the data."""
 
-    Raises:
-        ValueError: an option or its value is invalid.
-    """
-    annotations = typing.get_type_hints(function, include_extras=True)
+    data_dir: str | None = None  # folder with prepared TensorFlow Datasets
+    test_split: str | None = None  # split to test on; the run's own by default, or else test
+    label: str | None = None  # the feature of a TensorFlow Dataset that is to be predicted; the run's own, or label
+    skip_corrupt: bool = False  # leave out image files that cannot be decoded
 
-    @functools.wraps(function, updated=())
-    def call_later(*values, **options):  # runs outside read_options, which captures standard error
-        bound = inspect.signature(function).bind(*values, **options).arguments
-        return functools.partial(function, **{name: check(name, one, annotations[name]) for name, one in bound.items()})
-
-    call = read_options(call_later, command, arguments)
-    with contextlib.ExitStack() as copies:
-
-        def local(name, value):
-            if annotations[name] in (Model, Run, Runs):
-                paths = [copies.enter_context(local_copy(path)) for path in ([value], value)[isinstance(value, tuple)]]
-                return tuple(paths) if isinstance(value, tuple) else paths[0]
-            if isinstance(value, Path) and address_of(value):
-                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address_of(value)}.")
-            return value
-
-        bound = inspect.signature(function).bind(*call.args, **call.keywords)
-        bound.arguments.update({name: local(name, value) for name, value in bound.arguments.items()})
-        return function(*bound.args, **bound.kwargs)
+    def given(self, **others) -> dict[str, Any]:
+        """These, but `skip_corrupt`, and others, as far as they have a value."""
+        values = {"data_dir": self.data_dir, "test_split": self.test_split, "label": self.label, **others}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def read_options(what, command, arguments, **options):
-    """The result of a function, or a dataclass, for the options on the command line.
+    """The dataclass `what` with the options on the command line; other arguments are those of `tyro.cli`.
 
     Raises:
         ValueError: an option or its value is invalid; tyro's boxed message as one line.
@@ -69,15 +61,6 @@ def read_options(what, command, arguments, **options):
         raise ValueError(_without_box(printed.getvalue())) from None
 
 
-def take_recipe(arguments, default):
-    """The recipe that the first argument names, or the default, and the other arguments."""
-    from keras_mixer.training.recipes import resolve  # with tyro alone, the other commands start without it
-
-    if arguments and not arguments[0].startswith("-"):
-        return resolve(arguments[0]), arguments[1:]
-    return resolve(default), arguments
-
-
 def _without_box(text):
     """The text of a box drawn by tyro, without title, borders and hints about --help."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[1:-1]  # colours
@@ -87,15 +70,50 @@ def _without_box(text):
     return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # other versions of tyro may differ
 
 
-def folder_of(model) -> Path:
-    """The folder for the results of a command about a run directory or a file.
+@contextlib.contextmanager
+def with_local_copies(options) -> Iterator[Any]:
+    """The options with copies of the models and runs that are in object stores; what is written to a run is sent back.
 
     Raises:
-        ValueError: the model is on the Hugging Face Hub, so there is none.
+        ValueError: another path is an address, or a file to write exists.
     """
+    local: dict[str, Any] = {}
+    with contextlib.ExitStack() as copies:
+        for name, kind in typing.get_type_hints(type(options), include_extras=True).items():
+            value = getattr(options, name)
+            if kind in (Model, Run):
+                local[name] = copies.enter_context(local_copy(value))
+            elif kind == Runs:
+                local[name] = tuple(copies.enter_context(local_copy(path)) for path in value)
+            elif isinstance(value, Path) and address_of(value):
+                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address_of(value)}.")
+            elif kind in (NewFile, NewFile | None) and value is not None:
+                refuse_existing(value)
+        yield dataclasses.replace(options, **local)
+
+
+def folder_of(model) -> Path:
+    """The folder for what a command writes about a run directory or a file; ValueError if it is on the Hub."""
     if is_hub_address(model):
         raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
     return model if model.is_dir() else model.parent
+
+
+def bad_input() -> tuple[type[Exception], ...]:
+    """Types of the errors that the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (ValueError, OSError, RuntimeError) + ((tensorflow.errors.OpError,) if tensorflow else ())
+
+
+def in_words(error) -> str:
+    """The message of an error; of one of TensorFlow or TensorFlow Datasets only the first line."""
+    message = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    return message if isinstance(error, ValueError | OSError) else message.splitlines()[0]
+
+
+def number(value, form=".4f") -> str:
+    """A number in a table; a dash for None, which stands for NaN in JSON files."""
+    return "-" if value is None else format(value, form)
 
 
 def print_table(header, rows):
@@ -103,3 +121,18 @@ def print_table(header, rows):
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, tuple("-" * width for width in widths), *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def give(options, content, header=(), rows=()) -> bool:
+    """Prints the content if `--json` is given, writes rows for `--csv`; returns whether tables are still wanted."""
+    if getattr(options, "csv", None) is not None:
+        with atomic_write(options.csv) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+    if options.json:
+        print(json.dumps(content, indent=2))
+    return not options.json
+
+
+def log_of(options):
+    """Where a command with `--json` prints all else: standard error, to keep standard output JSON."""
+    return functools.partial(print, file=sys.stderr) if options.json else print

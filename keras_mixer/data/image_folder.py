@@ -178,11 +178,10 @@ class ImageFolder:
         images, damaged, others = [], {}, Counter[str]()
         paths = [os.path.join(self.path, file.path) for file in files]
         for file, header in zip(files, check_files(paths, self.crop, pixels=self.skip_corrupt), strict=True):
-            suffix = os.path.splitext(file.path)[1].lower()
             if isinstance(header, Header):
                 images.append(ImageFile(file.path, file.class_name, file.part, file.bytes, *header))
-            elif isinstance(header, NotAnImage) and suffix not in _image_suffixes():
-                others[suffix] += 1
+            elif _is_other_file(file.path, header):
+                others[_suffix(file.path)] += 1
             else:
                 damaged[file] = header
         return images, damaged, others
@@ -221,6 +220,22 @@ def holds_images(path) -> bool:
     """Whether an image is among the first files below a folder."""
     some_files = itertools.islice(_files_below(path, path, Counter(), set()), 100)
     return any(isinstance(header, Header) for header in check_files([file for file, _ in some_files]))
+
+
+def images_below(folder) -> list[str]:
+    """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
+    paths = [path for path, _ in _files_below(folder, folder, Counter(), set())]
+    headers = check_files(paths)
+    return [path for path, header in zip(paths, headers, strict=True) if not _is_other_file(path, header)]
+
+
+def _is_other_file(path, header):
+    """Whether a file is an image neither by its content nor by its name."""
+    return isinstance(header, NotAnImage) and _suffix(path) not in _image_suffixes()
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()
 
 
 def _hidden(name):

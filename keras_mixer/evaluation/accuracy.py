@@ -64,7 +64,8 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
     Args:
         model: maps images `(B, H, W, channels)` to probabilities `(B, classes)`; a single sigmoid output is the
             probability of class 1 of two. A last layer without activation gives logits, which become probabilities by
-            softmax, or by sigmoid if the model has one output or was compiled with a binary cross-entropy.
+            softmax, or by sigmoid if the model has one output or was compiled with a binary cross-entropy. Also what
+            `keras_mixer.load` returns.
         dataset: `(images, labels)` batches in a list, generator, `tf.data.Dataset` or `keras.utils.PyDataset`; or two
             arrays `(images, labels)`. Labels are class numbers `(B,)` or `(B, 1)`, also as floats, or one-hot rows
             `(B, classes)`. Pixels as the model expects them: a Mixer takes [0, 255], or [-1, 1] without preprocessing.

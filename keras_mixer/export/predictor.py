@@ -94,6 +94,8 @@ class Predictor:
         pixels.warn(self.description.pixel_range)
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
+    predict_on_batch = probabilities  # as a Keras model has it, so that `keras_mixer.evaluate` takes a predictor too
+
     def predict(self, image, top_k=5) -> Prediction:
         """The most probable classes of one image; `preprocess_image` names the forms it may have, and the errors.
 

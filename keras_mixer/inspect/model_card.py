@@ -100,7 +100,7 @@ def _figures(results):
     names = {"accuracy": "Top-1 accuracy", "top5": "Top-5 accuracy", "start_accuracy": "Top-1 accuracy before training"}
     shown = {label: results.get(key) for key, label in names.items() if key != "top5" or results["top5"] < 1}
     rows = [(label, f"{value:.2%}") for label, value in shown.items() if value is not None]
-    return [*rows, ("Loss", f"{results['loss']:.4f}")]
+    return rows if results["loss"] is None else [*rows, ("Loss", f"{results['loss']:.4f}")]  # None: not finite
 
 
 def _changed_settings(recipe):

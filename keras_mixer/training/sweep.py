@@ -36,6 +36,7 @@ def sweep(
     holdout=0.1,
     final=True,
     skip_corrupt=False,
+    profile_steps=None,
     log=print,
     **overrides,
 ):
@@ -52,6 +53,7 @@ def sweep(
             and Flowers, 2 % of CIFAR and 1 % of ImageNet.
         final: train on all training images at the end.
         skip_corrupt: leave out image files that cannot be decoded.
+        profile_steps: of each run, as for `fit`.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -66,7 +68,8 @@ def sweep(
     """
     recipe = resolve(recipe, **overrides)
     rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], SOME])))
-    holdout, options = check("holdout", holdout, Fraction), {"skip_corrupt": skip_corrupt, "log": log}
+    holdout = check("holdout", holdout, Fraction)
+    options = {"skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
     accuracies: dict[float, float | None] = {}
     for rate in rates:
         log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")

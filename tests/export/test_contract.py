@@ -9,7 +9,7 @@ import reference
 from image_files import encode, photographs
 
 import keras_mixer
-from keras_mixer.cli.export import export as export_command
+from keras_mixer.cli.export import Export
 from keras_mixer.description import Description, describe
 from keras_mixer.export import predictor, saved_model
 from keras_mixer.export.predictor import load_mixer
@@ -285,12 +285,12 @@ def test_the_command_exports_models_of_logits_and_features(build, tiny_mixer, tm
     model.save(tmp_path / "logits.keras")
     tiny_mixer(include_top=False, pooling="avg").save(tmp_path / "features.keras")
     options = {"data": data, "images": 4}
-    export_command(tmp_path / "logits.keras", **options, output=tmp_path / "a", classifier_activation="sigmoid")
+    Export(tmp_path / "logits.keras", **options, output=tmp_path / "a", classifier_activation="sigmoid")()
     assert "largest difference (image, image_uint8, image_bytes)" in capsys.readouterr().out
-    export_command(tmp_path / "logits.keras", **options, output=tmp_path / "c", precision="bfloat16")
+    Export(tmp_path / "logits.keras", **options, output=tmp_path / "c", precision="bfloat16")()
     parity = json.loads((tmp_path / "c" / "1.parity.json").read_text())
     assert (parity["allowed_difference"], parity["needed_agreement"]) == (0.05, 0.99)
     assert 1e-5 < parity["max_difference"] < 0.05
-    export_command(tmp_path / "features.keras", **options, output=tmp_path / "b")
+    Export(tmp_path / "features.keras", **options, output=tmp_path / "b")()
     assert "unknown" in capsys.readouterr().out
     assert json.loads((tmp_path / "b" / "1.parity.json").read_text())["model_accuracy"] is None

@@ -37,9 +37,6 @@ def test_a_held_out_figure_is_named_so_everywhere_and_no_part_of_avg_5(main, tmp
     assert "test images" not in page.lower()
     main("card", run, "--output", tmp_path / "card.md")
     assert "287 training images that were held out of scikit-learn digits" in (tmp_path / "card.md").read_text()
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"data": "cifar10"}))
-    assert "was evaluated on 287 held-out training images" in main("avg5", run, status=2).err
 
 
 def test_part_of_the_training_split_is_held_out_too_until_a_test_split_is_named(main, tmp_path):
@@ -53,20 +50,3 @@ def test_part_of_the_training_split_is_held_out_too_until_a_test_split_is_named(
     assert "16 training and 4 held-out images" in printed.out
     assert "4 held-out" in main("evaluate", tmp_path / "run").out
     assert "9 test" in main("evaluate", tmp_path / "run", "--test-split", "test").out
-
-
-def test_avg_5_prints_commands_that_use_labelled_splits(main, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"name": "finetune", "data": "cifar10"}))
-    results = {
-        "accuracy": 0.9,
-        "test_images": 10_000,
-        "part": "test",
-        "evaluation_crop": "resize",
-        "image_size": [8, 8],
-    }
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    printed = main("avg5", tmp_path).out
-    assert (
-        "keras-mixer train finetune --data imagenet2012 --test-split validation --workdir runs/imagenet2012" in printed
-    )
-    assert "keras-mixer train finetune --data cifar100 --workdir" in printed

@@ -11,7 +11,8 @@ import pytest
 from image_files import write_folder
 
 import keras_mixer
-from keras_mixer.cli.terminal import Run, parse
+from keras_mixer import cli
+from keras_mixer.cli import look
 from keras_mixer.storage import Mirror, address_of
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
@@ -169,24 +170,19 @@ def test_a_folder_with_something_else_in_it_is_refused(address, photos):
     assert stored(address) == {"thesis.txt": b"do not lose me"}
 
 
-def look_at(run: Run, output: Path | None = None):
-    """Looks at a run.
-
-    Args:
-        run: folder of a run.
-        output: where to write.
-    """
-    files = sorted(file.name for file in run.rglob("*") if file.is_file())
-    (run / "evaluation.json").write_text(" ".join(files))
-
-
-def test_commands_read_a_run_in_a_bucket_and_write_to_it(address):
+def test_commands_read_a_run_in_a_bucket_and_write_to_it(address, monkeypatch):
     for name in ("config.json", "model.keras", "checkpoints/checkpoint-000000001.npz"):
         put(address, name, b"{}")
-    parse(look_at, "look", [address])
+
+    def list_files(card):
+        files = sorted(file.name for file in card.run.rglob("*") if file.is_file())
+        (card.run / "evaluation.json").write_text(" ".join(files))
+
+    monkeypatch.setattr(look.Card, "__call__", list_files)
+    cli.run("card", [address])
     assert stored(address)["evaluation.json"] == b"config.json model.keras"
     with pytest.raises(ValueError, match=r"There is no run at memory://bucket/none"):
-        parse(look_at, "look", ["memory://bucket/none"])
+        cli.run("card", ["memory://bucket/none"])
 
 
 def test_google_cloud_storage(monkeypatch, photos, tmp_path):

@@ -1,0 +1,233 @@
+"""The commands evaluate, fewshot and imagenet: how good a model is."""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mixer.anatomy import anatomy
+from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, give, log_of, print_table
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.settings import EvaluationCrop
+from keras_mixer.data.sources import load_source, with_classes_of
+from keras_mixer.description import evaluation_crop_of
+from keras_mixer.evaluation.accuracy import evaluate
+from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
+from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.runtimes import load
+from keras_mixer.fields import Count, settings
+from keras_mixer.files import write_json
+
+LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
+BATCH_SIZE = 64
+
+
+@settings
+class Evaluate:
+    """Evaluate a run on its test data, or any model on other data with the same classes or some of them.
+
+    A run's results on its own test data are kept in RUN/evaluation.json and RUN/confusion.png, others only in --output.
+    """
+
+    model: Model  # folder of a finished run, a .keras file, or an export of any format but the web page
+    data: str | None = None
+    """Image folder (all images, or its test sub-folder) or TensorFlow Datasets name; a run's own data by default."""
+    source: DataOptions = DataOptions()
+    evaluation_crop: EvaluationCrop | None = None  # how images are cropped and resized; the model's own by default
+    include_new: bool = False  # test also on images that were added to the run's own folder since it was trained
+    output: NewFile | None = None  # JSON file to write; it must not exist
+    json: bool = False  # print JSON instead of tables
+    csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
+
+    def __call__(self):
+        log = log_of(self)
+        is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
+        result, source, measured, own = self._of_run(log) if is_run else self._of_model(log)
+        classes = zip(source.class_names, result.examples_per_class.tolist(), result.per_class().tolist(), strict=True)
+        rows = [(name, images, accuracy if images else None) for name, images, accuracy in classes]
+        content = {
+            "accuracy": result.top1,
+            "top5": result.top5,
+            "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
+            "test_images": result.examples,
+            **dict(zip(("part", "evaluation_crop", "image_size"), measured, strict=True)),
+            "non_finite": result.non_finite,
+            "constant": result.constant,
+            "data": source.name,
+            "class_names": source.class_names,
+            "per_class": [accuracy for *_, accuracy in rows],
+            "confusion": result.confusion.tolist(),
+        }
+        if give(self, content, ("class", "images", "accuracy"), rows):
+            print_evaluation(result, measured, rows)
+        file = self.output or (self.model / "evaluation.json" if own else None)
+        if file is not None:
+            write_json(file, content)
+            log(f"\nWritten to {file}.")
+        if own:
+            from keras_mixer.inspect.confusion import confusion_figure
+            from keras_mixer.inspect.figures import write_figure
+
+            figure = confusion_figure(result.confusion, source.class_names)
+            log(f"Written to {write_figure(figure, self.model / 'confusion.png')}.")
+
+    def _of_run(self, log):
+        from keras_mixer.training.inputs import evaluate_source, other_source, run_source
+        from keras_mixer.training.recipes import resolve
+        from keras_mixer.training.run import read_recipe
+
+        model, recipe = load_mixer(self.model), read_recipe(self.model)
+        wanted = resolve(recipe, **self.source.given(data=self.data, evaluation_crop=self.evaluation_crop))
+        options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
+        source = other_source(self.model, recipe, wanted, **options)
+        own = source is None and wanted.label == recipe.label
+        if source is None:
+            source = run_source(self.model, wanted, include_new=self.include_new, **options)
+        else:
+            wanted = dataclasses.replace(wanted, holdout=0.0)
+        source = with_classes_of(source, model.class_names, log)
+        result = evaluate_source(model, source, wanted, progress=True)
+        return result, source, (wanted.part(), wanted.evaluation_crop, list(wanted.input_shape()[:2])), own
+
+    def _of_model(self, log):
+        predictor = load(self.model)
+        if self.data is None:
+            raise ValueError(
+                f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
+                "TensorFlow Datasets name or digits)."
+            )
+        about, split = predictor.description, self.source.test_split or "test"
+        crop = self.evaluation_crop or about.evaluation_crop
+        given = self.source.given(train_split=split, test_split=split)
+        options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
+        source = with_classes_of(load_source(self.data, **given, **options), about.class_names, log)
+        batches = evaluation_batches(source.test, image_size=about.input_shape[:2], batch_size=BATCH_SIZE, crop=crop)
+        with naming_damaged_files(source.test, crop=crop):
+            result = evaluate(predictor, batches, progress=True)
+        return result, source, ("test", crop, list(about.input_shape[:2])), False
+
+
+def print_evaluation(result, measured, per_class):
+    """Prints the tables and remarks of an evaluation."""
+    part, crop, (height, width) = measured
+    scores = f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {part}"
+    print_table(("top-1", "top-5", "loss", "images", "crop", "input"), [(*scores, crop, f"{height} x {width}")])
+    for remark in result.remarks():
+        print(remark)
+    print_table(("class", "accuracy"), [(name, f"{found:.2%}") for name, _, found in per_class if found is not None])
+    names = [name for name, *_ in per_class]
+    if len(names) <= LARGEST_TABLE:
+        print("\nConfusion matrix: rows are labels, columns predictions.")
+        counts = [[str(count or ".") for count in row] for row in result.confusion.tolist()]
+        print_table(("", *names), [(name, *row) for name, row in zip(names, counts, strict=True)])
+        return
+    from keras_mixer.inspect.confusion import mistakes
+
+    print("\nMost frequent errors:")
+    rows = [(*pair, str(images), f"{part:.1%}") for *pair, images, part in mistakes(result.confusion, names)]
+    print_table(("label", "prediction", "images", "of the label"), rows)
+
+
+@settings
+class Fewshot:
+    """Train a linear classifier on frozen features from a few images per class, and evaluate it."""
+
+    model: Model  # a finished run directory or .keras file
+    data: Data  # digits, an image folder or a TensorFlow Datasets name
+    source: DataOptions = DataOptions()
+    train_split: str | None = None  # split to draw training images from; for ImageNet the paper uses train[:65000]
+    shots: tuple[Count, ...] = SHOTS  # training images per class
+    seeds: tuple[int, ...] = SEEDS  # each draws its own training images
+    l2: float = L2  # strength of the L2 regularization; 1024 in big_vision
+    layer: str = "pre_logits"  # features to use, named as in keras-mixer features
+    evaluation_crop: EvaluationCrop | None = None  # of images; the model's own, or else resize-crop, as in the paper
+    batch_size: Count = BATCH_SIZE  # images per step
+    output: NewFile | None = None
+    """JSON file to write; it must not exist. By default fewshot.json in the run or next to the file, overwritten."""
+
+    def __call__(self):
+        file = self.output or folder_of(self.model) / "fewshot.json"
+        model = load_mixer(self.model)
+        crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
+        given = self.source.given(train_split=self.train_split)
+        source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
+        height, width = model.input_shape[1:3]
+        options = {"image_size": (height, width), "batch_size": self.batch_size, "crop": crop}
+        train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
+        began, classes = time.perf_counter(), len(source.class_names)
+        how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
+        with naming_damaged_files(source.train, source.test, crop=crop):
+            result = few_shot(model, train, test, classes=classes, **how, progress=True)
+        accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
+        rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
+        print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
+        print(
+            f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
+            f"{self.layer}, {crop} to {height} x {width} px, l2 {self.l2:g}, {time.perf_counter() - began:.1f} s"
+        )
+        for remark in result.remarks():
+            print(remark)
+        content = {"data": source.name, "crop": crop, "image_size": [height, width], **how}
+        write_json(file, content | dataclasses.asdict(result))
+        print(f"Written to {file}.")
+
+
+@settings
+class Imagenet:
+    """Measure an ImageNet-1k classifier on ImageNet, ReaL and ImageNet-V2, as far as their data are available."""
+
+    model: Model  # a finished run directory or .keras file with 1000 classes
+    data_dir: str | None = None  # of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2)
+    real_labels: Path | None = None  # the authors' real.json, instead of imagenet2012_real
+    real_images: Path | None = None  # of real_labels, ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default
+    v2_folder: Path | None = None  # of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2
+    evaluation_crop: EvaluationCrop | None = None  # of images; by default the model's own, or resmall-crop
+    batch_size: Count = BATCH_SIZE  # images per step
+    output: NewFile | None = None  # JSON file to write; it must not exist
+
+    def __call__(self):
+        from keras_mixer.data.prepared import NotPrepared
+        from keras_mixer.evaluation.imagenet import check_classes
+
+        model = load_mixer(self.model)
+        check_classes(model)
+        crop, size = self.evaluation_crop or evaluation_crop_of(model), model.input_shape[1:3]
+        rows, absent, remarks = [], [], []
+        content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
+        for name, (measure, open_split) in self._sets().items():
+            try:
+                split = open_split()
+            except NotPrepared as error:
+                absent.append(f"{name}: {error}")
+                continue
+            batches = evaluation_batches(split, image_size=size, batch_size=self.batch_size, crop=crop)
+            with naming_damaged_files(split, crop=crop, advice=""):
+                result = measure(model, batches, progress=True)
+            rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
+            content[name] = {"accuracy": result.top1, "images": result.examples}
+            remarks += [f"{name}: {remark}" for remark in result.remarks()]
+        if rows:
+            print_table(("data set", "top-1", "images", "crop", "input"), rows)
+        for remark in remarks:
+            print(remark)
+        if absent:
+            print("\nNot measured:", *absent, sep="\n  ")
+        if self.output is not None:
+            write_json(self.output, content)
+            print(f"Written to {self.output}.")
+
+    def _sets(self):
+        """By name, the function that measures and the one that opens the images."""
+        from keras_mixer.evaluation.imagenet import V2_VARIANTS, evaluate_real, real_split, v2_split, validation_split
+
+        sets = {
+            "ImageNet": (evaluate, partial(validation_split, self.data_dir)),
+            "ReaL": (evaluate_real, partial(real_split, self.data_dir, self.real_labels, self.real_images)),
+        }
+        if self.v2_folder:
+            return sets | {f"V2 {self.v2_folder.name}": (evaluate, partial(v2_split, folder=self.v2_folder))}
+        return sets | {f"V2 {name}": (evaluate, partial(v2_split, name, self.data_dir)) for name in V2_VARIANTS}
