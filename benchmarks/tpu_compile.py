@@ -2,7 +2,7 @@
 
 python benchmarks/tpu_compile.py imagenet21k_b16 global_batch_size=512 --topology v5e-8 --output report.json
 python benchmarks/tpu_compile.py finetune rematerialize=True --topology v5e-1 --classes 37 --largest-batch
-python benchmarks/tpu_compile.py --published --output benchmarks/results/tpu-compile.json   # benchmarks/README.md, hours
+python benchmarks/tpu_compile.py --published --output benchmarks/results/tpu-compile.json  # benchmarks/README.md, hours
 
 Needs pip install '.[cpu,tpu-compile]' on Linux. Neither data nor weights are read, and the step is not run: this says
 nothing about speed or the values that it computes.
