@@ -2,7 +2,7 @@
 
 python benchmarks/tpu_compile.py imagenet21k_b16 global_batch_size=512 --topology v5e-8 --output report.json
 python benchmarks/tpu_compile.py finetune rematerialize=True --topology v5e-1 --classes 37 --largest-batch
-python benchmarks/tpu_compile.py --published --output benchmarks/results/tpu-compile.json   # docs/guides/tpu.md, hours
+python benchmarks/tpu_compile.py --published --output benchmarks/results/tpu-compile.json  # benchmarks/README.md, hours
 
 Needs pip install '.[cpu,tpu-compile]' on Linux. Neither data nor weights are read, and the step is not run: this says
 nothing about speed or the values that it computes.
@@ -337,7 +337,7 @@ def main():
     parser.add_argument("--topology", default="v5e-1", choices=TOPOLOGIES, metavar="NAME", help=", ".join(TOPOLOGIES))
     parser.add_argument("--classes", type=int, help="outputs of the head; known for the data sets of the recipes")
     parser.add_argument("--largest-batch", action="store_true", help="search the largest global batch that fits")
-    parser.add_argument("--published", action="store_true", help="compile what docs/guides/tpu.md shows, or resume")
+    parser.add_argument("--published", action="store_true", help="compile what benchmarks/README.md shows, or resume")
     parser.add_argument("--output", type=Path, help="write the reports to this file as JSON")
     options = parser.parse_intermixed_args()
     if options.published and not options.output:

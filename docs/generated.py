@@ -39,7 +39,7 @@ SHOWN = {  # fields of a recipe and their column headings
 
 def on_page_markdown(markdown, **_):
     """Called by MkDocs with the text of every page."""
-    markdown = OPTIONS.sub(lambda match: table_of_options(match[1].split()), markdown)
+    markdown = OPTIONS.sub(lambda match: "\n" + table_of_options(match[1].split()), markdown)
     return markdown.replace(TABLE_OF_RECIPES, table_of_recipes())
 
 

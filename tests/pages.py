@@ -8,21 +8,27 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"(```|~~~)(\w*)\n(.*?)^\1$", re.M | re.S)
 MARK = re.compile(r"<!-- not run here: (.+) -->\n$")
+PRINTED = "<!-- printed by the block above -->\n"
 GENERATED = re.compile(r"^::: ([\w.]+)$", re.M)  # the docstring of this object; its name becomes an anchor
 
 
 def pages() -> list[Path]:
-    """README and every page of the site."""
-    return [ROOT / "README.md", ROOT / "saved_models" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """README, the texts of the shipped models, and every page of the site."""
+    texts = (*(ROOT / "saved_models").glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+    return [ROOT / "README.md", *sorted(texts)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A block of code of a page; `not_run` says why, where a comment above it excuses it from running."""
+    """A block of code of a page; `not_run` says why, where a comment above it excuses it from running.
+
+    `printed`: it is marked as all that the block before it prints.
+    """
 
     language: str
     code: str
     not_run: str | None
+    printed: bool = False
 
 
 def blocks(page: Path) -> list[Block]:
@@ -31,7 +37,7 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in FENCE.finditer(text):
         mark = MARK.search(text[: match.start()])
-        found.append(Block(match[2], match[3], mark[1] if mark else None))
+        found.append(Block(match[2], match[3], mark[1] if mark else None, text[: match.start()].endswith(PRINTED)))
     return found
 
 

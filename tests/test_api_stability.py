@@ -1,4 +1,4 @@
-"""docs/api-stability.md is what the code is. A failing test prints the block to put there, and to think about first."""
+"""docs/api.txt is what the code is. A failing test prints the block to put there, and to think about first."""
 
 import dataclasses
 import inspect
@@ -18,12 +18,14 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
 
 GLUE = "\N{NO-BREAK SPACE}"
-PAGE = (Path(__file__).parents[1] / "docs" / "api-stability.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+LISTING = (DOCS / "api.txt").read_text(encoding="utf-8")
+PAGE = (DOCS / "api-stability.md").read_text(encoding="utf-8")
 
 
 def block(title):
-    """The fenced block below a heading."""
-    return re.search(rf"^## {title}\n.*?^~~~text\n(.*?)^~~~$", PAGE, re.M | re.S)[1]
+    """The lines below a heading."""
+    return re.search(rf"^## {title}\n\n(.*?)(?=\n## |\Z)", LISTING, re.M | re.S)[1]
 
 
 def wrapped(start, parts, separator=", "):

@@ -17,6 +17,7 @@ import pytest
 
 import keras_mixer
 from keras_mixer import cli
+from keras_mixer.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_mixer"
@@ -281,16 +282,13 @@ def test_texts_are_in_plain_english(path):
     assert not found, "\n".join(found)
 
 
-def test_readme_table_is_table_1():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_tables_of_models_have_the_sizes_costs_and_weights_of_the_package():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    reference = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
     for name, variant in keras_mixer.VARIANTS.items():
-        sizes = [variant.patch_size, variant.num_blocks, variant.hidden_dim]
-        sizes += [variant.tokens_mlp_dim, variant.channels_mlp_dim]
-        cost = [f"{variant.parameters():,}", f"{variant.macs() / 1e9:.3f}"]
-        builder = f"Mixer{name.replace('/', '')}"
-        if builder not in PUBLIC:
-            builder = f'Mixer(**vars(VARIANTS["{name}"]))'
-        assert f"| `{builder}` | {' | '.join([*map(str, sizes), *cost])} |" in text
+        weights = ", ".join(f"`{one.name}`" for one in PUBLISHED if one.variant == name) or "-"
+        assert f"| {name} | {variant.parameters():,} | {variant.macs() / 1e9:.3f} | {weights} |" in readme
+        assert f"| {name} | {' | '.join(map(str, vars(variant).values()))} |" in reference
 
 
 def test_version_is_the_same_everywhere(capsys):
@@ -306,9 +304,9 @@ def test_top_level_is_what_was_asked_for():
         assert (ROOT / name).exists(), name
 
 
-def test_every_dependency_is_on_the_page_of_licences():
+def test_every_dependency_is_on_the_page_of_licenses():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    page = re.sub("[-_.]+", "-", (ROOT / "docs" / "licences.md").read_text(encoding="utf-8").lower())
+    page = re.sub("[-_.]+", "-", (ROOT / "docs" / "licenses.md").read_text(encoding="utf-8").lower())
     needed = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
     names = {re.split(r"[ \[<>=!;]", need)[0].lower().replace("_", "-") for need in needed}
     for name in names - {"keras-mixer", "tensorflow"}:  # tensorflow is the other form of tensorflow-cpu

@@ -185,7 +185,7 @@ class Recipe:
     rematerialize_tokens: bool = False
     """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
     steps_per_execution: Count = 1
-    """Optimizer steps per call from Python, at least 1: more is faster if a step is short, as on TPUs."""
+    """Optimizer steps between callbacks of Keras, at least 1; Keras 3.15 on JAX still calls each step from Python."""
     xla_on_cpu: Literal["auto"] | bool = "auto"
     """Compile with XLA on a single CPU too: up to 1.7 times as fast for tiny models, slower for those of Table 1. auto:
     if a step takes less than 10^9 multiply-accumulates in the forward pass."""

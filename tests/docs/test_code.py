@@ -1,8 +1,9 @@
 """Runs the commands and Python code of README and the guides, page by page, from top to bottom.
 
 Tests use stand-ins: two small image folders for `photos`, a tiny model and a few steps for every training run, the
-digits model for published weights. A block that cannot run is marked by a comment above it; its commands must parse
-and its imports must exist all the same.
+digits model or random weights for published weights. A block that cannot run is marked by a comment above it; its
+commands must parse and its imports must exist all the same. Where output is shown, by a comment in the code or in a
+text block below it that is marked as printed, it is compared.
 """
 
 import ast
@@ -36,12 +37,14 @@ REASONS = {  # accepted reasons for not running a block
     "needs TensorFlow Serving",
     "needs tensorflow-serving-api",
     "needs a TPU",
+    "needs a GPU",
     "needs libtpu",
     "needs multiple devices",
     "needs multiple machines",
     "needs the extras onnx and openvino",
     "multiple trainings",
     "starts a server",
+    "uploads to the Hugging Face Hub",
 }
 NOT_INSTALLED = {"needs tensorflow-serving-api", "needs the extras onnx and openvino"}  # so imports are not tried
 MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
@@ -54,6 +57,8 @@ OTHER_PROGRAMS = {
     "export",
     "docker",
     "curl",
+    "echo",
+    "hf",
     "tensorboard",
     "mkdocs",
     "pip-licenses",
@@ -71,6 +76,8 @@ SMALL = {  # settings of every training run in these tests
     "randaugment_num_ops": 0,
 }
 STAND_IN = "runs/digits/model.keras"  # for published weights
+RULE = "\u251c"  # between the rows of `model.summary()`; pages leave these lines out
+STAND_INS = {"README.md", "keras.md", "features.md"}  # pages that build `MixerB16` with published weights
 SIDE, LARGE, TIMES = 16, 224, 14  # pixels; sides from LARGE on are divided by TIMES
 
 
@@ -117,6 +124,11 @@ def small_fit(recipe, *, workdir, **overrides):
     return loop.fit(recipe, workdir=workdir, log=lambda line: None, **fields)
 
 
+def small_mixer(weights=None, **options):
+    """`keras_mixer.MixerB16` with one block of narrow MLPs and random weights."""
+    return keras_mixer.Mixer(16, 1, 768, 8, 16, **options)
+
+
 def commands(code):
     """`(program, arguments)` of each command in a shell block, without leading variables."""
     for line in code.replace("\\\n", " ").splitlines():
@@ -152,7 +164,10 @@ def parse(arguments, monkeypatch):
 
 def parse_script(arguments, monkeypatch):
     """Fails unless `python -m experiments.NAME`, or `python benchmarks/NAME.py`, is there and accepts these options."""
-    if not arguments or arguments[0] != "-m":
+    if arguments[0] == "-c":
+        ast.parse(arguments[1])
+        return
+    if arguments[0] != "-m":
         assert (ROOT / arguments[0]).is_file(), arguments
         return
     if arguments[1].startswith("experiments."):
@@ -180,6 +195,7 @@ def run_python(code, names, capsys):
     printed = capsys.readouterr().out.splitlines()
     for expected in re.findall(r"^ *print\(.*\)  # (.+)$", code, re.M):
         assert expected in printed
+    return printed
 
 
 def only_imports(code):
@@ -193,7 +209,9 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
     shutil.copytree(table, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(keras_mixer, "fit", small_fit, raising=False)
-    names = {"__name__": "__page__"}
+    if page.name in STAND_INS:
+        monkeypatch.setattr(keras_mixer, "MixerB16", small_mixer)
+    names, printed = {"__name__": "__page__"}, []
 
     def run(arguments):
         assert cli.main(shrunk(arguments)) == 0, capsys.readouterr().err
@@ -206,11 +224,19 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypat
         measured = str(page.relative_to(ROOT)) in MEASUREMENTS
         if block.language == "bash":
             how = functools.partial(parse, monkeypatch=monkeypatch) if block.not_run or measured else run
+            capsys.readouterr()
             run_shell(block.code, how, monkeypatch)
+            printed = capsys.readouterr().out.splitlines()
         elif block.language == "python":
             if block.not_run in NOT_INSTALLED:
                 continue
-            only_imports(block.code) if block.not_run else run_python(block.code, names, capsys)
+            if block.not_run:
+                only_imports(block.code)
+            else:
+                printed = run_python(block.code, names, capsys)
+        elif block.printed:
+            shown = [line.rstrip() for line in printed if not line.startswith(RULE)]
+            assert [line.rstrip() for line in block.code.splitlines()] == shown, block
         else:
             assert block.language in ("text", "json"), f"{page}: no check for blocks in {block.language!r}"
 

@@ -4,9 +4,10 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from pages import ROOT, anchors, links, pages, slug
+from pages import ROOT, anchors, links, pages, prose, slug
 
-OWN = [*pages(), *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
+OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "notebooks/README.md")
+OWN = [*pages(), *(ROOT / name for name in OTHERS), *sorted((ROOT / "experiments").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", OWN, ids=lambda page: str(page.relative_to(ROOT)))
@@ -33,6 +34,13 @@ def test_every_page_of_the_site_is_in_its_navigation():
     assert {ROOT / "docs" / name for name in named} <= set(pages())
     there = {page for page in pages() if (ROOT / "docs") in page.parents}
     assert there == {ROOT / "docs" / name for name in named}
+
+
+@pytest.mark.parametrize("page", OWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_item_of_a_list_runs_into_a_paragraph(page):
+    """A re-wrap that joins lines leaves " - **" in the middle of a sentence."""
+    for paragraph in re.split(r"\n\s*\n", prose(page)):
+        assert " - **" not in " ".join(re.split(r"\n *- ", f"\n{paragraph}")), paragraph
 
 
 def test_headings_become_anchors_as_on_the_site():

@@ -13,9 +13,10 @@ from keras_mixer import cli
 from keras_mixer.training.recipe import Recipe
 
 REFERENCE = ROOT / "docs" / "reference"
-MESSAGES = re.compile(r"^> `(.+)`$", re.M)
-OF_OTHERS = {  # messages of Python and TensorFlow
+MESSAGES = re.compile(r"^(?:- |  )`(.+)`<br>$", re.M)
+OF_OTHERS = {  # messages of Python, Keras and TensorFlow
     "No module named 'tensorflow'",
+    "Could not locate class 'MixerModel'...",
     "Detected incompatible Protobuf Gencode/Runtime versions when loading tensorflow_metadata/...",
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "oneDNN custom operations are on. You may see slightly different numerical results...",
@@ -99,7 +100,7 @@ def test_messages_in_troubleshooting_are_those_of_the_package():
 
 
 def test_the_card_of_the_digits_model_counts_right():
-    card = (ROOT / "docs" / "model-cards.md").read_text(encoding="utf-8")
+    card = (ROOT / "saved_models" / "mixer_digits.md").read_text(encoding="utf-8")
     assert f"The {len(load_digits().target):,} digits" in card
     parameters = keras_mixer.RECIPES["digits"].architecture().parameters((16, 16, 3), classes=10)
     assert f"{parameters:,} parameters" in card
