@@ -241,7 +241,7 @@ def test_a_model_with_a_train_step_of_its_own_is_a_mixer(tiny_mixer, tmp_path):
     assert isinstance(loaded, WithOwnStep)
     assert loaded.class_names == model.class_names == ("a", "b", "c")
     served = open_export(keras_mixer.export_tflite(loaded, tmp_path / "own.tflite"))
-    np.testing.assert_allclose(served.classify(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(served.probabilities(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
 
 
 def test_a_head_of_another_name_is_a_head(body, tiny_mixer, tmp_path):
