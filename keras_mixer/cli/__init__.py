@@ -31,12 +31,7 @@ def main(arguments=None) -> int:
 
 
 def run(command, arguments) -> int | None:
-    """Runs a command with the options on the command line; returns its exit status, None for 0.
-
-    Raises:
-        ValueError: an option or its value is invalid, or the command fails.
-        SystemExit: after printing help.
-    """
+    """Runs a command with the options on the command line; returns its exit status, None for 0."""
     kind = getattr(importlib.import_module(f"keras_mixer.cli.{COMMANDS[command][0]}"), command.capitalize())
     arguments, defaults = kind.take_recipe(arguments) if hasattr(kind, "take_recipe") else (arguments, {})
     with with_local_copies(read_options(kind, command, arguments, **defaults)) as options:

@@ -45,12 +45,7 @@ class DataOptions:
 
 
 def read_options(what, command, arguments, **options):
-    """The dataclass `what` with the options on the command line; other arguments are those of `tyro.cli`.
-
-    Raises:
-        ValueError: an option or its value is invalid; tyro's boxed message as one line.
-        SystemExit: after printing help.
-    """
+    """The dataclass `what` with the options on the command line; ValueError with tyro's boxed message as one line."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -72,11 +67,7 @@ def _without_box(text):
 
 @contextlib.contextmanager
 def with_local_copies(options) -> Iterator[Any]:
-    """The options with copies of the models and runs that are in object stores; what is written to a run is sent back.
-
-    Raises:
-        ValueError: another path is an address, or a file to write exists.
-    """
+    """The options with copies of models and runs in object stores; ValueError if a file to write exists or is there."""
     local: dict[str, Any] = {}
     with contextlib.ExitStack() as copies:
         for name, kind in typing.get_type_hints(type(options), include_extras=True).items():
