@@ -28,9 +28,8 @@ def listed(tmp_path):
     """What `fit` says about a folder before it finds too few images for a batch."""
 
     def lines(folder, **options):
-        said = []
+        said, too_many = [], {"global_batch_size": 9999, "fit_small_data": False}
         with pytest.raises(ValueError, match="global_batch_size=9999 is more than the"):
-            too_many = {"global_batch_size": 9999, "fit_small_data": False}
             fit(folder, tmp_path / "run", log=said.append, **too_many, **options)
         return [line for line in said if "test images too" not in line]
 
