@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -74,6 +75,14 @@ def _sync(path):
 
 
 def write_json(path, content):
-    """Writes plain data as a JSON file, atomically."""
+    """Writes plain data as a JSON file, atomically; numbers that are not finite, which JSON does not know, as null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(content):
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

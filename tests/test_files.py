@@ -31,5 +31,5 @@ def test_what_is_there_is_refused(tmp_path):
 
 
 def test_json_is_plain_text_that_ends_with_a_line(tmp_path):
-    write_json(tmp_path / "a.json", {"x": [1, 2]})
-    assert (tmp_path / "a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'
+    write_json(tmp_path / "a.json", {"x": [1, float("nan")]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "x": [\n    1,\n    null\n  ]\n}\n'
