@@ -150,10 +150,9 @@ def parse(arguments, monkeypatch):
 
 def parse_script(arguments, monkeypatch):
     """Fails unless `python -m experiments.NAME`, or `python benchmarks/NAME.py`, is there and accepts these options."""
-    if not arguments or arguments[0] != "-m":
+    if arguments[0].endswith(".py"):
         assert (ROOT / arguments[0]).is_file(), arguments
-        return
-    if arguments[1].startswith("experiments."):
+    if arguments[0] == "-m" and arguments[1].startswith("experiments."):
         main = importlib.import_module(arguments[1]).main
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", arguments[1:])
