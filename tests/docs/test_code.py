@@ -167,10 +167,9 @@ def parse_script(arguments, monkeypatch):
     if arguments[0] == "-c":
         ast.parse(arguments[1])
         return
-    if arguments[0] != "-m":
+    if arguments[0].endswith(".py"):
         assert (ROOT / arguments[0]).is_file(), arguments
-        return
-    if arguments[1].startswith("experiments."):
+    if arguments[0] == "-m" and arguments[1].startswith("experiments."):
         main = importlib.import_module(arguments[1]).main
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", arguments[1:])
