@@ -82,7 +82,7 @@ def test_mistakes_come_most_confident_first_with_their_images(tiny_mixer, rng):
     pixels, labels = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2, 0])
     encoded = np.array([tf.io.encode_png(image).numpy() for image in pixels])
     elements = tf.data.Dataset.from_tensor_slices({"image": encoded, "label": labels})
-    probabilities = predictor.classify(pixels)
+    probabilities = predictor.probabilities(pixels)
     guessed = probabilities.argmax(1)
     confusion, found = most_confident_mistakes(predictor, Split(7, 3, elements, read=lambda element: element))
     assert confusion.sum() == 7
