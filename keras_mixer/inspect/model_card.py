@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _metadata(name, recipe, results):
         eval_results=[
             EvalResult(**data, metric_type=kind, metric_name=label, metric_value=value)
             for kind, label, value in metrics
-            if value is not None
+            if value is not None and math.isfinite(value)
         ],
     )
 
