@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.user_data import NAME as OWN_DATA
@@ -70,7 +71,7 @@ def _metadata(name, recipe, results):
     from huggingface_hub import EvalResult, ModelCardData
 
     hub_data, base = HUB_DATASETS.get(recipe.data), re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
-    data = {
+    data: dict[str, Any] = {
         "task_type": "image-classification",
         "task_name": "Image classification",
         "dataset_type": hub_data or re.sub(r"[^\w.-]+", "-", data_name(recipe.data)),

@@ -79,7 +79,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "results")
     )
     predictor = Predictor.of(load_model(folder)).for_classes("to report on")
-    model = predictor.model
+    model: Any = predictor.model
     report: dict[str, Any] = {
         "name": folder.resolve().name,
         "config": config,
