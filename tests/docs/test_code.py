@@ -246,3 +246,7 @@ def test_a_command_that_does_not_parse_is_found(monkeypatch):
     for arguments in (["train", "digits", "--leaning-rate", "1"], ["export", "run", "--format", "onyx"], ["plot", "x"]):
         with pytest.raises((SystemExit, pytest.fail.Exception)):
             parse(arguments, monkeypatch)
+    with pytest.raises(SystemExit):
+        parse_script(["-m", "experiments.pareto", "--outputs", "p.png"], monkeypatch)
+    with pytest.raises(AssertionError):
+        parse_script(["benchmarks/no_such_script.py"], monkeypatch)
