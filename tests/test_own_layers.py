@@ -181,14 +181,17 @@ def skip_connection(model):
 )
 def test_another_body_is_refused_everywhere(tiny_mixer, tmp_path, change, said):
     model = change(tiny_mixer())
+    exports = (  # written on TensorFlow only
+        lambda: keras_mixer.export_saved_model(model, tmp_path / "served"),
+        lambda: keras_mixer.export_tflite(model, tmp_path / "a.tflite"),
+    )
     for refuse in (
+        *(exports if keras.backend.backend() == "tensorflow" else ()),
         lambda: keras_mixer.feature_extractor(model),
         lambda: keras_mixer.change_resolution(model, (32, 16, 3)),
         lambda: keras_mixer.few_shot(model, [], []),
         lambda: keras_mixer.save_official(model, tmp_path / "a.npz"),
         lambda: keras_mixer.load_weights(model, tmp_path / "a.npz"),
-        lambda: keras_mixer.export_saved_model(model, tmp_path / "served"),
-        lambda: keras_mixer.export_tflite(model, tmp_path / "a.tflite"),
     ):
         with pytest.raises(ValueError, match=f"is not a Mixer of this package: .*{said}"):
             refuse()
@@ -252,6 +255,7 @@ def test_a_head_of_another_name_is_a_head(body, tiny_mixer, tmp_path):
     np.testing.assert_allclose(again.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0), atol=1e-6)
 
 
+@tensorflow_only
 def test_pixels_that_other_layers_change_are_refused(body, tmp_path):
     image = keras.Input((16, 16, 3))
     model = keras.Model(image, layers.Dense(5, activation="softmax")(body()(layers.Rescaling(0.5, name="dark")(image))))
