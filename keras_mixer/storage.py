@@ -8,13 +8,13 @@ from pathlib import Path
 
 import fsspec
 
-from keras_mixer.files import as_address, atomic_write
+from keras_mixer.files import UNFINISHED, as_address, atomic_write
 
 ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
 EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras that install their packages
 NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
 LAST = "results.json"  # its presence says that the run is finished
-PRIVATE = (".writing-", "run.lock")  # names that stay on this machine
+PRIVATE = (UNFINISHED, "run.lock")  # names that stay on this machine
 LEARNING = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 
 

@@ -39,7 +39,7 @@ from keras_mixer.training.inputs import (
 )
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import Run
+from keras_mixer.training.run import Run, read_results
 from keras_mixer.training.teacher import Teacher, doubt
 from keras_mixer.training.tensorboard_images import TensorBoardImages
 from keras_mixer.training.training_model import TrainingModel
@@ -154,7 +154,7 @@ def fit_model(
     with open_run(workdir, recipe, devices, parameters, log) as run:
         if run.finished:
             log(f"Run {run.name} is already finished; delete it or choose another --workdir to train again.")
-            return FitResult(load_model(run.model), run.read_metrics(), json.loads(run.results.read_bytes()))
+            return FitResult(load_model(run.model), run.read_metrics(), read_results(run.path))
         with devices.all_or_none():
             if source is None:
                 record = run.record()
@@ -326,7 +326,7 @@ def train_parts(trainee, run, source, step, users, profile_steps) -> dict[str, A
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
     users = UserCallbacks([*watching, *users], trainee, last_epoch, recipe.epoch_steps(source.train.size))
     progress = Progress(recipe, step, trainee.total_steps, run.append_metrics if devices.writes else None)
-    # Several processes would stop at different steps and wait for each other.
+    # Multiple processes would stop at different steps and wait for each other.
     checkpoints = Checkpoints(run, step, takes_signals=devices.processes == 1)
     callbacks: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
@@ -337,6 +337,7 @@ def train_parts(trainee, run, source, step, users, profile_steps) -> dict[str, A
             callbacks.append(TensorBoardImages(run.tensorboard / "pictures", images, step, trainee.total_steps))
     callbacks += [users] if users.callbacks else []
     callbacks += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
+    validation = validation_batches(source, recipe, devices)  # once: the parts share its cache
     try:
         for part in planned:
             progress.resumed = part.within_an_epoch
@@ -346,7 +347,7 @@ def train_parts(trainee, run, source, step, users, profile_steps) -> dict[str, A
                 steps_per_epoch=part.steps_per_epoch,
                 initial_epoch=part.first_epoch,
                 epochs=part.last_epoch,
-                validation_data=validation_batches(source, recipe, devices),
+                validation_data=validation,
                 callbacks=callbacks,
                 shuffle=False,  # the stream is shuffled; True only makes Keras warn
                 verbose=0,

@@ -24,13 +24,14 @@ from keras_mixer.data.record import FILES, ImageFile, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
-from keras_mixer.storage import Mirror, address_of
+from keras_mixer.storage import LEARNING, PRIVATE, Mirror, address_of
 from keras_mixer.training.recipe import Recipe
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
 MOST_CHECKPOINTS = 2
 BYTES_PER_PARAMETER = 4
 COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
+FINISHED = {"model.keras", "results.json"}  # files of a run that has finished
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
 
 
@@ -67,7 +68,7 @@ class Run:
     @property
     def finished(self):
         """Whether the run has finished."""
-        return self.results.is_file() and self.model.is_file()
+        return all((self.path / name).is_file() for name in FINISHED)
 
     @contextlib.contextmanager
     def opened(self, parameters):
@@ -86,7 +87,7 @@ class Run:
                 stack.callback(self.mirror.close)
                 names = self.mirror.names()
                 self._check_names({name.split("/")[0] for name in names})
-                skipped = ("tensorboard/", "run.lock", "checkpoints/" if set(names) >= LAST_FILES else "tensorboard/")
+                skipped = PRIVATE + (LEARNING if set(names) >= FINISHED else ("tensorboard/",))
                 self.mirror.fetch(name for name in names if not name.startswith(skipped))
             self._check_configuration()
             if self.writes and not self.finished:
@@ -121,7 +122,7 @@ class Run:
         self.publish()
 
     def record(self) -> list[ImageFile]:
-        """The image files that the run has learnt from, and tests on; empty before the first checkpoint."""
+        """The training and test image files of the run; empty before the first checkpoint."""
         return read_files(self.files) if list_checkpoints(self.checkpoints) else []
 
     def read_start(self) -> dict[str, Any] | None:
@@ -282,7 +283,7 @@ class Run:
     def _check_configuration(self):
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not list_checkpoints(self.checkpoints) and not self.finished:
-            return  # nothing has been learnt that another configuration could spoil
+            return  # nothing has been learned that another configuration could spoil
         stored, wanted = json.loads(self.config.read_bytes()), _as_data(self.recipe)
         if stored["data"] != wanted["data"] and self._is_moved():
             stored["data"] = wanted["data"]
@@ -299,9 +300,6 @@ class Run:
         """Whether the images are those of the run in another folder; what has changed in it is told later."""
         folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
         return bool(folder and folder.holds(read_files(self.files)))
-
-
-LAST_FILES = {"model.keras", "results.json"}
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
