@@ -17,7 +17,7 @@ from PIL import Image
 
 from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_crop
 from keras_mixer.data.image_files import check_file
-from keras_mixer.description import Description
+from keras_mixer.export.predictor import read_description
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
@@ -227,5 +227,5 @@ TARGETS = {
     "image": Target(_images(), _look, (ValueError, tf.errors.OpError)),
     "recipe": Target(_recipes(), recipe_from, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
-    "description": Target(_descriptions(), lambda text: Description.from_json(text, "it"), (ValueError,)),
+    "description": Target(_descriptions(), lambda text: read_description(text, "it"), (ValueError,)),
 }

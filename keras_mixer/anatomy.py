@@ -1,54 +1,61 @@
 """What a model consists of, read from its graph: whether it is a Mixer, and which layers were added to it."""
 
 import functools
-import inspect
+from typing import Literal
 
 import keras
 import numpy as np
 
 from keras_mixer.fast_cpu import LayerNorm
+from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts
-from keras_mixer.variants import Variant, token_grid
+from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair, token_grid
 
 PIXELS = (0, 255)
+ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
+BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
 HEAD = (keras.layers.GlobalAveragePooling1D, keras.layers.Dense, keras.layers.Activation)
+POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
+OutputKind = Literal["probabilities", "logits", "features"]
 
 
 class Anatomy:
     """The layers of a Mixer from its image to its output, one after another; models inside the model are opened.
 
     Attributes:
+        model: the model itself.
+        graph: the model, or the same layers without models inside it.
         layers: all layers, of which `before` are those between image and stem (none, the scaling of the pixels, or
             what the user added), `body` those of a Mixer (`stem`, `tokens`, `blocks`, `norm`), and `after` those after
             the last LayerNorm (pooling or grid, head, activation, or what the user added).
-        nodes: Keras's node of each layer in the graph; those of a model inside the model belong to that one's graph.
     """
 
-    def __init__(self, model, nodes, start, end):
-        self.model, self.nodes = model, nodes
+    def __init__(self, model, graph, nodes, start, end):
+        self.model, self.graph, self._nodes = model, graph, nodes
         self.layers = layers = tuple(node.operation for node in nodes)
         self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
+        if self.after and isinstance(self.after[0], keras.layers.GlobalAveragePooling1D):
+            self.pool = self.after[0]  # (B, S, C) -> (B, C) in float32 or better
+        else:
+            exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
+            self.pool = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
 
     def output_of(self, layer) -> keras.KerasTensor:
-        """The tensor after a layer, in the graph of the model."""
-        return self.nodes[self.layers.index(layer)].output_tensors[0]
+        """The tensor after a layer of the graph, or after `pool`."""
+        if layer not in self.layers:
+            return layer(self.output_of(self.norm))
+        return self._nodes[self.layers.index(layer)].output_tensors[0]
 
     def call(self, layer, x, copy=None):
-        """A layer of the model, or a copy of it, on another tensor; other arguments are those in the model."""
-        given = self.nodes[self.layers.index(layer)].arguments
-
-        def replaced(value):
-            return x if isinstance(value, keras.KerasTensor) else value
-
-        arguments, options = keras.tree.map_structure(replaced, (given.args, given.kwargs))
-        return (copy or layer)(*arguments, **options)
-
-    @property
-    def nested(self) -> bool:
-        """Whether there are models inside the model."""
-        return any(isinstance(layer, keras.Model) for layer in self.model.layers)
+        """A layer, or a copy of it, on a tensor; where the graph has this tensor, its result is that of the graph."""
+        if layer not in self.layers:
+            return layer(x)
+        node = self._nodes[self.layers.index(layer)]
+        if copy is None and x is node.input_tensors[0]:
+            return node.output_tensors[0]
+        return _call(node, x, copy or layer)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -59,19 +66,11 @@ class Anatomy:
     def added(self) -> tuple[str, ...]:
         """Names of the layers with which `keras_mixer.Mixer` would not have built the model."""
         scaling = all(isinstance(layer, keras.layers.Rescaling) for layer in self.before)
-        before = () if scaling and self._range_of_pixels() in (PIXELS, self.stem.pixel_range) else self.before
+        before = () if scaling and self._known_range is not None else self.before
         kinds = all(map(isinstance, self.after, HEAD)) and 0 < len(self.after) <= len(HEAD)
         head = kinds and all(dense.use_bias and _is_linear(dense) for dense in self.after[1:2])
         grid = len(self.after) == 1 and isinstance(self.after[0], keras.layers.Reshape)
         return tuple(layer.name for layer in (*before, *(() if head or grid else self.after)))
-
-    @functools.cached_property
-    def pool(self) -> keras.layers.Layer:
-        """`(B, S, C) -> (B, C)` in float32 or better: the mean over tokens, by a layer of the model or a new one."""
-        if self.after and isinstance(self.after[0], keras.layers.GlobalAveragePooling1D):
-            return self.after[0]
-        exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
-        return keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
 
     @property
     def head(self) -> keras.layers.Dense | None:
@@ -80,13 +79,9 @@ class Anatomy:
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """Values of a black and a white pixel at the input of the model.
-
-        Raises:
-            ValueError: they are unknown, because the user's layers before the stem change pixels in another way.
-        """
-        if (found := self._range_of_pixels()) is not None:
-            return found
+        """Values of a black and a white pixel at the input; ValueError if layers of the user's leave them unknown."""
+        if self._known_range is not None:
+            return self._known_range
         names = ", ".join(repr(layer.name) for layer in self.before)
         raise ValueError(
             f"Model {self.model.name!r} changes pixels before the stem ({names}), and maps neither [0, 255] nor "
@@ -94,16 +89,17 @@ class Anatomy:
             "layers out of the model that is evaluated or exported."
         )
 
-    def _range_of_pixels(self):
+    @functools.cached_property
+    def _known_range(self):
         """The range that the layers before the stem map to that of the stem: tried with a black and a white image."""
-        for black_and_white in (PIXELS, self.stem.pixel_range) if self.before else (self.stem.pixel_range,):
-            x = np.stack([np.full(self.model.input_shape[1:], value, np.float32) for value in black_and_white])
-            for layer in self.before:
-                training = "training" in inspect.signature(layer.call).parameters
-                x = self.call(layer, x, functools.partial(layer, training=False) if training else None)
-            seen = keras.ops.convert_to_numpy(x).reshape(2, -1)
+        if not self.before:
+            return self.stem.pixel_range
+        before = keras.Model(self.graph.inputs[0], self._nodes[len(self.before)].input_tensors[0])
+        for values in (PIXELS, self.stem.pixel_range):
+            images = np.stack([np.full(self.graph.inputs[0].shape[1:], value, np.float32) for value in values])
+            seen = keras.ops.convert_to_numpy(before(images, training=False)).reshape(2, -1)
             if np.allclose(seen, np.array(self.stem.pixel_range)[:, None], atol=1e-3):
-                return black_and_white
+                return values
         return None
 
     @property
@@ -112,7 +108,7 @@ class Anatomy:
         head = next((layer for layer in self.after[::-1] if isinstance(layer, ClassifierHead)), None)
         names = getattr(self.model, "class_names", None) if head is None else head.class_names
         return ModelFacts(
-            class_names=None if names is None else tuple(map(str, names)),
+            class_names=checked_class_names(names) if head is None and names is not None else names,
             trained_on=getattr(head, "trained_on", None),
             evaluation_crop=getattr(head, "evaluation_crop", None),
             pixel_range=self.stem.pixel_range,
@@ -120,22 +116,62 @@ class Anatomy:
         )
 
     @property
+    def evaluation_crop(self) -> str:
+        """The evaluation crop, or that of the paper's Table 3 if it is unknown."""
+        return self.facts.evaluation_crop or "resmall-crop"
+
+    @property
     def quantized(self) -> str | None:
-        """Path of the first layer of the body or head that Keras has quantized; None if there is none."""
+        """Path of the first layer that Keras has quantized, whose weights are then others; None if there is none."""
         parts = [part for part in self.layers if isinstance(part, keras.layers.Layer)]
         layers = [layer for part in parts for layer in part._flatten_layers()]
         return next((layer.path for layer in layers if layer.quantization_mode is not None), None)
-
-    def refuse_quantized(self):
-        """Raises ValueError if Keras has quantized a layer, whose weights are then others."""
-        if self.quantized is not None:
-            raise ValueError(f"The layer {self.quantized} is quantized. Use the model from before its quantization.")
 
     def variant(self) -> Variant:
         """The sizes of the model."""
         height, width = self.stem.patch_size
         patch, block = height if height == width else (height, width), self.blocks[0]
         return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
+
+    def described(self) -> str:
+        """The sizes in words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
+        sizes = self.variant()
+        known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == sizes]
+        height, width = as_pair(sizes.patch_size)
+        blocks = f"{sizes.num_blocks} blocks, {sizes.hidden_dim} channels"
+        return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
+
+    def output(self, classifier_activation=None) -> tuple[OutputKind, str | None]:
+        """What the model returns, and what turns it into probabilities, if it returns classes.
+
+        Args:
+            classifier_activation: of a model of logits; None for the one implied by its loss.
+
+        Raises:
+            ValueError: the meaning of the output is unknown, or the argument does not fit it.
+        """
+        if classifier_activation not in (None, *ACTIVATIONS):
+            raise ValueError(f"classifier_activation must be None, softmax or sigmoid, got {classifier_activation!r}.")
+        last = self.layers[-1]
+        learned = any(getattr(layer, "weights", None) for layer in self.after)
+        function = getattr(last, "activation", None)
+        name = getattr(function, "__name__", type(last).__name__.lower())  # keras.ops.softmax is a class Softmax
+        kind: OutputKind
+        if self.after and not learned and isinstance(last, POOLING):
+            kind, activation = "features", None
+        elif name in ACTIVATIONS:
+            kind, activation = "probabilities", name
+        elif name == "linear":
+            kind, activation = "logits", classifier_activation or implied_activation(self.model)
+        else:
+            raise ValueError(
+                f"Model {self.model.name!r} ends in {last.name!r} ({name}), so the meaning of its outputs is unknown. "
+                "Expected softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
+            )
+        if classifier_activation not in (None, activation):
+            ends = f"ends in {activation}" if activation else "has no head"
+            raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {ends}.")
+        return kind, activation
 
 
 def anatomy(model) -> Anatomy:
@@ -164,14 +200,20 @@ def anatomy(model) -> Anatomy:
         raise _not_a_mixer(model, "a layer is used more than once")
     if layers[end].epsilon != LAYER_NORM_EPSILON:
         raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
-    return Anatomy(model, nodes, stems[0], end)
+    graph = model
+    if any(isinstance(layer, keras.Model) for layer in model.layers):  # the nodes of those belong to other graphs
+        image = x = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+        for node in nodes:
+            x = _call(node, x, node.operation)
+        graph = keras.Model(image, x, name=model.name)
+    return Anatomy(model, graph, _chain(graph), stems[0], end)
 
 
 def plain(model, purpose) -> Anatomy:
-    """The layers of a model that `keras_mixer.Mixer` could have built.
+    """The layers of a model that `keras_mixer.Mixer` could have built, and Keras has not quantized.
 
     Raises:
-        ValueError: as `anatomy`, or there are layers of the user's; names them, and the purpose such as "load_weights".
+        ValueError: as `anatomy`, or there are other layers; names them, and the purpose such as "load_weights".
     """
     parts = anatomy(model)
     if parts.added:
@@ -181,15 +223,14 @@ def plain(model, purpose) -> Anatomy:
             f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but model {model.name!r} has other layers too: "
             f"{', '.join(map(repr, parts.added))}. Pass {use}."
         )
+    return unquantized(parts)
+
+
+def unquantized(parts) -> Anatomy:
+    """The same layers; ValueError if Keras has quantized one of them."""
+    if parts.quantized is not None:
+        raise ValueError(f"The layer {parts.quantized} is quantized. Use the model from before its quantization.")
     return parts
-
-
-def is_mixer(model) -> bool:
-    """Whether a model contains the layers of a Mixer one after another."""
-    try:
-        return bool(anatomy(model))
-    except ValueError:
-        return False
 
 
 def rebuild(model, *, precision=None, input_shape=None, **options):
@@ -213,8 +254,7 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
         if parts.after[:1] == (layer,) and isinstance(layer, keras.layers.Reshape):
             config["target_shape"] = (*grid, parts.stem.hidden_dim)
         x = parts.call(layer, x, type(layer).from_config(config))
-    kind = MixerModel if isinstance(model, MixerModel) else keras.Model
-    return kind(image, x, name=model.name, trainable=model.trainable)
+    return model_like(model, image, x, trainable=model.trainable)
 
 
 def copy_weights(layers, new_layers):
@@ -227,6 +267,35 @@ def copy_weights(layers, new_layers):
             old.save_own_variables(stored)
             # As copies: JAX would let both variables share a buffer, and a training step gives its buffers away.
             new.load_own_variables({name: np.array(value) for name, value in stored.items()})
+
+
+def model_like(model, image, outputs, **options):
+    """A model of a graph, with the name of another, and a `MixerModel` if that is one."""
+    return (MixerModel if isinstance(model, MixerModel) else keras.Model)(image, outputs, name=model.name, **options)
+
+
+def is_mixer(model) -> bool:
+    """Whether a model contains the layers of a Mixer one after another."""
+    try:
+        return bool(anatomy(model))
+    except ValueError:
+        return False
+
+
+def implied_activation(model) -> str:
+    """The activation that the loss of a compiled model applies to its logits."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
+    return "sigmoid" if names & set(BINARY_LOSSES) else "softmax"
+
+
+def probabilities_of(logits, activation) -> np.ndarray:
+    """`(B, classes) -> (B, classes) float64`: applies the activation in NumPy, independently of any model."""
+    logits = np.asarray(logits, np.float64)
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -logits))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _is_linear(layer):
@@ -249,6 +318,14 @@ def _chain(model) -> list:
         chain = [*(_chain(layer) if functional else [node]), *chain]
         tensor = node.input_tensors[0]
     return chain
+
+
+def _call(node, x, layer):
+    """A layer on a tensor, with the other arguments that a node has."""
+    given = (node.arguments.args, node.arguments.kwargs)
+    replaced = keras.tree.map_structure(lambda value: x if isinstance(value, keras.KerasTensor) else value, given)
+    arguments, options = replaced
+    return layer(*arguments, **options)
 
 
 def _not_a_mixer(model, reason):

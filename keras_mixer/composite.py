@@ -1,14 +1,16 @@
 """Base classes of the layers: arguments that stay, and a config that keeps what was changed inside."""
 
 import inspect
+import operator
 
 import keras
 
 
 class FixedLayer(keras.layers.Layer):
-    """A layer whose constructor arguments are attributes, and stay as they are.
+    """A layer whose constructor arguments are attributes that cannot be set.
 
-    A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded.
+    A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded. `__init__`
+    keeps argument `x` as `self._x`.
     """
 
     arguments: tuple[str, ...] = ()  # their names, for `get_config`
@@ -16,17 +18,10 @@ class FixedLayer(keras.layers.Layer):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.arguments = tuple(
-            p.name for p in parameters if p.name not in ("self", "inside") and p.kind != p.VAR_KEYWORD
-        )
-
-    def __setattr__(self, name, value):
-        if name in self.arguments and hasattr(self, name):
-            raise AttributeError(
-                f"{name}={getattr(self, name)!r} of layer {self.name!r} cannot be changed. Make a new "
-                f"{type(self).__name__} with {name}={value!r}."
-            )
-        super().__setattr__(name, value)
+        names = (p.name for p in parameters if p.name not in ("self", "inside") and p.kind != p.VAR_KEYWORD)
+        cls.arguments = tuple(names)
+        for name in cls.arguments:
+            setattr(cls, name, property(operator.attrgetter(f"_{name}")))
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.arguments}

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_mixer.anatomy import anatomy
 
+MLPS = ("token_mixing", "channel_mixing")
+
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class BlockBranches(keras.layers.Layer):
@@ -65,42 +67,29 @@ def feature_extractor(model, names=None):
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
     parts = anatomy(model)
-    shown = ["stem", *(f"block_{i}" for i in range(len(parts.blocks))), "pre_logits"]
-    shown += ["logits"] if parts.head is not None else []
-    inner = [f"block_{i}/{mlp}" for i in range(len(parts.blocks)) for mlp in ("token_mixing", "channel_mixing")]
-    wanted = shown if names is None else [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in wanted if name not in (*shown, *inner, "normed")]
-    if unknown:
-        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join([*shown, *inner, 'normed'])}.")
-    anew = parts.nested or not set(wanted).isdisjoint(inner)  # otherwise the tensors of the model's own graph will do
-    features = {}
-
-    def after(layer, x):
-        return parts.call(layer, x) if anew else parts.output_of(layer)
-
-    def take(name, x, grid=True):
-        if name in wanted:
-            features[name] = ops.reshape(x, (-1, *parts.grid, parts.stem.hidden_dim)) if grid else x
-
-    x = model.input  # (B, H, W, channels)
-    for layer in (*parts.before, parts.stem):
-        x = after(layer, x)
-    take("stem", x, grid=False)  # (B, g_h, g_w, C)
-    x = after(parts.tokens, x)  # (B, S, C)
-    for i, block in enumerate(parts.blocks):
-        if set(wanted).isdisjoint(inner[2 * i : 2 * i + 2]):
-            x = after(block, x)
+    steps = {"stem": parts.stem, "tokens": parts.tokens}
+    steps |= {f"block_{i}": block for i, block in enumerate(parts.blocks)}
+    steps |= {"normed": parts.norm, "pre_logits": parts.pool} | ({"logits": parts.head} if parts.head else {})
+    inner = {block: [f"{block}/{mlp}" for mlp in MLPS] for block in steps if block.startswith("block_")}
+    valid = [*(name for name in steps if name != "tokens"), *(name for both in inner.values() for name in both)]
+    if names is None:
+        names = [name for name in steps if name not in ("tokens", "normed")]
+    wanted = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in wanted if name not in valid]:
+        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
+    found, x = {}, parts.graph.inputs[0]
+    for layer in parts.before:
+        x = parts.call(layer, x)
+    for name, layer in steps.items():
+        if set(wanted).isdisjoint(inner.get(name, ())):
+            found[name] = x = parts.call(layer, x)
         else:
-            x, mixed_tokens, mixed_channels = BlockBranches(block, name=f"{block.name}_branches")(x)
-            take(f"block_{i}/token_mixing", mixed_tokens)
-            take(f"block_{i}/channel_mixing", mixed_channels)
-        take(f"block_{i}", x)
-    x = after(parts.norm, x)
-    take("normed", x)
-    if not {"pre_logits", "logits"}.isdisjoint(wanted):
-        x = after(parts.pool, x) if parts.pool in parts.after else parts.pool(x)  # (B, C)
-        take("pre_logits", x, grid=False)
-    if "logits" in wanted:
-        take("logits", after(parts.head, x), grid=False)
-    chosen = {name: features[name] for name in wanted}
-    return keras.Model(model.input, chosen, name=f"{model.name}_features", trainable=model.trainable)
+            x, *mixed = BlockBranches(layer, name=f"{layer.name}_branches")(x)
+            found |= {name: x} | dict(zip(inner[name], mixed, strict=True))
+    chosen = {name: _as_grid(found[name], parts) for name in wanted}
+    return keras.Model(parts.graph.inputs[0], chosen, name=f"{model.name}_features", trainable=model.trainable)
+
+
+def _as_grid(x, parts):
+    """`(B, S, C) -> (B, g_h, g_w, C)`; other features unchanged."""
+    return ops.reshape(x, (-1, *parts.grid, parts.stem.hidden_dim)) if len(x.shape) == 3 else x

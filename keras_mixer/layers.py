@@ -6,6 +6,7 @@ kernels. Weight names follow the official checkpoints; renaming one is a breakin
 Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_jax/models_mixer.py.
 """
 
+import functools
 import math
 
 import keras
@@ -31,7 +32,7 @@ class PatchEmbed(FixedLayer):
         hidden_dim: channels C of a token.
         pixel_range: values of a black and a white pixel that the weights are made for. The layer does not use it;
             evaluation and exports do.
-        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
+        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Returns:
         Called on a batch of images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
@@ -49,11 +50,11 @@ class PatchEmbed(FixedLayer):
 
     def __init__(self, patch_size, hidden_dim, pixel_range=(-1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
-        self.patch_size, self.hidden_dim = as_pair(patch_size), hidden_dim
+        self._patch_size, self._hidden_dim = as_pair(patch_size), hidden_dim
         black, white = map(float, pixel_range)
         if not -math.inf < black < white < math.inf:
             raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {pixel_range!r}.")
-        self.pixel_range = black, white
+        self._pixel_range = black, white
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -81,7 +82,7 @@ class MlpBlock(CompositeLayer):
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
         flattened: all axes but the last become one around the two products, which lets TensorFlow's CPU kernels fuse
             bias and GELU. False keeps them: same values, and a TPU moves a third less memory.
-        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
+        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Returns:
         Called on a tensor: one of the same shape, compute dtype.
@@ -95,8 +96,8 @@ class MlpBlock(CompositeLayer):
 
     def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, flattened=True, **kwargs):
         super().__init__(**kwargs)
-        self.mlp_dim, self.dropout_rate = mlp_dim, dropout_rate
-        self.exact_gelu, self.flattened = exact_gelu, flattened
+        self._mlp_dim, self._dropout_rate = mlp_dim, dropout_rate
+        self._exact_gelu, self._flattened = exact_gelu, flattened
         self.dense_0 = self._dense(mlp_dim, "dense_0")
         self.dropout_0 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_0")
         self.dropout_1 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_1")
@@ -136,7 +137,7 @@ class MixerBlock(CompositeLayer):
         rematerialize: True recomputes both MLPs for the gradient, "tokens" the token-mixing MLP only: less memory, more
             time. Not with `dropout_rate`, whose masks would differ.
         flattened: see `MlpBlock`.
-        **kwargs: `name`, `dtype` and the other arguments of `keras.layers.Layer`.
+        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
@@ -160,9 +161,9 @@ class MixerBlock(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.tokens_mlp_dim, self.channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
-        self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
-        self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened
+        self._tokens_mlp_dim, self._channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
+        self._dropout_rate, self._drop_path_rates = dropout_rate, tuple(drop_path_rates)
+        self._exact_gelu, self._rematerialize, self._flattened = exact_gelu, rematerialize, flattened
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.layer_norm_0 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_0")
         self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")
@@ -194,11 +195,14 @@ class MixerBlock(CompositeLayer):
         return self.channel_mixing(self.layer_norm_1(x), training=training)
 
     def call(self, x, training=None):
-        def added(mix, x, twice):  # without stochastic depth: what is computed twice must not draw twice
-            return keras.remat(lambda x: mix(x, training=training))(x) if twice else mix(x, training)
-
-        x = ops.add(x, self.drop_path_0(added(self.mix_tokens, x, self.rematerialize), training=training))
-        return ops.add(x, self.drop_path_1(added(self.mix_channels, x, self.rematerialize is True), training=training))
+        mix_tokens = functools.partial(self.mix_tokens, training=training)
+        mix_channels = functools.partial(self.mix_channels, training=training)
+        if self.rematerialize:  # without stochastic depth: what is computed twice must not draw twice
+            mix_tokens = keras.remat(mix_tokens)
+        if self.rematerialize is True:
+            mix_channels = keras.remat(mix_channels)
+        x = ops.add(x, self.drop_path_0(mix_tokens(x), training=training))
+        return ops.add(x, self.drop_path_1(mix_channels(x), training=training))
 
     def compute_output_shape(self, input_shape):
         return input_shape

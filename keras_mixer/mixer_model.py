@@ -34,18 +34,16 @@ class ClassifierHead(keras.layers.Dense):
 
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
+        self.know(class_names=class_names, trained_on=trained_on, evaluation_crop=evaluation_crop)
 
-    @property
-    def class_names(self):
-        return self._class_names
-
-    @class_names.setter
-    def class_names(self, names):
-        names = None if names is None else checked_class_names(names)
-        if names is not None and len(names) != self.units:
-            raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
-        self._class_names = names
+    def know(self, **facts):
+        """Keeps facts; ValueError if class names are invalid, or not one per class."""
+        if facts.get("class_names") is not None:
+            facts["class_names"] = checked_class_names(facts["class_names"])
+            if len(facts["class_names"]) != self.units:
+                raise ValueError(f"{len(facts['class_names'])} class names were given for {self.units} classes.")
+        for name, value in facts.items():
+            setattr(self, name, value)
 
     def get_config(self):
         names = ("class_names", "trained_on", "evaluation_crop")
@@ -61,7 +59,7 @@ def _of_head(name, description):
     def change(model, value):
         if model._head is None:
             raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
-        setattr(model._head, name, value)
+        model._head.know(**{name: value})
 
     return property(get, change, doc=description)
 

@@ -25,7 +25,7 @@ import tensorflow as tf
 from image_files import encode, photographs
 
 import keras_mixer
-from keras_mixer.description import SAVED_MODEL_DESCRIPTION
+from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from test_repository import PUBLIC
 import keras_mixer
 from keras_mixer import cli
 from keras_mixer.data.decode import EVALUATION_CROPS
-from keras_mixer.description import describe
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
 
@@ -127,5 +127,5 @@ def test_files(tiny_mixer):
     text = PAGE.split("## Files")[1]
     for file in re.findall(r"`(\S+?)/?`", inspect.getdoc(Run).splitlines()[0]):
         assert f"`{file}" in text
-    for key in describe(tiny_mixer()).as_json():
+    for key in Predictor.of(tiny_mixer()).as_json():
         assert f"`{key}`" in text

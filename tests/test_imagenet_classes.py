@@ -90,7 +90,7 @@ def test_a_published_classifier_knows_its_class_names(published):
 
     model = build()
     assert model.class_names == tuple(name for _, name in imagenet_classes(1000))
-    assert Predictor.of(model).description.class_names[999] == "toilet_tissue"
+    assert Predictor.of(model).facts.class_names[999] == "toilet_tissue"
     assert keras_mixer.change_resolution(model, (32, 16, 3)).class_names == model.class_names
     assert build(classes=7).class_names is None  # a new head
     assert build(include_top=False).class_names is None

@@ -112,7 +112,7 @@ def test_exports_are_the_whole_model(built, tmp_path, format):
         2e-2 if built.layers[-1].name == "probabilities" and "bfloat16" in built.layers[2].dtype_policy.name else 1e-5
     )
     np.testing.assert_allclose(predictor.probabilities(PIXELS), probabilities(built, PIXELS), atol=tolerance)
-    assert predictor.description.class_names == names
+    assert predictor.facts.class_names == names
     if format == "saved_model":
         import tensorflow as tf
 

@@ -31,7 +31,7 @@ FLOORS = [
     ["anatomy"],
     ["weights", "data"],
     ["models"],
-    ["weights/convert", "features", "description"],
+    ["weights/convert", "features"],
     ["evaluation", "export"],
     ["serving"],
     ["training"],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 def test_shipped_models_have_the_accuracy_that_is_stated(name):
     predictor = load(SAVED / name)
     test = load_source("digits").test
-    size, crop = predictor.description.input_shape[:2], predictor.description.evaluation_crop
+    size, crop = predictor.input_shape[:2], predictor.facts.evaluation_crop
     batches = evaluation_batches(test, image_size=size, batch_size=1, crop=crop)
     right = [
         predictor.probabilities(images.numpy().astype(np.float32))[0].argmax() == labels[0]
@@ -30,7 +30,7 @@ def test_shipped_models_have_the_accuracy_that_is_stated(name):
     ]
     stated = re.search(r"(\d+) of the (\d+) test images", (SAVED / "README.md").read_text(encoding="utf-8"))
     assert (sum(map(int, right)), len(right)) == tuple(map(int, stated.groups()))
-    assert predictor.description.class_names == tuple("0123456789")
+    assert predictor.facts.class_names == tuple("0123456789")
 
 
 @pytest.mark.parametrize("name", ["mixer_fashion", "mixer_fashion.tflite"])
@@ -39,8 +39,8 @@ def test_the_shipped_model_of_clothes_knows_a_sneaker_and_what_it_was_trained_on
     prediction = predictor.predict(ROOT / "docs" / "images" / "sneaker.png")
     assert prediction.labels[0] == "Sneaker"
     assert prediction.probabilities[0] > 0.8
-    assert predictor.description.class_names == CLOTHES
-    assert predictor.description.trained_on == "fashion_mnist"
+    assert predictor.facts.class_names == CLOTHES
+    assert predictor.facts.trained_on == "fashion_mnist"
 
 
 @pytest.mark.parametrize("model", ["mixer_digits", "mixer_fashion"])

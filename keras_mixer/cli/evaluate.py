@@ -14,7 +14,6 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.data.sources import load_source, with_classes_of
-from keras_mixer.description import evaluation_crop_of
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.export.predictor import load_mixer
@@ -100,15 +99,17 @@ class Evaluate:
                 f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
                 "TensorFlow Datasets name or digits)."
             )
-        about, split = predictor.description, self.source.test_split or "test"
+        about, split = predictor.facts, self.source.test_split or "test"
         crop = self.evaluation_crop or about.evaluation_crop
         given = self.source.given(train_split=split, test_split=split)
         options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
         source = with_classes_of(load_source(self.data, **given, **options), about.class_names, log)
-        batches = evaluation_batches(source.test, image_size=about.input_shape[:2], batch_size=BATCH_SIZE, crop=crop)
+        batches = evaluation_batches(
+            source.test, image_size=predictor.input_shape[:2], batch_size=BATCH_SIZE, crop=crop
+        )
         with naming_damaged_files(source.test, crop=crop):
             result = evaluate(predictor, batches, progress=True)
-        return result, source, ("test", crop, list(about.input_shape[:2])), False
+        return result, source, ("test", crop, list(predictor.input_shape[:2])), False
 
 
 def print_evaluation(result, measured, per_class):
@@ -195,7 +196,7 @@ class Imagenet:
 
         model = load_mixer(self.model)
         check_classes(model)
-        crop, size = self.evaluation_crop or evaluation_crop_of(model), model.input_shape[1:3]
+        crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
         for name, (measure, open_split) in self._sets().items():

@@ -10,14 +10,14 @@ import numpy as np
 import tyro
 from tqdm.auto import tqdm
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
-from keras_mixer.description import describe
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import Unsupported, load_model, require_tensorflow
+from keras_mixer.export.predictor import Unsupported, complete_facts, load_model, require_tensorflow
 from keras_mixer.export.verified import FORMATS, ExportDiffers
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
@@ -88,10 +88,12 @@ class Export:
         for name, path in paths.items():
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
-        description = describe(model, classifier_activation=self.classifier_activation)
-        source = with_classes_of(self._source(description.evaluation_crop), description.class_names)
+        facts = complete_facts(anatomy(model))
+        source = with_classes_of(self._source(facts.evaluation_crop), facts.class_names)
         if self.quantization == "int8":
-            options["representative_images"] = self._calibration(source.train, description)
+            options["representative_images"] = self._calibration(
+                source.train, model.input_shape[1:3], facts.evaluation_crop
+            )
         if "web" in paths:
             options |= self._page(source)
         common = {name: getattr(self, name) for name in OF_ALL}
@@ -127,11 +129,11 @@ class Export:
         known = recipe.data_splits() if recipe else {}
         return load_source(self.data, **known | given, crop=crop, skip_corrupt=skip_corrupt)
 
-    def _calibration(self, split, description):
+    def _calibration(self, split, size, crop):
         """`(N, H, W, 3) uint8`: training images as the input of the model."""
-        few, crop = subsample(split, self.calibration_images), description.evaluation_crop
+        few = subsample(split, self.calibration_images)
         with naming_damaged_files(few, crop=crop):
-            batches = evaluation_batches(few, image_size=description.input_shape[:2], batch_size=BATCH_SIZE, crop=crop)
+            batches = evaluation_batches(few, image_size=size, batch_size=BATCH_SIZE, crop=crop)
             return np.concatenate([images.numpy() for images, _ in batches])
 
     def _page(self, source) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Predict:
             with local_copy(self.paths[0]) as model:
                 predictor = load(model)
                 one = functools.partial(answer, predictor, self.top_k)
-                yield functools.partial(map, one), predictor.description.trained_on
+                yield functools.partial(map, one), predictor.facts.trained_on
             return
         from keras_mixer.serving import Client
 
@@ -135,14 +135,14 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
+        from keras_mixer.anatomy import anatomy
         from keras_mixer.data.batches import evaluation_batches
         from keras_mixer.data.image_files import naming_damaged_files
         from keras_mixer.data.sources import image_folder, load_source
-        from keras_mixer.description import evaluation_crop_of
         from keras_mixer.evaluation.features_file import write_features
 
         model = load_mixer(self.model)
-        crop = evaluation_crop_of(model)
+        crop = anatomy(model).evaluation_crop
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])

@@ -5,9 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import anatomy, implied_activation, probabilities_of
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.description import implied_activation, probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0

@@ -22,7 +22,7 @@ def write_onnx(predictor, path):
     written = onnx.load(str(path))
     for tensor in (*written.graph.input, *written.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # tf2onnx calls it unk__ and a number
-    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.description.as_json())})
+    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.as_json())})
     onnx.save(written, str(path))
     try:
         onnx.checker.check_model(str(path))  # tf2onnx logs operations that it cannot convert, and writes them
@@ -39,7 +39,7 @@ def write_openvino(predictor, folder):
         bare = Path(name) / OPENVINO_FILE
         _named(predictor.for_conversion("for OpenVINO").model).export(str(bare), format="openvino", verbose=False)
         written = core.read_model(str(bare))
-    written.set_rt_info(json.dumps(predictor.description.as_json()), [METADATA_KEY])
+    written.set_rt_info(json.dumps(predictor.as_json()), [METADATA_KEY])
     folder.mkdir()
     openvino.save_model(written, str(folder / OPENVINO_FILE), compress_to_fp16=False)
 

@@ -3,20 +3,25 @@
 import dataclasses
 import io
 from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import pydantic
 import tensorflow as tf
 
-from keras_mixer.anatomy import PIXELS, anatomy
+from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebuild
 from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.settings import EVALUATION_CROPS
-from keras_mixer.description import Description, completed, describe, evaluation_crop_of, in_precision
+from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras
+
+Output = Literal["probabilities", "features"]
 
 
 class Unsupported(ValueError):
@@ -37,7 +42,10 @@ class Predictor:
     """A Keras model or an export, with everything needed to use it; `keras_mixer.load` returns it."""
 
     runtime: str  # the software that runs it
-    description: Description  # pixels are in [0, 255], the output is probabilities or features
+    facts: ModelFacts  # with class names (none for features) and evaluation crop; pixels are in [0, 255]
+    input_shape: tuple[int, int, int]  # (H, W, channels)
+    output: Output
+    activation: str | None  # that made probabilities of logits; None for features
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
@@ -45,24 +53,31 @@ class Predictor:
 
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None) -> "Predictor":
-        """Prepares a Mixer for use; arguments and errors are those of `describe`."""
-        return cls.completing(model, describe(model, class_names, evaluation_crop, classifier_activation))
+        """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, float32.
 
-    @classmethod
-    def completing(cls, model, described: Description) -> "Predictor":
-        """Adds what a model lacks to a copy: preprocessing, the activation after its logits, float32."""
-        if described.evaluation_crop not in EVALUATION_CROPS:
-            valid = ", ".join(EVALUATION_CROPS)
-            raise ValueError(f"Unknown evaluation crop {described.evaluation_crop!r}. Use one of: {valid}.")
-        activation = described.activation if described.output == "logits" else None
-        ready = completed(in_precision(model, "float32"), activation)
-        output = described.output if described.output == "features" else "probabilities"
-        described = dataclasses.replace(described, pixel_range=PIXELS, output=output)
-        return cls(f"Keras on {keras.backend.backend()}", described, ready.predict_on_batch, model=ready)
+        Arguments and errors are those of `export_saved_model`.
+        """
+        parts = anatomy(model)
+        kind, activation = parts.output(classifier_activation)
+        facts = complete_facts(parts, class_names, evaluation_crop)
+        ready = completed(in_precision(model, "float32"), activation if kind == "logits" else None)
+        output: Output = "features" if kind == "features" else "probabilities"
+        shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
+        return cls(runtime, facts, shape, output, activation, ready.predict_on_batch, model=ready)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in order; empty for a model without a head."""
+        return self.facts.class_names or ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the JSON file in every export."""
+        interface = {"input_shape": self.input_shape, "output": self.output, "activation": self.activation}
+        return dataclasses.asdict(self.facts) | interface
 
     def for_classes(self, purpose) -> "Predictor":
         """The same predictor; Unsupported if the model has no classes for the purpose (such as "to predict")."""
-        if self.description.output == "features":
+        if self.output == "features":
             raise Unsupported(
                 f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
                 "export_saved_model and `keras-mixer features` write its features."
@@ -86,12 +101,12 @@ class Predictor:
         Raises:
             ValueError: the images have another shape, or the model has no head.
         """
-        images, shape = np.asarray(images), self.description.input_shape
+        images, shape = np.asarray(images), self.input_shape
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
         pixels = PixelRange()
         pixels.add(images)
-        pixels.warn(self.description.pixel_range)
+        pixels.warn(PIXELS)
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     predict_on_batch = probabilities  # as a Keras model has it, so that `keras_mixer.evaluate` takes a predictor too
@@ -106,8 +121,81 @@ class Predictor:
         (probabilities,) = self.probabilities(preprocess_image(image, self)[None])
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         name = "" if isinstance(image, bytes) or hasattr(image, "__array__") else str(image)
-        labels = tuple(self.description.class_names[i] for i in best)
+        labels = tuple(self.class_names[i] for i in best)
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
+
+
+class Interface(pydantic.BaseModel):
+    """What the JSON file of an export says, and `ModelFacts` does not."""
+
+    input_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt, pydantic.PositiveInt]
+    output: Output
+    activation: Literal["softmax", "sigmoid"] | None
+
+
+def read_description(text, path) -> dict[str, Any]:
+    """The arguments of a `Predictor` in the JSON file of the export at `path`; ValueError if it is damaged."""
+    try:
+        facts = pydantic.TypeAdapter(ModelFacts).validate_json(text)
+        interface = Interface.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
+    if None in (facts.class_names, facts.evaluation_crop) or facts.pixel_range != PIXELS:
+        raise ValueError(f"{path}: the description of the model is damaged ({facts!r:.200}).")
+    return {"facts": facts, **dict(interface)}
+
+
+def complete_facts(parts, class_names=None, evaluation_crop=None) -> ModelFacts:
+    """What the export of a Mixer knows: names given, its own, or numbers; the crop given, its own, or the paper's.
+
+    Raises:
+        ValueError: a name is invalid, there are too many or too few, or the crop is unknown.
+    """
+    own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
+    classes = 0 if parts.output()[0] == "features" else parts.model.output_shape[-1]
+    names = own.class_names or tuple(map(str, range(classes)))
+    if class_names is not None:
+        names = checked_class_names(class_names)
+    if len(names) != classes:
+        what = f"of {classes} classes" if classes else "without a head, which has no classes"
+        raise ValueError(f"{len(names)} class names were given for a model {what}.")
+    if crop not in EVALUATION_CROPS:
+        raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
+    return dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
+
+
+def in_precision(model, precision) -> keras.Model:
+    """The model with its body in a precision and all other layers in float32; itself if it is so already."""
+    parts = anatomy(model)
+    layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
+    if parts.quantized is not None:
+        if precision == "float32":
+            return model
+        raise ValueError(f"The layer {parts.quantized} is quantized, so the model cannot compute in {precision}.")
+    if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
+        return model
+    new = rebuild(model, precision=precision)
+    copy_weights(parts.layers, anatomy(new).layers)
+    return new
+
+
+def completed(model, activation=None) -> keras.Model:
+    """The model for pixels in [0, 255], with an activation after its logits; itself if nothing is missing.
+
+    Models inside the model are opened. All layers are shared.
+    """
+    parts = anatomy(model)
+    if parts.pixel_range == PIXELS and activation is None:
+        return parts.graph
+    image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
+    if parts.pixel_range != PIXELS:
+        black, white = parts.pixel_range
+        x = keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")(x)
+    for layer in parts.layers:
+        x = parts.call(layer, x)
+    if activation is not None:
+        x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
+    return model_like(model, image, x)
 
 
 def preprocess_image(image, model) -> np.ndarray:
@@ -129,9 +217,9 @@ def preprocess_image(image, model) -> np.ndarray:
         (224, 224, 3)
     """
     if isinstance(model, Predictor):
-        size, crop = model.description.input_shape[:2], model.description.evaluation_crop
+        size, crop = model.input_shape[:2], model.facts.evaluation_crop
     else:
-        size, crop = model.input_shape[1:3], evaluation_crop_of(model)
+        size, crop = model.input_shape[1:3], anatomy(model).evaluation_crop
     return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
 
 

@@ -1,19 +1,17 @@
 """Opens models of all kinds for use, each in its own runtime, as a `Predictor`."""
 
-import contextlib
 import importlib
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from keras_mixer.cores import available_cores
-from keras_mixer.description import SAVED_MODEL_DESCRIPTION, Description
-from keras_mixer.export.predictor import Predictor, Unsupported, load_model
+from keras_mixer.export.predictor import Predictor, Unsupported, load_model, read_description
 from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
+SAVED_MODEL_DESCRIPTION = "assets.extra/keras_mixer.json"  # TensorFlow Serving ignores assets.extra
 METADATA_KEY = "keras_mixer"  # in the metadata of an ONNX file, in the rt_info of an OpenVINO model
 OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin
 
@@ -55,18 +53,59 @@ def open_export(path, threads=None) -> Predictor:
 
     One call uses that many threads, by default all cores; TensorFlow uses the setting of its process instead.
     """
-    path, threads = Path(path), threads or available_cores()
-    openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
-    if path.suffix in openers:
-        return openers[path.suffix](path, threads)
-    if (path / OPENVINO_FILE).is_file():
-        return _open_openvino(path / OPENVINO_FILE, threads)
+    path = Path(path)
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
-    raise ValueError(
-        f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, a "
-        ".tflite or .onnx file, or an OpenVINO folder or .xml file."
+    path = path / OPENVINO_FILE if (path / OPENVINO_FILE).is_file() else path
+    openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
+    if path.suffix not in openers:
+        raise ValueError(
+            f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, "
+            "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
+        )
+    try:
+        runtime, described, inputs, outputs, run = openers[path.suffix](path, threads or available_cores())
+    except Unsupported:
+        raise
+    except Exception as error:  # each runtime has its own
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
+    if described is None:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
+        raise _foreign(path, f"its metadata lacks {METADATA_KEY!r} (inputs: {shapes})")
+    known = read_description(described, path)
+    shape, classes = known["input_shape"], len(known["facts"].class_names)
+    found = [{name: sides[1:] for name, sides in ends.items()} for ends in (inputs, outputs)]
+    if found != [{"image": shape}, {"probabilities": (classes,)}]:  # changed by another program
+        raise ValueError(
+            f"{path} has another layout than this package writes. Expected image (B, {', '.join(map(str, shape))}) and "
+            f"probabilities (B, {classes}), got inputs {inputs} and outputs {outputs}. Export the model again."
+        )
+    return Predictor(runtime, **known, run=run)
+
+
+def _foreign(path, why):
+    return Unsupported(
+        f"{path} was not written by this package: {why}, so its classes and preprocessing are unknown. Write it with "
+        "keras-mixer export."
     )
+
+
+def _open_saved_model(path):
+    import tensorflow as tf
+
+    if not (path / SAVED_MODEL_DESCRIPTION).is_file():
+        raise _foreign(path, f"it lacks {SAVED_MODEL_DESCRIPTION}")
+    known = read_description((path / SAVED_MODEL_DESCRIPTION).read_bytes(), path)
+    loaded = tf.saved_model.load(str(path))
+    output = "pre_logits" if known["output"] == "features" else "probabilities"
+
+    def call(name):
+        ((argument, spec),) = loaded.signatures[name].structured_input_signature[1].items()
+        return lambda images: loaded.signatures[name](**{argument: tf.constant(images, spec.dtype)})[output].numpy()
+
+    others = {name: call(name) for name in ("image_uint8", "image_bytes") if name in loaded.signatures}
+    return Predictor("TensorFlow", **known, run=call("serving_default"), other_inputs=others)
 
 
 def open_interpreter(path, threads=None):
@@ -82,46 +121,25 @@ def open_interpreter(path, threads=None):
     return Interpreter(model_path=str(path), num_threads=threads), name
 
 
-def _open_saved_model(path):
-    import tensorflow as tf
-
-    file = path / SAVED_MODEL_DESCRIPTION
-    if not file.is_file():
-        raise ValueError(f"SavedModel {path} was not written by this package: it lacks {SAVED_MODEL_DESCRIPTION}.")
-    description = Description.from_json(file.read_bytes(), path)
-    loaded = tf.saved_model.load(str(path))
-    output = "pre_logits" if description.output == "features" else "probabilities"
-
-    def call(name):
-        ((argument, spec),) = loaded.signatures[name].structured_input_signature[1].items()
-        return lambda images: loaded.signatures[name](**{argument: tf.constant(images, spec.dtype)})[output].numpy()
-
-    others = {name: call(name) for name in ("image_uint8", "image_bytes") if name in loaded.signatures}
-    return Predictor("TensorFlow", description, call("serving_default"), others)
-
-
 def _open_tflite(path, threads):
+    """The runtime, the description, shapes of inputs and outputs by name, and what runs a batch; so do the others."""
     try:
         with zipfile.ZipFile(path) as archive:
             described = archive.read(DESCRIPTION)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"{path} was not written by this package: it has no class names inside.") from error
-    with _reading(path, "TFLite"):
-        interpreter, name = open_interpreter(path, threads)
-        runner = interpreter.get_signature_runner("serving_default")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise _foreign(path, f"it does not contain {DESCRIPTION}") from error
+    interpreter, name = open_interpreter(path, threads)
+    runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details(), runner.get_output_details()
-    shapes = ({name: tuple(one["shape"]) for name, one in ends.items()} for ends in details)
-    description = _described(path, described, *shapes)
-    batch_size = int(details[0]["image"]["shape"][0])
+    inputs, outputs = ({name: tuple(map(int, one["shape"])) for name, one in ends.items()} for ends in details)
+    size = inputs["image"][0]
 
     def run(images):
-        padded = np.concatenate(
-            [images, np.repeat(images[-1:], -len(images) % batch_size, axis=0)]
-        )  # full batches only
-        batches = [run_tflite(runner, padded[i : i + batch_size]) for i in range(0, len(padded), batch_size)]
+        padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only
+        batches = [run_tflite(runner, padded[i : i + size]) for i in range(0, len(padded), size)]
         return np.concatenate(batches)[: len(images)]
 
-    return Predictor(name, description, run)
+    return name, described, inputs, outputs, run
 
 
 def run_tflite(runner, images):
@@ -139,72 +157,37 @@ def _open_onnx(path, threads):
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    with _reading(path, "ONNX"):
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    ends = session.get_inputs(), session.get_outputs()
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    description = _described(path, described, *({one.name: tuple(one.shape) for one in end} for end in ends))
+    ends = session.get_inputs(), session.get_outputs()
+    inputs, outputs = ({one.name: tuple(one.shape) for one in end} for end in ends)
 
     def run(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
 
-    return Predictor("ONNX Runtime", description, run)
+    return "ONNX Runtime", described, inputs, outputs, run
 
 
 def _open_openvino(path, threads):
     openvino = import_extra("openvino", "openvino")
-    if not path.with_suffix(".bin").is_file():
-        raise ValueError(f"OpenVINO model {path} lacks its weights: there is no {path.with_suffix('.bin')}.")
     # The default is bfloat16 on CPUs that have it.
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     core = openvino.Core()
-    with _reading(path, "OpenVINO"):
-        model = core.read_model(str(path))
-        compiled = core.compile_model(model, "CPU", exact)
+    model = core.read_model(str(path))
+    compiled = core.compile_model(model, "CPU", exact)
     described = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
-    description = _described(path, described, *map(_openvino_tensors, (model.inputs, model.outputs)))
+
+    def shape(port):
+        return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
+
+    inputs, outputs = (
+        {name: shape(port) for port in ends for name in port.names} for ends in (model.inputs, model.outputs)
+    )
 
     def run(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
 
-    return Predictor("OpenVINO", description, run)
-
-
-def _openvino_tensors(ports):
-    def shape(port):
-        return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
-
-    return {name: shape(port) for port in ports for name in port.names}
-
-
-@contextlib.contextmanager
-def _reading(path, kind):
-    """Turns the error of a runtime that cannot read a file into a sentence; each runtime has errors of its own."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{kind} model {path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
-
-
-def _described(path, described, inputs, outputs) -> Description:
-    """The description in a file; another program may have changed its `{name: shape}` and kept the metadata."""
-    if described is None:
-        shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
-        raise ValueError(
-            f"{path} was not written by this package: its metadata lacks {METADATA_KEY!r}, so its classes and "
-            f"preprocessing are unknown (inputs: {shapes}). Write it with keras-mixer export."
-        )
-    description = Description.from_json(described, path)
-    wanted = {"image": description.input_shape}, {"probabilities": (len(description.class_names),)}
-    found = tuple({name: shape[1:] for name, shape in ends.items()} for ends in (inputs, outputs))
-    if found != wanted:
-        shape = ", ".join(map(str, description.input_shape))
-        raise ValueError(
-            f"{path} has another layout than this package writes. Expected image (B, {shape}) and probabilities (B, "
-            f"{len(description.class_names)}), got inputs {inputs} and outputs {outputs}. Export the model again."
-        )
-    return description
+    return "OpenVINO", described, inputs, outputs, run
 
 
 def import_extra(module, extra):

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
-from keras_mixer.description import SAVED_MODEL_DESCRIPTION, in_precision
-from keras_mixer.export.predictor import Predictor, require_tensorflow
+from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
+from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
-from keras_mixer.features import feature_extractor
 from keras_mixer.files import publish, refuse_address, staging_folder
 
 PRECISIONS = ("float32", "bfloat16")
@@ -80,15 +79,14 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    model, description = predictor.model, predictor.description
-    if precision != "float32":  # not mixed precision, which would store float32 weights and convert them in every call
-        model = in_precision(model, precision)
-    signatures = _signatures(model, description, min(top_k, len(description.class_names)))
+    # Not mixed precision, which would store float32 weights and convert them in every call.
+    model = predictor.model if precision == "float32" else in_precision(predictor.model, precision)
+    signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)
     described = folder / SAVED_MODEL_DESCRIPTION
     described.parent.mkdir()
-    described.write_text(json.dumps(description.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
-    gray, requests = np.full((1, *description.input_shape), 128, np.uint8), {}
+    described.write_text(json.dumps(predictor.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
+    gray, requests = np.full((1, *predictor.input_shape), 128, np.uint8), {}
     for name, function in signatures.items():
         (spec,) = function.input_signature
         encoded = spec.dtype == tf.string
@@ -121,51 +119,40 @@ def write_functions(functions, model, folder):
     tf.saved_model.save(module, str(folder), functions)
 
 
-def _signatures(model, description, top_k):
-    shape = description.input_shape
-
-    def image(dtype):
-        return [tf.TensorSpec((None, *shape), dtype, name="image")]
-
-    def checked(image):
-        return tf.ensure_shape(image, (None, *shape))  # servers compare names and types with the signature, not shapes
-
-    if description.output == "features":
-        body = feature_extractor(model, ["pre_logits"])
-
-        @tf.function(input_signature=image(tf.float32))
-        def only_features(image):
-            return {"pre_logits": tf.cast(body(checked(image), training=False)["pre_logits"], tf.float32)}
-
-        return {"serving_default": only_features, "features": only_features}
-
+def _signatures(model, predictor, top_k):
+    """`{name: tf.function}`; pixels and names are those of `export_saved_model`."""
+    shape, facts = predictor.input_shape, predictor.facts
+    image_of = {dtype: [tf.TensorSpec((None, *shape), dtype, name="image")] for dtype in (tf.float32, tf.uint8)}
     parts = anatomy(model)
-    pool = parts.pool
-    pre_logits = parts.output_of(pool) if pool in parts.after else pool(parts.output_of(parts.norm))  # (B, C)
-    both = keras.Model(model.input, {"probabilities": model.output, "pre_logits": pre_logits})
-    names = tf.constant(description.class_names)
+    pre_logits = parts.output_of(parts.pool)  # (B, C)
+    both = keras.Model(parts.graph.inputs[0], {"probabilities": parts.graph.outputs[0], "pre_logits": pre_logits})
 
-    @tf.function(input_signature=image(tf.float32))  # one graph, shared by all signatures
+    @tf.function(input_signature=image_of[tf.float32])  # one graph, shared by all signatures
     def outputs(image):
-        return both(checked(image), training=False)
+        image = tf.ensure_shape(image, (None, *shape))  # servers compare names and types with the signature, not shapes
+        return both(image, training=False)
 
-    @tf.function(input_signature=image(tf.float32))
+    @tf.function(input_signature=image_of[tf.float32])
     def features(image):
         return {"pre_logits": outputs(image)["pre_logits"]}
 
-    @tf.function(input_signature=image(tf.float32))
+    if predictor.output == "features":
+        return {"serving_default": features, "features": features}
+    names = tf.constant(facts.class_names)
+
+    @tf.function(input_signature=image_of[tf.float32])
     def from_pixels(image):
         probabilities = outputs(image)["probabilities"]
-        best = tf.math.top_k(probabilities, top_k).indices
+        best = tf.math.top_k(probabilities, min(top_k, len(names))).indices
         return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
 
-    @tf.function(input_signature=image(tf.uint8))
+    @tf.function(input_signature=image_of[tf.uint8])
     def from_uint8(image):
         return from_pixels(tf.cast(image, tf.float32))
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def from_bytes(image_bytes):
-        pixels = evaluation_images(image_bytes, shape[:2], description.evaluation_crop)
+        pixels = evaluation_images(image_bytes, shape[:2], facts.evaluation_crop)
         return from_pixels(tf.cast(pixels, tf.float32))
 
     signatures = {"serving_default": from_pixels, "image_uint8": from_uint8, "features": features}

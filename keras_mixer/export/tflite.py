@@ -74,8 +74,7 @@ def write_tflite(predictor, path, *, quantization=None, representative_images=No
         raise ValueError(f"Expected a path that ends in .tflite, got {path.name}.")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
-    model, description = predictor.for_conversion("for TFLite").model, predictor.description
-    shape = description.input_shape
+    model, shape, facts = predictor.for_conversion("for TFLite").model, predictor.input_shape, predictor.facts
     if representative_images is not None:
         found = np.shape(representative_images)
         if found[1:] != shape or found[0] < batch_size:
@@ -84,11 +83,11 @@ def write_tflite(predictor, path, *, quantization=None, representative_images=No
                 f"batch size {batch_size}, got {found}."
             )
     content = _convert(model, quantization, representative_images, batch_size)
-    words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {description.evaluation_crop}"
+    words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {facts.evaluation_crop}"
     path.write_bytes(add_metadata(content, model.name, shape, words))
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(LABELS, "\n".join(description.class_names) + "\n")
-        archive.writestr(DESCRIPTION, json.dumps(description.as_json(), indent=2) + "\n")
+        archive.writestr(LABELS, "\n".join(facts.class_names) + "\n")
+        archive.writestr(DESCRIPTION, json.dumps(predictor.as_json(), indent=2) + "\n")
 
 
 def _convert(model, quantization, representative_images, batch_size):

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.anatomy import anatomy, probabilities_of
 from keras_mixer.cores import available_cores
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Split
-from keras_mixer.description import describe, in_precision, probabilities_of
 from keras_mixer.export.interchange import write_onnx, write_openvino
-from keras_mixer.export.predictor import Predictor, preprocess_image, read, require_tensorflow
+from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read, require_tensorflow
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
@@ -167,8 +167,7 @@ def export(
             raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
     if images is None and min_agreement is not None:
         raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
-    described = describe(model, class_names, evaluation_crop, classifier_activation)
-    predictor = Predictor.completing(model, described)
+    predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     with staging_folder(target.parent) as staging:
         # The folder's name is the name of the model on a server, and is stored in a SavedModel.
         written = staging / target.resolve().parent.name / target.name
@@ -185,7 +184,7 @@ def export(
             threads=threads or available_cores(),
             allowed_difference=max_difference,
             needed_agreement=min_agreement,
-            **compare(reference_of(model, described), opened, batches),
+            **compare(reference_of(model, predictor.activation), opened, batches),
         )
         if not parity.passed:
             parity = dataclasses.replace(parity, path=_free_name(target))
@@ -208,17 +207,17 @@ def format_with(name, options) -> Format:
     return FORMATS[name]
 
 
-def reference_of(model, described) -> Callable[[np.ndarray], np.ndarray]:
+def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
-    model = in_precision(model, "float32")
-    black, white = described.pixel_range
+    parts, model = anatomy(model), in_precision(model, "float32")
+    (black, white), (kind, _) = parts.pixel_range, parts.output()
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
         output = np.asarray(model.predict_on_batch(scaled))
-        if described.output == "logits":
-            return probabilities_of(output, described.activation)
-        if described.output == "features" and output.ndim == 4:
+        if kind == "logits":
+            return probabilities_of(output, activation)
+        if kind == "features" and output.ndim == 4:
             return output.mean((1, 2))  # (B, g_h, g_w, C): exports return the mean over tokens
         return output
 
@@ -254,7 +253,7 @@ def compare(reference, opened, batches) -> dict[str, Any]:
     if not expected:
         raise ValueError("There is no image to compare on.")
     ours, theirs, labels = np.concatenate(expected), np.concatenate(found), np.concatenate(truth)
-    labelled = opened.description.output != "features" and (labels >= 0).all()
+    labelled = opened.output != "features" and (labels >= 0).all()
     return {
         "images": len(labels),
         "max_difference": float(np.max([*differences.values()])),
@@ -274,7 +273,7 @@ def _batches(images, predictor, size):
 
     Labels are -1 where they are unknown; encoded images are None for arrays.
     """
-    shape, crop = predictor.description.input_shape, predictor.description.evaluation_crop
+    shape, crop = predictor.input_shape, predictor.facts.evaluation_crop
     if isinstance(images, Split):
         with naming_damaged_files(images, crop=crop):
             encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)

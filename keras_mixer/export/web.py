@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
-from keras_mixer.description import architecture_of
 from keras_mixer.export.predictor import Unsupported
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.files import write_json
@@ -45,8 +45,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     page itself needs no internet. The browser blends transparent pixels; elsewhere the alpha channel is dropped. The
     options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
     """
-    description = predictor.for_classes("to show").description
-    height, width, channels = description.input_shape
+    height, width, channels = predictor.for_classes("to show").input_shape
     if quantization == "int8":
         raise Unsupported("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if channels != 3:
@@ -58,17 +57,17 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     write_tflite(predictor, folder / MODEL, quantization=quantization)
     size = (folder / MODEL).stat().st_size
     shown = {
-        "Trained on": description.trained_on,
+        "Trained on": predictor.facts.trained_on,
         **(facts or {}),
-        "Architecture": architecture_of(predictor.model),
+        "Architecture": anatomy(predictor.model).described(),
         "Size": f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB",
-        "Input": f"{height} x {width} px, crop {description.evaluation_crop}",
+        "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }
     card = {"name": title, "model_bytes": size, "facts": [[term, text] for term, text in shown.items() if text]}
     names = [f"examples/{i}.{'jpg' if image.startswith(JPEG) else 'png'}" for i, (_, image) in enumerate(examples)]
     card["examples"] = [{"file": name, "label": label} for name, (label, _) in zip(names, examples, strict=True)]
     files |= {name: image for name, (_, image) in zip(names, examples, strict=True)}
-    write_json(folder / "model.json", description.as_json())
+    write_json(folder / "model.json", predictor.as_json())
     write_json(folder / "card.json", card)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,6 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name, with_classes_of
 from keras_mixer.data.splits import subsample
-from keras_mixer.description import architecture_of
 from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
@@ -84,17 +83,17 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "data": data_name(config["data"]),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
-        "architecture": architecture_of(model),
-        "classes": len(predictor.description.class_names),
+        "architecture": anatomy(model).described(),
+        "classes": len(predictor.class_names),
         "parameters": model.count_params(),
-        "macs": anatomy(model).variant().macs(model.input_shape[1:], len(predictor.description.class_names)),
+        "macs": anatomy(model).variant().macs(model.input_shape[1:], len(predictor.class_names)),
         "bytes": (folder / "model.keras").stat().st_size,
         "answers": None,
         "problem": "",
     }
     try:
         source = run_source(folder, read_recipe(folder), skip_corrupt=skip_corrupt)
-        test = with_classes_of(source, predictor.description.class_names).test
+        test = with_classes_of(source, predictor.class_names).test
         report["answers"] = read_answers(predictor, subsample(test, images)) | {"total": test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         report["problem"] = str(error)
@@ -125,8 +124,8 @@ class Mistake:
 
 def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]]:
     """The confusion matrix `(K, K) int64` of a classifier on a split, and its wrong answers of highest probability."""
-    classes = len(predictor.description.class_names)
-    size, crop = predictor.description.input_shape[:2], predictor.description.evaluation_crop
+    classes = len(predictor.class_names)
+    size, crop = predictor.input_shape[:2], predictor.facts.evaluation_crop
     batches = evaluation_batches(split, image_size=size, batch_size=min(BATCH_SIZE, split.size), crop=crop)
     confusion, found, position = np.zeros((classes, classes), np.int64), [], 0
     progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
@@ -147,7 +146,7 @@ def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]
 
 def read_answers(predictor, split) -> dict[str, Any]:
     """What the template shows of a model's answers on the images of a split."""
-    names = predictor.description.class_names
+    names = predictor.class_names
     confusion, found = most_confident_mistakes(predictor, split)
     shown = []
     if found:

@@ -104,7 +104,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     output = Path(output)
     refuse_existing(output)
     predictor = Predictor.of(model).for_classes("to explain")
-    names = predictor.description.class_names
+    names = predictor.class_names
     if class_name is not None and class_name not in names:
         raise ValueError(f"Unknown class {class_name!r}; the model has {', '.join(names[:20])}.")
     image = preprocess_image(image_path, predictor)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_mixer.anatomy import is_mixer
-from keras_mixer.description import completed
+from keras_mixer.export.predictor import completed
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import read_recipe
 from keras_mixer.weights.readers import load_keras

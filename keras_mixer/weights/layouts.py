@@ -150,7 +150,6 @@ def save_official(model, path):
         raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
     parts = plain(model, "save_official")
-    parts.refuse_quantized()
     facts = parts.facts
     if facts.exact_gelu or facts.pixel_range != OFFICIAL.pixel_range:
         raise ValueError(

@@ -106,7 +106,6 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
     kind, path, facts = kind_of(source), Path(source), None
     if kind == ".keras":
         parts = plain(load_keras(path), str(path))
-        parts.refuse_quantized()
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
         return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
     if kind == PUBLISHED:
@@ -157,7 +156,6 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     log = log or LOG.warning
     parts = plain(model, "load_weights")
-    parts.refuse_quantized()
     file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant(), source_grid)
     file.check_form({name: getattr(parts.facts, name) for name in FORMS})
     lines: list[str] = list(file.notes)

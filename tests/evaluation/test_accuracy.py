@@ -248,7 +248,7 @@ def test_own_heads_give_probabilities_whatever_they_end_in(tiny_mixer, ten):
     head.kernel.assign(0.1 * np.random.default_rng(0).normal(size=head.kernel.shape))
     scores = keras.ops.convert_to_numpy(logits(images)).astype(np.float64)
     for activation in ("softmax", "sigmoid"):
-        expected = keras_mixer.description.probabilities_of(scores, activation)
+        expected = keras_mixer.anatomy.probabilities_of(scores, activation)
         loss = -np.log(expected[np.arange(70), labels]).mean()
         image = keras.Input((16, 16, 3))
         outputs = keras.layers.Activation(activation)(logits(image))

@@ -9,10 +9,10 @@ import reference
 from image_files import encode, photographs
 
 import keras_mixer
+from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.export import Export
-from keras_mixer.description import Description, describe
 from keras_mixer.export import predictor, saved_model
-from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.predictor import Predictor, load_mixer, read_description
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.export.verified import FORMATS, ExportDiffers
 
@@ -88,10 +88,11 @@ def test_every_export_of_every_kind_is_the_oracle(build, registry, rng, tmp_path
     np.testing.assert_allclose(loaded.probabilities(pixels), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"Expected images \(B, 16, 24, 3\), got \(3, 24, 16, 3\)"):
         loaded.probabilities(pixels.swapaxes(1, 2))
-    assert loaded.description.pixel_range == (0, 255)
-    assert loaded.description.output == "probabilities"
+    assert loaded.facts.pixel_range == (0, 255)
+    assert loaded.output == "probabilities"
     if format == "web":
-        assert json.loads((path.parent / "model.json").read_text()) == loaded.description.as_json()
+        content = json.loads((path.parent / "model.json").read_text())
+        assert content == json.loads(json.dumps(loaded.as_json()))
     assert set(loaded.other_inputs) == ({"image_uint8", "image_bytes"} if format == "saved_model" else set())
     if format == "saved_model":
         np.testing.assert_allclose(loaded.other_inputs["image_uint8"](pixels), expected, atol=1e-5)
@@ -177,7 +178,7 @@ def test_a_model_without_head_exports_its_features_alone(tiny_mixer, registry, r
     features = np.asarray(model(pixels / 127.5 - 1))
     expected = features.mean((1, 2)) if pooling is None else features
     np.testing.assert_allclose(opened.run(pixels), expected, atol=1e-5)
-    assert (opened.other_inputs, opened.description.class_names) == ({}, ())
+    assert (opened.other_inputs, opened.facts.class_names) == ({}, ())
     for format in ("tflite", "onnx", "web"):
         with pytest.raises(ValueError, match="A model without a head has no classes"):
             write(model, format, tmp_path)
@@ -241,8 +242,8 @@ def test_an_export_that_feeds_its_model_wrongly_is_not_proved(build, rng, tmp_pa
 
 @pytest.mark.backends
 def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
-    assert describe(tiny_mixer(include_preprocessing=False)).pixel_range == (-1, 1)
-    assert describe(tiny_mixer()).pixel_range == (0, 255)
+    assert anatomy(tiny_mixer(include_preprocessing=False)).pixel_range == (-1, 1)
+    assert anatomy(tiny_mixer()).pixel_range == (0, 255)
     model = tiny_mixer(include_preprocessing=False, pixel_range=(0, 1))
     model.save(tmp_path / "model.keras")
     for found in (
@@ -250,7 +251,7 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
         keras_mixer.change_resolution(model, (32, 32, 3)),
         tiny_mixer(include_preprocessing=False, weights=tmp_path / "model.keras"),
     ):
-        assert describe(found).pixel_range == found.pixel_range == (0, 1)
+        assert anatomy(found).pixel_range == found.pixel_range == (0, 1)
     inside = keras_mixer.load_weights(tiny_mixer(pixel_range=(0, 1)), tmp_path / "model.keras")
     pixels = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
     expected = keras.ops.convert_to_numpy(model(pixels / 255))
@@ -265,14 +266,14 @@ def test_the_pixel_range_travels_and_is_checked(tiny_mixer, tmp_path, rng):
 def test_damaged_descriptions_are_refused(tiny_mixer):
     model = tiny_mixer()
     model.trained_on = "my photographs"
-    content = describe(model).as_json()
-    description = Description.from_json(json.dumps(content), "here")
-    assert description == describe(model)
-    assert description.trained_on == "my photographs"
+    content = Predictor.of(model).as_json()
+    read = read_description(json.dumps(content), "here")
+    assert read["facts"] == Predictor.of(model).facts
+    assert read["facts"].trained_on == "my photographs"
     wrongs = ({"pixel_range": [-1, 1]}, {"output": "logits"}, {"activation": "relu"}, {"class_names": [1]})
     for wrong in (*wrongs, {"trained_on": 1}):
         with pytest.raises(ValueError, match="here: the description of the model is damaged"):
-            Description.from_json(json.dumps(content | wrong), "here")
+            read_description(json.dumps(content | wrong), "here")
 
 
 @tensorflow_only

@@ -11,7 +11,7 @@ from image_files import encode, evaluated, photographs, turned
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.description import describe
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import METADATA_KEY
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -167,7 +167,7 @@ def test_models_of_onnx_and_openvino_that_are_not_ours_are_refused(model, tmp_pa
     write(path)
     with pytest.raises(ValueError, match=r"was not written by this package.*inputs: image \(.*, 3, 16, 24\)\)"):
         keras_mixer.load(path)
-    write(path, describe(model).as_json() | {"pixel_range": [0, 255]})
+    write(path, Predictor.of(model).as_json())
     with pytest.raises(ValueError, match=r"another layout.*Expected image \(B, 16, 24, 3\).*\(.*, 3, 16, 24\)"):
         keras_mixer.load(path)
     write(path, {"class_names": ["a"]})
@@ -185,7 +185,7 @@ def test_damaged_files_and_missing_runtimes_are_named(model, tmp_path, monkeypat
             (path / f"model{suffix}").rename(tmp_path / f"other{suffix}")
         path.rmdir()
         path = tmp_path / "other.xml"
-    assert keras_mixer.load(path).description.class_names == model.class_names
+    assert keras_mixer.load(path).facts.class_names == model.class_names
     damaged = path.with_suffix(".bin") if format == "openvino" else path
     content = damaged.read_bytes()
     for part in (content[: len(content) // 2], b""):
@@ -194,7 +194,7 @@ def test_damaged_files_and_missing_runtimes_are_named(model, tmp_path, monkeypat
             keras_mixer.load(path)
     if format == "openvino":
         damaged.unlink()
-        with pytest.raises(ValueError, match=r"lacks its weights: there is no .*other\.bin"):
+        with pytest.raises(ValueError, match=r"cannot be read: .*other\.bin"):
             keras_mixer.load(path)
     module = "onnxruntime" if format == "onnx" else "openvino"
     monkeypatch.setitem(sys.modules, module, None)

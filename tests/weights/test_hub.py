@@ -150,7 +150,7 @@ def test_models_are_opened_and_converted(server, models, tmp_path, rng):
     expected = models[0].predict_on_batch(images.astype("float32"))
     predictor = load(Path("hf://me/keras"))  # as the command line hands it on
     np.testing.assert_allclose(predictor.probabilities(images), expected, atol=1e-6)
-    assert predictor.description.class_names == ("a", "b", "c")
+    assert predictor.facts.class_names == ("a", "b", "c")
     assert same(load_mixer(convert("hf://me/two/files/one.npz", tmp_path / "one.keras")), models[0])
 
 
