@@ -8,7 +8,7 @@ Source: vit_jax and big_vision (`models/mlp_mixer.py`, its loader), timm (`model
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,17 +40,12 @@ PATTERNS = {  # they turn names of any layout into ours, one after another
 }
 
 
-class Named(NamedTuple):
-    """Arrays under the weight names of this package; an unknown array keeps its own."""
+def own_names(arrays):
+    """The arrays of a file under our names and in our orientation, and all that is known by its layout.
 
-    arrays: dict[str, np.ndarray]
-    origins: dict[str, str]  # their names in the file, for messages
-    facts: ModelFacts  # what the layout says about the model
-    notes: tuple[str, ...]  # for the user: what was changed or left out
-
-
-def own_names(arrays: dict[str, np.ndarray]) -> Named:
-    """The arrays of a file of any known layout under our names, and in our orientation.
+    Returns:
+        `arrays`, in which an unknown array keeps its name; `origins`, their names in the file; `facts` about the model;
+        `notes` for the user.
 
     Raises:
         ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
@@ -76,7 +71,7 @@ def own_names(arrays: dict[str, np.ndarray]) -> Named:
         if own in named:
             raise ValueError(f"the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
         named[own], origins[own] = _oriented(own, array, layout), prefix + key
-    return Named(named, origins, FACTS[layout], notes if prefix else ())
+    return named, origins, FACTS[layout], notes if prefix else ()
 
 
 def _renumbered(key, arrays):

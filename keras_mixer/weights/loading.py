@@ -113,10 +113,10 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
         path, facts, source_grid = published.download(checkpoint), checkpoint.facts, checkpoint.grid
     arrays = read_arrays(path)
     try:
-        named = own_names(arrays)
+        named, origins, of_layout, notes = own_names(arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return WeightFile(path, named.arrays, named.origins, facts or named.facts, source_grid, named.notes)
+    return WeightFile(path, named, origins, facts or of_layout, source_grid, notes)
 
 
 def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):

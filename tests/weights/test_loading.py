@@ -1,3 +1,5 @@
+import logging
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -7,7 +9,10 @@ import safetensors.numpy
 from weight_files import linen, pre_linen, timm
 
 import keras_mixer
+from keras_mixer.data.sources import load_source
 from keras_mixer.layers import MixerBlock
+from keras_mixer.training.fit import start_model
+from keras_mixer.training.recipes import resolve
 
 
 def weights_of(model):
@@ -170,6 +175,29 @@ def test_another_number_of_classes_starts_the_head_at_zero_and_says_so(source, e
     np.testing.assert_array_equal(model.get_layer("stem").get_weights()[0], source.get_layer("stem").get_weights()[0])
     with pytest.raises(ValueError, match="head does not fit: 10 classes in the file"):
         keras_mixer.load_weights(empty(classes=4), tmp_path / "a.npz", head="load")
+
+
+def test_what_is_adapted_is_a_warning_of_the_logger_or_a_call(source, empty, tmp_path, caplog, capsys):
+    path = keras_mixer.save_official(source, tmp_path / "a.npz")
+    keras_mixer.load_weights(empty(), path)
+    assert not caplog.records
+    keras_mixer.load_weights(empty(input_shape=(16, 16, 1), classes=4), path)
+    head = "The file has 10 classes, the model 4 classes: the head starts at zero."
+    lines = [head, "The stem is adapted from 3 to 1 channels."]
+    assert caplog.record_tuples == [("keras_mixer", logging.WARNING, line) for line in lines]
+    caplog.clear()
+    empty(input_shape=(32, 16, 3), weights=path)
+    assert "widened block by block (the paper's rule): from (4, 4) to (8, 4) tokens" in caplog.text
+    assert capsys.readouterr().out == ""
+    caplog.clear()
+    sizes = {"patch_size": 4, "num_blocks": 2, "hidden_dim": 32, "tokens_mlp_dim": 16, "channels_mlp_dim": 64}
+    for method, hidden in {"block_diagonal": 32, "bilinear": 16}.items():
+        said = []
+        recipe = resolve("digits", **sizes, weights=str(path), image_size=(32, 16), resolution_method=method)
+        model = start_model(recipe, load_source("digits"), said.append)
+        assert model.get_layer("mixer_block_0").tokens_mlp_dim == hidden
+        assert "from (4, 4) to (8, 4) tokens" in said[0]
+    assert not caplog.records
 
 
 def tiny_head(model):
