@@ -1,5 +1,6 @@
 """Base classes of the layers: arguments that stay, and a config that keeps what was changed inside."""
 
+import functools
 import inspect
 import operator
 
@@ -21,10 +22,17 @@ class FixedLayer(keras.layers.Layer):
         names = (p.name for p in parameters if p.name not in ("self", "inside") and p.kind != p.VAR_KEYWORD)
         cls.arguments = tuple(names)
         for name in cls.arguments:
-            setattr(cls, name, property(operator.attrgetter(f"_{name}")))
+            setattr(cls, name, property(operator.attrgetter(f"_{name}"), functools.partial(_refuse, name=name)))
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.arguments}
+
+
+def _refuse(layer, value, name):
+    raise AttributeError(
+        f"{name}={getattr(layer, name)!r} of layer {layer.name!r} cannot be changed. Make a new {type(layer).__name__} "
+        f"with {name}={value!r}."
+    )
 
 
 class CompositeLayer(FixedLayer):

@@ -225,10 +225,10 @@ def test_damaged_own_files_are_refused(model, tmp_path):
 def test_an_archive_that_unpacks_to_far_more_is_refused_unread(model, arrays, tmp_path):
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("stem/kernel.npy", "w") as file:
-        file.write(header((500, 500, 1, 400)))
-        for _ in range(40):
+        file.write(header((500, 500, 1, 50)))
+        for _ in range(5):
             file.write(bytes(10_000_000))
-    with pytest.raises(ValueError, match=r"bomb\.npz .*has .* bytes but says that it unpacks to 400,000,\d+"):
+    with pytest.raises(ValueError, match=r"bomb\.npz .*has .* bytes but says that it unpacks to 50,000,\d+"):
         keras_mixer.load_weights(model, path)
     np.savez_compressed(tmp_path / "honest.npz", **arrays)
     keras_mixer.load_weights(model, tmp_path / "honest.npz")

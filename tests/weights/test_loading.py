@@ -122,7 +122,8 @@ def test_own_files_load(source, empty, tmp_path, suffix):
 @pytest.mark.backends
 def test_weights_that_keras_saves_while_training_load(source, empty, tmp_path):
     path = tmp_path / "ck.weights.h5"
-    source.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    options = {"metrics": ["accuracy"], "run_eagerly": True}
+    source.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
     images = np.zeros((4, 16, 16, 3), "uint8")
     source.fit(
         images, np.arange(4), callbacks=[keras.callbacks.ModelCheckpoint(path, save_weights_only=True)], verbose=0
