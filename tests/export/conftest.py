@@ -8,16 +8,24 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from conftest import randomize
 
+import keras_mixer
 from keras_mixer.export import web
 
 
-@pytest.fixture
-def classifier(tiny_mixer):
-    model = tiny_mixer(input_shape=(16, 24, 3))
-    model.class_names = tuple(f"class {i}" for i in range(10))
-    model.evaluation_crop = "resmall-crop"
+@pytest.fixture(scope="session")
+def classifier():
+    mixer = keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(16, 24, 3), classes=10)
+    model = randomize(mixer, np.random.default_rng(0))
+    model.class_names, model.evaluation_crop = tuple(f"class {i}" for i in range(10)), "resmall-crop"
     return model
+
+
+@pytest.fixture(scope="session")
+def tflite_file(classifier, tmp_path_factory):
+    """One file of the classifier for all tests that only read it."""
+    return keras_mixer.export_tflite(classifier, tmp_path_factory.mktemp("files") / "digits.tflite")
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def holders(model, kind, folder):
         return [folder / "run", folder / "run" / "model.keras"]
     need(kind)
     if kind == "saved_model":
-        keras_mixer.export_saved_model(keras.models.clone_model(model), folder / "served", version=1)
+        (folder / "served" / "1").mkdir(parents=True)
         version = keras_mixer.export(model, kind, folder / "served", version=10).path
         return [version, folder / "served"]  # the newest is 10, though "1" comes after it as text
     path = keras_mixer.export(model, kind, folder / f"model.{kind}").path
@@ -194,7 +194,7 @@ def test_damaged_files_and_missing_runtimes_are_named(model, tmp_path, monkeypat
             keras_mixer.load(path)
     if format == "openvino":
         damaged.unlink()
-        with pytest.raises(ValueError, match=r"cannot be read: .*other\.bin"):
+        with pytest.raises(ValueError, match=r"other\.xml cannot be read: .*bin file cannot be found"):
             keras_mixer.load(path)
     module = "onnxruntime" if format == "onnx" else "openvino"
     monkeypatch.setitem(sys.modules, module, None)

@@ -28,24 +28,22 @@ def test_full_int8_takes_uint8_pixels_and_gives_uint8_probabilities(classifier, 
     np.testing.assert_allclose(run_tflite(runner, pixels[:1]), classifier(pixels[:1]), atol=0.2)
 
 
-def test_the_file_says_which_runtime_it_needs(classifier, pixels, tmp_path):
-    figures = keras_mixer.export(classifier, "tflite", tmp_path / "float32.tflite")
-    assert figures.minimum_runtime == minimum_runtime(figures.path.read_bytes()) == "2.9.0"  # the first with GELU
+def test_the_file_says_which_runtime_it_needs(classifier, pixels, tflite_file, tmp_path):
+    assert minimum_runtime(tflite_file.read_bytes()) == "2.9.0"  # the first with GELU
     options = {"quantization": "dynamic_int8", "min_agreement": 0}
     assert keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", pixels, **options).minimum_runtime >= "2.17"
 
 
-def test_names_and_preprocessing_travel_inside(classifier, tmp_path):
+def test_names_and_preprocessing_travel_inside(classifier, tflite_file):
     import flatbuffers.table
     from tensorflow.lite.python import schema_py_generated as schema
 
-    path = keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(tflite_file) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(classifier.class_names)
         description = json.loads(archive.read("keras_mixer.json"))
     assert description["evaluation_crop"] == "resmall-crop"
     assert description["input_shape"] == [16, 24, 3]
-    content = path.read_bytes()
+    content = tflite_file.read_bytes()
     model = schema.Model.GetRootAsModel(content, 0)
     entries = {model.Metadata(i).Name().decode(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
     metadata = model.Buffers(entries[KEY]).DataAsNumpy().tobytes()
