@@ -36,7 +36,7 @@ def _refuse(layer, value, name):
 
 
 class CompositeLayer(FixedLayer):
-    """A layer of layers, made by `add_layer`.
+    """A layer of layers, made by `add_layer`, that keeps the shape of its input.
 
     Keras's config of such a layer forgets that a layer inside was frozen or quantized. Here `inside` keeps it: by layer
     name, the constructor arguments that replace those of `add_layer`.
@@ -54,6 +54,9 @@ class CompositeLayer(FixedLayer):
     def get_config(self):
         inside = {layer.name: changes for layer in self._layers if (changes := self._changes_of(layer))}
         return super().get_config() | ({"inside": inside} if inside else {})
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def _changes_of(self, layer):
         config = layer.get_config()

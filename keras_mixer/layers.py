@@ -117,9 +117,6 @@ class MlpBlock(CompositeLayer):
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
         return ops.reshape(y, (-1, *x.shape[1:])) if self.flattened else y  # (B, ..., D)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerBlock(CompositeLayer):
@@ -203,6 +200,3 @@ class MixerBlock(CompositeLayer):
             mix_channels = keras.remat(mix_channels)
         x = ops.add(x, self.drop_path_0(mix_tokens(x), training=training))
         return ops.add(x, self.drop_path_1(mix_channels(x), training=training))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
