@@ -1,7 +1,6 @@
 """What a model consists of, read from its graph: whether it is a Mixer, and which layers were added to it."""
 
 import functools
-from typing import Literal
 
 import keras
 import numpy as np
@@ -17,7 +16,6 @@ ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
 HEAD = (keras.layers.GlobalAveragePooling1D, keras.layers.Dense, keras.layers.Activation)
 POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
-OutputKind = Literal["probabilities", "logits", "features"]
 
 
 class Anatomy:
@@ -141,8 +139,8 @@ class Anatomy:
         blocks = f"{sizes.num_blocks} blocks, {sizes.hidden_dim} channels"
         return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
 
-    def output(self, classifier_activation=None) -> tuple[OutputKind, str | None]:
-        """What the model returns, and what turns it into probabilities, if it returns classes.
+    def output(self, classifier_activation=None) -> tuple[str, str | None]:
+        """The output (probabilities, logits or features), and the activation that makes probabilities of logits.
 
         Args:
             classifier_activation: of a model of logits; None for the one implied by its loss.
@@ -156,7 +154,6 @@ class Anatomy:
         learned = any(getattr(layer, "weights", None) for layer in self.after)
         function = getattr(last, "activation", None)
         name = getattr(function, "__name__", type(last).__name__.lower())  # keras.ops.softmax is a class Softmax
-        kind: OutputKind
         if self.after and not learned and isinstance(last, POOLING):
             kind, activation = "features", None
         elif name in ACTIVATIONS:

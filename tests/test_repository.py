@@ -111,7 +111,8 @@ def test_model_code_knows_only_keras(name):
     outside = {name.split(".")[0] for name in imports(PACKAGE / f"{name}.py")}
     # fast_cpu.py compiles one function on TensorFlow, and imports it only then
     allowed = {"tensorflow"} if name == "fast_cpu" else set()
-    usual = {"dataclasses", "functools", "inspect", "keras", "keras_mixer", "math", "numbers", "numpy", "collections"}
+    usual = {"dataclasses", "functools", "inspect", "keras", "keras_mixer", "math", "numbers", "numpy"}
+    usual |= {"collections", "operator"}
     assert outside <= usual | allowed
 
 
