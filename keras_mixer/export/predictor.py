@@ -16,7 +16,7 @@ from keras_mixer.data.settings import EVALUATION_CROPS
 from keras_mixer.description import Description, completed, describe, evaluation_crop_of, in_precision
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
-from keras_mixer.weights.readers import load_keras
+from keras_mixer.weights.readers import load_keras, model_file
 
 
 class Unsupported(ValueError):
@@ -167,10 +167,7 @@ def load_mixer(path) -> keras.Model:
 def load_model(path) -> keras.Model:
     """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
     with local_copy(downloads.local(path), only="model.keras") as local:
-        file = local / "model.keras" if local.is_dir() else local
-        if not file.is_file() or file.suffix != ".keras":
-            raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
-        return load_keras(file, compile=True)
+        return load_keras(model_file(local), compile=True)
 
 
 def require_tensorflow():

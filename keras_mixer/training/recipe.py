@@ -107,8 +107,8 @@ class Recipe:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over the classes."""
     teacher: Text | None = None
-    """Distillation: a .keras file, a finished run or (TensorFlow) a SavedModel, whose outputs for the augmented images
-    replace the labels in the loss (function matching, arXiv 2106.05237)."""
+    """Distillation: a .keras file or a finished run, whose outputs for the augmented images replace the labels in the
+    loss (function matching, arXiv 2106.05237)."""
     teacher_temperature: Positive = 1.0
     """Temperature t of both softmax distributions, greater than 0; the loss is t^2 KL(teacher || student)."""
     class_weights: Literal["balanced"] | ClassWeights | None = None
@@ -184,8 +184,6 @@ class Recipe:
     gain with JAX on CPUs, where XLA stores them anyway."""
     rematerialize_tokens: bool = False
     """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
-    steps_per_execution: Count = 1
-    """Optimizer steps between callbacks of Keras, at least 1; Keras 3.15 on JAX still calls each step from Python."""
     xla_on_cpu: Literal["auto"] | bool = "auto"
     """Compile with XLA on a single CPU too: up to 1.7 times as fast for tiny models, slower for those of Table 1. auto:
     if a step takes less than 10^9 multiply-accumulates in the forward pass."""
@@ -202,10 +200,9 @@ class Recipe:
                 raise ValueError(
                     f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
                 )
-        if self.label_smoothing and self.loss == "sigmoid":
-            raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
-        if self.teacher is not None and self.loss == "sigmoid":
-            raise ValueError("teacher works only with loss 'softmax'. Use --loss softmax, or no teacher.")
+        for field in ("label_smoothing", "teacher"):
+            if getattr(self, field) and self.loss == "sigmoid":
+                raise ValueError(f"{field} works only with loss 'softmax'. Change the loss, or leave out {field}.")
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
@@ -220,6 +217,10 @@ class Recipe:
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
 
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, 3)` of the model's input in pixels."""
+        return (*as_pair(self.image_size), 3)
+
     def compiles_on_cpu(self) -> bool:
         """Whether a single CPU compiles the training step of this architecture with XLA."""
         if self.xla_on_cpu == "auto":
@@ -231,29 +232,23 @@ class Recipe:
         names = ("train_split", "test_split", "test_fraction", "split_seed", "label")
         return {name: getattr(self, name) for name in names}
 
-    def for_images(self, count) -> "Recipe":
-        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
-        batch = self.global_batch_size
-        if not self.fit_small_data or count >= 4 * batch:
-            return self
-        unit = self.accumulation_steps * self.data_shards
-        fewer = min(batch, unit * max(2 ** int(math.log2(max(count // 4 // unit, 1))), 1))
-        smaller = dataclasses.replace(self, global_batch_size=fewer)
-        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
-
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(height, width, 3)` of the model's input in pixels."""
-        return (*as_pair(self.image_size), 3)
-
     def part(self) -> Literal["test", "held-out"]:
         """What the accuracy is measured on: test images, or images held out of the training split."""
         of_training = self.test_split.split("[")[0] == self.train_split.split("[")[0]
         return "held-out" if self.holdout or of_training else "test"
 
+    def for_images(self, count) -> "Recipe":
+        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
+        if not self.fit_small_data or count >= 4 * self.global_batch_size:
+            return self
+        unit = self.accumulation_steps * self.data_shards
+        batch = min(self.global_batch_size, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
+        smaller = dataclasses.replace(self, global_batch_size=batch)
+        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
+
     def epoch_steps(self, images) -> int:
         """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
-        steps = self.steps_per_epoch or images // self.global_batch_size
-        return steps - steps % min(self.steps_per_execution, max(steps, 1))  # Keras would overrun it
+        return self.steps_per_epoch or images // self.global_batch_size
 
     def total_steps(self, images) -> int:
         """Optimizer steps of the whole run for a number of training images."""

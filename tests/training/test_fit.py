@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,22 +210,11 @@ def test_tensorboard_shows_scalars_and_pictures(tmp_path):
     assert expected <= {name.removeprefix("epoch_") for name in scalars["train"]}
     assert {"epoch_loss", "epoch_accuracy"} <= set(scalars["validation"])
     pictures = found["pictures"].Tags()["tensors"]
-    assert {"training images, augmented", "token mixing, block 0"} == set(pictures)
+    assert pictures == ["training images, augmented"]
     (image,) = found["pictures"].Tensors("training images, augmented")
     width, height, png = image.tensor_proto.string_val
-    assert tf.io.decode_png(png).shape == (int(height), int(width), 3)
-    assert len(found["pictures"].Tensors("token mixing, block 0")) == 3  # at the start and after each epoch
+    assert tf.io.decode_png(png).shape == (int(height), int(width), 3) == (6 * 16, 6 * 16, 3)
     assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
-
-
-@pytest.mark.backends
-def test_several_steps_at_once_change_nothing(tmp_path):
-    one = run(tmp_path / "one", steps=13)
-    three = run(tmp_path / "three", steps=13, steps_per_execution=3, checkpoint_every_steps=5)
-    assert three.history["step"] == [3, 6, 9, 12, 13]
-    assert list(list_checkpoints(tmp_path / "three" / "checkpoints")) == [12, 13]
-    for mine, theirs in zip(one.model.get_weights(), three.model.get_weights(), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
 def test_class_weights_must_fit_the_classes(tmp_path):
@@ -350,16 +340,14 @@ def test_problems_are_found_before_anything_is_written(tmp_path):
         keras_mixer.fit("nothing", workdir=tmp_path / "c")
 
 
-def test_a_place_that_cannot_be_written_or_is_too_small_is_found_before_training(tmp_path):
+def test_a_place_that_cannot_be_written_or_is_too_small_is_found_before_training(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written"):
         run(tmp_path / "file" / "run")
-    recipe = resolve("digits")
-    with (
-        pytest.raises(OSError, match=r"needs about .* MB .* has .* MB free"),
-        Run(tmp_path / "huge", recipe).opened(parameters=10**15),
-    ):
-        pass
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10))
+    with pytest.raises(OSError, match=r"needs about .* MB .* has 0 MB free"):
+        run(tmp_path / "full")
+    assert not (tmp_path / "full").exists()
 
 
 def test_broken_images_stop_a_run_before_training_unless_left_out(tmp_path):
@@ -408,18 +396,16 @@ def test_fine_tuning_at_twice_the_size_starts_at_the_accuracy_of_the_small_model
     assert abs(large.metrics["start_accuracy"] - small.metrics["accuracy"]) < 0.005
 
 
-def test_a_recipe_comes_back_from_its_run_directory(tmp_path, tiny_mixer):
+def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
     recipe = dataclasses.replace(resolve("digits"), image_size=(16, 24))
-    Run(tmp_path, recipe).begin(load_source("digits"), tiny_mixer(), None, None)
+    Run(tmp_path, recipe).begin(load_source("digits"), {}, parameters=1, step=0)
     assert read_recipe(tmp_path) == recipe
 
 
 def test_the_parts_of_a_run_are_whole_epochs_where_they_can_be():
     def planned(step=0, **options):
         recipe = resolve("digits", global_batch_size=10, **({"epochs": 4, "warmup_steps": 0} | options))
-        return [
-            (p.first_step, p.first_epoch, p.last_epoch, p.steps_per_epoch, p.freeze) for p in parts(recipe, 59, step)
-        ]
+        return list(parts(recipe, 59, step))
 
     assert planned() == [(0, 0, 4, 5, False)]
     assert planned(7) == [(7, 1, 2, 3, False), (10, 2, 4, 5, False)]
@@ -427,7 +413,6 @@ def test_the_parts_of_a_run_are_whole_epochs_where_they_can_be():
     assert planned(freeze_epochs=1) == [(0, 0, 1, 5, True), (5, 1, 4, 5, False)]
     assert planned(3, freeze_epochs=2) == [(3, 0, 1, 2, True), (5, 1, 2, 5, True), (10, 2, 4, 5, False)]
     assert planned(freeze_epochs="all", steps=7) == [(0, 0, 1, 5, True), (5, 1, 2, 2, True)]
-    assert planned(steps_per_execution=2, epochs=2) == [(0, 0, 2, 4, False)]
     assert planned(20) == []
 
 

@@ -178,7 +178,7 @@ HOLD = """
 import sys, time
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
-with Run(sys.argv[1], Recipe("any", "any")).opened(1):
+with Run(sys.argv[1], Recipe("any", "any")).opened():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -201,9 +201,9 @@ def test_a_second_process_is_refused_and_a_dead_one_makes_way(photos, tmp_path):
 
 def test_one_process_holds_a_run_once(tmp_path):
     for _ in range(2):
-        with Run(tmp_path / "run", Recipe("any", "any")).opened(1):
+        with Run(tmp_path / "run", Recipe("any", "any")).opened():
             other = Run(tmp_path / "run", Recipe("any", "any"))
-            with pytest.raises(RunInUse, match=f"in use by process {os.getpid()}"), other.opened(1):
+            with pytest.raises(RunInUse, match=f"in use by process {os.getpid()}"), other.opened():
                 pass
         assert not (tmp_path / "run").exists()
 
