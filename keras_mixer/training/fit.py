@@ -156,7 +156,7 @@ def fit_model(
             if devices.writes:
                 run.begin(source, start, model.count_params(), step)
         with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop), devices.scope():
-            best = train(trainee, run, source, step, users, profile_steps)
+            best = train_model(trainee, run, source, step, users, profile_steps)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
         for remark in evaluation.remarks():
@@ -263,7 +263,7 @@ def parts(recipe, images, step=0) -> Iterator[Part]:
             step += complete * steps
 
 
-def train(trainee, run, source, step, users, profile_steps) -> dict[str, Any]:
+def train_model(trainee, run, source, step, users, profile_steps) -> dict[str, Any]:
     """Trains from a step to the end; returns what the results say of the best epoch."""
     recipe, devices, steps = trainee.recipe, trainee.devices, trainee.recipe.epoch_steps(source.train.size)
     best = BestEpoch(run) if recipe.keep == "best" or recipe.patience else None

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import SMALL
 
 import keras_mixer
 from keras_mixer import cli
@@ -19,7 +20,6 @@ from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 # 10 steps; the gradient is clipped at each
 RUN = SMALL | {"epochs": 2, "global_batch_size": 240, "warmup_steps": 2, "clip_norm": 0.05, "randaugment_num_ops": 0}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
