@@ -23,11 +23,7 @@ class TrainingDiverged(ValueError):
 
 
 class RunStopped(KeyboardInterrupt):
-    """A signal stopped the run; a checkpoint of `step` has been saved."""
-
-    def __init__(self, step):
-        super().__init__(f"stopped at step {step}")
-        self.step = step
+    """A signal stopped the run; a checkpoint has been saved."""
 
 
 def check_finite(model, step, loss=None):
@@ -47,9 +43,6 @@ class Progress(keras.callbacks.Callback):
 
     Adds step, learning rate, gradient norm, images per second, and whether the run was resumed within the epoch, to
     the logs; loss and accuracy then are those of the rest of the epoch.
-
-    Raises:
-        TrainingDiverged: the loss or the gradient of an epoch is not finite.
     """
 
     def __init__(self, run, recipe, start_step, total_steps, resumed):
@@ -255,4 +248,4 @@ class Checkpoints(keras.callbacks.Callback):
             self.run.save_checkpoint(model, self.step)
             self.saved = self.step
         if self.stop_requested:
-            raise RunStopped(self.step)
+            raise RunStopped(f"stopped at step {self.step}")

@@ -218,7 +218,7 @@ class Run:
             write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
         except filelock.Timeout as error:
             who = "another process"
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
             raise RunInUse(
                 f"The run directory {self.name} is in use by {who}. Wait for it to finish, stop it, or choose another "

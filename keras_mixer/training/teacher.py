@@ -37,10 +37,10 @@ class Teacher:
         finally:
             keras.distribution.set_distribution(before)
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
-        self.activation = _last_activation(model)
+        self.activation = _last_activation(model) if shapes else "unknown"
         if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3 or self.activation not in MEANINGS:
             raise ValueError(
-                f"Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "
+                "Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "
                 f"activation, got {path!r} with {shapes} and the activation {self.activation!r}."
             )
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
