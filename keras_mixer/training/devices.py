@@ -102,14 +102,10 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
     read. Without any of the six, this process trains alone.
 
     Args:
-        job_addresses: `host:port` of process 0, or of all processes, separated by commas; "auto" lets JAX detect the
-            cluster (Cloud TPU, Slurm).
+        job_addresses: `host:port` of process 0, or of all, separated by commas; "auto" for Cloud TPU and Slurm.
         num_processes: number of processes.
         process_id: index of this process, from 0.
         timeout: seconds to wait for the others, at most 300. Then this process ends with exit status 2.
-
-    Raises:
-        ValueError: the backend is not JAX, or there is no address.
     """
     pairs = zip(JOIN_VARIABLES, (job_addresses, num_processes, process_id), strict=True)
     address, number, own = (os.environ.get(name) if value is None else value for name, value in pairs)

@@ -42,13 +42,8 @@ class Run:
     """`config.json`, `files.csv`, `checkpoints/`, `metrics.csv`, `tensorboard/`, `model.keras`, `results.json`.
 
     In addition, `start.json` has the model and the accuracy that training started from, and `best.npz` the weights of
-    the best epoch if the recipe keeps them. In an object store the folder is a copy, which `publish` sends back.
-
-    Args:
-        workdir: the folder, which need not exist, or an address such as gs://bucket/run.
-        recipe: the recipe of the run.
-        devices: that train; the first process writes the files.
-        log: called with each line of text for the user.
+    the best epoch if the recipe keeps them. The first of the processes that train together writes. If `workdir` is an
+    address such as gs://bucket/run, the folder is a copy, which `publish` sends back.
     """
 
     def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
@@ -71,12 +66,9 @@ class Run:
 
     @contextlib.contextmanager
     def opened(self):
-        """Holds the run while the block runs; only one process that writes can, unless the run is finished.
+        """Holds the run while the block runs: only one process that writes can, unless the run is finished.
 
-        Raises:
-            ValueError: the folder has another configuration, or files that are not a run's.
-            OSError: the folder cannot be written, or the object store cannot be reached.
-            RunInUse: (an OSError) another process trains in the folder.
+        ValueError for another configuration or files that are not a run's; OSError if the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
             with self.devices.all_or_none():
@@ -324,18 +316,13 @@ def read_results(path) -> dict[str, Any]:
 
 
 def read_metrics(path) -> dict[str, list[float]]:
-    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file.
-
-    An incomplete last line, after a full disk or a power failure, is skipped with a warning.
-
-    Raises:
-        ValueError: any other line is damaged.
-    """
+    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file."""
     rows = _rows(Path(path))
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _rows(path) -> list[dict[str, str]]:
+    """The lines; an incomplete last one, after a full disk or a power failure, is skipped with a warning."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
