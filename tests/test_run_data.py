@@ -2,20 +2,17 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 from image_files import write_folder
 from PIL import Image
+from small_runs import assert_same_weights, stopped_at
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.training.callbacks import Checkpoints, RunStopped
 
 TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
 TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 4, "warmup_steps": 1, "randaugment_num_ops": 0}
@@ -129,18 +126,11 @@ def test_what_is_held_out_is_recorded_too(options, tmp_path, monkeypatch, km):
 
 
 @pytest.fixture
-def stopped(trained, monkeypatch):
+def stopped(trained):
     """The folder, and a run on it that was stopped after two steps."""
 
-    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
-        if self.step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, batch, logs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_batch_end", press)
-        with pytest.raises(RunStopped):
-            fit("photos", "stopped")
+    with stopped_at(2):
+        fit("photos", "stopped")
     return trained
 
 
@@ -152,8 +142,7 @@ def test_a_run_resumes_in_a_moved_folder_without_opening_its_images(stopped, mon
     said = []
     resumed = fit(stopped / "elsewhere", "stopped", said)
     assert "Resuming after step 2 of 4." in said
-    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole.model, resumed.model)
     assert json.loads(Path("stopped/config.json").read_text())["data"] == str(stopped / "elsewhere")
     assert fit("elsewhere/", "stopped").metrics == resumed.metrics  # finished: only loaded
     assert not opened

@@ -19,7 +19,7 @@ from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
-from keras_mixer.weights.readers import load_keras
+from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
 
@@ -255,10 +255,7 @@ def load_mixer(path) -> keras.Model:
 def load_model(path) -> keras.Model:
     """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
     with local_copy(downloads.local(path), only="model.keras") as local:
-        file = local / "model.keras" if local.is_dir() else local
-        if not file.is_file() or file.suffix != ".keras":
-            raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
-        return load_keras(file, compile=True)
+        return load_keras(model_file(local), compile=True)
 
 
 def require_tensorflow():

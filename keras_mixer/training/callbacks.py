@@ -1,6 +1,6 @@
 """Callbacks of a run: progress and metrics, checkpoints, the best epoch, and a clean stop on Ctrl-C or divergence."""
 
-import contextlib
+import dataclasses
 import math
 import signal
 import sys
@@ -9,7 +9,13 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm.auto import tqdm
+
+from keras_mixer.data.batches import training_batches
+from keras_mixer.training.run import read_metrics
+
+SHOWN = 36  # augmented training images in TensorBoard
 
 
 class TrainingDiverged(ValueError):
@@ -17,85 +23,7 @@ class TrainingDiverged(ValueError):
 
 
 class RunStopped(KeyboardInterrupt):
-    """A signal stopped the run; a checkpoint of `step` has been saved."""
-
-    def __init__(self, step):
-        super().__init__(f"stopped at step {step}")
-        self.step = step
-
-
-class StepCounter(keras.callbacks.Callback):
-    """Counts optimizer steps without asking the device; Keras reports only every n-th with steps_per_execution=n."""
-
-    def __init__(self, start_step):
-        super().__init__()
-        self.step = start_step
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.first = batch
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.new_steps = batch - self.first + 1
-        self.step += self.new_steps
-
-
-class Progress(StepCounter):
-    """A progress bar for the whole run, and a row of metrics for each epoch; must be the first callback.
-
-    Adds step, learning rate, gradient norm, images per second, and whether the run was resumed within the epoch, to
-    the logs; loss and accuracy then are those of the rest of the epoch.
-
-    Raises:
-        TrainingDiverged: the loss or the gradient of an epoch is not finite.
-    """
-
-    def __init__(self, recipe, start_step, total_steps, append_row=None):
-        super().__init__(start_step)
-        self.recipe, self.append_row, self.resumed = recipe, append_row, False
-        in_log_file = not sys.stderr.isatty()  # there each update is a new line
-        self.bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            unit="step",
-            desc="starting",
-            mininterval=10 if in_log_file else 0.2,
-            disable=append_row is None,
-        )
-
-    def on_train_begin(self, logs=None):
-        self.bar.set_description("compiling")  # the bar does not move before the first step ends
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = self.ended = time.perf_counter()
-        self.began_at = self.step
-
-    def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, logs)
-        self.ended = time.perf_counter()  # excludes validation, which follows the last batch
-        self.bar.set_description("training", refresh=False)
-        self.bar.update(self.new_steps)
-
-    def on_epoch_end(self, epoch, logs=None):
-        check_finite(self.model, self.step, logs["loss"])
-        images = (self.step - self.began_at) * self.recipe.global_batch_size
-        optimizer = self.model.optimizer
-        logs["images_per_second"] = images / (self.ended - self.began)
-        logs["step"] = int(optimizer.iterations.numpy())
-        logs["learning_rate"] = float(optimizer.learning_rate)
-        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
-        logs["resumed"] = float(self.resumed)
-        self.resumed = False
-        if self.append_row is not None:
-            self.append_row({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
-        names = {"loss": "loss", "accuracy": "train", "val_accuracy": self.recipe.part()}
-        self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items() if name in logs}, False)
-
-    def on_test_begin(self, logs=None):
-        self.average = averaged(self.model)  # which is validated
-        self.average.__enter__()
-
-    def on_test_end(self, logs=None):
-        self.average.__exit__(None, None, None)
+    """A signal stopped the run; a checkpoint has been saved."""
 
 
 def check_finite(model, step, loss=None):
@@ -110,36 +38,61 @@ def check_finite(model, step, loss=None):
             )
 
 
-@contextlib.contextmanager
-def averaged(model):
-    """In the block, the model has the moving average of its weights, if it has one; after it, those being trained.
+class Progress(keras.callbacks.Callback):
+    """A progress bar for the whole run, and a row of metrics for each epoch; must be the first callback.
 
-    Keras's `SwapEMAWeights` swaps them by adding and subtracting on TensorFlow, which introduces rounding errors.
+    Adds step, learning rate, gradient norm, images per second, and whether the run was resumed within the epoch, to
+    the logs; loss and accuracy then are those of the rest of the epoch.
     """
-    if not model.optimizer.use_ema:
-        yield
-        return
-    variables = model.trainable_variables
-    trained = [np.array(variable.numpy()) for variable in variables]
-    model.optimizer.take_average(variables)
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, trained, strict=True):
-            variable.assign(value)
+
+    def __init__(self, run, recipe, start_step, total_steps, resumed):
+        super().__init__()
+        self.run, self.recipe, self.step, self.resumed = run, recipe, start_step, resumed
+        self.bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            desc="starting",
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # in a log file each update is a new line
+            disable=not run.devices.writes,
+        )
+
+    def on_train_begin(self, logs=None):
+        self.bar.set_description("compiling")  # the bar does not move before the first step ends
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = self.ended = time.perf_counter()
+        self.began_at = self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.ended = time.perf_counter()  # excludes validation, which follows the last batch
+        self.bar.set_description("training", refresh=False)
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        check_finite(self.model, self.step, logs["loss"])
+        images = (self.step - self.began_at) * self.recipe.global_batch_size
+        optimizer = self.model.optimizer
+        logs["images_per_second"] = images / (self.ended - self.began)
+        logs["step"] = int(optimizer.iterations.numpy())
+        logs["learning_rate"] = float(optimizer.learning_rate)
+        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
+        logs["resumed"] = float(self.resumed)
+        self.resumed = False
+        if self.run.devices.writes:
+            self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
+        names = {"loss": "loss", "accuracy": "train", "val_accuracy": self.recipe.part()}
+        self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best validated accuracy, and stops when it stays the best for long.
+    """Keeps the weights of the epoch with the best validated accuracy, and stops when it stays the best for long."""
 
-    Args:
-        run: whose `save_best` is called, if the recipe keeps the best.
-        accuracies: of the epochs before, if the run resumes.
-    """
-
-    def __init__(self, run, accuracies):
+    def __init__(self, run):
         super().__init__()
-        self.run, self.accuracies, self.weights = run, list(accuracies), None
+        self.run, self.weights = run, None
+        self.accuracies = read_metrics(run.metrics).get("val_accuracy", [])  # of a run that resumes
 
     def on_epoch_end(self, epoch, logs=None):
         recipe = self.run.recipe
@@ -147,7 +100,7 @@ class BestEpoch(keras.callbacks.Callback):
         since = len(self.accuracies) - 1 - int(np.argmax(self.accuracies))  # epochs since the first of the best
         if recipe.keep == "best" and since == 0:
             self.weights = self.model.get_weights()
-            if self.run.writes:
+            if self.run.devices.writes:
                 self.run.save_best(self.model)
         if recipe.patience is not None and since >= recipe.patience:
             self.model.stop_training = True
@@ -171,18 +124,11 @@ class BestEpoch(keras.callbacks.Callback):
 
 
 class UserCallbacks(keras.callbacks.CallbackList):
-    """The callbacks passed to `fit`: they see one training, although Keras's `fit` may be called for parts of it.
-
-    Args:
-        callbacks: Keras callbacks.
-        model: the model being trained, which outputs logits.
-        epochs: number of epochs of the run.
-        steps: number of steps in an epoch.
-    """
+    """The callbacks passed to `fit`: they see one training, although Keras's `fit` may be called for parts of it."""
 
     def __init__(self, callbacks, model, epochs, steps):
         self.began, self.last_logs = False, None
-        super().__init__(list(callbacks), model=model)
+        super().__init__(callbacks, model=model)
         super().set_params({"verbose": 0, "epochs": epochs, "steps": steps})
 
     def set_params(self, params):
@@ -193,10 +139,6 @@ class UserCallbacks(keras.callbacks.CallbackList):
             self.began = True
             super().on_train_begin(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        with averaged(self.callbacks[0].model):  # on JAX this property updates the variables
-            super().on_epoch_end(epoch, logs)
-
     def on_train_end(self, logs=None):
         self.last_logs = logs
 
@@ -204,6 +146,22 @@ class UserCallbacks(keras.callbacks.CallbackList):
         """Calls `on_train_end` of the callbacks, after the last part."""
         if self.began:
             super().on_train_end(self.last_logs)
+
+
+class MovingAverage(keras.callbacks.Callback):
+    """The model has the moving average of its weights in a validation, and until the callbacks before this one saw it.
+
+    Keras's `SwapEMAWeights` swaps them by adding and subtracting on TensorFlow, which introduces rounding errors.
+    """
+
+    def on_test_begin(self, logs=None):
+        variables = self.model.trainable_variables
+        self.trained = [np.array(variable.numpy()) for variable in variables]
+        self.model.optimizer.take_average(variables)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for variable, value in zip(self.model.trainable_variables, self.trained, strict=True):
+            variable.assign(value)
 
 
 def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
@@ -220,7 +178,27 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
     return found
 
 
-class Checkpoints(StepCounter):
+class TrainingImages(keras.callbacks.Callback):
+    """Shows augmented training images in TensorBoard, written after the first step, which does not wait for them."""
+
+    def __init__(self, folder, split, recipe):
+        super().__init__()
+        few = {"global_batch_size": min(SHOWN, split.size), "accumulation_steps": 1, "data_shards": 1}
+        self.folder, self.split = folder, split
+        self.recipe = dataclasses.replace(recipe, shuffle_buffer=16 * SHOWN, **few)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.split is not None:
+            images = next(iter(training_batches(self.split, self.recipe)))[0].numpy()  # (N, h, w, 3) in [0, 255]
+            side = math.isqrt(len(images))
+            rows = images[: side**2].reshape(side, side, *images.shape[1:])
+            grid = np.concatenate(np.concatenate(rows, axis=1), axis=1)  # (side * h, side * w, 3)
+            with tf.summary.create_file_writer(str(self.folder)).as_default(0):
+                tf.summary.image("training images, augmented", grid[None] / 255)
+            self.split = None
+
+
+class Checkpoints(keras.callbacks.Callback):
     """Saves a checkpoint every so many steps, and another when Ctrl-C or SIGTERM asks to stop; must be the last.
 
     A signal only sets a flag, which is looked at between two steps, when the state is consistent. Then a checkpoint is
@@ -228,24 +206,20 @@ class Checkpoints(StepCounter):
     step has ended, while the step is compiled.
     """
 
-    def __init__(self, run, start_step, takes_signals):
-        super().__init__(start_step)
-        self.run, self.takes_signals = run, takes_signals
-        self.saved, self.due, self.stop_requested = start_step, False, False
-        self.handlers = {}
+    def __init__(self, run, start_step):
+        super().__init__()
+        self.run, self.step, self.saved, self.stop_requested, self.handlers = run, start_step, start_step, False, {}
+        # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread and run.devices.processes == 1 else ()
 
     def on_train_batch_end(self, batch, logs=None):
-        before, every = self.step, self.run.recipe.checkpoint_every_steps
-        super().on_train_batch_end(batch, logs)
-        self.due = self.due or self.step // every > before // every
-        # Python allows signal handlers only in the main thread.
-        if self.takes_signals and threading.current_thread() is threading.main_thread():
-            self.takes_signals = False
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self._request_stop)
+        self.step += 1
+        for number in self.signals:
+            self.handlers[number] = signal.signal(number, self._request_stop)
+        self.signals = ()
 
     def on_train_batch_begin(self, batch, logs=None):
-        super().on_train_batch_begin(batch, logs)
         self._save_or_stop()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -253,9 +227,8 @@ class Checkpoints(StepCounter):
         self.run.publish()
 
     def finish(self):
-        """Saves the last step, if it is not saved yet."""
-        self.due = self.saved != self.step
-        self._save_or_stop()
+        """Saves the last step."""
+        self._save_or_stop(due=True)
 
     def release_signals(self):
         """Restores the previous signal handlers."""
@@ -267,11 +240,12 @@ class Checkpoints(StepCounter):
         self.stop_requested = True
         self.release_signals()
 
-    def _save_or_stop(self):
-        if self.due or self.stop_requested:
+    def _save_or_stop(self, due=False):
+        due = due or self.stop_requested or self.step % self.run.recipe.checkpoint_every_steps == 0
+        if due and self.saved != self.step:
             model = self.model  # on JAX this property updates the variables
             check_finite(model, self.step)
             self.run.save_checkpoint(model, self.step)
-            self.due, self.saved = False, self.step
+            self.saved = self.step
         if self.stop_requested:
-            raise RunStopped(self.step)
+            raise RunStopped(f"stopped at step {self.step}")

@@ -48,20 +48,24 @@ class Devices:
         """A context that succeeds in all processes or in none: if it fails in one, the others raise its message.
 
         Otherwise they would wait forever at the next collective operation.
-
-        Raises:
-            ValueError: the block failed in another process. The process where it failed raises the original error.
         """
+        if self.processes == 1:
+            yield
+            return
+        from jax.experimental import multihost_utils
+
         failure: Exception | None = None
         try:
             yield
         except Exception as error:
             failure = error
-        messages = _of_all_processes(f"{type(failure).__name__}: {failure}" if failure else "", self.processes)
+        text = f"{type(failure).__name__}: {failure}" if failure else ""
+        own = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
+        everyone = multihost_utils.process_allgather(own)
         if failure:
             raise failure
-        for process, message in enumerate(messages):
-            if message:
+        for process, row in enumerate(everyone):
+            if message := bytes(row).rstrip(b"\0").decode(errors="replace"):
                 raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
     def per_replica_seeds(self, model):
@@ -70,20 +74,12 @@ class Devices:
         Keras 3.15 mirrors the state of its random generators, so all replicas would use the same mask. Here the replica
         index is folded into every seed. The mirrored state does not change, so resuming works as before.
         """
-        if self.strategy is not None:
-            for layer in model._flatten_layers():  # no public name reaches the layers inside blocks
-                if getattr(layer, "seed_generator", None) is not None:
-                    layer.seed_generator.next = _with_replica(layer.seed_generator.next)
+        for layer in model._flatten_layers() if self.strategy else ():  # no public name reaches the layers in blocks
+            if getattr(layer, "seed_generator", None) is not None:
+                layer.seed_generator.next = _with_replica(layer.seed_generator.next)
 
 
-def _of_all_processes(message, processes):
-    """The messages of all processes, in order; each calls this at the same time."""
-    if processes == 1:
-        return []
-    from jax.experimental import multihost_utils
-
-    own = np.frombuffer(message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+ONE_DEVICE = Devices("one device", 1)
 
 
 def _with_replica(next_seed):
@@ -106,14 +102,10 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
     read. Without any of the six, this process trains alone.
 
     Args:
-        job_addresses: `host:port` of process 0, or of all processes, separated by commas; "auto" lets JAX detect the
-            cluster (Cloud TPU, Slurm).
+        job_addresses: `host:port` of process 0, or of all, separated by commas; "auto" for Cloud TPU and Slurm.
         num_processes: number of processes.
         process_id: index of this process, from 0.
         timeout: seconds to wait for the others, at most 300. Then this process ends with exit status 2.
-
-    Raises:
-        ValueError: the backend is not JAX, or there is no address.
     """
     pairs = zip(JOIN_VARIABLES, (job_addresses, num_processes, process_id), strict=True)
     address, number, own = (os.environ.get(name) if value is None else value for name, value in pairs)
@@ -130,20 +122,18 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
         )
     import jax
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
-    with _waiting_for(address, number, own, timeout):
-        keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
+    others, joined = "the other processes", threading.Event()
+    if number is not None and own is not None:
+        missing = [str(process) for process in range(int(number)) if process != int(own)]
+        others = f"process {', '.join(missing)} of {number}"
 
-
-@contextlib.contextmanager
-def _waiting_for(address, num_processes, process_id, timeout):
-    """Says for whom the block waits, and ends this process after `timeout` seconds; no exception reaches JAX's wait."""
-    others = "the other processes"
-    if num_processes is not None and process_id is not None:
-        missing = [str(number) for number in range(int(num_processes)) if number != int(process_id)]
-        others = f"process {', '.join(missing)} of {num_processes}"
-
-    def end():
+    def watch():  # from another thread: no exception reaches JAX's wait
+        waiting = min(WAITING_AFTER, timeout / 2)
+        if joined.wait(waiting):
+            return
+        print(f"Waiting for {others} to join at {address}.", file=sys.stderr, flush=True)
+        if joined.wait(timeout - waiting):
+            return
         print(
             f"error: Expected {others} to join at {address} within {timeout} s. Start every process with the same "
             "address, and check that process 0 can be reached there.",
@@ -152,19 +142,12 @@ def _waiting_for(address, num_processes, process_id, timeout):
         )
         os._exit(FAILED)
 
-    waiting = f"Waiting for {others} to join at {address}."
-    timers = [
-        threading.Timer(min(WAITING_AFTER, timeout / 2), print, [waiting], {"file": sys.stderr, "flush": True}),
-        threading.Timer(timeout, end),
-    ]
-    for timer in timers:
-        timer.daemon = True
-        timer.start()
+    threading.Thread(target=watch, daemon=True).start()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
     try:
-        yield
+        keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
     finally:
-        for timer in timers:
-            timer.cancel()
+        joined.set()
 
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
@@ -186,18 +169,13 @@ def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
 
 
 def check_recipe(recipe, devices: Devices):
-    """Raises ValueError if these devices cannot run a recipe, or would give another result than one device."""
+    """Raises ValueError if these devices cannot share the batches of a recipe."""
     batch, divisor = recipe.global_batch_size, devices.count * recipe.accumulation_steps
     if batch % divisor:
         down, up = max(batch // divisor, 1) * divisor, (batch // divisor + 1) * divisor
         steps = f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
         raise ValueError(
             f"global_batch_size={batch} is not divisible by {devices.count} devices{steps}; use {down} or {up}."
-        )
-    if recipe.steps_per_execution > 1 and devices.strategy is not None and not devices.description.startswith("TPU"):
-        raise ValueError(
-            f"steps_per_execution={recipe.steps_per_execution} fails in Keras 3.15 on {devices.description}; use 1, "
-            "one device, or KERAS_BACKEND=jax."
         )
     if recipe.data_shards % devices.processes:
         raise ValueError(

@@ -17,13 +17,10 @@ def global_norm(gradients):
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
-    """Clips the gradient after it is summed over replicas, and stores its norm. Only kernels decay.
+    """Clips the gradient after it is summed over replicas, and keeps its norm before. Only kernels decay.
 
     Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device. The
     hook belongs to the TensorFlow backend; on other backends, and on one device, the order is already correct.
-
-    Attributes:
-        gradient_norm: `()` float32 variable: global norm of the last gradient, before clipping.
     """
 
     _rate_of_step = None
@@ -35,10 +32,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Updates the variables, with one evaluation of the schedule.
-
-        Keras evaluates it again for the decay of each variable: 150 conditions in a step of B/16, half of its graph.
-        """
+        """Updates the variables, with one evaluation of the schedule: Keras has one for each variable that decays."""
         self._rate_of_step = ops.convert_to_tensor(self.learning_rate)
         try:
             super().apply(grads, trainable_variables)
@@ -52,13 +46,10 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
 
     def take_average(self, variables):
-        """Sets variables to a copy of the moving average of their values, if the optimizer has one.
-
-        A copy, because JAX donates buffers from step to step: Keras's assignment would let two variables share one.
-        """
+        """Sets variables to the moving average of their values, if the optimizer has one."""
         if self.use_ema:
             for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
-                variable.assign(np.array(average.numpy()))
+                variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
 
     def _clip_gradients(self, grads):
         return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_global_norm(grads)
@@ -92,9 +83,8 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
     """Keras's Muon, clipping after the all-reduce, with one weight decay for all kernels.
 
     The matrices of the blocks get an orthogonalized momentum: every direction of the update has about the same size.
-    The stem, the head, biases and LayerNorm get AdamW, as do the kernels of untied token mixing, which are no matrices.
-
-    Source: Keller Jordan's Muon, scaled so that AdamW's rates and decays fit it (arXiv 2502.16982).
+    The stem, the head, biases and LayerNorm get AdamW. Source: Keller Jordan's Muon, scaled so that AdamW's rates and
+    decays fit it (arXiv 2502.16982).
     """
 
     def _apply_weight_decay(self, variables):
@@ -134,11 +124,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_schedule(recipe, total_steps) -> WarmupDecay:
-    """The learning rates of a recipe over `total_steps`.
-
-    Raises:
-        ValueError: the warm-up is not shorter than the run.
-    """
+    """The learning rates of a recipe over `total_steps`; ValueError if the warm-up is not shorter."""
     if recipe.warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "

@@ -50,8 +50,7 @@ class Recipe:
     """Name of the recipe, usable as a file name; the default run directory is runs/NAME."""
 
     data: Text
-    """"digits", the path of an image folder or of a folder of IDX files (MNIST's format), or a TensorFlow Datasets name
-    such as cifar10."""
+    """"digits", the path of an image folder or a folder of IDX files, or a TensorFlow Datasets name such as cifar10."""
     data_dir: Text | None = None
     """Folder of prepared TensorFlow Datasets, local or gs://; the default is that of tensorflow_datasets."""
     train_split: Text = "train"
@@ -95,20 +94,17 @@ class Recipe:
     """Stochastic depth rate of the last MLP, in [0, 1); the rate rises linearly from 0 at the first MLP."""
 
     epochs: Count = 300
-    """Number of epochs, at least 1: passes over the training images, unless steps_per_epoch is set. Ignored if steps is
-    set."""
+    """Number of epochs, at least 1; not used if steps is set."""
     steps: Count | None = None
     """Optimizer steps of the whole run, at least 1."""
     steps_per_epoch: Count | None = None
-    """Optimizer steps in an epoch, after which the model is validated, at least 1; None: one pass over the training
-    images."""
+    """Optimizer steps between validations, at least 1; None: one pass over the training images."""
     global_batch_size: Count = 4096
     """Images per optimizer step, over all devices, at least 1."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """Softmax cross-entropy, or sigmoid cross-entropy summed over the classes."""
     teacher: Text | None = None
-    """Distillation: a .keras file, a finished run or (TensorFlow) a SavedModel, whose outputs for the augmented images
-    replace the labels in the loss (function matching, arXiv 2106.05237)."""
+    """Distillation (arXiv 2106.05237): a .keras file or a finished run whose outputs replace the labels in the loss."""
     teacher_temperature: Positive = 1.0
     """Temperature t of both softmax distributions, greater than 0; the loss is t^2 KL(teacher || student)."""
     class_weights: Literal["balanced"] | ClassWeights | None = None
@@ -118,13 +114,11 @@ class Recipe:
     head_bias: Number = 0.0
     """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
-    """AdamW (beta 0.9, 0.999, epsilon 1e-8), Muon for the matrices of the blocks and AdamW for the rest (not from the
-    paper; learns faster from scratch), or SGD with momentum 0.9."""
+    """AdamW, Muon for the matrices of the blocks and AdamW for the rest (not in the paper), or SGD, momentum 0.9."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: to a tenth
-    after 40, 60 and 80 % of all steps (BiT-HyperRule)."""
+    """Learning rates after the warm-up: to 0, to 1e-5 of the peak, or to a tenth after 40, 60 and 80 % of all steps."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     fit_small_data: bool = False
@@ -134,11 +128,9 @@ class Recipe:
     clip_norm: Positive | None = 1.0
     """Maximum global norm of the gradient, greater than 0; None: no clipping."""
     sam_rho: NonNegative = 0.0
-    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05, for two forward and backward
-    passes per step; 0: off."""
+    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05; a step takes two passes."""
     ema_momentum: Fraction | None = None
-    """Momentum of an exponential moving average of the weights, in (0, 1), such as 0.999; the averaged weights are
-    validated and saved. None: no averaging, as in the paper."""
+    """Momentum, in (0, 1), such as 0.999, of a moving average of the weights, which is validated and saved."""
     freeze_epochs: CountFrom0 | Literal["all"] = 0
     """Epochs at the start in which only the head learns, at least 0; all: the whole run."""
     keep: Literal["last", "best"] = "last"
@@ -164,8 +156,7 @@ class Recipe:
     mixup_alpha: NonNegative = 0.0
     """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
-    """Beta parameter of CutMix, at least 0 (not from the paper); 0: no CutMix. If mixup is on too, each batch gets one
-    of the two."""
+    """Beta parameter of CutMix, at least 0 (not from the paper); with mixup, each batch gets one of the two."""
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
     cache: bool = False
@@ -177,15 +168,11 @@ class Recipe:
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Compute dtype; weights and logits stay float32."""
     accumulation_steps: Count = 1
-    """Micro-batches whose gradients are accumulated into one update, to save memory; at least 1, and a divisor of
-    global_batch_size."""
+    """Micro-batches accumulated into one update, to save memory; at least 1, and a divisor of global_batch_size."""
     rematerialize: bool = False
-    """Recompute the activations of each block in the backward pass instead of storing them: less memory, more time. No
-    gain with JAX on CPUs, where XLA stores them anyway."""
+    """Recompute each block in the backward pass: less memory, more time. No gain with JAX on CPUs."""
     rematerialize_tokens: bool = False
     """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
-    steps_per_execution: Count = 1
-    """Optimizer steps between callbacks of Keras, at least 1; Keras 3.15 on JAX still calls each step from Python."""
     xla_on_cpu: Literal["auto"] | bool = "auto"
     """Compile with XLA on a single CPU too: up to 1.7 times as fast for tiny models, slower for those of Table 1. auto:
     if a step takes less than 10^9 multiply-accumulates in the forward pass."""
@@ -202,10 +189,9 @@ class Recipe:
                 raise ValueError(
                     f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
                 )
-        if self.label_smoothing and self.loss == "sigmoid":
-            raise ValueError("label_smoothing works only with loss 'softmax'. Set one of the two to its default.")
-        if self.teacher is not None and self.loss == "sigmoid":
-            raise ValueError("teacher works only with loss 'softmax'. Use --loss softmax, or no teacher.")
+        for field in ("label_smoothing", "teacher"):
+            if getattr(self, field) and self.loss == "sigmoid":
+                raise ValueError(f"{field} works only with loss 'softmax'. Change the loss, or leave out {field}.")
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
@@ -220,6 +206,10 @@ class Recipe:
         given = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         return dataclasses.replace(KNOWN_VARIANTS[self.variant], **given)
 
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, 3)` of the model's input in pixels."""
+        return (*as_pair(self.image_size), 3)
+
     def compiles_on_cpu(self) -> bool:
         """Whether a single CPU compiles the training step of this architecture with XLA."""
         if self.xla_on_cpu == "auto":
@@ -231,29 +221,23 @@ class Recipe:
         names = ("train_split", "test_split", "test_fraction", "split_seed", "label")
         return {name: getattr(self, name) for name in names}
 
-    def for_images(self, count) -> "Recipe":
-        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
-        batch = self.global_batch_size
-        if not self.fit_small_data or count >= 4 * batch:
-            return self
-        unit = self.accumulation_steps * self.data_shards
-        fewer = min(batch, unit * max(2 ** int(math.log2(max(count // 4 // unit, 1))), 1))
-        smaller = dataclasses.replace(self, global_batch_size=fewer)
-        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
-
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(height, width, 3)` of the model's input in pixels."""
-        return (*as_pair(self.image_size), 3)
-
     def part(self) -> Literal["test", "held-out"]:
         """What the accuracy is measured on: test images, or images held out of the training split."""
         of_training = self.test_split.split("[")[0] == self.train_split.split("[")[0]
         return "held-out" if self.holdout or of_training else "test"
 
+    def for_images(self, count) -> "Recipe":
+        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
+        if not self.fit_small_data or count >= 4 * self.global_batch_size:
+            return self
+        unit = self.accumulation_steps * self.data_shards
+        batch = min(self.global_batch_size, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
+        smaller = dataclasses.replace(self, global_batch_size=batch)
+        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
+
     def epoch_steps(self, images) -> int:
         """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
-        steps = self.steps_per_epoch or images // self.global_batch_size
-        return steps - steps % min(self.steps_per_execution, max(steps, 1))  # Keras would overrun it
+        return self.steps_per_epoch or images // self.global_batch_size
 
     def total_steps(self, images) -> int:
         """Optimizer steps of the whole run for a number of training images."""

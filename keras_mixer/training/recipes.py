@@ -7,133 +7,54 @@ import dataclasses
 
 from keras_mixer.training.recipe import Recipe
 
+# One line for each topic: data, model, length and loss, optimizer, augmentation.
+# fmt: off
 DIGITS = Recipe(
-    name="digits",
-    data="digits",
+    name="digits", data="digits", image_size=16, evaluation_crop="resize",
     variant="tiny/4",
-    image_size=16,
-    epochs=70,
-    global_batch_size=64,
-    label_smoothing=0.1,
-    learning_rate=2e-3,
-    warmup_steps=100,
-    weight_decay=0.05,
-    crop_area=(0.9, 1.0),
-    crop_aspect=(0.9, 1.1),
-    flip=False,
-    randaugment_num_ops=1,
-    randaugment_level=3.0,
+    epochs=70, global_batch_size=64, label_smoothing=0.1,
+    learning_rate=2e-3, warmup_steps=100, weight_decay=0.05,
+    crop_area=(0.9, 1.0), crop_aspect=(0.9, 1.1), flip=False, mixup_alpha=0.1,
+    randaugment_num_ops=1, randaugment_level=3.0, randaugment_fill=0,
     randaugment_operations=("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"),
-    randaugment_fill=0,
-    mixup_alpha=0.1,
-    evaluation_crop="resize",
 )
-
 FASHION_MNIST = Recipe(
-    name="fashion_mnist",
-    data="fashion_mnist",
-    variant="tiny/4",
-    num_blocks=8,
-    hidden_dim=128,
-    channels_mlp_dim=256,
-    image_size=28,
-    epochs=48,
-    global_batch_size=128,
-    label_smoothing=0.1,
-    optimizer="muon",
-    learning_rate=5e-3,
-    warmup_steps=600,
-    weight_decay=0.1,
-    crop_area=(0.7, 1.0),
-    crop_aspect=(0.85, 1.18),
-    mixup_alpha=0.1,
-    cutmix_alpha=1.0,
-    evaluation_crop="resize",
+    name="fashion_mnist", data="fashion_mnist", image_size=28, evaluation_crop="resize",
+    variant="tiny/4", num_blocks=8, hidden_dim=128, channels_mlp_dim=256,
+    epochs=48, global_batch_size=128, label_smoothing=0.1,
+    optimizer="muon", learning_rate=5e-3, warmup_steps=600, weight_decay=0.1,
+    crop_area=(0.7, 1.0), crop_aspect=(0.85, 1.18), mixup_alpha=0.1, cutmix_alpha=1.0,
 )
-
 IMAGENET_1K = Recipe(
-    name="imagenet1k_b16",
-    data="imagenet2012",
-    train_split="train[:99%]",
-    test_split="validation",
-    variant="B/16",
-    epochs=300,
-    global_batch_size=4096,
-    loss="sigmoid",
-    head_bias=-6.9,
-    learning_rate=1e-3,
-    schedule="linear",
-    warmup_steps=10_000,
-    weight_decay=0.1,
-    drop_path_rate=0.1,
-    randaugment_num_ops=2,
-    randaugment_level=15.0,
-    mixup_alpha=0.5,
-    precision="mixed_bfloat16",
+    name="imagenet1k_b16", data="imagenet2012", train_split="train[:99%]", test_split="validation",
+    variant="B/16", drop_path_rate=0.1, precision="mixed_bfloat16",
+    epochs=300, global_batch_size=4096, loss="sigmoid", head_bias=-6.9,
+    learning_rate=1e-3, schedule="linear", warmup_steps=10_000, weight_decay=0.1,
+    randaugment_num_ops=2, randaugment_level=15.0, mixup_alpha=0.5,
 )
-
 IMAGENET_21K = dataclasses.replace(
-    IMAGENET_1K,
-    name="imagenet21k_b16",
-    data="imagenet21k",
-    test_split="train[99%:]",
-    head_bias=-10.0,
-    randaugment_level=10.0,
-    mixup_alpha=0.2,
+    IMAGENET_1K, name="imagenet21k_b16", data="imagenet21k", test_split="train[99%:]",
+    head_bias=-10.0, randaugment_level=10.0, mixup_alpha=0.2,
 )
-
 JFT = dataclasses.replace(
-    IMAGENET_1K,
-    name="jft300m_b16",
-    data="jft300m",
-    test_split="train[99%:]",
-    head_bias=-10.0,
-    epochs=7,
-    learning_rate=3e-3,
-    weight_decay=0.03,
-    drop_path_rate=0.0,
-    randaugment_num_ops=0,
-    randaugment_level=0.0,
-    mixup_alpha=0.0,
+    IMAGENET_1K, name="jft300m_b16", data="jft300m", test_split="train[99%:]",
+    drop_path_rate=0.0, epochs=7, head_bias=-10.0,
+    learning_rate=3e-3, weight_decay=0.03,
+    randaugment_num_ops=0, randaugment_level=0.0, mixup_alpha=0.0,
 )
-
 FINETUNE = Recipe(
-    name="finetune",
-    data="cifar10",
-    variant="B/16",
-    weights="imagenet21k",
-    steps=10_000,
-    global_batch_size=512,
-    optimizer="sgd",
-    learning_rate=0.03,
-    warmup_steps=500,
-    precision="mixed_bfloat16",
+    name="finetune", data="cifar10",
+    variant="B/16", weights="imagenet21k", precision="mixed_bfloat16",
+    steps=10_000, global_batch_size=512,
+    optimizer="sgd", learning_rate=0.03, warmup_steps=500,
 )
-
 SCRATCH_SMALL = Recipe(
-    name="scratch_small",
-    data="cifar10",
-    variant="tiny/4",
-    num_blocks=8,
-    hidden_dim=256,
-    tokens_mlp_dim=128,
-    channels_mlp_dim=1024,
-    image_size=32,
-    epochs=200,
-    global_batch_size=512,
-    label_smoothing=0.1,
-    learning_rate=1e-3,
-    warmup_steps=1000,
-    fit_small_data=True,
-    weight_decay=0.1,
-    drop_path_rate=0.1,
-    crop_area=(0.25, 1.0),
-    randaugment_num_ops=2,
-    randaugment_level=10.0,
-    mixup_alpha=0.2,
-    evaluation_crop="resize",
+    name="scratch_small", data="cifar10", image_size=32, evaluation_crop="resize",
+    variant="tiny/4", num_blocks=8, hidden_dim=256, tokens_mlp_dim=128, channels_mlp_dim=1024, drop_path_rate=0.1,
+    epochs=200, global_batch_size=512, fit_small_data=True, label_smoothing=0.1,
+    learning_rate=1e-3, warmup_steps=1000, weight_decay=0.1,
+    crop_area=(0.25, 1.0), randaugment_num_ops=2, randaugment_level=10.0, mixup_alpha=0.2,
 )
-
 _ALL = (
     # scikit-learn's 1,797 handwritten digits, which come with it. Sizes and augmentation are ours.
     DIGITS,
@@ -141,18 +62,9 @@ _ALL = (
     FASHION_MNIST,
     # A smaller Mixer for the same, in half the time.
     dataclasses.replace(
-        FASHION_MNIST,
-        name="fashion_mnist_small",
-        num_blocks=6,
-        hidden_dim=96,
-        channels_mlp_dim=192,
-        epochs=50,
-        optimizer="adamw",
-        learning_rate=2e-3,
-        warmup_steps=500,
-        crop_area=(0.8, 1.0),
-        crop_aspect=(0.9, 1.1),
-        cutmix_alpha=0.0,
+        FASHION_MNIST, name="fashion_mnist_small", num_blocks=6, hidden_dim=96, channels_mlp_dim=192, epochs=50,
+        optimizer="adamw", learning_rate=2e-3, warmup_steps=500,
+        crop_area=(0.8, 1.0), crop_aspect=(0.9, 1.1), cutmix_alpha=0.0,
     ),
     # A few steps, to check that an installation works.
     dataclasses.replace(DIGITS, name="smoke", epochs=2, warmup_steps=5, xla_on_cpu=False),
@@ -190,6 +102,7 @@ _ALL = (
         )
     ),
 )
+# fmt: on
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 

@@ -11,7 +11,6 @@ import platform
 import re
 import shutil
 import socket
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
 from keras_mixer.storage import LEARNING, PRIVATE, Mirror, address_of
+from keras_mixer.training.devices import ONE_DEVICE, Devices
 from keras_mixer.training.recipe import Recipe
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
 MOST_CHECKPOINTS = 2
-BYTES_PER_PARAMETER = 4
-COPIES_ON_DISK = 11  # three checkpoints of weights and two moments while one is being replaced, the model, its copy
+BYTES_ON_DISK = 4 * 11  # per weight: three checkpoints with two moments, one being replaced, and two models
 FINISHED = {"model.keras", "results.json"}  # files of a run that has finished
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
 
@@ -43,23 +42,18 @@ class Run:
     """`config.json`, `files.csv`, `checkpoints/`, `metrics.csv`, `tensorboard/`, `model.keras`, `results.json`.
 
     In addition, `start.json` has the model and the accuracy that training started from, and `best.npz` the weights of
-    the best epoch if the recipe keeps them. In an object store the folder is a copy, which `publish` sends back.
-
-    Args:
-        workdir: the folder, which need not exist, or an address such as gs://bucket/run.
-        recipe: the recipe of the run.
-        writes: whether this is the process that writes the files.
-        log: called with each line of text for the user.
+    the best epoch if the recipe keeps them. The first of the processes that train together writes. If `workdir` is an
+    address such as gs://bucket/run, the folder is a copy, which `publish` sends back.
     """
 
-    def __init__(self, workdir, recipe: Recipe, writes=True, log=print):
+    def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
         address = address_of(workdir)
         if address is None:
             refuse_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir)
         self.name = address or str(workdir)
-        self.recipe, self.writes, self.log = recipe, writes, log
+        self.recipe, self.devices, self.log = recipe, devices, log
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
@@ -71,54 +65,41 @@ class Run:
         return all((self.path / name).is_file() for name in FINISHED)
 
     @contextlib.contextmanager
-    def opened(self, parameters):
-        """Holds the run while the block runs; only one process that writes can, unless the run is finished.
+    def opened(self):
+        """Holds the run while the block runs: only one process that writes can, unless the run is finished.
 
-        Args:
-            parameters: number of weights of the model, for the space that is needed.
-
-        Raises:
-            ValueError: the folder has another configuration, or files that are not a run's.
-            OSError: the folder cannot be written, the disk has too little space, or the object store cannot be reached.
-            RunInUse: (an OSError) another process trains in the folder.
+        ValueError for another configuration or files that are not a run's; OSError if the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            if self.mirror:
-                stack.callback(self.mirror.close)
-                names = self.mirror.names()
-                self._check_names({name.split("/")[0] for name in names})
-                skipped = PRIVATE + (LEARNING if set(names) >= FINISHED else ("tensorboard/",))
-                self.mirror.fetch(name for name in names if not name.startswith(skipped))
-            self._check_configuration()
-            if self.writes and not self.finished:
-                stack.callback(self._remove_empty)
-                self._check_writable(parameters * BYTES_PER_PARAMETER * COPIES_ON_DISK)
-                stack.enter_context(self._locked())
-                self._check_configuration()  # another process may have written it meanwhile
-                for folder in (self.path, self.checkpoints):  # left by a process that was killed while it wrote
-                    for unfinished in folder.glob(f"{UNFINISHED}*"):
-                        shutil.rmtree(unfinished, ignore_errors=True)
-                try:
-                    yield
-                finally:
-                    self._send_last()
-            else:
-                yield
+            with self.devices.all_or_none():
+                if self.mirror:
+                    stack.callback(self.mirror.close)
+                    names = self.mirror.names()
+                    self._check_names({name.split("/")[0] for name in names})
+                    skipped = PRIVATE + (LEARNING if set(names) >= FINISHED else ("tensorboard/",))
+                    self.mirror.fetch(name for name in names if not name.startswith(skipped))
+                self._check_configuration()
+                if self.devices.writes and not self.finished:
+                    self._lock(stack)
+                    self._check_configuration()  # another process may have written it meanwhile
+                    stack.callback(self.publish, last=True)
+            yield self
 
-    def begin(self, source: Source, model, accuracy, teacher):
-        """Makes the folder that of this recipe; called when nothing but training is left to do.
-
-        Args:
-            source: the data.
-            model: that training starts from.
-            accuracy: of that model on the test images; None if its head is zero.
-            teacher: hash of the teacher; None without one.
-        """
+    def begin(self, source: Source, start, parameters, step):
+        """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
+        needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OSError(
+                f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
+                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
+            )
         write_json(self.config, _as_data(self.recipe))
         if source.images:
             write_files(self.files, source)
-        if not self.start.is_file():
-            write_json(self.start, {"accuracy": accuracy, "teacher": teacher, "model": json.loads(model.to_json())})
+        if not list_checkpoints(self.checkpoints):
+            write_json(self.start, start)
+        # Epochs that the run will repeat.
+        _write_rows(self.metrics, [row for row in _rows(self.metrics) if float(row["step"]) <= step])
         self.publish()
 
     def record(self) -> list[ImageFile]:
@@ -128,20 +109,27 @@ class Run:
     def read_start(self) -> dict[str, Any] | None:
         """The content of `start.json`; None before the first checkpoint."""
         if not list_checkpoints(self.checkpoints):
-            self.start.unlink(missing_ok=True)
             return None
         try:
             return json.loads(self.start.read_bytes())
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.start} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
-    def publish(self):
-        """Sends what has changed to the object store; what fails is told, and repeated next time."""
-        if self.mirror:
-            try:
-                self.mirror.send()
-            except Exception as error:  # of the file system's library
+    def publish(self, last=False):
+        """Sends what has changed to the object store; what fails is told, and repeated next time or kept here."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.send()
+        except Exception as error:  # of the file system's library
+            if not last:
                 self.log(f"Sending {self.name} failed ({error}); it is tried again later.")
+                return
+            self.mirror.keep_copy = True
+            raise OSError(
+                f"Sending {self.name} failed ({error}). The files are in {self.path}; run the same command again to "
+                "resume from what was sent before."
+            ) from error
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -155,12 +143,13 @@ class Run:
         for step, path in reversed(list_checkpoints(self.checkpoints).items()):
             try:
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    arrays = {name: archive[name] for name in archive.files}
+                    arrays = dict(archive)
             except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
                 self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
                 continue
             model.prepare(freeze=step <= model.frozen_steps)
             restore_state(path, _state(model), arrays)
+            self.log(f"Resuming after step {step} of {model.total_steps}.")
             return step
         model.prepare(freeze=model.frozen_steps > 0)
         return 0
@@ -174,27 +163,12 @@ class Run:
         with np.load(self.best, allow_pickle=False) as archive:
             restore_state(self.best, _weights(model), dict(archive))
 
-    def read_metrics(self) -> dict[str, list[float]]:
-        """The columns of `metrics.csv` by name, one value per epoch; empty if there is no file."""
-        return read_metrics(self.metrics)
-
     def append_metrics(self, row):
         """Appends one epoch to `metrics.csv`."""
-        _append(self.metrics, row)
-
-    def drop_metrics_after(self, step):
-        """Removes the rows of epochs that a resumed run will repeat, and an incomplete last line."""
-        kept = [row for row in _rows(self.metrics) if float(row["step"]) <= step]
-        if not kept:
-            self.metrics.unlink(missing_ok=True)
-            return
-        with atomic_write(self.metrics) as temporary:
-            for row in kept:
-                _append(temporary, row)
+        _write_rows(self.metrics, [*_rows(self.metrics), row])
 
     def finish(self, classifier, evaluation, **results) -> dict[str, Any]:
         """Writes `model.keras` and `results.json`, in this order; returns the results."""
-        loss = evaluation.loss if math.isfinite(evaluation.loss) else None
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -202,74 +176,54 @@ class Run:
         recipe = self.recipe
         results = {
             **{"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed},
-            **{"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples},
-            **{"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])},
-            **{"parameters": classifier.count_params(), **results},
+            **{"accuracy": evaluation.top1, "top5": evaluation.top5},
+            "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,  # JSON has no NaN
+            **{"test_images": evaluation.examples, "evaluation_crop": recipe.evaluation_crop},
+            **{"image_size": list(recipe.input_shape()[:2]), "parameters": classifier.count_params(), **results},
             **{"backend": keras.backend.backend(), "versions": versions},
         }
-        if self.writes:
+        if self.devices.writes:
             with atomic_write(self.model) as temporary:
                 classifier.save(temporary)
             write_json(self.results, results)
         return results
 
-    @contextlib.contextmanager
-    def _locked(self):
+    def _lock(self, stack):
+        """Locks the folder, which is made if needed, until the end of `stack`; removes what a killed process left."""
         lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.json"
+
+        def unlock():
+            owner.unlink(missing_ok=True)
+            if self.config.is_file():
+                lock.release()
+                return
+            Path(lock.lock_file).unlink(missing_ok=True)  # training has not begun: nothing shall be left
+            lock.release()
+            with contextlib.suppress(OSError):  # there are files in them
+                self.checkpoints.rmdir()
+                self.path.rmdir()
+
         try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+            stack.callback(unlock)
+            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
         except filelock.Timeout as error:
             who = "another process"
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                found = json.loads(owner.read_bytes())
-                who = f"process {found['process']} on {found['host']}"
+                who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
             raise RunInUse(
                 f"The run directory {self.name} is in use by {who}. Wait for it to finish, stop it, or choose another "
                 "--workdir."
             ) from error
-        try:
-            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            if not self.config.is_file():  # nothing shall be left
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-
-    def _send_last(self):
-        if self.mirror is None:
-            return
-        try:
-            self.mirror.send()
-        except Exception as error:  # of the file system's library
-            self.mirror.keep_copy = True
-            raise OSError(
-                f"Sending {self.name} failed ({error}). The files are in {self.path}; run the same command again to "
-                "resume from what was sent before."
-            ) from error
-
-    def _remove_empty(self):
-        if not self.config.is_file():
-            for folder in (self.checkpoints, self.path):
-                with contextlib.suppress(OSError):  # there are files in it
-                    folder.rmdir()
-
-    def _check_writable(self, needed):
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path) as probe:
-                probe.write(b"x" * 4096)
-                probe.flush()
         except OSError as error:
             raise OSError(
                 f"The run directory {self.name} cannot be written ({error.strerror or error}). Choose another folder "
                 "with --workdir, or free disk space."
             ) from error
-        if (free := shutil.disk_usage(self.path).free) < needed:
-            raise OSError(
-                f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
-                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
-            )
+        for folder in (self.path, self.checkpoints):
+            for unfinished in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def _check_names(self, names):
         own = ("checkpoints", "run.lock", UNFINISHED)  # left by a run that was killed at its start
@@ -285,8 +239,11 @@ class Run:
         if not list_checkpoints(self.checkpoints) and not self.finished:
             return  # nothing has been learned that another configuration could spoil
         stored, wanted = json.loads(self.config.read_bytes()), _as_data(self.recipe)
-        if stored["data"] != wanted["data"] and self._is_moved():
-            stored["data"] = wanted["data"]
+        if stored["data"] != wanted["data"]:
+            splits = (self.recipe.train_split, self.recipe.test_split)
+            images = image_folder(self.recipe.data, *splits, log=lambda line: None)
+            if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
+                stored["data"] = wanted["data"]
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
         if different:
             changed = "; ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now" for name in different)
@@ -295,11 +252,6 @@ class Run:
                 f"The run directory {self.name} belongs to another configuration ({changed}). Nothing was changed. "
                 f"Choose another folder with --workdir.{more}"
             )
-
-    def _is_moved(self) -> bool:
-        """Whether the images are those of the run in another folder; what has changed in it is told later."""
-        folder = image_folder(self.recipe.data, self.recipe.train_split, self.recipe.test_split, log=lambda line: None)
-        return bool(folder and folder.holds(read_files(self.files)))
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
@@ -320,15 +272,6 @@ def restore_state(path, variables, arrays):
         raise ValueError(f"{path} belongs to another model; use another --workdir.")
     for name, variable in variables.items():
         variable.assign(arrays[name])
-
-
-def _append(path, row):
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _weights(model):
@@ -359,12 +302,9 @@ def read_recipe(path) -> Recipe:
 def recipe_from(text: bytes) -> Recipe:
     """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
     try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, got {content!r:.200}.")
-    return Recipe(**content)
+        return Recipe(**json.loads(text))
+    except (TypeError, RecursionError) as error:  # no object, or one that is nested too deeply
+        raise ValueError(str(error)) from error
 
 
 def read_results(path) -> dict[str, Any]:
@@ -376,18 +316,13 @@ def read_results(path) -> dict[str, Any]:
 
 
 def read_metrics(path) -> dict[str, list[float]]:
-    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file.
-
-    An incomplete last line, after a full disk or a power failure, is skipped with a warning.
-
-    Raises:
-        ValueError: any other line is damaged.
-    """
+    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file."""
     rows = _rows(Path(path))
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 
 def _rows(path) -> list[dict[str, str]]:
+    """The lines; an incomplete last one, after a full disk or a power failure, is skipped with a warning."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -406,3 +341,13 @@ def _rows(path) -> list[dict[str, str]]:
             ) from error
         rows.append(row)
     return rows
+
+
+def _write_rows(path, rows):
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -9,8 +9,6 @@ import fsspec
 from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.fit import FitResult, fit
-from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.recipes import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,37 +26,19 @@ class SweepResult:
     final: FitResult | None
 
 
-def sweep(
-    recipe: Recipe | str,
-    learning_rates,
-    *,
-    workdir,
-    holdout=0.1,
-    final=True,
-    skip_corrupt=False,
-    profile_steps=None,
-    log=print,
-    **overrides,
-):
-    """Trains a recipe once for each learning rate, then once more with the best.
+def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **options) -> SweepResult:
+    """Trains a recipe once for each learning rate, then once more with the best; other options are those of `fit`.
 
     The runs are in `workdir/lr_RATE` and `workdir/final`, and `workdir/sweep.json` is a summary. To resume an
     interrupted sweep, call it again with the same arguments.
 
     Args:
-        recipe: a `Recipe`, or the name of one in `RECIPES`.
+        recipe: a `Recipe`, or the name of one.
         learning_rates: peak learning rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
-        workdir: folder of all runs, also an address as for `fit`.
+        workdir: folder of all runs, also an address.
         holdout: fraction of the training images held out to compare the rates, in (0, 1); the paper uses 10 % of Pets
             and Flowers, 2 % of CIFAR and 1 % of ImageNet.
         final: train on all training images at the end.
-        skip_corrupt: leave out image files that cannot be decoded.
-        profile_steps: of each run, as for `fit`.
-        log: called with each line of text for the user.
-        **overrides: fields of the recipe to replace.
-
-    Returns:
-        A `SweepResult`.
 
     Raises:
         ValueError: no rate was given, a rate or the fraction is out of range, or training diverged at every rate;
@@ -66,17 +46,15 @@ def sweep(
 
     Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
     """
-    recipe = resolve(recipe, **overrides)
     rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], SOME])))
     holdout = check("holdout", holdout, Fraction)
-    options = {"skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
+    options["log"] = log
     accuracies: dict[float, float | None] = {}
     for rate in rates:
         log(f"Learning rate {rate:g}, {holdout:.0%} of the training images held out:")
-        run = {"learning_rate": rate, "holdout": holdout}
         try:
-            result = fit(recipe, workdir=f"{workdir}/lr_{rate:g}", **options, **run)
-            accuracies[rate] = result.metrics["accuracy"]
+            given = options | {"learning_rate": rate, "holdout": holdout}
+            accuracies[rate] = fit(recipe, workdir=f"{workdir}/lr_{rate:g}", **given).metrics["accuracy"]
         except TrainingDiverged as error:
             log(str(error))
             accuracies[rate] = None
@@ -90,4 +68,4 @@ def sweep(
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
-    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", learning_rate=best, **options))
+    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", **options | {"learning_rate": best}))

@@ -1,7 +1,6 @@
 """Distillation by function matching: the student learns what a teacher answers for the same augmented images."""
 
 import hashlib
-from pathlib import Path
 
 import keras
 from keras import ops
@@ -10,8 +9,9 @@ from keras_mixer.anatomy import is_mixer
 from keras_mixer.export.predictor import completed
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import read_recipe
-from keras_mixer.weights.readers import load_keras
+from keras_mixer.weights.readers import load_keras, model_file
 
+MEANINGS = ("linear", "softmax")  # last activations of a teacher
 SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 
@@ -19,44 +19,31 @@ SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 class Teacher:
     """A frozen classifier in inference mode. Not a Keras layer: checkpoints and the saved student do not contain it.
 
-    Create it in the scope of a `tf.distribute` strategy if there is one. JAX compiles its weights into the step.
+    Created in the scope of the devices. JAX compiles its weights into the step.
 
     Args:
         path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
             Mixer may be saved without preprocessing) and ends with softmax, or with logits: no activation.
-
-    Attributes:
-        sha256: of the file.
-
-    Raises:
-        ValueError: there is no such model, or it is damaged, or not a classifier like this.
     """
 
     def __init__(self, path):
-        file = Path(path, "model.keras") if Path(path).is_dir() else Path(path)
-        if not file.is_file() or file.suffix != ".keras":
-            raise ValueError(f"teacher={path!r} is neither a .keras file nor a finished run directory.")
         before = keras.distribution.distribution()
         keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
         try:
+            file = model_file(path)
             model = load_keras(file)
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
         finally:
             keras.distribution.set_distribution(before)
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
-        if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3:
+        self.activation = _last_activation(model) if shapes else "unknown"
+        if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3 or self.activation not in MEANINGS:
             raise ValueError(
-                f"teacher={path!r} is not an image classifier: expected a functional model of one input (B, h, w, 3) "
-                f"and one output (B, classes), got {shapes}."
+                "Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "
+                f"activation, got {path!r} with {shapes} and the activation {self.activation!r}."
             )
-        self.activation = _last_activation(model)
-        if self.activation not in ("linear", "softmax"):
-            raise ValueError(
-                f"teacher={path!r} ends with the activation {self.activation!r}. Expected 'softmax', or logits."
-            )
-        with file.open("rb") as opened:
-            self.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         self.class_names = getattr(model, "class_names", None)
         self.model = completed(model) if is_mixer(model) else model
         self.size, self.classes = shapes[0][1:3], shapes[1][1]

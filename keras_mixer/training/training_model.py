@@ -1,7 +1,7 @@
 """The model that is trained: one step on both engines, with microbatches, sharpness-aware minimization, a teacher."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,10 +9,6 @@ from keras import ops
 from keras_mixer.anatomy import rebuild
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.training.optimizers import build_loss, build_optimizer, global_norm
-
-if TYPE_CHECKING:
-    from keras_mixer.training.devices import Devices
-    from keras_mixer.training.recipe import Recipe
 
 EPSILON = 1e-12  # a gradient of 0 perturbs nothing
 
@@ -25,47 +21,25 @@ class TrainingModel(MixerModel):
     gradients are averaged over the microbatches, then clipped and applied once. Keras's `gradient_accumulation_steps`
     accumulates over batches instead, which changes schedules, and fails under MirroredStrategy.
 
-    **Sharpness-aware minimization.** The step uses the gradient at perturbed weights, `w + rho * g / norm(g)`. `g` is
-    the gradient of the whole batch over all devices, so the result does not depend on their number; the authors' code
-    perturbs on each device separately, which suits a larger `rho` the more devices there are. The optimizer clips and
-    applies the second gradient to the weights `w`. Both passes see the same images, with the same masks of dropout and
-    stochastic depth. Loss and metrics are those of the first pass. A step costs two forward and backward passes.
+    **Sharpness-aware minimization** (algorithm 1 of arXiv 2010.01412, p = 2). The step uses the gradient at perturbed
+    weights, `w + rho * g / norm(g)`, where `g` is that of the batch over all devices, so the result does not depend on
+    their number. Both passes have the same images and masks of dropout and stochastic depth; loss and metrics are those
+    of the first.
 
-    **Teacher.** The loss is `t^2 KL(teacher || student)` of both softmax distributions at temperature t, for the same
-    augmented and mixed images, instead of that of the labels. Labels are used for metrics and for the validation loss.
-
-    Attributes:
-        accumulation_steps: number of microbatches; must divide the batch size per device.
-        sam_rho: L2 norm of the perturbation of all trainable weights together; 0 for none.
-        teacher: a `Teacher`, or None.
-        teacher_temperature: t.
-
-    Source: algorithm 1 of arXiv 2010.01412, with p = 2; arXiv 2106.05237 (t = 1); the factor t^2 keeps the size of the
-    gradient, arXiv 1503.02531.
+    **Teacher** (arXiv 2106.05237). The loss is `t^2 KL(teacher || student)` of both softmax distributions at
+    temperature t, for the same augmented and mixed images; t^2 keeps the size of the gradient (arXiv 1503.02531).
+    Labels are used for metrics and for the validation loss.
     """
 
-    accumulation_steps = 1
-    sam_rho = 0.0
-    teacher: Any = None
+    accumulation_steps = 1  # microbatches; must divide the batch size per device
+    sam_rho = 0.0  # L2 norm of the perturbation of all trainable weights together; 0: none
+    teacher: Any = None  # a `Teacher`
     teacher_temperature = 1.0
-    prepared: tuple[bool, int] | None = None  # arguments of the last `prepare`
+    frozen: bool | None = None  # whether only the head learns; None: not prepared
 
     @classmethod
-    def of(cls, start, recipe: "Recipe", images, devices: "Devices", teacher=None) -> "TrainingModel":
-        """A copy of a model of logits with the same weights, in the recipe's precision, to be prepared.
-
-        Call both in the scope of the devices. The weights are in the order of those of `start`.
-
-        Args:
-            start: a Mixer, or another model in float32 for one device.
-            recipe: of the run.
-            images: number of training images.
-            devices: that train.
-            teacher: a `Teacher`, or None.
-
-        Raises:
-            ValueError: `start` is not a Mixer, and the recipe or the devices need one.
-        """
+    def of(cls, start, recipe, images, devices, teacher=None) -> "TrainingModel":
+        """A copy of a model of logits, to be prepared in the scope of the devices and trained on so many images."""
         keras.utils.set_random_seed(recipe.seed)
         if isinstance(start, MixerModel):
             twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
@@ -84,42 +58,30 @@ class TrainingModel(MixerModel):
         model.teacher, model.teacher_temperature = teacher, recipe.teacher_temperature
         model.set_weights(start.get_weights())
         devices.per_replica_seeds(model)
-        model.recipe, model.devices, model.frozen = recipe, devices, []
+        model.recipe, model.devices = recipe, devices
         model.total_steps, model.frozen_steps = recipe.total_steps(images), recipe.frozen_steps(images)
+        model.body = [layer.name for layer in model.layers if layer.trainable and layer.name != "head"]
         return model
 
-    def prepare(self, freeze=False, steps_per_execution=1):
-        """Compiles the model, unless it is compiled like this; the optimizer keeps the state of its variables.
-
-        Args:
-            freeze: let only the head learn.
-            steps_per_execution: optimizer steps per call from Python.
-        """
-        wanted = (freeze, steps_per_execution)
-        if self.prepared == wanted:
+    def prepare(self, freeze=False):
+        """Compiles the model, if it is not compiled so: with `freeze`, only the head learns."""
+        if freeze == self.frozen:
             return
-        optimizer = before = self.optimizer if self.prepared else None
-        if self.prepared is None or freeze != self.prepared[0]:
-            for layer in self.layers:
-                if freeze and layer.name != "head" and layer.trainable:
-                    layer.trainable = False
-                    self.frozen.append(layer.name)
-                elif not freeze and layer.name in self.frozen:
-                    layer.trainable = True
-            optimizer = build_optimizer(self.recipe, self.total_steps)
-            optimizer.build(self.trainable_variables)
-            state = {_name(variable): variable.numpy() for variable in before.variables} if before else {}
-            for variable in optimizer.variables:
-                if _name(variable) in state:
-                    variable.assign(state[_name(variable)])
+        before = {} if self.frozen is None else {_name(one): one.numpy() for one in self.optimizer.variables}
+        self.frozen = freeze
+        for name in self.body:
+            self.get_layer(name).trainable = not freeze
+        optimizer = build_optimizer(self.recipe, self.total_steps)
+        optimizer.build(self.trainable_variables)
+        for variable in optimizer.variables:  # it goes on with what it knows of each weight
+            if _name(variable) in before:
+                variable.assign(before[_name(variable)])
         self.compile(
             optimizer=optimizer,
             loss=build_loss(self.recipe),
             weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
             jit_compile=self.devices.jit_compile,
-            steps_per_execution=steps_per_execution,
         )
-        self.prepared = wanted
 
     def classifier(self, model):
         """A float32 copy that ends with probabilities: the weights are given to `model`, whose layers it shares."""
@@ -134,9 +96,9 @@ class TrainingModel(MixerModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        options = {name: config.pop(name) for name in ("accumulation_steps", "sam_rho")}
+        steps, rho = config.pop("accumulation_steps"), config.pop("sam_rho")
         model = super().from_config(config, custom_objects)
-        model.accumulation_steps, model.sam_rho = options["accumulation_steps"], options["sam_rho"]
+        model.accumulation_steps, model.sam_rho = steps, rho
         return model
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -156,42 +118,40 @@ class TrainingModel(MixerModel):
         batch = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         weights, others = self.trainable_variables, self.non_trainable_variables  # the others include random seeds
         if not self.sam_rho:
-            gradients, loss, outputs = self._tensorflow_gradients(*batch)
+            gradients, loss, outputs = self._tensorflow_gradients(batch)
         else:
             # Each replica assigns its own copies, all of them the same values. Tensors would be simpler than
             # assignments, but `tf.recompute_grad` finds the gradients of variables only.
             before, others_before = ([tf.convert_to_tensor(one) for one in part] for part in (weights, others))
-            gradients, loss, outputs = self._tensorflow_gradients(*batch)
+            gradients, loss, outputs = self._tensorflow_gradients(batch)
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             _assign([*weights, *others], [*self._perturbed(before, gradients), *others_before])
-            gradients, _, _ = self._tensorflow_gradients(*batch)
+            gradients, _, _ = self._tensorflow_gradients(batch)
             _assign(weights, before)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         # Keras divides the loss by the number of replicas.
         self._loss_tracker.update_state(loss * self.distribute_strategy.num_replicas_in_sync)
         return self.compute_metrics(x, y, outputs, sample_weight)
 
-    def _tensorflow_gradients(self, x, y, sample_weight):
+    def _tensorflow_gradients(self, batch):
         """Gradients at the present weights, averaged over the microbatches; the loss; the logits `(B, classes)`."""
         import tensorflow as tf
 
         steps, weights = self.accumulation_steps, self.trainable_weights
-        parts = [self._split(tensor) for tensor in (x, y, sample_weight)] if steps > 1 else None
-        gradients, loss, outputs = [tf.zeros(weight.shape) for weight in weights], 0.0, []
+        gradients: list = []
+        loss, outputs = 0.0, []
         for i in range(steps):
-            x_i, y_i, weight_i = (
-                (None if one is None else one[:, i] for one in parts) if parts else (x, y, sample_weight)
-            )
-            if steps > 1:
-                with tf.control_dependencies(gradients):  # in sequence, or all would be in memory at once
-                    x_i = tf.identity(x_i)
+            microbatch = [part if part is None else self._split(part)[:, i] for part in batch] if steps > 1 else batch
+            x_i, y_i, weight_i = microbatch
+            with tf.control_dependencies(gradients):  # in sequence, or all would be in memory at once
+                x_i = tf.identity(x_i)
             with tf.GradientTape() as tape:
                 outputs.append(self(x_i, training=True))
                 loss_i = self.compute_loss(x_i, y_i, outputs[-1], weight_i, training=True) / steps
             new = tape.gradient(loss_i, weights)
-            gradients = [total + one for total, one in zip(gradients, new, strict=True)] if steps > 1 else new
+            gradients = [total + one for total, one in zip(gradients, new, strict=True)] if gradients else new
             loss += loss_i
-        return gradients, loss, tf.reshape(tf.stack(outputs, axis=1), tf.shape(y))
+        return gradients, loss, tf.reshape(tf.stack(outputs, axis=1), tf.shape(batch[1]))
 
     def _jax_step(self, state, data):
         trainable, non_trainable, optimizer_variables, metrics_variables = state
@@ -234,7 +194,7 @@ class TrainingModel(MixerModel):
 
     def _split(self, tensor):
         """`(B, ...) -> (B / steps, steps, ...)`: each microbatch has rows from every device that shares the batch."""
-        return None if tensor is None else ops.reshape(tensor, (-1, self.accumulation_steps, *tensor.shape[1:]))
+        return ops.reshape(tensor, (-1, self.accumulation_steps, *tensor.shape[1:]))
 
     def _perturbed(self, weights, gradients):
         scale = self.sam_rho / (global_norm(gradients) + EPSILON)

@@ -55,6 +55,14 @@ def load_keras(path, compile=False):
         raise ValueError(f"{path} is not a readable .keras file: {error}") from error
 
 
+def model_file(path) -> Path:
+    """The `.keras` file at a path, which may be the directory of a run; ValueError if there is none."""
+    file = Path(path, "model.keras") if Path(path).is_dir() else Path(path)
+    if not file.is_file() or file.suffix != ".keras":
+        raise ValueError(f"{path} is neither a finished run directory nor a .keras file.")
+    return file
+
+
 def _existing(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")

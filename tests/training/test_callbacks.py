@@ -4,11 +4,11 @@ import json
 
 import keras
 import pytest
+from small_runs import SMALL
 
 import keras_mixer
 from keras_mixer.training.run import list_checkpoints
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
 
 

@@ -8,18 +8,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import SMALL
 
 import keras_mixer
 from keras_mixer import cli
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import Split
-from keras_mixer.training import fit as loop
+from keras_mixer.training import fit as loop, inputs
 from keras_mixer.training.devices import Devices, check_recipe, choose_devices, join_processes
 from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 # 10 steps; the gradient is clipped at each
 RUN = SMALL | {"epochs": 2, "global_batch_size": 240, "warmup_steps": 2, "clip_norm": 0.05, "randaugment_num_ops": 0}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -60,8 +60,6 @@ def test_what_devices_cannot_do_is_refused_with_the_remedy():
         check_recipe(dataclasses.replace(recipe, global_batch_size=80, accumulation_steps=8), Devices("four", 4))
     with pytest.raises(ValueError, match=r"--data-shards 2"):
         check_recipe(recipe, Devices("two processes", 2, processes=2))
-    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
-        check_recipe(dataclasses.replace(recipe, steps_per_execution=2), Devices("Mirrored", 2, strategy=object()))
 
 
 def test_several_tensorflow_machines_are_sent_to_jax(monkeypatch):
@@ -141,7 +139,7 @@ CASES = {
     ),
     "sgd": (
         {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "linear", "ema_momentum": 0.7},
-        {"accumulation_steps": 5, "rematerialize_tokens": True} | ({} if ON_TENSORFLOW else {"steps_per_execution": 5}),
+        {"accumulation_steps": 5, "rematerialize_tokens": True},
     ),
     "muon": ({"optimizer": "muon", "learning_rate": 3e-4}, {}),
     "bfloat16": ({"learning_rate": 3e-4, "precision": "mixed_bfloat16"}, {}),
@@ -165,6 +163,24 @@ def test_several_devices_give_the_weights_of_one(tmp_path, case):
         assert several.history["val_accuracy"][-1] == pytest.approx(several.metrics["accuracy"], abs=1e-6)
 
 
+class Form(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.flattened = self.model.get_layer("mixer_block_0").flattened
+
+
+def test_the_form_of_the_step_for_tpus_trains_the_same_weights(tmp_path, monkeypatch):
+    options, form = {"learning_rate": 3e-4, "drop_path_rate": 0.1, "mixup_alpha": 0.2}, Form()
+    one = fit(tmp_path / "one", "cpu", callbacks=form, **options)
+    assert form.flattened
+    monkeypatch.setattr(
+        loop, "choose_devices", lambda *wanted: dataclasses.replace(choose_devices(*wanted), platform="tpu")
+    )
+    other = fit(tmp_path / "other", "cpu", callbacks=form, **options)
+    assert not form.flattened
+    assert distance(one, other) <= 1e-6
+    assert one.history["val_loss"] == pytest.approx(other.history["val_loss"], rel=1e-5)
+
+
 def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_path, monkeypatch):
     source = load_source("digits")
 
@@ -174,7 +190,7 @@ def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_pat
         return Split(split.size, split.classes, elements, split.read)
 
     unknown = dataclasses.replace(source, train=of_unknown_length(source.train), test=of_unknown_length(source.test))
-    monkeypatch.setattr(loop, "load_recipe_source", lambda *arguments, **options: unknown)
+    monkeypatch.setattr(inputs, "load_recipe_source", lambda *arguments, **options: unknown)
     result = fit(tmp_path, "2", global_batch_size=100, epochs=1, test_fraction=0.2)
     assert result.history["step"] == [14]
     assert result.history["val_accuracy"][-1] == pytest.approx(result.metrics["accuracy"], abs=1e-6)

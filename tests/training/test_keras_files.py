@@ -6,10 +6,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+from small_runs import SMALL
 
 import keras_mixer
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"epochs": 2, "global_batch_size": 8, "warmup_steps": 1}
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), "uint8")
 LABELS = np.arange(40) % 2

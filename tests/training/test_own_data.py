@@ -1,20 +1,17 @@
 """Training on the caller's data: the same run as on the same images in a folder, and it resumes."""
 
 import dataclasses
-import os
-import signal
 
 import grain
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import SMALL, assert_same_weights, stopped_at
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.inputs import with_own_data
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
 RNG = np.random.default_rng(0)
 LABELS = np.arange(36) % 2
@@ -31,17 +28,8 @@ def dataset(data):
     return tf.data.Dataset.from_tensor_slices(data)
 
 
-def stop_at(step, monkeypatch):
-    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
-        if self.step == step - 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self, batch, logs)
-
-    monkeypatch.setattr(Checkpoints, "on_train_batch_end", press)
-
-
 @pytest.mark.backends
-def test_arrays_and_records_train_alike_and_resume_to_the_very_same_weights(tmp_path, monkeypatch, capsys):
+def test_arrays_and_records_train_alike_and_resume_to_the_very_same_weights(tmp_path, capsys):
     options = {"class_names": ("red", "green"), "class_weights": "balanced", "learning_rate": 0.01}
     said = []
     whole = fit(tmp_path / "arrays", said=said, **options)
@@ -49,13 +37,10 @@ def test_arrays_and_records_train_alike_and_resume_to_the_very_same_weights(tmp_
     assert whole.model.class_names == ("red", "green")
     assert whole.metrics["test_images"] == 12
     records = {"train": grain.MapDataset.source(list(zip(*TRAIN, strict=True))), "test": dataset(TEST)}
-    stop_at(5, monkeypatch)
-    with pytest.raises(RunStopped):
+    with stopped_at(5):
         fit(tmp_path / "stopped", **records, **options)
-    monkeypatch.undo()
     resumed = fit(tmp_path / "stopped", **records, **options)
-    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole.model, resumed.model)
     assert fit(tmp_path / "arrays", **options).metrics == whole.metrics  # finished: only loaded
     with pytest.raises(ValueError, match=r"data: 'own data \(train: 24 images .* there, 'own data \(train: 23 images"):
         fit(tmp_path / "arrays", train=tuple(part[1:] for part in TRAIN), **options)

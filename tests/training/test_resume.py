@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
 from image_files import write_folder
+from small_runs import SMALL, assert_same_weights, stopped_at
 
 import keras_mixer
 from keras_mixer.training import fit as fitting
@@ -19,23 +19,7 @@ from keras_mixer.training.callbacks import Checkpoints, RunStopped
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run, RunInUse, list_checkpoints, read_metrics
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
-
-
-@pytest.fixture
-def stop(monkeypatch):
-    """Presses Ctrl-C in the run that follows, at a step."""
-
-    def at(step):
-        def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
-            if self.step == step - 1:
-                os.kill(os.getpid(), signal.SIGINT)
-            original(self, batch, logs)
-
-        monkeypatch.setattr(Checkpoints, "on_train_batch_end", press)
-
-    return at
 
 
 @pytest.fixture
@@ -50,17 +34,15 @@ def fit(workdir, data, said=None, **options):
 
 
 @pytest.mark.backends
-def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixer, photos, tmp_path, stop, monkeypatch):
+def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixer, photos, tmp_path, monkeypatch):
     sizes = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
     start = tiny_mixer(classes=2, classifier_activation=None, exact_gelu=True, pixel_range=(0, 1), **sizes)
     start.save(tmp_path / "start.keras")
     # Weights for 16 px widen the token-mixing MLPs of a model for 32 px.
     options = {"weights": str(tmp_path / "start.keras"), "image_size": 32, "accumulation_steps": 2}
     whole_run = fit(tmp_path / "whole", photos, **options)
-    stop(5)
-    with pytest.raises(RunStopped):
+    with stopped_at(5):
         fit(tmp_path / "stopped", photos, **options)
-    monkeypatch.undo()
     (tmp_path / "start.keras").unlink()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))  # the run remembers, not only the cache
     said = []
@@ -70,8 +52,7 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
     assert resumed.model.pixel_range == whole_run.model.pixel_range == (0, 1)
     assert resumed.model.get_layer("mixer_block_0").exact_gelu
     assert resumed.metrics["start_accuracy"] == whole_run.metrics["start_accuracy"] is not None
-    for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole_run.model, resumed.model)
 
 
 def test_a_damaged_file_is_named_when_training_reaches_it_and_may_be_left_out(photos, tmp_path):
@@ -109,15 +90,12 @@ def test_the_last_step_is_saved_before_the_last_evaluation(options, photos, tmp_
     result = fit(tmp_path / "run", photos, said, checkpoint_every_steps=1000, **options)
     assert "Resuming after step 9 of 9." in said
     assert result.metrics["accuracy"] == whole_run.metrics["accuracy"]
-    for one, other in zip(whole_run.model.get_weights(), result.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole_run.model, result.model)
 
 
-def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path, stop, monkeypatch):
-    stop(2)
-    with pytest.raises(RunStopped):
+def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path):
+    with stopped_at(2):
         fit(tmp_path / "run", photos)
-    monkeypatch.undo()
     for part in ("train", "test"):
         (photos / part / "circle").rename(photos / part / "zebra")
     with pytest.raises(ValueError, match=r"have changed since this run started: 24 gone .*, 24 new \(train/zebra"):
@@ -155,11 +133,9 @@ def test_a_finished_run_loads_on_a_full_and_read_only_disk(photos, tmp_path):
     assert lines[-1] == str(result.metrics["accuracy"])
 
 
-def test_a_last_line_of_the_metrics_that_is_cut_off_is_repaired(photos, tmp_path, stop, monkeypatch):
-    stop(7)
-    with pytest.raises(RunStopped):
+def test_a_last_line_of_the_metrics_that_is_cut_off_is_repaired(photos, tmp_path):
+    with stopped_at(7):
         fit(tmp_path / "run", photos)
-    monkeypatch.undo()
     file = tmp_path / "run" / "metrics.csv"
     assert len(read_metrics(file)["loss"]) == 2
     file.write_bytes(file.read_bytes()[:-9])
@@ -178,7 +154,7 @@ HOLD = """
 import sys, time
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
-with Run(sys.argv[1], Recipe("any", "any")).opened(1):
+with Run(sys.argv[1], Recipe("any", "any")).opened():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -201,9 +177,9 @@ def test_a_second_process_is_refused_and_a_dead_one_makes_way(photos, tmp_path):
 
 def test_one_process_holds_a_run_once(tmp_path):
     for _ in range(2):
-        with Run(tmp_path / "run", Recipe("any", "any")).opened(1):
+        with Run(tmp_path / "run", Recipe("any", "any")).opened():
             other = Run(tmp_path / "run", Recipe("any", "any"))
-            with pytest.raises(RunInUse, match=f"in use by process {os.getpid()}"), other.opened(1):
+            with pytest.raises(RunInUse, match=f"in use by process {os.getpid()}"), other.opened():
                 pass
         assert not (tmp_path / "run").exists()
 
@@ -244,12 +220,10 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
-def test_a_damaged_start_is_named_and_a_moved_run_resumes(photos, tmp_path, stop, monkeypatch):
+def test_a_damaged_start_is_named_and_a_moved_run_resumes(photos, tmp_path):
     whole_run = fit(tmp_path / "whole", photos)
-    stop(5)
-    with pytest.raises(RunStopped):
+    with stopped_at(5):
         fit(tmp_path / "stopped", photos)
-    monkeypatch.undo()
     (tmp_path / "stopped").rename(tmp_path / "moved")
     photos.rename(tmp_path / "pictures")
     start = (tmp_path / "moved" / "start.json").read_text()
@@ -258,8 +232,7 @@ def test_a_damaged_start_is_named_and_a_moved_run_resumes(photos, tmp_path, stop
         fit(tmp_path / "moved", tmp_path / "pictures")
     (tmp_path / "moved" / "start.json").write_text(start)
     resumed = fit(tmp_path / "moved", f"{tmp_path}/pictures/")
-    for one, other in zip(whole_run.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole_run.model, resumed.model)
     with pytest.raises(ValueError, match=r"epochs: 3 there, 4 now.* To continue from its weights, .*moved"):
         fit(tmp_path / "moved", tmp_path / "pictures", epochs=4)
 

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import fsspec
 import gcs_server
-import numpy as np
 import pytest
 from image_files import write_folder
+from small_runs import SMALL, assert_same_weights
 
 import keras_mixer
 from keras_mixer import cli
 from keras_mixer.cli import look
 from keras_mixer.storage import Mirror, address_of
 
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 2}
 
 
@@ -110,8 +109,7 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder_killed_twice_or_not(
     result = fit(address, photos, said)
     assert any(line.startswith("Resuming after step") for line in said)
     assert (result.metrics["accuracy"], result.history["epoch"]) == (whole.metrics["accuracy"], [0, 1, 2])
-    for one, other in zip(whole.model.get_weights(), result.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same_weights(whole.model, result.model)
     names = set(stored(address))
     assert {name for name in names if name.startswith("checkpoints/")} == {
         f"checkpoints/checkpoint-{step:09d}.npz" for step in (8, 9)

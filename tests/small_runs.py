@@ -1,0 +1,36 @@
+"""What tests that train share: a tiny model, a press of Ctrl-C, and the comparison of two results."""
+
+import contextlib
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from keras_mixer.training.callbacks import Checkpoints, RunStopped
+
+SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+
+
+def quiet(*lines):
+    pass
+
+
+@contextlib.contextmanager
+def stopped_at(step):
+    """Ctrl-C is pressed during this step of the run in the block, from the second on, and stops it."""
+
+    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+        if self.step == step - 1:  # the step is about to be counted
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, batch, logs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", press)
+        with pytest.raises(RunStopped, match=f"stopped at step {step}"):
+            yield
+
+
+def assert_same_weights(one, other):
+    for mine, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
