@@ -5,8 +5,7 @@ from typing import Any
 
 from keras_mixer.data.batches import evaluation_batches, padded_batches, training_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import ImageFolder
-from keras_mixer.data.record import FILES, TEST, describe_changes, read_files
+from keras_mixer.data.image_folder import FILES, TEST, ImageFolder, counted, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
@@ -38,7 +37,7 @@ def resumed_source(recipe: Recipe, record, skip_corrupt=False, log=print) -> Sou
         ValueError: images are gone, new, changed in size or damaged; says which.
     """
     source, changes = _recorded_folder(recipe, skip_corrupt, log).recorded(record)
-    if changed := describe_changes(changes):
+    if changed := counted(changes):
         raise ValueError(
             f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
             "another --workdir."
@@ -63,7 +62,7 @@ def run_source(folder, recipe: Recipe, *, include_new=False, skip_corrupt=False,
     if not record:
         return load_recipe_source(recipe, skip_corrupt, log)
     source, changes = _recorded_folder(recipe, skip_corrupt, log).recorded(record, include_new)
-    if changed := describe_changes(changes):
+    if changed := counted(changes):
         known, new = sum(image.part == TEST for image in record), len(changes["new"])
         log(
             f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "

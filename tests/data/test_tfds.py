@@ -57,23 +57,22 @@ def test_features_of_another_kind_are_named_before_training(train, tmp_path, cha
 
 
 @pytest.mark.parametrize(
-    ("splits", "options", "advice"),
+    ("splits", "options", "told"),
     [
-        ({"train": 0, "validation": 0, "test": -1}, [], "Split 'test' of 'own_set' .* Use --test-split validation"),
         (
-            {"train": 0, "test": -1},
+            {"train": 0, "validation": 0, "test": -1},
             [],
-            r"Split 'test' .* Use --train-split 'train\[:90%\]' --test-split 'train\[90%:\]'",
+            r"Split 'test' .*of \['test', 'train', 'validation'\] with --test",
         ),
-        ({"train": 0, "more": -1, "test": 0}, ["--train-split", "more"], "Split 'more' .* Use --train-split train"),
-        ({"train": 0, "test": -1}, ["--test-split", "test[:50%]"], r"Split 'test\[:50%\]' .* Use --train-split 'train"),
+        ({"train": 0, "more": -1, "test": 0}, ["--train-split", "more"], "Split 'more' .* with --train-split"),
+        ({"train": 0, "test": -1}, ["--test-split", "test[:50%]"], r"Split 'test\[:50%\]' .* such as 'train\[:90%\]'"),
     ],
 )
-def test_images_without_labels_are_found_before_training(train, tmp_path, splits, options, advice):
+def test_images_without_labels_are_found_before_training(train, tmp_path, splits, options, told):
     examples = {name: [{"image": PIXELS, "label": label} for label in [1] + [low] * 7] for name, low in splits.items()}
     status, line = train({"image": IMAGE, "label": LABEL}, examples, *options)
     assert status == 2
-    assert re.match(f"error: {advice}", line)
+    assert re.match(f"error: {told}", line)
 
 
 def test_the_split_that_is_named_trains_and_features_need_no_labels(train, tmp_path, capsys):
@@ -100,7 +99,7 @@ def test_another_label_and_a_single_split_are_used(train, tmp_path, capsys):
     own = ["--data-dir", str(tmp_path), "--output", str(output), "--layer", "stem", "--label", "colour"]
     assert cli.main(["features", run, "own_set", *own, "--part", "train"]) == 0
     assert sorted(np.load(output)["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    with pytest.raises(ValueError, match=r"has no features 'image' and 'size'; it has \['colour', 'image', 'label'\]"):
+    with pytest.raises(ValueError, match=r"Feature 'size' .* It has \['colour', 'image', 'label'\]: choose"):
         load_source("own_set", str(tmp_path), "train", "train", label="size")
 
 
@@ -134,7 +133,5 @@ def test_an_empty_split_is_told_in_one_line(train):
     status, line = train(
         {"image": IMAGE, "label": LABEL}, {"train": [example] * 4, "test": [example]}, "--test-split", "test[:0]"
     )
-    assert (status, line) == (
-        2,
-        "error: Split 'test[:0]' of 'own_set' has no images. Choose another with --test-split.",
-    )
+    assert status == 2
+    assert line.startswith("error: Split 'test[:0]' of 'own_set' has no images. Choose another of")
