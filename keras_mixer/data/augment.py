@@ -45,8 +45,8 @@ def crop_and_flip(images, windows, flips, size):
     Samples are taken at pixel centres without anti-aliasing, as by the official code.
     """
     # A sample may lie half a pixel outside. A concatenation is eight times as fast as tf.pad here.
-    images = tf.concat([images[:, :1], images, images[:, -1:]], 1)
     images = tf.concat([images[:, :, :1], images, images[:, :, -1:]], 2)
+    images = tf.concat([images[:, :1], images, images[:, -1:]], 1)
     wanted = tf.constant(size, tf.float32)
     step = tf.cast(windows[:, 2:], tf.float32) / wanted  # (n, 2)
     first = tf.cast(windows[:, :2], tf.float32) + step / 2 + 0.5  # of the padded image

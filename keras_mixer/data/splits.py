@@ -160,11 +160,6 @@ def stratified_split(labels, test_fraction, seed=0):
     return np.sort(train), np.sort(test)
 
 
-def evenly_spaced(size, count) -> np.ndarray:
-    """Up to `count` of the numbers from 0 to `size` - 1."""
-    return np.unique(np.linspace(0, size - 1, count).astype(int)) if size else np.zeros(0, int)
-
-
 def some(names, most=3) -> str:
     """The first of some names, and how many more there are."""
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []

@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.decode import UPRIGHT, as_file, read_header
-from keras_mixer.data.splits import Source, Split, evenly_spaced, rows_of, some, stratified_split
+from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.imagenet_classes import checked_class_names
 
 NAME = "own data"
-FINGERPRINTED = 64  # images, evenly spaced
+FINGERPRINTED = 64  # images at most, evenly spaced
 EXPECTED = (
     "Expected arrays (images, labels), a tf.data.Dataset of (image, label) elements, or an object with a length whose "
     "items are (image, label), such as a grain.MapDataset"
@@ -95,7 +95,7 @@ def _part(name, data, count) -> Part:
         split = _records(name, list(zip(images, labels, strict=True)), count).split
     else:
         split = _pixels(name, images, labels)
-    return Part(split, _digest([images[i] for i in evenly_spaced(len(images), FINGERPRINTED)], labels), labels)
+    return Part(split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels), labels)
 
 
 def _pixels(name, images, labels) -> Split:
@@ -131,7 +131,7 @@ def _records(name, data, count) -> Part:
         return _example(first, *tf.numpy_function(record, [element["index"]], types))
 
     split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
-    return Part(split, _digest([record(index)[0] for index in evenly_spaced(size, FINGERPRINTED)]))
+    return Part(split, _digest([record(index)[0] for index in range(0, size, size // FINGERPRINTED + 1)]))
 
 
 def _stream(name, dataset, count) -> Part:

@@ -76,22 +76,14 @@ def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, 
 
 
 def test_the_files_give_the_elements_of_tensorflow_datasets(tmp_path):
-    written = write_set(tmp_path / "fashion-mnist", sides=(28, 28))
-    parts = {
-        {"train": "train", "t10k": "test"}[part]: [
-            {"image": image[..., None], "label": int(label)} for image, label in zip(*pair, strict=True)
-        ]
-        for part, pair in written.items()
-    }
-    write_tfds(tmp_path / "tfds", "fashion_mnist", parts)
+    images, labels = write_set(tmp_path / "fashion-mnist", sides=(28, 28))["train"]
+    examples = [{"image": i[..., None], "label": int(label)} for i, label in zip(images, labels, strict=True)]
+    write_tfds(tmp_path / "tfds", "fashion_mnist", {"train": examples, "test": examples})
     prepared = load_source("fashion_mnist", tmp_path / "tfds")
     files = load_source(str(tmp_path / "fashion-mnist"))
-    assert prepared.class_names == idx.CLOTHES
-    for name in ("train", "test"):
-        one, other = getattr(prepared, name), getattr(files, name)
-        assert one.size == other.size
-        np.testing.assert_array_equal(pixels(one), pixels(other))
-        np.testing.assert_array_equal(one.labels(), other.labels())
+    assert prepared.class_names == files.class_names == idx.CLOTHES
+    np.testing.assert_array_equal(pixels(prepared.train), pixels(files.train))
+    np.testing.assert_array_equal(prepared.train.labels(), files.train.labels())
 
 
 def damaged(path, change):
