@@ -133,7 +133,7 @@ ONE_HOT = np.eye(3)[LABELS]
         ((IMAGES, LABELS), {"classes": 2}, "Expected labels from 0 to 1, because there are 2 classes, got 0 to 2"),
         ((IMAGES, LABELS), {"classes": 2, "class_names": tuple("abc")}, "class_names has 3 names, but classes=2"),
         ((IMAGES, LABELS), {"class_names": "abc"}, "got 'abc'"),
-        ((IMAGES, LABELS), {"classes": 1}, "two or more classes, got 1"),
+        ((IMAGES, LABELS), {"classes": 1}, "because there are 1 classes"),
         ((IMAGES, 0 * LABELS), {}, "two or more classes, got 1"),
         (dataset().repeat(), {"classes": 3}, r"train is infinite. Remove .repeat\(\)"),
         (dataset().filter(lambda *_: True), {"classes": 3}, "size of train is unknown.*assert_cardinality"),
