@@ -48,6 +48,8 @@ def own_source(
     count = len(names) if names else classes
     if classes not in (None, count):
         raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")
+    if count is not None and count < 2:
+        raise ValueError(f"Expected two or more classes, got {count}.")
     parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
     labels = parts[0].labels
     if test is None and labels is None:
@@ -62,8 +64,8 @@ def own_source(
         if len(known) < len(parts):
             raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
         count = 1 + int(max(one.max() for one in known))
-    if count < 2:
-        raise ValueError(f"Expected labels of two or more classes, got {count}. Pass class_names= or classes=.")
+        if count < 2:
+            raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
     if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
