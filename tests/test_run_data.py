@@ -72,12 +72,12 @@ def test_the_split_belongs_to_the_run(trained, km):
     trains[0].unlink()
     shutil.copy(trains[1], "photos/circle/new.png")
     out = km("evaluate", "run")
-    assert f"1 gone ({trains[0].relative_to('photos')}), 1 new (circle/new.png)" in out
+    assert f"gone: 1 ({trains[0].relative_to('photos')}), new: 1 (circle/new.png)" in out
     assert "6 are tested, 6 were recorded; new ones only with evaluate --include-new." in out
     assert evaluated() == before
     tests[0].unlink()
     Image.open(tests[1]).resize((9, 9)).save(tests[1])
-    assert f"1 changed in size ({tests[1].relative_to('photos')})" in km("evaluate", "run")
+    assert f"changed in size: 1 ({tests[1].relative_to('photos')})" in km("evaluate", "run")
     assert evaluated()["test_images"] == 4
     km("evaluate", "run", "--include-new")
     assert evaluated()["test_images"] == 5
@@ -94,7 +94,7 @@ def test_a_new_class_is_left_out_until_it_is_asked_for(trained, km):
     km("evaluate", "run")
     before = evaluated()
     shutil.copytree("photos/circle", "photos/bird")
-    assert "10 new (bird/" in km("evaluate", "run")
+    assert "new: 10 (bird/" in km("evaluate", "run")
     assert evaluated() == before
     assert "has other classes than the model: 4 (bird" in km("evaluate", "run", "--include-new", status=2)
 
@@ -158,15 +158,15 @@ def test_a_run_does_not_resume_on_changed_images(stopped):
     test.rename("photos/moved.png")
     names = [path.relative_to("photos") for path in (test, train)]
     message = (
-        f"The images in photos have changed since this run started: 1 gone ({names[0]}), 1 new (circle/new.png), 1 "
-        f"changed in size ({names[1]}). Restore them, or choose another --workdir."
+        f"The images in photos have changed since this run started: gone: 1 ({names[0]}), new: 1 (circle/new.png), "
+        f"changed in size: 1 ({names[1]}). Restore them, or choose another --workdir."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))
     Path("photos/moved.png").rename(test)
     Path("photos/circle/new.png").unlink()
-    with pytest.raises(ValueError, match=rf"1 damaged \({names[1]}\)"):
+    with pytest.raises(ValueError, match=rf"damaged: 1 \({names[1]}\)"):
         fit("photos", "stopped", skip_corrupt=True)
     train.write_bytes(kept)
     Path("photos/circle/notes.txt").write_text("not an image")

@@ -45,8 +45,8 @@ def crop_and_flip(images, windows, flips, size):
     Samples are taken at pixel centres without anti-aliasing, as by the official code.
     """
     # A sample may lie half a pixel outside. A concatenation is eight times as fast as tf.pad here.
-    images = tf.concat([images[:, :1], images, images[:, -1:]], 1)
     images = tf.concat([images[:, :, :1], images, images[:, :, -1:]], 2)
+    images = tf.concat([images[:, :1], images, images[:, -1:]], 1)
     wanted = tf.constant(size, tf.float32)
     step = tf.cast(windows[:, 2:], tf.float32) / wanted  # (n, 2)
     first = tf.cast(windows[:, :2], tf.float32) + step / 2 + 0.5  # of the padded image
@@ -61,12 +61,8 @@ def crop_and_flip(images, windows, flips, size):
 def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
     """`(n, h, w, 3) uint8, (n, k, 4) -> (n, h, w, 3) uint8`: k operations in sequence, drawn with replacement.
 
-    Args:
-        images: pixels in [0, 255].
-        numbers: for each operation its choice, its sign, and a place down and across.
-        level: strength in tenths of the nominal range, 0 to 20; the paper uses 10, 15 and 20.
-        operations: names; None for all sixteen.
-        fill: grey value for pixels that an operation leaves empty.
+    The numbers are for each operation its choice, its sign, and a place down and across. The level is 0 to 20, the
+    paper uses 10, 15 and 20; no names of operations mean all sixteen; pixels that become empty are `fill`.
     """
     chosen = [OPERATIONS[name] for name in operations or RANDAUGMENT_OPERATIONS]
     strength = level / MAX_LEVEL
@@ -230,8 +226,7 @@ def mixup(images, labels, fraction):
 def cutmix(images, labels, fraction, centre):
     """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
 
-    The rectangle covers `fraction` of the image about `centre`, `(2,)` numbers for the place down and across. The part
-    of it that is outside is cut off; labels are mixed by the remaining area. The images become float32.
+    It covers `fraction` of the image about `centre`, `(2,)` numbers, cut off outside; labels follow what is left.
     """
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.sqrt(fraction) * sides / 2
@@ -259,12 +254,10 @@ def _by_keras_cv(layer, images, **options):
 
 
 def _warp(images, fill, matrix):
-    """`(n, h, w, 3) uint8 -> (n, h, w, 3) uint8`: affine transforms, nearest-neighbour sampling.
+    """`(n, h, w, 3) uint8 -> (n, h, w, 3) uint8`: pixel (x, y) becomes (a x + b y - c, d x + e y - f), the nearest one.
 
-    The matrix is [a, b, c, d, e, f], each a number or `(n,)`: output pixel (x, y) is pixel (a x + b y - c, d x + e y -
-    f). Arithmetic and rounding are those of ImageProjectiveTransformV3, which repeats them for each channel of each
-    pixel. The shifts are subtracted because TensorFlow's graph optimiser would regroup a sum of three terms and so
-    change the rounding.
+    The matrix is [a, b, c, d, e, f], each a number or `(n,)`. Rounds as ImageProjectiveTransformV3, which is slower.
+    Shifts are subtracted because TensorFlow's graph optimiser would regroup a sum of three terms.
     """
     count, height, width, channels = tf.unstack(tf.shape(images))
     a, b, c, d, e, f = (tf.reshape(tf.broadcast_to(entry, (count,)), (count, 1, 1)) for entry in matrix)

@@ -93,13 +93,7 @@ def shuffled_indices(positions, size, seed):
 
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
     """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller."""
-
-    @as_written
-    def prepared(element):
-        example = split.read(element)
-        return evaluation_image(example, image_size, crop), example["label"]
-
-    batches = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).batch(batch_size)
+    batches = _evaluated(split, image_size, crop).batch(batch_size)
     # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
     known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
     return prefetch(batches.apply(known))
@@ -108,28 +102,35 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
 def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, processes=1) -> tf.data.Dataset:
     """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
-    The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one. The
-    weights make a mean over all rows, including the padding, equal to the mean over the examples. Up to
-    `MAX_CACHED_BYTES` of pixels are cached, because Keras reads these batches after every epoch. Each of the
-    `processes` that share a batch reads and returns only its own rows.
+    The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one; the
+    mean over all rows is that over the examples. Each of the `processes` that share a batch reads only its own rows.
     """
     count, rows = -(-split.size // batch_size), batch_size // processes
     weight = count * batch_size / split.size
     own = split if processes == 1 else split.part(np.arange(split.size) % batch_size // rows == process)
 
     @as_written
-    def prepared(element):
-        example = split.read(element)
-        image = tf.ensure_shape(evaluation_image(example, image_size, crop), (*image_size, 3))
-        return image, tf.one_hot(example["label"], split.classes), tf.constant(weight, tf.float32)
+    def weighted(image, label):
+        return image, tf.one_hot(label, split.classes), tf.constant(weight, tf.float32)
 
     black = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(split.classes), tf.constant(0.0))
     padding = tf.data.Dataset.from_tensors(black).repeat(count * rows - own.size)
-    examples = own.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS).concatenate(padding)
+    examples = _evaluated(own, image_size, crop).map(weighted).concatenate(padding)
     batches = examples.batch(rows, drop_remainder=True)
-    if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:
+    if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:  # Keras reads them after every epoch
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def _evaluated(split, image_size, crop):
+    """The examples of a split, one by one, as a model is evaluated on them."""
+
+    @as_written
+    def prepared(element):
+        example = split.read(element)
+        return tf.ensure_shape(evaluation_image(example, image_size, crop), (*image_size, 3)), example["label"]
+
+    return split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
 
 
 def class_weights(split: Split, wanted):
@@ -177,10 +178,7 @@ def _beta(seed, alpha):
 def _kept_in_memory(split) -> Split:
     """The same examples, decoded once, to be read in order; ValueError if they have no positions."""
     if split.at is None:
-        raise ValueError(
-            "cache=True needs images that can be read by position, such as files. Call .cache() of a tf.data.Dataset "
-            "before you pass it."
-        )
+        raise ValueError("cache=True needs images that can be read by position. Call .cache() of the tf.data.Dataset.")
 
     @as_written
     def decoded(element):
@@ -219,11 +217,7 @@ def _streamed(split, recipe, start_step, own):
 
 
 def _shuffled(dataset, buffer_size, seed):
-    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`.
-
-    The order of `Dataset.shuffle` also depends on TensorFlow's global seed and on how many iterators were opened before
-    (Keras silently opens an extra one under a strategy). The seed `(0, 0)` would mean a new order each time.
-    """
+    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`, and not on TensorFlow's global seed too."""
     leaves = tf.nest.flatten(dataset.element_spec)
     variant = tf.raw_ops.ShuffleDatasetV3(
         input_dataset=tf.data.experimental.to_variant(dataset),

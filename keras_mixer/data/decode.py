@@ -1,6 +1,6 @@
 """From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
 
-TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files.
+TensorFlow decodes JPEG and PNG, Pillow all other formats and what has to be turned; Pillow reads the headers of files.
 
 Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
 
@@ -34,7 +34,7 @@ class Header(NamedTuple):
     height: int
     width: int
     orientation: int
-    crc32: int = 0  # of the content of a small file
+    crc32: int = 0  # of a part of the content, if it is from a file
 
 
 class NotAnImage(ValueError):
@@ -49,19 +49,15 @@ def read_header(file, crop=None) -> Header:
         raise NotAnImage("not an image that Pillow can read") from error
     with opened as image:
         (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
+        found = f"an image of {height} x {width} px"
         if image.format in NO_PIXELS:
             raise NotAnImage(f"not an image of pixels, but {image.format}")
         if not by_tensorflow and image.mode in NO_COLOURS:
-            raise ValueError(
-                f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per colour"
-            )
+            raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per colour")
         if width * height > LARGEST_IMAGE:
-            raise ValueError(f"an image of {height} x {width} px, too large: the limit is {LARGEST_IMAGE:,} pixels")
+            raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
         if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
-            raise ValueError(
-                f"an image of {height} x {width} px, too long for the crop resmall-crop: the limit is {MOST_ELONGATED} "
-                "times the short side"
-            )
+            raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
         orientation = UPRIGHT
         if by_tensorflow and image.info:
             with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
@@ -78,48 +74,43 @@ def as_file(encoded):
 def decode_image(encoded, orientation=UPRIGHT):
     """`() string -> (H, W, 3) uint8`: an image in any format that Pillow reads, as RGB and upright.
 
-    Greyscale and palette images are expanded, alpha is dropped, CMYK is converted, 16-bit is reduced to its upper 8
-    bits, and only the first frame of an animation is used. Images of more than `LARGEST_IMAGE` pixels are refused
-    before they are decoded.
+    Alpha is dropped, 16-bit is reduced to its upper 8 bits, and only the first frame of an animation is used.
     """
     encoded = tf.convert_to_tensor(encoded)
-    image = tf.cond(
-        tf.io.is_jpeg(encoded) | _is_png(encoded),
+    return tf.cond(
+        _is_plain(encoded, orientation),
         lambda: decode_jpeg_or_png(encoded),
         lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
     )
-    return _upright(image, orientation)
 
 
 def for_server(example):
     """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
-    if example["image"].dtype != tf.string:
-        return tf.io.encode_png(example["image"])
-    encoded, orientation = example["image"], example.get("orientation", UPRIGHT)
-    return tf.cond(
-        (tf.io.is_jpeg(encoded) | _is_png(encoded)) & (orientation == UPRIGHT),
-        lambda: encoded,
-        lambda: tf.io.encode_png(decode_image(encoded, orientation)),
-    )
+    image = example["image"]
+    if image.dtype != tf.string:
+        return tf.io.encode_png(image)
+    as_it_is = _is_plain(image, example.get("orientation", UPRIGHT))
+    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
 def decode_jpeg_or_png(encoded):
     """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
     is_jpeg = tf.io.is_jpeg(encoded)
     with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
-        sides = tf.cond(is_jpeg, lambda: _jpeg_sides(encoded), lambda: _png_sides(encoded))
+        sides = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: _png_sides(encoded))
     with tf.control_dependencies([_refuse_large(sides)]):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
     return image
 
 
+def _is_plain(encoded, orientation):
+    """Whether an image is an upright JPEG or PNG, which TensorFlow decodes."""
+    return (tf.io.is_jpeg(encoded) | _is_png(encoded)) & (orientation == UPRIGHT)
+
+
 def _is_png(encoded):
     return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
-
-
-def _jpeg_sides(encoded):
-    return tf.io.extract_jpeg_shape(encoded)[:2]
 
 
 def _png_sides(encoded):
@@ -128,7 +119,6 @@ def _png_sides(encoded):
 
 
 def _refuse_large(sides):
-    """Returns an assertion on `(height, width)` int32."""
     sides = tf.cast(sides, tf.int64)
     small = (tf.reduce_min(sides) > 0) & (tf.reduce_prod(sides) <= LARGEST_IMAGE)
     return tf.debugging.Assert(small, ["an image of", sides, f"px: the limit is {LARGEST_IMAGE:,} pixels"])
@@ -143,19 +133,6 @@ def _decode_with_pillow(encoded):
     if "transparency" in upright.info:
         upright = upright.convert("RGBA")
     return np.asarray(upright.convert("RGB"))
-
-
-def _upright(image, orientation):
-    """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: stored pixels as a person sees them, by the EXIF orientation."""
-    if isinstance(orientation, int) and orientation == UPRIGHT:
-        return image
-
-    def where(condition, change):
-        return tf.cond(tf.cast(condition, tf.bool), change, lambda: image)
-
-    image = where(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)))
-    image = where(orientation // 2 % 2 == 1, lambda: tf.reverse(image, [1]))  # 2, 3, 6, 7
-    return where((orientation - 1) // 2 % 2 == 1, lambda: tf.reverse(image, [0]))  # 3, 4, 7, 8
 
 
 def image_of(example):
@@ -173,22 +150,20 @@ def evaluation_image(example, image_size, crop):
 def evaluation_crop(image, image_size, crop):
     """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
     height, width = image_size
+    larger = round(height * 8 / 7), round(width * 8 / 7)
     if crop == "resize":
         return resize(image, image_size)
     if crop == "resize-crop":
-        image = resize(image, (round(height * 8 / 7), round(width * 8 / 7)))
+        image = resize(image, larger)
     elif crop == "resmall-crop":
         sides = tf.shape(image)[:2]
         short_enough = tf.reduce_max(sides) <= MOST_ELONGATED * tf.reduce_min(sides)
         with tf.control_dependencies([tf.debugging.Assert(short_enough, ["too long for resmall-crop:", sides])]):
             shape = tf.cast(sides, tf.float32)
-        scale = tf.reduce_max([round(height * 8 / 7), round(width * 8 / 7)] / shape)
-        small = tf.cast(tf.round(shape * scale), tf.int32)
-        image = resize(image, small, method="area")
+        image = resize(image, tf.cast(tf.round(shape * tf.reduce_max(larger / shape)), tf.int32), method="area")
     else:
         raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
-    top = (tf.shape(image)[0] - height) // 2
-    left = (tf.shape(image)[1] - width) // 2
+    top, left = tf.unstack((tf.shape(image)[:2] - image_size) // 2)
     return tf.image.crop_to_bounding_box(image, top, left, height, width)
 
 
@@ -207,10 +182,7 @@ def evaluation_images(encoded, image_size, crop):
     end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
     indices, images = good.concatenate(end).batch(count + 1).get_single_element()
     bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
-    message = (
-        f"images cannot be decoded (expected complete JPEG or PNG files of at most {LARGEST_IMAGE:,} pixels); their "
-        "indices in the batch:"
-    )
+    message = f"images cannot be decoded (expected JPEG or PNG, {LARGEST_IMAGE:,} pixels); their indices in the batch:"
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
         return images[:-1]
 
@@ -218,8 +190,7 @@ def evaluation_images(encoded, image_size, crop):
 def training_crop(example, numbers, recipe):
     """An example, or n of pixels, `(n, 5) -> (n, h, w, 3) uint8`: the Inception crop, resized, some mirrored.
 
-    The numbers are those of `crop_windows`, and one for the flip. A JPEG is decoded only inside the crop, which makes
-    the input pipeline much faster.
+    The numbers are those of `crop_windows`, and one for the flip. A JPEG is decoded only inside the crop.
     """
     image, size = example["image"], recipe.input_shape()[:2]
     flips = numbers[:, 4] < (0.5 if recipe.flip else 0.0)
@@ -233,7 +204,7 @@ def training_crop(example, numbers, recipe):
     orientation = example.get("orientation", UPRIGHT)
 
     def crop_of_jpeg():
-        sides = _jpeg_sides(image)
+        sides = tf.io.extract_jpeg_shape(image)[:2]
         with tf.control_dependencies([_refuse_large(sides)]):
             return tf.io.decode_and_crop_jpeg(image, windows(sides)[0], channels=3)
 

@@ -1,24 +1,43 @@
-"""A folder of image files as a data set: one sub-folder per class."""
+"""A folder of image files as a data set, one sub-folder per class, and `files.csv`: what a run knows about it.
 
+The split into training and test images belongs to the run, not to the folder.
+"""
+
+import csv
 import dataclasses
-import functools
-import itertools
 import os
 import stat
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
-from keras_mixer.data.image_files import check_files, damaged_files
-from keras_mixer.data.record import TEST, TRAIN, UNUSED, ImageFile, content_sum
+from keras_mixer.data.image_files import check_files, content_sum, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
+from keras_mixer.files import atomic_write
 
-LOOKED_AT = 8  # images of a folder, evenly spaced, whose pixels are looked at
+FILES = "files.csv"
+COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation", "crc32")
+TRAIN, TEST, UNUSED = "train", "test", "unused"
+LOOKED_AT = 16  # images of a folder, evenly spaced, whose content is looked at
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
+
+    path: str  # below the folder, with "/"
+    class_name: str
+    part: str  # TRAIN, TEST or UNUSED
+    bytes: int
+    height: int = 0
+    width: int = 0
+    orientation: int = 0
+    crc32: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,33 +57,32 @@ class ImageFolder:
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
-        images = self._images(parts)
-        classes, *of_test = [_class_names(self.path / folder) for folder in parts]
-        if len(classes) < 2:
-            raise self._no_classes(classes)
-        if unknown := sorted({name for names in of_test for name in names} - set(classes)):
+        names = {part: _folders(self.path / folder) for folder, part in parts.items()}
+        if len(names[TRAIN]) < 2:
+            raise self._no_classes(names[TRAIN])
+        if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
             raise ValueError(
                 f"{self.path / self.test_split} has classes that {self.path / self.train_split} lacks: "
                 f"{', '.join(unknown)}."
             )
-        filled = {(image.part, image.class_name) for image in images if image.height}
-        for (folder, part), names in zip(parts.items(), [classes, *of_test], strict=True):
-            for name in names:
-                if (part, name) not in filled:
-                    raise ValueError(f"Class folder {self.path / folder / name} contains no images.")
+        images = self._images(parts)
+        filled = {(image.part, image.class_name) for image in images}
+        for folder, part in parts.items():
+            if empty := [name for name in names[part] if (part, name) not in filled]:
+                raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images.")
         if len(parts) == 1:
-            usable = [i for i, image in enumerate(images) if image.height]
+            usable = [i for i, image in enumerate(images) if image.part == TRAIN]
             _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
             for i in test:
                 images[usable[i]] = dataclasses.replace(images[usable[i]], part=TEST)
         self._remark(images)
-        return self._source(classes, images)
+        return self._source(names[TRAIN], images)
 
     def whole(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
         folder = self.test_split if _folders(self.path / self.test_split) else ""
         images = self._images({folder: TEST})
-        classes = sorted({image.class_name for image in images if image.height})
+        classes = {image.class_name for image in images if image.part == TEST}
         if not classes:
             raise self._no_classes(classes)
         return self._source(classes, images)
@@ -75,64 +93,53 @@ class ImageFolder:
         Only files that are not recorded are opened. `include_new` adds new images to the test images.
         """
         known = {image.path: image for image in record}
-        in_folder = all(image.path.startswith(f"{image.class_name}/") for image in known.values())
-        found, _ = self._files({"": TEST} if in_folder else {self.train_split: TRAIN, self.test_split: TEST})
-        new, *_ = self._opened([file for file in found if file.path not in known])
+        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
+        found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
+        new, _, _ = self._opened([file for file in found if file.path not in known])
         sizes = {file.path: file.bytes for file in found}
         kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
-        used = [image for image in kept if image.part != UNUSED and self.skip_corrupt]
-        checked = check_files([self.path / image.path for image in used], pixels=True)
-        damaged = {image for image, header in zip(used, checked, strict=True) if isinstance(header, ValueError)}
+        damaged = self._broken([image for image in kept if image.part != UNUSED])
         changes = {
             "gone": [path for path in known if path not in sizes],
             "new": [image.path for image in new],
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
-            "damaged": [image.path for image in used if image in damaged],
+            "damaged": [image.path for image in damaged],
         }
-        kept = [image for image in kept if image not in damaged]
-        kept += new if include_new else []
+        kept = [image for image in kept if image not in damaged] + (new if include_new else [])
         classes = {image.class_name for image in kept}
         if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
             classes |= {image.class_name for image in new}
-        return self._source(sorted(classes), kept), changes
+        return self._source(classes, kept), changes
 
     def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        there = [image for image in record if image.is_in(self.path)]
-        same = all(content_sum(self.path / image.path) == image.crc32 for image in there if image.crc32)
-        return same and 2 * len(there) > len(record)
+        there = [image for image in record if _size(self.path / image.path) == image.bytes]
+        for image in there[:: len(there) // LOOKED_AT + 1]:
+            with open(self.path / image.path, "rb") as file:
+                if image.crc32 and content_sum(file) != image.crc32:
+                    return False
+        return 2 * len(there) > len(record)
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
-        names = (self.train_split, self.test_split)
-        present = [bool(_folders(self.path / name)) for name in names]
-        if all(present):
+        train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
+        if train and test:
             return {self.train_split: TRAIN, self.test_split: TEST}
-        if not any(present):
-            self._refuse_two_levels()
+        inside = {name: _folders(self.path / name) for name in _folders(self.path)}
+        others = [name for name in inside if inside[name] and name not in (self.train_split, self.test_split)]
+        trains = [name for name in others if name.lower().startswith("train")]
+        tests = [name for name in others if name.lower().startswith(("test", "val", "eval"))]
+        common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
+        if not (train or test or len(common) > 1 or (common and trains and tests)):
             return {"": TRAIN}
-        there, missing = names if present[0] else names[::-1]
-        others = [name for name in _folders(self.path) if name != there and _folders(self.path / name)]
-        option = "--test-split" if present[0] else "--train-split"
-        remedy = f"Pass {option} {' or '.join(others)}" if others else f"Add {self.path / missing}"
+        for_train = self.train_split if train else (trains or others or ["FOLDER"])[0]
+        for_test = [self.test_split] if test else tests or [name for name in others if name != for_train][-1:]
+        classes = some(common or train or test)
         raise ValueError(
-            f"Image folder {self.path} has {there!r} but no {missing!r} with class folders. {remedy}, or put the class "
-            f"folders directly into {self.path} to have them split."
+            f"Which folders are the classes? {self.path} has {some(list(inside))}, with {classes} inside. If {classes} "
+            f"are the classes, pass --train-split {for_train} --test-split {' or '.join(for_test) or 'FOLDER'}, or put "
+            f"them directly into {self.path} to have them split. If not, move the images out of the folders inside."
         )
-
-    def _refuse_two_levels(self):
-        names = _folders(self.path)
-        inside = sorted(set.intersection(*[set(_folders(self.path / name)) for name in names])) if names[1:] else []
-        trains = [name for name in names if name.lower().startswith("train")]
-        tests = [name for name in names if name.lower().startswith(("test", "val", "eval"))]
-        if len(inside) >= 2 or (inside and trains and tests):
-            test = (tests or names[::-1])[0]
-            train = (trains or [name for name in names if name != test])[0]
-            raise ValueError(
-                f"Which folders are the classes? {self.path} has {some(names)}, and each of them has {some(inside)}. "
-                f"If {some(inside)} are the classes, pass --train-split {train} --test-split {test}. If {some(names)} "
-                "are the classes, move the images out of the folders in them."
-            )
 
     def _no_classes(self, names):
         found = f"only one ({names[0]})" if names else "none"
@@ -144,57 +151,53 @@ class ImageFolder:
     def _images(self, parts) -> list[ImageFile]:
         """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
         files, left_out = self._files(parts)
-        images, damaged, others = self._opened(files)
+        images, damaged, left_out["files that are not images Pillow can read"] = self._opened(files)
         if damaged and not self.skip_corrupt:
             raise damaged_files(list(damaged.values()))
-        if damaged:
-            left_out["damaged images"] = len(damaged)
-        if others:
-            kinds = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(5))
-            left_out[f"files that are not images Pillow can read ({kinds})"] = others.total()
-        if left_out:
-            self.log(f"Left out of {self.path}: {'; '.join(f'{what}: {n:,}' for what, n in left_out.items())}.")
+        left_out["damaged images"] = [file.path for file in damaged]
+        if any(left_out.values()):
+            self.log(f"Left out of {self.path}: {counted(left_out)}.")
         return images + [dataclasses.replace(file, part=UNUSED) for file in damaged]
 
-    def _files(self, parts) -> tuple[list[ImageFile], Counter[str]]:
+    def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
         """All files in the class folders of some sub-folders, not opened, and what was left out."""
-        left_out: Counter[str] = Counter()
-        found = []
+        found, left_out = [], defaultdict[str, list[str]](list)
         for folder, part in parts.items():
-            place = self.path / folder
-            for name in _class_names(place):
-                start = f"{folder}/{name}" if folder else name
-                files = _files_below(place / name, start, left_out, set())
+            names = _folders(self.path / folder)
+            for name in names:
+                files = _files_below(self.path, f"{folder}/{name}" if folder else name, left_out)
                 found += [ImageFile(path, name, part, size) for path, size in files]
-            visible = [name for name in os.listdir(place) if not _hidden(name)] if place.is_dir() else []
-            left_out["files outside the class folders"] += len(visible) - len(_folders(place))
+            outside = set(os.listdir(self.path / folder) if names else ()) - set(names)
+            left_out["files outside the class folders"] += sorted(name for name in outside if not _hidden(name))
         if "" not in parts:
-            others = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
-            left_out[f"folders ({some(others)})"] = len(others)
-        return found, +left_out
+            left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
+        return found, left_out
 
-    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], Counter[str]]:
-        """The images among files, damaged images with the reason, and how many others there are of each suffix."""
-        images, damaged, others = [], {}, Counter[str]()
-        paths = [os.path.join(self.path, file.path) for file in files]
-        for file, header in zip(files, check_files(paths, self.crop, pixels=self.skip_corrupt), strict=True):
+    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], list[str]]:
+        """The images among files, damaged images with the reason, and the paths of other files."""
+        images, damaged, others = [], {}, []
+        headers = check_files([os.path.join(self.path, file.path) for file in files], self.crop)
+        for file, header in zip(files, headers, strict=True):
             if isinstance(header, Header):
                 images.append(ImageFile(file.path, file.class_name, file.part, file.bytes, *header))
             elif _is_other_file(file.path, header):
-                others[_suffix(file.path)] += 1
+                others.append(file.path)
             else:
                 damaged[file] = header
-        return images, damaged, others
+        broken = self._broken(images)
+        return [image for image in images if image not in broken], damaged | broken, others
+
+    def _broken(self, images) -> dict[ImageFile, ValueError]:
+        """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""
+        if not self.skip_corrupt:
+            return {}
+        reasons = unusable_examples(self._split(images, dict.fromkeys((i.class_name for i in images), 0)), self.crop)
+        return {images[i]: reason for i, reason in reasons.items()}
 
     def _remark(self, images):
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
-        contents: dict[str, dict[tuple[int, int], str]] = {TRAIN: {}, TEST: {}}
-        shared = set.intersection(*({image.bytes for image in images if image.part == part} for part in contents))
-        for image in images:
-            if image.part in contents and image.bytes in shared:
-                crc32 = image.crc32 or content_sum(os.path.join(self.path, image.path))
-                contents[image.part].setdefault((image.bytes, crc32), image.path)
-        if twice := [path for content, path in contents[TEST].items() if content in contents[TRAIN]]:
+        trained = {(image.bytes, image.crc32) for image in images if image.part == TRAIN}
+        if twice := [i.path for i in images if i.part == TEST and (i.bytes, i.crc32) in trained]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
@@ -203,39 +206,59 @@ class ImageFolder:
                     return
 
     def _source(self, classes, images) -> Source:
-        labels = {name: label for label, name in enumerate(classes)}
+        labels = {name: label for label, name in enumerate(sorted(classes))}
+        train, test = (self._split([i for i in images if i.part == part], labels) for part in (TRAIN, TEST))
+        return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
 
-        def split(part):
-            chosen = [image for image in images if image.part == part]
-            paths = [os.path.join(self.path, image.path) for image in chosen]
-            return file_split(
-                paths, [labels[i.class_name] for i in chosen], len(classes), [i.orientation for i in chosen]
-            )
-
-        name = self.path.resolve().name
-        return Source(name, tuple(classes), split(TRAIN), split(TEST), folder=str(self.path), images=tuple(images))
-
-
-def holds_images(path) -> bool:
-    """Whether an image is among the first files below a folder."""
-    some_files = itertools.islice(_files_below(path, path, Counter(), set()), 100)
-    return any(isinstance(header, Header) for header in check_files([file for file, _ in some_files]))
+    def _split(self, images, labels):
+        paths = [os.path.join(self.path, image.path) for image in images]
+        orientations = [image.orientation for image in images]
+        return file_split(paths, [labels[image.class_name] for image in images], len(labels), orientations)
 
 
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
-    paths = [path for path, _ in _files_below(folder, folder, Counter(), set())]
+    paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
     headers = check_files(paths)
     return [path for path, header in zip(paths, headers, strict=True) if not _is_other_file(path, header)]
 
 
+def counted(kinds) -> str:
+    """Such as `gone: 2 (a.png, b.png), new: 1 (c.png)`; empty if there are none of any kind."""
+    return ", ".join(f"{what}: {len(paths):,} ({some(paths)})" for what, paths in kinds.items() if paths)
+
+
+def write_files(path, source: Source):
+    """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
+    parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
+    with atomic_write(path) as temporary, _as_text(temporary, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for image in source.images:
+            part = parts.get(os.path.join(source.folder, image.path), UNUSED)
+            writer.writerow((vars(image) | {"part": part}).values())
+
+
+def read_files(path) -> list[ImageFile]:
+    """The images in a `files.csv`; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with _as_text(path, "r") as file:
+        _, *rows = csv.reader(file)
+    try:
+        return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or train again in another folder.") from error
+
+
+def _as_text(path, mode):
+    return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def _is_other_file(path, header):
     """Whether a file is an image neither by its content nor by its name."""
-    return isinstance(header, NotAnImage) and _suffix(path) not in _image_suffixes()
-
-
-def _suffix(path):
-    return os.path.splitext(path)[1].lower()
+    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
+    return isinstance(header, NotAnImage) and (kind not in Image.OPEN or kind in NO_PIXELS)
 
 
 def _hidden(name):
@@ -243,50 +266,47 @@ def _hidden(name):
 
 
 def _folders(path) -> list[str]:
-    """Names of the folders in a folder, sorted; none if it is not a folder."""
+    """Names of the visible folders in a folder, sorted; none if it is not a folder."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:  # knows folders without asking for the status of each file
         found = [entry for entry in entries if not _hidden(entry.name)]
-    return sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
-
-
-def _class_names(path) -> list[str]:
-    names = _folders(path)
+    names = sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
     for name in names:
         if name != name.encode(errors="replace").decode():
             raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
     return names
 
 
-def _files_below(folder, start, left_out, seen) -> Iterator[tuple[str, int]]:
-    """`(path, bytes)` of every file below a folder, in order; counts what is left out."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        left_out["links to folders already read"] += 1
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = f"{start}/{entry.name}"
-        if _hidden(entry.name):
-            left_out["hidden or system files and folders"] += 1
+def _files_below(root, below, left_out) -> list[tuple[str, int]]:
+    """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
+    found, seen = [], set()
+
+    def shown(*names):
+        return os.path.join(*names)[len(os.path.join(root, "")) :].replace(os.sep, "/")
+
+    for place, folders, files in os.walk(os.path.join(root, below), followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            left_out["links to folders already read"].append(shown(place))
+            folders.clear()
             continue
-        try:
-            status = entry.stat()
-        except OSError:
-            left_out["broken links"] += 1
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            yield from _files_below(entry.path, path, left_out, seen)
-        elif stat.S_ISREG(status.st_mode):
-            yield path, status.st_size
-        else:
-            left_out["pipes, sockets or devices"] += 1
+        seen.add((status.st_dev, status.st_ino))
+        left_out["hidden or system files and folders"] += [shown(place, n) for n in (*folders, *files) if _hidden(n)]
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in files:
+            if not _hidden(name):
+                if (size := _size(os.path.join(place, name))) is None:
+                    left_out["broken links, pipes, sockets or devices"].append(shown(place, name))
+                else:
+                    found.append((shown(place, name), size))
+    return sorted(found)
 
 
-@functools.cache
-def _image_suffixes():
-    """Suffixes of the formats that Pillow reads: another content means a damaged image."""
-    return {
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NO_PIXELS
-    }
+def _size(path) -> int | None:
+    """Bytes of a file; None if it is not there or not a regular file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -25,26 +25,21 @@ class PixelRange:
             self.floating |= not np.issubdtype(images.dtype, np.integer)
 
     def warn(self, expected) -> str:
-        """Warns if the pixels cannot be right, and returns the warning; otherwise an empty string.
-
-        Args:
-            expected: values of a black and a white pixel; None if unknown.
-        """
-        remark = self._remark(*expected) if expected is not None and self.lowest < self.highest else ""
-        if remark:
-            warnings.warn(remark, stacklevel=3)
-        return remark
-
-    def _remark(self, black, white):
+        """Warns if the pixels cannot be right, and returns the warning or ""; expects values of black and white."""
+        if expected is None or self.lowest >= self.highest:
+            return ""
+        (black, white), remark = expected, ""
         margin = OVERSHOOT * (white - black)
         wanted = f"the model expects {black:g} (black) to {white:g} (white)"
         if self.floating and self.highest <= LARGEST_SCALED < white:
-            return (
+            remark = (
                 f"No pixel is above {LARGEST_SCALED:g}, but {wanted}. Pass {white:g} * images if they are in [0, 1], "
                 f"{white / 2:g} * (images + 1) if they are in [-1, 1]."
             )
-        if self.lowest < black - margin or self.highest > white + margin:
-            return f"Pixels are far out of range: {wanted}. Scale them to it."
-        if self.floating and black == -white and self.lowest == 0:  # uint8 pixels are never halfway to white
-            return f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
-        return ""
+        elif self.lowest < black - margin or self.highest > white + margin:
+            remark = f"Pixels are far out of range: {wanted}. Scale them to it."
+        elif self.floating and black == -white and self.lowest == 0:  # uint8 pixels are never halfway to white
+            remark = f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+        return remark

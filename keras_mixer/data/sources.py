@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data import idx
-from keras_mixer.data.image_folder import ImageFolder, holds_images
+from keras_mixer.data.image_folder import ImageFolder
 from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, pixels_split, stratified_split
 from keras_mixer.data.user_data import NAME
@@ -32,23 +32,11 @@ def load_source(
     labelled=True,
     **options,
 ):
-    """Finds a data set by path or name, as a `Source`; a path that exists wins.
+    """Finds a data set by path or name, as a `Source`; a path that exists wins. ValueError if it cannot be used.
 
-    Args:
-        data: the path of a folder with images or with IDX files; "digits"; or a TensorFlow Datasets name. For
-            "fashion_mnist" Debian's IDX files are read if they are installed and no `data_dir` is given.
-        data_dir: folder with prepared TensorFlow Datasets (local or `gs://`); None for the TFDS default.
-        train_split: a TFDS split such as "train[:99%]", or a sub-folder.
-        test_split: likewise.
-        test_fraction: fraction of each class, in (0, 1), used for testing if a folder has no test split; None uses all
-            images of a folder for testing.
-        split_seed: seed that chooses those test images.
-        label: the feature of a TensorFlow Dataset that is to be predicted.
-        labelled: raise if a split of a TensorFlow Dataset has images without a label (-1).
-        **options: of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
-
-    Raises:
-        ValueError: there is no such data set, or it has no usable images; the message says what was found and expected.
+    The splits are those of TFDS, such as "train[:99%]", or sub-folders. `test_fraction` of each class, chosen by the
+    seed, is for testing if there is no test split; None uses all images of a folder for testing. Images without a label
+    (-1) are allowed unless `labelled`. The options are those of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
     """
     if data.startswith(f"{NAME} ("):
         raise ValueError(
@@ -78,7 +66,7 @@ def image_folder(data, train_split="train", test_split="test", **options) -> Ima
     if not path.is_dir() or idx.is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
     if data in BUILT_IN:
-        if not holds_images(path):  # such as a run that has this name
+        if (path / "checkpoints").is_dir():  # a run that has this name
             return None
         options.get("log", print)(f"The folder {path.resolve()} is used, not the data set {data!r}.")
     return ImageFolder(path, train_split, test_split, **options)
@@ -109,34 +97,26 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
     found, known = source.class_names, tuple(class_names)
     if not known:  # a model without a head
         return source
-    for spelled in (known, *_spellings(known)):
+    ids_and_names = tuple(zip(*imagenet_classes(len(known)), strict=True)) if len(known) in SUBSETS else ()
+    for spelled in ids_and_names if known in ids_and_names else (known,):
         if found == spelled:
             return dataclasses.replace(source, class_names=known)
         if set(found) < set(spelled) and all(spelled.count(name) == 1 for name in found):
             log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {', '.join(found[:20])}.")
-            return _relabelled(source, known, [spelled.index(name) for name in found])
+            table = tf.constant([spelled.index(name) for name in found], tf.int64)
+            train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
+            return dataclasses.replace(source, class_names=known, train=train, test=test)
     raise ValueError(
         f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
         f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, in the same order."
     )
 
 
-def _spellings(class_names):
-    """The WordNet ids and the names of ImageNet's classes, if these are they."""
-    both = tuple(zip(*imagenet_classes(len(class_names)), strict=True)) if len(class_names) in SUBSETS else ()
-    return both if class_names in both else ()
+def _relabelled(split, table, classes):
+    """Label i of the elements of a split becomes `table[i]`."""
 
+    def renamed(element):
+        return {**element, "label": tf.gather(table, element["label"])}
 
-def _relabelled(source, class_names, numbers):
-    table = tf.constant(numbers, tf.int64)
-
-    def relabelled(split):
-        def renamed(element):
-            return {**element, "label": tf.gather(table, element["label"])}
-
-        at = split.at and (lambda positions: renamed(split.at(positions)))
-        elements = split.elements.map(renamed)
-        return dataclasses.replace(split, elements=elements, at=at, classes=len(class_names), read_shard=None)
-
-    train, test = relabelled(source.train), relabelled(source.test)
-    return dataclasses.replace(source, class_names=class_names, train=train, test=test)
+    at = split.at and (lambda positions: renamed(split.at(positions)))
+    return dataclasses.replace(split, elements=split.elements.map(renamed), at=at, classes=classes, read_shard=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.record import FILES, TEST, describe_changes, read_files
+from keras_mixer.data.image_folder import FILES, TEST, counted, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
@@ -28,7 +28,7 @@ def training_source(recipe: Recipe, record, **options) -> Source:
     if not record:
         return load_recipe_source(recipe, **options)
     source, changes = _folder(recipe, **options).recorded(record)
-    if changed := describe_changes(changes):
+    if changed := counted(changes):
         raise ValueError(
             f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
             "another --workdir."
@@ -45,7 +45,7 @@ def run_source(folder, recipe: Recipe, *, include_new=False, log=print, **option
     if not record:
         return load_recipe_source(recipe, log=log, **options)
     source, changes = _folder(recipe, log=log, **options).recorded(record, include_new)
-    if changed := describe_changes(changes):
+    if changed := counted(changes):
         known, new = sum(image.part == TEST for image in record), len(changes["new"])
         log(
             f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "

@@ -19,7 +19,7 @@ import filelock
 import keras
 import numpy as np
 
-from keras_mixer.data.record import FILES, ImageFile, read_files, write_files
+from keras_mixer.data.image_folder import FILES, ImageFile, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json

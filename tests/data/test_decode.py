@@ -42,13 +42,15 @@ def trained(encoded, size, orientation=1, numbers=MIDDLE):
         ("WEBP", ["RGB", "RGBA"]),
         ("PPM", ["RGB", "L", "1"]),
         ("TGA", ["RGB", "P", "RGBA"]),
+        ("JPEG", ["RGB", "L", "CMYK"]),
     ],
 )
 def test_files_decode_to_the_rgb_that_pillow_reads(photograph, format, modes):
     for mode in modes:
         encoded = encode(photograph, format, mode)
-        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-        np.testing.assert_array_equal(decode_image(encoded), expected)
+        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+        difference = np.abs(np.asarray(decode_image(encoded)).astype(int) - expected)
+        assert difference.mean() < 1.5 if format == "JPEG" else difference.max() == 0  # decoders of JPEG differ
 
 
 def test_alpha_is_dropped_and_only_the_first_frame_is_used(photograph):
@@ -96,14 +98,6 @@ def test_damaged_orientations_turn_nothing(photograph):
         damaged = file[:place] + content + file[place + len(content) :]
         assert read_header(io.BytesIO(damaged)).orientation == 1
     assert read_header(io.BytesIO(file)).orientation == 6
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpegs_decode_close_to_pillow(photograph, mode):
-    encoded = encode(photograph, "JPEG", mode, quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
-    difference = np.abs(np.asarray(decode_image(encoded)).astype(int) - expected)
-    assert difference.mean() < 1.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -62,13 +62,11 @@ def test_emnist_is_transposed_and_names_its_classes(tmp_path):
     np.testing.assert_array_equal(pixels(source.train)[..., 0], images.transpose(0, 2, 1))
 
 
-def test_class_names_of_known_sets(tmp_path, monkeypatch):
+def test_class_names_of_known_sets(tmp_path):
     write_set(tmp_path / "kmnist")
     assert load_source(str(tmp_path / "kmnist")).class_names == idx.HIRAGANA
-    write_set(tmp_path / "clothes")
-    labels = gzip.decompress((tmp_path / "clothes" / "train-labels-idx1-ubyte.gz").read_bytes())
-    monkeypatch.setattr(idx, "FASHION_LABELS", idx.zlib.crc32(labels))
-    assert load_source(str(tmp_path / "clothes")).class_names == idx.CLOTHES
+    write_set(tmp_path / "fashion")
+    assert load_source(str(tmp_path / "fashion")).class_names == idx.CLOTHES
 
 
 def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, monkeypatch):
@@ -78,22 +76,14 @@ def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, 
 
 
 def test_the_files_give_the_elements_of_tensorflow_datasets(tmp_path):
-    written = write_set(tmp_path / "fashion-mnist", sides=(28, 28))
-    parts = {
-        {"train": "train", "t10k": "test"}[part]: [
-            {"image": image[..., None], "label": int(label)} for image, label in zip(*pair, strict=True)
-        ]
-        for part, pair in written.items()
-    }
-    write_tfds(tmp_path / "tfds", "fashion_mnist", parts)
+    images, labels = write_set(tmp_path / "fashion-mnist", sides=(28, 28))["train"]
+    examples = [{"image": i[..., None], "label": int(label)} for i, label in zip(images, labels, strict=True)]
+    write_tfds(tmp_path / "tfds", "fashion_mnist", {"train": examples, "test": examples})
     prepared = load_source("fashion_mnist", tmp_path / "tfds")
     files = load_source(str(tmp_path / "fashion-mnist"))
-    assert prepared.class_names == idx.CLOTHES
-    for name in ("train", "test"):
-        one, other = getattr(prepared, name), getattr(files, name)
-        assert one.size == other.size
-        np.testing.assert_array_equal(pixels(one), pixels(other))
-        np.testing.assert_array_equal(one.labels(), other.labels())
+    assert prepared.class_names == files.class_names == idx.CLOTHES
+    np.testing.assert_array_equal(pixels(prepared.train), pixels(files.train))
+    np.testing.assert_array_equal(prepared.train.labels(), files.train.labels())
 
 
 def damaged(path, change):
@@ -105,9 +95,17 @@ def damaged(path, change):
     [
         ("train-images-idx3-ubyte.gz", lambda data: data[:-50], "truncated or damaged"),
         ("t10k-labels-idx1-ubyte.gz", lambda data: data[:20] + b"xx" + data[22:], "truncated or damaged"),
-        ("t10k-images-idx3-ubyte.gz", lambda data: gzip.compress(gzip.decompress(data)[:-7]), "announces 350 bytes"),
-        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b"PK" + gzip.decompress(data)), "not an IDX file"),
-        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b""), "not an IDX file"),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            lambda data: gzip.compress(gzip.decompress(data)[:-7]),
+            r"its header is \[2051, 10, 5, 7\], and 343 bytes follow",
+        ),
+        (
+            "train-labels-idx1-ubyte.gz",
+            lambda data: gzip.compress(b"PK" + gzip.decompress(data)),
+            "truncated, damaged or not an IDX file",
+        ),
+        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b""), "truncated, damaged or not an IDX file"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, change, message):
@@ -122,12 +120,11 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     write_set(tmp_path / "a", parts={"train": 6, "t10k": 4})
     write_set(tmp_path / "b", parts={"train": 8, "t10k": 4})
     (tmp_path / "b" / "train-labels-idx1-ubyte.gz").replace(tmp_path / "a" / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(ValueError, match="has 6 images, but its labels file has 8"):
+    with pytest.raises(ValueError, match=r"has 6 images, but .*train-labels-idx1-ubyte.gz has 8"):
         load_source(str(tmp_path / "a"))
-    (tmp_path / "a" / "t10k-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(ValueError, match=r"no test images\. Expected t10k-images-idx3-ubyte"):
-        load_source(str(tmp_path / "a"))
+    with pytest.raises(ValueError, match=r"Expected one file train-labels-idx1-ubyte or .gz in .*, got none"):
+        load_source(str(tmp_path / "b"))
     write_set(tmp_path / "c")
     write_set(tmp_path / "c", "emnist-digits-")
-    with pytest.raises(ValueError, match="Expected one data set"):
+    with pytest.raises(ValueError, match=r"got emnist-digits-train-images-idx3-ubyte.gz, train-images-idx3-ubyte.gz"):
         load_source(str(tmp_path / "c"))

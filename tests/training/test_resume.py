@@ -63,7 +63,7 @@ def test_a_damaged_file_is_named_when_training_reaches_it_and_may_be_left_out(ph
             fit(tmp_path / "run", photos)
     said = []
     assert fit(tmp_path / "run", photos, said, skip_corrupt=True).metrics["test_images"] == 24
-    assert f"Left out of {photos}: damaged images: 1." in said
+    assert f"Left out of {photos}: damaged images: 1 (train/circle/{file.name})." in said
 
 
 def test_a_start_that_fails_leaves_the_folder_free(photos, tmp_path):
