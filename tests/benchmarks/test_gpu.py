@@ -7,13 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import gpu
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import gpu  # noqa: E402 - after the path
-from keras_vit import VITS, build_vit  # noqa: E402
+from keras_vit import VITS, build_vit
 
 
 class Device:
@@ -71,14 +67,15 @@ def test_the_vit_is_the_published_one(monkeypatch):
     assert build_vit("ViT-B/16", 224).count_params() == 86_567_656 - 11 * 7_087_872
 
 
+@pytest.mark.experiments
 def test_it_runs_on_a_cpu_and_names_what_is_missing(tmp_path):
     missing = tmp_path / "python"
     missing.write_text("#!/bin/sh\nexit 1\n")
     missing.chmod(0o755)
     output = tmp_path / "gpu.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--only", "tiny/4", "--kinds", "train"]
+    command = [sys.executable, gpu.__file__, "--tiny", "--only", "tiny/4", "--kinds", "train"]
     command += ["--seconds", "0.01", "--timm", str(missing), "--output", str(output)]
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(gpu.__file__).parents[1])}
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert "timm tiny/4\n  left out: the process ended" in out
     (row,) = json.loads(output.read_text())["rows"]

@@ -3,18 +3,13 @@ import json
 import runpy
 import sys
 import threading
-from pathlib import Path
 
 import keras
+import protocol
 import pytest
+import serving
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import protocol  # noqa: E402 - after the path
-import serving  # noqa: E402
-
-from keras_mixer.export.saved_model import export_saved_model  # noqa: E402
+import keras_mixer
 
 
 def test_threads_call_at_the_same_time():
@@ -35,11 +30,11 @@ def test_a_row_counts_the_images_of_all_requests():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
 def test_a_saved_model_runs_in_a_session(tiny_mixer, tmp_path, monkeypatch, capsys):
-    export_saved_model(tiny_mixer(num_blocks=1), tmp_path / "float32")
+    keras_mixer.export_saved_model(tiny_mixer(num_blocks=1), tmp_path / "float32")
     case = {"path": str(tmp_path / "float32"), "precision": "float32", "batch_size": 2, "image_size": 16}
     requests = [{"do": "prepare", "case": case}, {"do": "time", "seconds": 0, "fewest": 2, "in_flight": 2}]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, requests))))
-    runpy.run_path(str(BENCHMARKS / "serving_peer.py"))
+    runpy.run_path(serving.__file__.replace("serving.py", "serving_peer.py"))
     answers = [line for line in capsys.readouterr().out.splitlines() if line.startswith(protocol.MARK)]
     _, times = (json.loads(answer.removeprefix(protocol.MARK)) for answer in answers)
     assert len(times["seconds"]) == 4

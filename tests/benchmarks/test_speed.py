@@ -5,16 +5,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import protocol
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import protocol  # noqa: E402 - after the path
-import run  # noqa: E402
-import speed  # noqa: E402
-from contestants import Calls  # noqa: E402
-from speed import Case  # noqa: E402
+import run
+import speed
+from contestants import Calls
+from speed import Case
 
 
 def test_operations_are_two_for_each_product_and_three_times_as_many_in_training():
@@ -24,11 +20,11 @@ def test_operations_are_two_for_each_product_and_three_times_as_many_in_training
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.experiments)])
 def test_every_case_can_be_called_again_and_again(precision):
-    forward = speed.prepare(Case("forward", "S/32", 2, precision, image_size=32, num_blocks=2))
+    forward = speed.prepare(Case("forward", "S/32", 2, precision, image_size=32, num_blocks=1))
     assert np.asarray(forward()).shape == (2, 1000)
-    train = speed.prepare(Case("train", "S/32", 2, precision, image_size=32, num_blocks=2))
+    train = speed.prepare(Case("train", "S/32", 2, precision, image_size=32, num_blocks=1))
     losses = [float(np.asarray(train()).ravel()[0]) for _ in range(3)]
     assert losses[2] < losses[0]  # it really trains
     assert np.isfinite(speed.prepare_limit(precision, side=16)())
@@ -43,6 +39,7 @@ def test_a_row_compares_with_the_product_of_matrices():
     assert row["of_limit"] == pytest.approx(case.operations() / speed.limit_operations())
 
 
+@pytest.mark.experiments
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts in a graph of TensorFlow")
 def test_throughput_counts_in_the_graph_and_draws(tiny_mixer, tmp_path, capsys):
     import throughput
@@ -72,18 +69,14 @@ serve(prepare)
 
 
 def test_contestants_answer_one_request_a_line_whatever_else_they_print():
-    requests = [
-        {"do": "hello"},
-        {"do": "memory", "case": {"kind": "forward"}},
-        {"do": "prepare", "case": {"kind": "forward"}},
-        {"do": "time", "seconds": 0.01},
-        {"do": "prepare", "case": {"kind": "train"}},
-    ]
+    forward, train = {"kind": "forward"}, {"kind": "train"}
+    requests = [{"do": "hello"}, {"do": "memory", "case": forward}, {"do": "prepare", "case": forward}]
+    requests += [{"do": "time", "seconds": 0.01}, {"do": "prepare", "case": train}]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
-    command = [sys.executable, "-c", CONTESTANT.format(benchmarks=str(BENCHMARKS))]
+    command = [sys.executable, "-c", CONTESTANT.format(benchmarks=str(Path(protocol.__file__).parent))]
     out = subprocess.run(command, input=lines, capture_output=True, text=True, check=True).stdout
-    mark = "benchmark answer: "
-    answers = [json.loads(line.removeprefix(mark)) for line in out.splitlines() if line.startswith(mark)]
+    lines = [line for line in out.splitlines() if line.startswith(protocol.MARK)]
+    answers = [json.loads(line.removeprefix(protocol.MARK)) for line in lines]
     assert answers[0]["versions"]["numpy"] == np.__version__
     if sys.platform == "linux":
         assert 29_000_000 < answers[1]["bytes"] < 70_000_000
