@@ -48,19 +48,6 @@ PUBLIC = {
     *("fit", "RECIPES", "evaluate", "few_shot", "export_saved_model", "export_tflite"),
     *("export", "load", "preprocess_image"),
 }
-SIZES = ["patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim"]
-MODEL_KEYWORDS = {
-    "input_shape": (224, 224, 3),
-    "include_preprocessing": True,
-    "include_top": True,
-    "pooling": None,
-    "classes": 1000,
-    "classifier_activation": "softmax",
-    "weights": None,
-    "dropout_rate": 0.0,
-    "drop_path_rate": 0.0,
-    "name": None,
-}
 
 
 def text_of(*names):
@@ -145,16 +132,6 @@ def test_public_docstrings_name_every_argument_and_their_examples_run(name):
     names = {"keras_mixer": keras_mixer, "np": np, "model": None}
     for example in doctest.DocTestFinder(recurse=False).find(thing, name, globs=names):
         assert doctest.DocTestRunner().run(example).failed == 0
-
-
-def test_builders_have_the_promised_signature():
-    for name in ("S32", "S16", "B32", "B16", "L32", "L16", "H14"):
-        signature = inspect.signature(getattr(keras_mixer, f"Mixer{name}"))
-        assert {key: parameter.default for key, parameter in signature.parameters.items()} == MODEL_KEYWORDS
-        assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in signature.parameters.values())
-    signature = inspect.signature(keras_mixer.Mixer)
-    assert list(signature.parameters)[:5] == SIZES
-    assert {key: signature.parameters[key].default for key in MODEL_KEYWORDS} == MODEL_KEYWORDS
 
 
 def test_what_is_imported_brings_in_nothing_heavy():
