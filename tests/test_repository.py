@@ -92,6 +92,7 @@ def test_rooms_import_downwards_only():
 
 def test_model_code_knows_only_keras():
     usual = {"collections", "dataclasses", "functools", "inspect", "keras", "keras_mixer", "math", "numbers", "numpy"}
+    usual |= {"operator"}
     for name in KERAS_ONLY:
         allowed = usual | ({"tensorflow"} if name == "fast_cpu" else set())  # which imports it on TensorFlow alone
         assert {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")} <= allowed, name
