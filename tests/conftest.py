@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 VIRTUAL_DEVICES = 4
@@ -10,6 +11,8 @@ import pytest
 
 import keras_mixer
 from keras_mixer.training import recipe
+
+sys.path.append(str(Path(__file__).parents[1]))  # experiments/ is not installed
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf

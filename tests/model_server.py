@@ -1,5 +1,6 @@
-"""A stand-in for TensorFlow Serving that answers from exported SavedModels: REST as its documentation describes it,
-gRPC by its own stubs. It finds new versions by itself, loads them before it gives up the old one, and fails on demand.
+"""A stand-in for TensorFlow Serving that answers from exported SavedModels: predictions and states of versions over
+REST as its documentation describes them, predictions over gRPC by its own stubs. It finds new versions by itself and
+loads them before it gives up the old one.
 
 Source: TensorFlow Serving's api_rest.md, http_rest_api_handler.cc, http_rest_api_util.cc, get_model_status_impl.cc.
 """
@@ -18,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict", re.I)
-STATUS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?", re.I)
-HTTP_STATUS = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict)?", re.I)
+HTTP_STATUS = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400}
 POLL_SECONDS = 0.05
 
 
@@ -43,24 +43,20 @@ class ModelServer:
     """Serves `base_path/VERSION/`, always the newest version that loads.
 
     Attributes:
-        busy: so many of the next predictions are refused as if the queue were full.
         delay: seconds before a prediction is answered.
         hold: while set, new versions stay in state LOADING.
+        answered: number of predictions so far.
     """
 
     def __init__(self, name, base_path):
         self.name, self.base_path = name, Path(base_path)
         self.versions = {}
-        self.busy, self.delay, self.hold = 0, 0.0, False
-        self.answered = 0
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
+        self.delay, self.hold, self.answered = 0.0, False, 0
+        self._lock, self._stopping = threading.Lock(), threading.Event()
         self._rest = Rest(("127.0.0.1", 0), self)
-        self._threads = [self._watcher, threading.Thread(target=self._rest.serve_forever, args=(0.05,))]
-        self.rest_port = self._rest.server_port
-        self.grpc_port = None
-        self._grpc = None
+        self._threads = [threading.Thread(target=self._watch)]
+        self._threads.append(threading.Thread(target=self._rest.serve_forever, args=(0.05,)))
+        self.rest_port, self.grpc_port, self._grpc = self._rest.server_port, None, None
 
     def __enter__(self):
         with contextlib.suppress(ImportError):
@@ -80,13 +76,10 @@ class ModelServer:
 
     def _watch(self):
         while not self._stopping.wait(POLL_SECONDS):
-            found = [int(path.name) for path in self.base_path.iterdir() if path.name.isdigit()]
-            if not found:
+            newest = max((int(path.name) for path in self.base_path.iterdir() if path.name.isdigit()), default=None)
+            if newest is None or self.versions.setdefault(newest, Version()).state != "LOADING" or self.hold:
                 continue
-            newest = max(found)
-            version = self.versions.setdefault(newest, Version())
-            if version.state != "LOADING" or self.hold:
-                continue
+            version = self.versions[newest]
             try:
                 version.model = tf.saved_model.load(str(self.base_path / str(newest)))
             except Exception as error:
@@ -104,10 +97,8 @@ class ModelServer:
             time.sleep(0.01)
 
     def status(self, name, version=None):
-        if name != self.name or not self.versions:
+        if name != self.name or version not in (None, *self.versions) or not self.versions:
             raise Failure("NOT_FOUND", f"Could not find any versions of model {name}")
-        if version is not None and version not in self.versions:
-            raise Failure("NOT_FOUND", f"Could not find version {version} of model {name}")
         return {number: self.versions[number] for number in self.versions if version in (None, number)}
 
     def signature(self, name, version, signature_name):
@@ -119,13 +110,9 @@ class ModelServer:
         signatures = self.versions[wanted].model.signatures
         if signature_name not in signatures:
             raise Failure("INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found in signature def')
-        return signatures[signature_name], wanted
+        return signatures[signature_name]
 
     def predict(self, signature, inputs):
-        with self._lock:
-            if self.busy:
-                self.busy -= 1
-                raise Failure("UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full")
         time.sleep(self.delay)
         try:
             outputs = signature(**inputs)
@@ -161,7 +148,10 @@ class RestHandler(BaseHTTPRequestHandler):
     def _answer(self, act):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            code, content = 200, act(body)
+            match = PATH.fullmatch(self.path)
+            if not match or bool(match[3]) != (self.command == "POST"):
+                raise Failure("INVALID_ARGUMENT", f"Malformed request: {self.command} {self.path}")
+            code, content = 200, act(match[1], match[2] and int(match[2]), body)
         except Failure as failure:
             code, content = HTTP_STATUS[failure.code], {"error": str(failure)}
         encoded = json.dumps(content, indent=1).encode()
@@ -172,52 +162,29 @@ class RestHandler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(encoded)
 
-    def _status(self, body):
-        match = STATUS.fullmatch(self.path)
-        if not match:
-            raise Failure("INVALID_ARGUMENT", f"Malformed request: GET {self.path}")
-        versions = self.server.models.status(match[1], match[2] and int(match[2]))
+    def _status(self, name, version, body):
         return {
             "model_version_status": [
                 {
                     "version": str(number),
-                    "state": version.state,
-                    "status": {"error_code": "UNKNOWN" if version.error else "OK", "error_message": version.error},
+                    "state": found.state,
+                    "status": {"error_code": "UNKNOWN" if found.error else "OK", "error_message": found.error},
                 }
-                for number, version in versions.items()
+                for number, found in self.server.models.status(name, version).items()
             ]
         }
 
-    def _predict(self, body):
-        match = PREDICT.fullmatch(self.path)
-        if not match:
-            raise Failure("INVALID_ARGUMENT", f"Malformed request: POST {self.path}")
-        try:
-            request = json.loads(body)
-        except ValueError as error:
-            raise Failure("INVALID_ARGUMENT", "JSON Parse error") from error
-        if ("instances" in request) == ("inputs" in request):
-            raise Failure("INVALID_ARGUMENT", "Request must have one of 'instances' and 'inputs'")
-        models = self.server.models
-        name = request.get("signature_name", "serving_default")
-        signature, _ = models.signature(match[1], match[2] and int(match[2]), name)
-        specs = signature.structured_input_signature[1]
-        if "instances" in request:
-            rows = request["instances"]
-            named = [row if isinstance(row, dict) and "b64" not in row else {next(iter(specs)): row} for row in rows]
-            columns = {key: [row[key] for row in named] for key in named[0]}
-        else:
-            given = request["inputs"]
-            columns = given if isinstance(given, dict) and "b64" not in given else {next(iter(specs)): given}
-        if set(columns) != set(specs):
-            raise Failure("INVALID_ARGUMENT", f"inputs {set(columns)} do not fit {set(specs)}")
-        inputs = {key: tf.constant(decoded(values), specs[key].dtype) for key, values in columns.items()}
-        outputs = {key: encoded(key, values) for key, values in models.predict(signature, inputs).items()}
-        if "inputs" in request:
-            return {"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
-        if len(outputs) == 1:
-            return {"predictions": next(iter(outputs.values()))}
-        return {"predictions": [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]}
+    def _predict(self, name, version, body):
+        """Answers the row format: an instance is an image, or a dictionary of one; several outputs are dictionaries."""
+        models, request = self.server.models, json.loads(body)
+        signature = models.signature(name, version, request.get("signature_name", "serving_default"))
+        ((key, spec),) = signature.structured_input_signature[1].items()
+        images = [row[key] if isinstance(row, dict) and key in row else row for row in request["instances"]]
+        outputs = models.predict(signature, {key: tf.constant(decoded(images), spec.dtype)})
+        columns = {name: as_json(array) for name, array in outputs.items()}
+        if len(columns) == 1:
+            return {"predictions": next(iter(columns.values()))}
+        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 def decoded(value):
@@ -226,17 +193,10 @@ def decoded(value):
     return [decoded(item) for item in value] if isinstance(value, list) else value
 
 
-def encoded(name, array):
-    """As JSON: base64 for names that end in _bytes, other strings as text; floats as short as float32 allows."""
-    if array.dtype == object:
-        if name.endswith("_bytes"):
-            return np.vectorize(lambda text: {"b64": base64.b64encode(text).decode()}, otypes=[object])(array).tolist()
-        return np.vectorize(bytes.decode, otypes=[object])(array).tolist()
-    return (
-        np.vectorize(lambda x: float(str(x)), otypes=[object])(array).tolist()
-        if array.dtype.kind == "f"
-        else array.tolist()
-    )
+def as_json(array):
+    """Strings as text; floats as short as float32 allows."""
+    kinds = {"O": bytes.decode, "f": lambda x: float(str(x))}
+    return np.vectorize(kinds.get(array.dtype.kind, int), otypes=[object])(array).tolist()
 
 
 def serve_grpc(models):
@@ -246,51 +206,23 @@ def serve_grpc(models):
         ImportError: tensorflow-serving-api is not installed.
     """
     import grpc
-    from tensorflow_serving.apis import (
-        get_model_status_pb2,
-        model_service_pb2_grpc,
-        predict_pb2,
-        prediction_service_pb2_grpc,
-    )
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-    def answering(act):
-        def answer(self, request, context):
+    class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):
+            spec, response = request.model_spec, predict_pb2.PredictResponse()
             try:
-                return act(request)
+                signature = models.signature(spec.name, None, spec.signature_name)
+                inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+                for name, values in models.predict(signature, inputs).items():
+                    response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
             except Failure as failure:
                 context.abort(getattr(grpc.StatusCode, failure.code), str(failure))
+            return response
 
-        return answer
-
-    def predict(request):
-        spec = request.model_spec
-        version = spec.version.value if spec.HasField("version") else None
-        signature, used = models.signature(spec.name, version, spec.signature_name or "serving_default")
-        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
-        response = predict_pb2.PredictResponse()
-        for name, values in models.predict(signature, inputs).items():
-            if not request.output_filter or name in request.output_filter:
-                response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
-        response.model_spec.name, response.model_spec.version.value = spec.name, used
-        return response
-
-    def status(request):
-        spec = request.model_spec
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for number, version in models.status(
-            spec.name, spec.version.value if spec.HasField("version") else None
-        ).items():
-            entry = response.model_version_status.add(version=number)
-            entry.state = get_model_status_pb2.ModelVersionStatus.State.Value(version.state)
-            entry.status.error_code, entry.status.error_message = (2 if version.error else 0), version.error
-        return response
-
-    predictions = type("P", (prediction_service_pb2_grpc.PredictionServiceServicer,), {"Predict": answering(predict)})
-    statuses = type("M", (model_service_pb2_grpc.ModelServiceServicer,), {"GetModelStatus": answering(status)})
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(32), options=unlimited)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions(), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(statuses(), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port

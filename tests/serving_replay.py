@@ -1,9 +1,10 @@
-"""Answers records of requests from a SavedModel, as TensorFlow Serving does: run by `serving_versions.py`.
+"""Answers requests from SavedModels in a session, as TensorFlow Serving does, and as Python programs do.
 
-    python -I tests/serving_replay.py FOLDER
+    python -I tests/serving_replay.py FOLDER ANSWERS
 
-In any environment with TensorFlow and tensorflow-serving-api; nothing of this package is imported. `FOLDER/calls.json`
-lists what to load and which files of `PredictionLog` records to answer; the answers are written next to it.
+Run by `serving_versions.py` in any environment with TensorFlow; imports nothing of this package. `FOLDER/models.json`
+lists the SavedModels. The requests of model 0 are the arrays `SIGNATURE/KIND/INPUT` of `FOLDER/0.npz`; the answers
+become arrays `0/LOADER/SIGNATURE/KIND/OUTPUT` of the file ANSWERS, with the message of a request that fails as `error`.
 """
 
 import json
@@ -12,62 +13,49 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
 
 
-def session_loader(path):
+def in_session(path):
     """The way of TensorFlow Serving: a session, fed and read by the names of tensors."""
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], path).signature_def
 
-    def answer(signature, inputs):
-        definition = signatures[signature]
-        feed = {definition.inputs[name].name: array for name, array in inputs.items()}
-        return session.run({name: output.name for name, output in definition.outputs.items()}, feed)
+    def answer(signature, name, array):
+        inputs, outputs = signatures[signature].inputs, signatures[signature].outputs
+        return session.run({name: output.name for name, output in outputs.items()}, {inputs[name].name: array})
 
     return answer
 
 
-def object_loader(path):
+def as_object(path):
     """The way of Python programs: `tf.saved_model.load`."""
     loaded = tf.saved_model.load(path)
 
-    def answer(signature, inputs):
-        tensors = {name: tf.constant(array) for name, array in inputs.items()}
-        return {name: output.numpy() for name, output in loaded.signatures[signature](**tensors).items()}
+    def answer(signature, name, array):
+        outputs = loaded.signatures[signature](**{name: tf.constant(array)})
+        return {name: output.numpy() for name, output in outputs.items()}
 
     return answer
 
 
-LOADERS = {"session": session_loader, "tf.saved_model.load": object_loader}
-
-
-def replay(answer, records):
-    """`{"NUMBER/SIGNATURE/OUTPUT": array}` of a file of records; the message in place of an output where one fails."""
-    found = {}
-    for number, record in enumerate(tf.data.TFRecordDataset(records).as_numpy_iterator()):
-        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-        signature = request.model_spec.signature_name
-        try:
-            outputs = answer(signature, inputs)
-        except tf.errors.InvalidArgumentError as error:
-            outputs = {"error": np.array(str(error))}
-        for name, output in outputs.items():
-            text = output.dtype == object
-            found[f"{number}/{signature}/{name}"] = np.array(output, "S") if text else output
-    return found
-
-
-def main(folder):
-    for number, call in enumerate(json.loads((folder / "calls.json").read_text(encoding="utf-8"))):
-        for loader, load in LOADERS.items():
-            answer = load(call["model"])
-            for name, records in call["records"].items():
-                np.savez(folder / f"{number}-{loader}-{name}.npz", **replay(answer, records))
-    (folder / "version.txt").write_text(tf.__version__, encoding="utf-8")
+def main(folder, target):
+    answers = {"version": np.array(tf.__version__)}
+    for number, path in enumerate(json.loads((folder / "models.json").read_text(encoding="utf-8"))):
+        for loader in (in_session, as_object):
+            answer = loader(path)
+            with np.load(folder / f"{number}.npz") as requests:
+                for request, array in requests.items():
+                    signature, _, name = request.split("/")
+                    try:
+                        outputs = answer(signature, name, array)
+                    except tf.errors.InvalidArgumentError as error:
+                        outputs = {"error": np.array(str(error))}
+                    for name, output in outputs.items():
+                        key = f"{number}/{loader.__name__}/{request.rpartition('/')[0]}/{name}"
+                        answers[key] = np.array(output, "S") if output.dtype == object else output
+    np.savez(target, **answers)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

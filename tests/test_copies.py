@@ -2,6 +2,7 @@
 
 import copy
 import json
+import operator
 import pickle
 
 import keras
@@ -10,7 +11,6 @@ import pytest
 
 import keras_mixer
 from keras_mixer.export.runtimes import open_export
-from keras_mixer.layers import MlpBlock
 
 pytestmark = pytest.mark.backends
 
@@ -22,74 +22,69 @@ def saved(model, folder):
     return keras.saving.load_model(folder / "model.keras")
 
 
+def clone_by_function(model, folder):
+    return keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(layer.get_config()))
+
+
+def inside_a_model(model, folder):
+    return saved(keras.Sequential([keras.Input((16, 16, 3)), model]), folder).layers[0]
+
+
 WAYS = {
     "save": saved,
     "clone_model": lambda model, folder: keras.models.clone_model(model),
-    "clone_model with a function": lambda model, folder: keras.models.clone_model(
-        model, clone_function=lambda layer: type(layer).from_config(layer.get_config())
-    ),
+    "clone_model with a function": clone_by_function,
     "deepcopy": lambda model, folder: copy.deepcopy(model),
     "pickle": lambda model, folder: pickle.loads(pickle.dumps(model)),
     "config": lambda model, folder: type(model).from_config(model.get_config()),
     "JSON": lambda model, folder: keras.models.model_from_json(model.to_json()),
-    "inside a model": lambda model, folder: saved(keras.Sequential([keras.Input((16, 16, 3)), model]), folder).layers[
-        0
-    ],
+    "inside a model": inside_a_model,
 }
+BODY = ("stem", "mixer_block_0", "mixer_block_1", "pre_head_layer_norm")
+TWO_SUBLAYERS = {"mixer_block_0.token_mixing": False, "mixer_block_1.channel_mixing.dense_1": False}
+IN_A_FROZEN_BLOCK = {"layer_norm_0": True, "channel_mixing": True, "channel_mixing.dense_0": True}
+IN_A_FROZEN_BLOCK |= {"channel_mixing.dense_1": False}
+FROZEN = [  # what is set to trainable or not, and how many weights remain trainable
+    (dict.fromkeys(BODY, False), 2),
+    ({"mixer_block_0": False}, 18),
+    (TWO_SUBLAYERS, 24),
+    ({"mixer_block_1": False} | {f"mixer_block_1.{name}": value for name, value in IN_A_FROZEN_BLOCK.items()}, 22),
+    ({"": False}, 0),
+]
 
 
-@pytest.fixture(params=list(WAYS))
-def copied(request, tmp_path):
-    return lambda model: WAYS[request.param](model, tmp_path)
+def answer(model, pixels=PIXELS):
+    return keras.ops.convert_to_numpy(model(pixels))  # `predict` would compile every model
+
+
+def set_trainable(model, changes):
+    for path, value in changes.items():
+        layer, _, inside = path.partition(".")
+        part = model.get_layer(layer) if layer else model
+        (operator.attrgetter(inside)(part) if inside else part).trainable = value
 
 
 def paths(weights):
     return sorted(weight.path.split("mixer/")[-1] for weight in weights)
 
 
-def freeze_all_but_the_head(model):
-    for layer in model.layers:
-        layer.trainable = layer.name in ("head", "probabilities")
-
-
-def freeze_a_block(model):
-    model.get_layer("mixer_block_0").trainable = False
-
-
-def freeze_two_sublayers(model):
-    model.get_layer("mixer_block_0").token_mixing.trainable = False
-    model.get_layer("mixer_block_1").channel_mixing.dense_1.trainable = False
-
-
-def freeze_a_block_but_two_sublayers(model):
-    block = model.get_layer("mixer_block_1")
-    block.trainable = False
-    block.layer_norm_0.trainable = True
-    block.channel_mixing.trainable = block.channel_mixing.dense_0.trainable = True
-    block.channel_mixing.dense_1.trainable = False
-
-
-def freeze_everything(model):
-    model.trainable = False
-
-
-@pytest.mark.parametrize(
-    ("freeze", "trainable"),
-    [
-        *((freeze_all_but_the_head, 2), (freeze_a_block, 18), (freeze_two_sublayers, 24)),
-        *((freeze_a_block_but_two_sublayers, 22), (freeze_everything, 0)),
-    ],
-)
-def test_frozen_layers_stay_frozen(tiny_mixer, copied, freeze, trainable):
-    model = tiny_mixer()
-    freeze(model)
-    assert len(model.trainable_weights) == trainable
-    assert paths(copied(model).trainable_weights) == paths(model.trainable_weights)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_frozen_and_what_a_model_knows_survive(tiny_mixer, way, tmp_path):
+    for changes, trainable in FROZEN:
+        model = tiny_mixer(pixel_range=(0, 1), exact_gelu=True, include_preprocessing=False)
+        model.class_names, model.evaluation_crop, model.trained_on = tuple("abcdefghij"), "resize", "my photographs"
+        set_trainable(model, changes)
+        found = WAYS[way](model, tmp_path)
+        assert len(model.trainable_weights) == trainable
+        assert paths(found.trainable_weights) == paths(model.trainable_weights), changes
+        assert (found.class_names, found.evaluation_crop) == (tuple("abcdefghij"), "resize")
+        assert (found.trained_on, found.pixel_range) == ("my photographs", (0, 1))
+        assert found.get_layer("mixer_block_0").exact_gelu
 
 
 def test_training_a_loaded_model_leaves_the_frozen_weights_alone(tiny_mixer, tmp_path):
     model = tiny_mixer()
-    freeze_all_but_the_head(model)
+    set_trainable(model, dict.fromkeys(BODY, False))
     loaded = saved(model, tmp_path)
     before = [weight.numpy() for weight in loaded.weights]
     loaded.compile("sgd", "sparse_categorical_crossentropy")
@@ -115,24 +110,14 @@ def test_a_layer_is_frozen_by_its_constructor_or_before_it_is_built(layer):
 
 def test_another_resolution_and_features_keep_layers_frozen(tiny_mixer):
     model = tiny_mixer()
-    freeze_two_sublayers(model)
+    set_trainable(model, TWO_SUBLAYERS)
     wide = keras_mixer.change_resolution(model, (32, 16, 3))
     assert paths(wide.trainable_weights) == paths(model.trainable_weights)
-    freeze_everything(model)
+    model.trainable = False
     model.get_layer("head").trainable = True
     assert not model.trainable_weights
     assert not keras_mixer.change_resolution(model, (32, 16, 3)).trainable_weights
     assert not keras_mixer.feature_extractor(model).trainable_weights
-
-
-def test_what_a_model_knows_stays_known(tiny_mixer, copied):
-    model = tiny_mixer(pixel_range=(0, 1), exact_gelu=True, include_preprocessing=False)
-    model.class_names = tuple("abcdefghij")
-    model.evaluation_crop, model.trained_on = "resize", "my photographs"
-    found = copied(model)
-    assert found.class_names == tuple("abcdefghij")
-    assert (found.evaluation_crop, found.trained_on, found.pixel_range) == ("resize", "my photographs", (0, 1))
-    assert found.get_layer("mixer_block_0").exact_gelu
 
 
 def test_class_names_are_names_of_the_classes(tiny_mixer):
@@ -147,10 +132,10 @@ def test_class_names_are_names_of_the_classes(tiny_mixer):
         tiny_mixer(include_top=False).class_names = ("cat",)
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
-def test_the_legacy_format_which_could_not_be_loaded_is_refused(tiny_mixer, tmp_path, name):
-    with pytest.raises(ValueError, match=rf"End the path in \.keras, got .*{name}"):
-        tiny_mixer().save(tmp_path / name)
+def test_the_legacy_format_which_could_not_be_loaded_is_refused(tiny_mixer, tmp_path):
+    for name in ("model.h5", "model.hdf5"):
+        with pytest.raises(ValueError, match=rf"End the path in \.keras, got .*{name}"):
+            tiny_mixer().save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -161,20 +146,17 @@ def test_another_head_does_not_inherit_the_names(tiny_mixer):
     assert getattr(keras.Model(model.input, other), "class_names", None) is None
 
 
-@pytest.mark.parametrize(
-    ("layer", "name", "value"),
-    [
+def test_arguments_of_a_layer_cannot_be_changed():
+    for layer, name, value in [
         (keras_mixer.PatchEmbed(4, 8), "patch_size", (2, 2)),
         (keras_mixer.PatchEmbed(4, 8), "pixel_range", (0, 1)),
-        (MlpBlock(8), "exact_gelu", True),
-        (MlpBlock(8), "dropout_rate", 0.5),
+        (keras_mixer.MlpBlock(8), "exact_gelu", True),
+        (keras_mixer.MlpBlock(8), "dropout_rate", 0.5),
         (keras_mixer.MixerBlock(8, 16), "rematerialize", True),
         (keras_mixer.MixerBlock(8, 16), "drop_path_rates", (0.1, 0.1)),
-    ],
-)
-def test_arguments_of_a_layer_cannot_be_changed(layer, name, value):
-    with pytest.raises(AttributeError, match=rf"{name}.*cannot be changed. Make a new {type(layer).__name__}"):
-        setattr(layer, name, value)
+    ]:
+        with pytest.raises(AttributeError, match=rf"{name}.*cannot be changed. Make a new {type(layer).__name__}"):
+            setattr(layer, name, value)
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
@@ -182,9 +164,9 @@ def test_arguments_of_a_layer_cannot_be_changed(layer, name, value):
 def test_a_quantized_model_is_saved_and_loaded(tiny_mixer, tmp_path, mode):
     model = tiny_mixer()
     model.quantize(mode)
-    answer = model.predict(PIXELS, verbose=0)
+    expected = answer(model)
     for found in (saved(model, tmp_path), copy.deepcopy(model)):
-        np.testing.assert_array_equal(found.predict(PIXELS, verbose=0), answer)
+        np.testing.assert_array_equal(answer(found), expected)
     for refuse in (
         lambda: keras_mixer.save_official(model, tmp_path / "a.npz"),
         lambda: keras_mixer.change_resolution(model, (32, 16, 3)),
@@ -201,7 +183,7 @@ def test_a_quantized_model_is_exported_right_or_refused(tiny_mixer, tmp_path):
     model = tiny_mixer()
     model.quantize("int8")
     served = open_export(keras_mixer.export_saved_model(model, tmp_path / "served"))
-    np.testing.assert_allclose(served.probabilities(PIXELS), model.predict(PIXELS, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(served.probabilities(PIXELS), answer(model), atol=1e-5)
     with pytest.raises(ValueError, match="Keras has quantized the layer mixer_block_0"):
         keras_mixer.export_tflite(model, tmp_path / "a.tflite")
     with pytest.raises(ValueError, match="is quantized, so the model cannot compute in bfloat16"):
@@ -214,14 +196,14 @@ def test_a_lora_update_is_part_of_the_kernel(tiny_mixer, tmp_path):
     for layer in (model.get_layer("mixer_block_0").channel_mixing.dense_0, model.get_layer("head")):
         layer.enable_lora(2)
         layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
-    answer = model.predict(PIXELS, verbose=0)
-    np.testing.assert_allclose(saved(model, tmp_path).predict(PIXELS, verbose=0), answer, atol=1e-6)
+    expected = answer(model)
+    np.testing.assert_allclose(answer(saved(model, tmp_path)), expected, atol=1e-6)
     keras_mixer.save_official(model, tmp_path / "lora.npz")
     for file in ("model.keras", "lora.npz"):
         found = keras_mixer.load_weights(tiny_mixer(), tmp_path / file)
-        np.testing.assert_allclose(found.predict(PIXELS, verbose=0), answer, atol=1e-6)
-    twice = keras_mixer.change_resolution(model, (16, 32, 3)).predict(np.concatenate([PIXELS, PIXELS], 2), verbose=0)
-    np.testing.assert_allclose(twice, answer, atol=1e-5)
+        np.testing.assert_allclose(answer(found), expected, atol=1e-6)
+    twice = answer(keras_mixer.change_resolution(model, (16, 32, 3)), np.concatenate([PIXELS, PIXELS], 2))
+    np.testing.assert_allclose(twice, expected, atol=1e-5)
     with pytest.raises(ValueError, match="LoRA"):
         keras_mixer.load_weights(model, tmp_path / "lora.npz")
 
@@ -251,7 +233,7 @@ def settings():
 )
 def test_global_settings_of_keras_give_the_same_model(tiny_mixer, settings, setting, value, tolerance, tmp_path):
     model = tiny_mixer()
-    expected = model.predict(PIXELS, verbose=0)
+    expected = answer(model)
     setting(value)
     if value == "float64" and keras.backend.backend() == "jax" and setting is keras.config.set_dtype_policy:
         pytest.skip("JAX has float64 only where it is enabled")
@@ -259,10 +241,10 @@ def test_global_settings_of_keras_give_the_same_model(tiny_mixer, settings, sett
     other.set_weights(model.get_weights())
     assert other.output_shape == (None, 10)
     for found in (other, saved(other, tmp_path)):
-        np.testing.assert_allclose(found.predict(PIXELS, verbose=0), expected, atol=tolerance)
+        np.testing.assert_allclose(answer(found), expected, atol=tolerance)
     features = keras_mixer.feature_extractor(other, ["pre_logits"])(PIXELS)["pre_logits"]
     assert keras.backend.standardize_dtype(features.dtype) in ("float32", "float64")
-    wide = keras_mixer.change_resolution(other, (16, 32, 3)).predict(np.concatenate([PIXELS, PIXELS], 2), verbose=0)
+    wide = answer(keras_mixer.change_resolution(other, (16, 32, 3)), np.concatenate([PIXELS, PIXELS], 2))
     np.testing.assert_allclose(wide, expected, atol=tolerance)
 
 

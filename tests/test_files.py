@@ -1,6 +1,6 @@
 import pytest
 
-from keras_mixer.files import atomic_write, refuse_existing, write_json
+from keras_mixer.files import atomic_write, write_json
 
 
 def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -22,12 +22,6 @@ def test_a_folder_appears_whole_with_the_usual_permissions(tmp_path):
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "1").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "1" / "inside").read_text() == "x"
-
-
-def test_what_is_there_is_refused(tmp_path):
-    refuse_existing(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="exists already and is not overwritten"):
-        refuse_existing(tmp_path)
 
 
 def test_json_is_plain_text_that_ends_with_a_line(tmp_path):

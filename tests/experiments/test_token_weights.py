@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.token_weights import arrange, mean_radial_frequency, mosaic, smoothness, unit_weights
+from experiments.token_weights import arrange, mean_radial_frequency, smoothness, unit_weights
 
 
 def wave(shape, cycles, phase=0.0):
@@ -25,7 +25,7 @@ def test_smooth_units_are_told_from_random_ones(rng):
     np.testing.assert_allclose((mean / random, low), (1, 0.05), atol=0.02)
 
 
-@pytest.mark.parametrize("shape", [(14, 14), (8, 12), (16, 7)])
+@pytest.mark.parametrize("shape", [(14, 14), (8, 12)])
 def test_planted_waves_come_out_in_order_with_their_opposites_beside_them(shape, rng):
     cycles = [(0, 1), (1, 1), (2, 1), (0, 3), (3, 3)]
     cycles.sort(key=lambda pair: np.hypot(pair[0] / shape[0], pair[1] / shape[1]))
@@ -35,15 +35,9 @@ def test_planted_waves_come_out_in_order_with_their_opposites_beside_them(shape,
     order, similarity = arrange(np.array(planted)[shuffled] + noise)
     np.testing.assert_array_equal(shuffled[order] // 2, np.arange(len(planted)) // 2)
     assert (similarity < -0.99).all()
-    assert sorted(order) == list(range(len(planted)))
-
-
-def test_a_dead_unit_comes_last_and_an_odd_one_alone():
-    weights = np.array(
-        [np.zeros((6, 6)), wave((6, 6), (2, 2)), wave((6, 6), (0, 1)), -wave((6, 6), (0, 1)), [[1] * 6] * 6]
-    )
-    order, similarity = arrange(weights)
-    assert (order[0], order[-1], len(similarity)) == (4, 0, 2)
+    with_odd_ones = [np.zeros(shape), wave(shape, (2, 2)), wave(shape, (0, 1)), -wave(shape, (0, 1)), np.ones(shape)]
+    order, similarity = arrange(np.array(with_odd_ones))
+    assert (order[0], order[-1], len(similarity)) == (4, 0, 2)  # a dead unit comes last
 
 
 def test_weights_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
@@ -52,14 +46,3 @@ def test_weights_lie_on_the_grid_as_the_tokens_do(tiny_mixer):
     assert weights.shape == (16, 4, 6)
     kernel = model.get_layer("mixer_block_1").token_mixing.dense_0.get_weights()[0]
     assert weights[5, 2, 3] == kernel[2 * 6 + 3, 5]
-
-
-def test_a_mosaic_shows_every_image_once_and_keeps_pairs_in_one_row():
-    images = np.ones((7, 14, 14)) * (-1.0) ** np.arange(7)[:, None, None]
-    wall = mosaic(images)
-    assert wall.shape == (14 + 4 + 14, 4 * 14 + 2 * 1 + 4)
-    np.testing.assert_array_equal(wall[0, [0, 15, 33, 48]], [1, -1, 1, -1])
-    assert np.isnan(wall[0, [14, 29, 32]]).all()
-    assert np.isnan(wall[14:18]).all()
-    for count in (1, 5, 16, 100, 384):
-        assert (mosaic(np.ones((count, 14, 14))) == 1).sum() == 14 * 14 * count

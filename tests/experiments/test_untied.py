@@ -38,9 +38,9 @@ def test_a_group_sees_its_own_channels_and_weights_alone(rng):
         GroupedTokenMlp(3, 5).build((None, 12, 8))
 
 
-@pytest.mark.parametrize("groups", [1, 4, 8])
-def test_parameters_follow_the_formula(groups):
+def test_parameters_follow_the_formula():
     variant = Variant(8, 1, 8, 4, 8)
-    model = untied_mixer(variant, groups, (16, 24, 3), 7)
-    assert model.count_params() == untied_parameters(variant, groups, (16, 24, 3), 7)
-    assert model.output_shape == (None, 7)
+    for groups in (1, 4, 8):
+        model = untied_mixer(variant, groups, (16, 24, 3), 7)
+        assert model.count_params() == untied_parameters(variant, groups, (16, 24, 3), 7)
+        assert model.output_shape == (None, 7)

@@ -1,6 +1,7 @@
 """The model card: its metadata parse, its figures are those of the run, and nothing is empty."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,16 +11,16 @@ import keras_mixer
 from keras_mixer import cli
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+SMALL |= {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1, "devices": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
     data = (images, np.arange(24) % 3)
-    options = SMALL | {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1}
+    options = SMALL | {"train": data, "test": data, "class_names": ("cat", "dog", "a|b"), "log": lambda line: None}
     folder = tmp_path_factory.mktemp("runs") / "pets"
-    names = ("cat", "dog", "a|b")
-    keras_mixer.fit("digits", train=data, test=data, class_names=names, workdir=folder, log=lambda _: None, **options)
+    keras_mixer.fit("digits", workdir=folder, **options)
     return folder
 
 
@@ -69,10 +70,7 @@ def test_exports_that_were_verified_are_listed(run, tmp_path):
 
 
 def test_public_data_and_weights_are_named_and_folders_of_this_machine_are_not(run, tmp_path, capsys):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in ("model.keras", "results.json", "config.json"):
-        (copy / name).write_bytes((run / name).read_bytes())
+    copy = shutil.copytree(run, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     results = json.loads((copy / "results.json").read_text()) | {"top5": 0.75, "loss": float("nan"), "part": "held-out"}
     (copy / "results.json").write_text(json.dumps(results | {"start_accuracy": 0.25}))

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -13,49 +12,44 @@ from keras_mixer.inspect.saliency import saliency_maps
 
 
 @pytest.fixture
-def run(tiny_mixer, tmp_path):
-    """The files of a finished run, whose data have other classes than its model."""
-    folder = tmp_path / "a <run>"
-    folder.mkdir()
-    model = tiny_mixer(classes=2)
-    model.class_names = ("<b>cat</b>", "dog")
-    model.save(folder / "model.keras")
-    results = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "part": "test"}
-    results |= {"evaluation_crop": "resize"}
-    results |= {"image_size": [16, 16], "seconds": 5.2, "seed": 3, "backend": "tensorflow", "versions": {"keras": "3"}}
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "steps": None}))
-    return folder
+def write_run(tiny_mixer, tmp_path):
+    """Writes the files of a finished run on the digits."""
+    results = {"accuracy": 0.875, "top5": 1.0, "loss": 0.25, "test_images": 8, "part": "test", "image_size": [16, 16]}
+    results |= {"evaluation_crop": "resize", "seconds": 5.2, "seed": 3, "backend": "tensorflow"}
+
+    def write(name, class_names, **config):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        model = tiny_mixer(classes=len(class_names))
+        model.class_names, model.evaluation_crop = class_names, "resize"
+        model.save(folder / "model.keras")
+        (folder / "results.json").write_text(json.dumps(results | {"versions": {"keras": "3"}}))
+        (folder / "config.json").write_text(json.dumps({"name": "digits", "data": "digits"} | config))
+        return folder
+
+    return write
 
 
-@pytest.fixture
-def digits(tiny_mixer, run, tmp_path):
-    """A finished run with a model of random weights, whose test images can be read."""
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    model = tiny_mixer()
-    model.class_names, model.evaluation_crop = ("<i>0</i>", *"123456789"), "resize"
-    model.save(other / "model.keras")
-    (other / "config.json").write_text(json.dumps({"name": "digits", "data": "digits", "image_size": 16, "seed": 7}))
-    return other
-
-
-def test_without_test_images_the_page_shows_the_rest(run, tmp_path):
-    page = write_report([run], tmp_path / "plain.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+def test_without_test_images_the_page_shows_the_rest_and_settings_that_differ(write_run, tmp_path):
+    names = ("<b>cat</b>", "dog")
+    runs = [write_run("a <run>", names, steps=None), write_run("other", names, steps=None, seed=7)]
+    page = write_report(runs, tmp_path / "plain.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, ...)" in page
     assert "Confusion matrix" not in page
     assert "<strong>87.50 %</strong>± 11.69 %" in page  # sqrt(p (1 - p) / 8)
     assert "<title>a &lt;run&gt;" in page
+    assert re.search(r'<th scope="row">seed</th><td>not set</td><td>7</td>', page)
+    assert '<th scope="row">steps' not in page
 
 
-def test_runs_are_compared_and_their_mistakes_are_shown(run, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "keras_mixer.inspect.report.with_classes_of", lambda source, names: source
-    )  # digits have others
-    page = write_report([digits, run.parent / "other"], tmp_path / "twice.html", images=90).read_text()
+def test_runs_are_compared_and_their_mistakes_are_shown(write_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_mixer.inspect.report.with_classes_of", lambda source, names: source)  # of other names
+    names, config = ("<i>0</i>", *"123456789"), {"image_size": 16, "seed": 7}
+    runs = [write_run("one/run", names, **config), write_run("two/run", names, **config)]
+    page = write_report(runs, tmp_path / "twice.html", images=90).read_text()
     assert page.count("<figure>") == 24
     assert "Settings that differ" not in page
-    assert f"{digits}</a>" in page  # equal names: the whole path
+    assert f"{runs[1]}</a>" in page  # equal names: the whole path
     assert re.search("12 of [78][0-9] mistakes on 90 of the 360 test images", page)  # random weights
     assert page.count('alt="Confusion matrix') == 2
     assert "&lt;i&gt;0&lt;/i&gt;" in page  # names are text, never markup
@@ -64,15 +58,6 @@ def test_runs_are_compared_and_their_mistakes_are_shown(run, digits, tmp_path, m
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert all("alt=" in image for image in re.findall("<img[^>]*>", page))
-
-
-def test_settings_that_differ_are_listed(run, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    (other / "config.json").write_text(json.dumps({"name": "x", "data": "digits", "steps": None, "seed": 7}))
-    page = write_report([run, other], tmp_path / "report.html").read_text()
-    assert re.search(r'<th scope="row">seed</th><td>not set</td><td>7</td>', page)
-    assert '<th scope="row">steps' not in page
 
 
 def test_mistakes_come_most_confident_first_with_their_images(tiny_mixer, rng):
@@ -101,8 +86,9 @@ def test_mistakes_come_most_confident_first_with_their_images(tiny_mixer, rng):
     )
 
 
-def test_mistakes_leave_no_page(run, tmp_path):
-    (tmp_path / "there.html").write_text("precious")
+def test_mistakes_leave_no_page(write_run, tmp_path):
+    run, there = write_run("run", ("a", "b")), tmp_path / "there.html"
+    there.write_text("precious")
     for runs, output, message in [
         ([], "r.html", "at least one"),
         ([tmp_path], "r.html", "not a finished run"),
