@@ -41,5 +41,5 @@ class PixelRange:
         elif self.floating and black == -white and self.lowest == 0:  # uint8 pixels are never halfway to white
             remark = f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
         if remark:
-            warnings.warn(remark, stacklevel=2)
+            warnings.warn(remark, stacklevel=3)
         return remark
