@@ -1,6 +1,6 @@
 """From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
 
-TensorFlow decodes JPEG and PNG, Pillow all other formats and what has to be turned; Pillow reads the headers of files.
+TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files.
 
 Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
 
@@ -77,11 +77,12 @@ def decode_image(encoded, orientation=UPRIGHT):
     Alpha is dropped, 16-bit is reduced to its upper 8 bits, and only the first frame of an animation is used.
     """
     encoded = tf.convert_to_tensor(encoded)
-    return tf.cond(
-        _is_plain(encoded, orientation),
+    image = tf.cond(
+        tf.io.is_jpeg(encoded) | _is_png(encoded),
         lambda: decode_jpeg_or_png(encoded),
         lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
     )
+    return _upright(image, orientation)
 
 
 def for_server(example):
@@ -89,7 +90,8 @@ def for_server(example):
     image = example["image"]
     if image.dtype != tf.string:
         return tf.io.encode_png(image)
-    as_it_is = _is_plain(image, example.get("orientation", UPRIGHT))
+    upright = example.get("orientation", UPRIGHT) == UPRIGHT
+    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
     return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
@@ -102,11 +104,6 @@ def decode_jpeg_or_png(encoded):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape((None, None, 3))
     return image
-
-
-def _is_plain(encoded, orientation):
-    """Whether an image is an upright JPEG or PNG, which TensorFlow decodes."""
-    return (tf.io.is_jpeg(encoded) | _is_png(encoded)) & (orientation == UPRIGHT)
 
 
 def _is_png(encoded):
@@ -133,6 +130,16 @@ def _decode_with_pillow(encoded):
     if "transparency" in upright.info:
         upright = upright.convert("RGBA")
     return np.asarray(upright.convert("RGB"))
+
+
+def _upright(image, orientation):
+    """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: stored pixels as a person sees them, by the EXIF orientation."""
+    if isinstance(orientation, int) and orientation == UPRIGHT:
+        return image
+    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    mirrored, upside_down = orientation // 2 % 2 == 1, (orientation - 1) // 2 % 2 == 1  # 2, 3, 6, 7; 3, 4, 7, 8
+    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(upside_down, lambda: tf.reverse(image, [0]), lambda: image)
 
 
 def image_of(example):
@@ -182,7 +189,8 @@ def evaluation_images(encoded, image_size, crop):
     end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
     indices, images = good.concatenate(end).batch(count + 1).get_single_element()
     bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
-    message = f"images cannot be decoded (expected JPEG or PNG, {LARGEST_IMAGE:,} pixels); their indices in the batch:"
+    expected = f"expected JPEG or PNG files of at most {LARGEST_IMAGE:,} pixels"
+    message = f"images cannot be decoded ({expected}); their indices in the batch:"
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
         return images[:-1]
 
