@@ -121,6 +121,8 @@ def _probabilities(model, outputs) -> np.ndarray:
     """
     last = _last_operation(model)
     activation, problem = getattr(last, "activation", None), ""
+    if isinstance(activation, str):  # a predictor knows the name
+        activation = keras.activations.get(activation)
     if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
         problem = f"of shape {keras.tree.map_structure(np.shape, outputs)}"
     elif activation not in MEANINGS:
