@@ -215,7 +215,7 @@ def test_convert_features_and_saliency(finished_run, digit_files, tmp_path, prin
     drawn = printed("saliency", folder, digit_files[3], "--output", tmp_path / "three.png", "--class-name", "3")
     assert "(class 3)" in drawn
     with Image.open(tmp_path / "three.png") as picture:
-        assert picture.size == (128, 128)
+        assert picture.size == (1008, 460)
 
 
 def test_evaluation_and_analysis_of_a_run(finished_run, tmp_path, capsys, monkeypatch):
