@@ -59,6 +59,7 @@ OTHER_PROGRAMS = {
     "curl",
     "echo",
     "hf",
+    "gcloud",
     "tensorboard",
     "mkdocs",
     "pip-licenses",
