@@ -1,19 +1,24 @@
-"""MkDocs hook that generates the tables of options and recipes from the package.
+"""MkDocs hook that generates the tables of options and recipes from the package, and a page for each notebook.
 
-The comments `<!-- options of COMMAND -->` and `<!-- recipes -->` in a page are replaced by tables.
+The comments `<!-- options of COMMAND -->` and `<!-- recipes -->` in a page are replaced by tables. Notebooks are shown
+with the outputs that are stored in them.
 """
 
+import base64
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
+from pathlib import Path
 from unittest import mock
 
 from keras_mixer import cli
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 WIDE = "1000"  # columns, so that the help of an option is not wrapped
 OPTIONS, TABLE_OF_RECIPES = re.compile(r"<!-- options of ([\w -]+) -->"), "<!-- recipes -->"
 NAMED = re.compile(r"--?[a-z]|[A-Z]+(\.\.\.)?( [A-Z]+(\.\.\.)?)*$")  # an option, or the name of a positional argument
@@ -41,6 +46,38 @@ def on_page_markdown(markdown, **_):
     """Called by MkDocs with the text of every page."""
     markdown = OPTIONS.sub(lambda match: "\n" + table_of_options(match[1].split()), markdown)
     return markdown.replace(TABLE_OF_RECIPES, table_of_recipes())
+
+
+def on_files(files, config, **_):
+    """Called by MkDocs with all files of the site; adds `notebooks/NAME.md` and its images."""
+    from mkdocs.structure.files import File  # only here: tests call the other functions without MkDocs
+
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        page, images = page_of(notebook)
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page))
+        for name, image in images.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=image))
+    return files
+
+
+def page_of(notebook) -> tuple[str, dict[str, bytes]]:
+    """A notebook with its outputs as Markdown, and its images by their names."""
+    parts, images = [], {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source).replace("](../docs/", "](../"))
+            continue
+        parts.append(f"~~~python\n{source}\n~~~")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{notebook.stem}_{len(images)}.png"
+                images[name] = base64.b64decode(data["image/png"])
+                parts.append(f"![Output of the cell above]({name})")
+            elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
+                parts.append(f"~~~text\n{text}\n~~~")
+    return "\n\n".join(parts), images
 
 
 def help_of(command) -> str:

@@ -4,4 +4,4 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
-matplotlib.rcParams.update(STYLE | {"figure.constrained_layout.use": True, "savefig.dpi": 144})
+matplotlib.rcParams.update(STYLE | {"figure.constrained_layout.use": True, "savefig.dpi": 144, "legend.frameon": False})

@@ -17,18 +17,15 @@ from experiments.networks import NETWORKS, build_network
 from experiments.training import Training
 
 
-def figure_of(results):
-    """Test accuracy over the number of training images: a line for each network, a dot for each seed.
-
-    Args:
-        results: {number of images: {network: `(seeds, points)` accuracies}}.
-    """
+def figure_of(results, steps):
+    """Accuracy over `{number of images: {network: (seeds, points)}}`: a line for each network, a dot for each seed."""
     figure, ax = plt.subplots(figsize=(6, 4.2))
     for network in next(iter(results.values())):
         finals = 100 * np.array([curves[network] for curves in results.values()])[..., -1]  # (sizes, seeds)
         (line,) = ax.plot(list(results), finals.mean(1), linewidth=2, label=network)
         ax.plot(list(results), finals, "o", color=line.get_color(), markersize=4, alpha=0.7)
-    ax.set(xscale="log", xlabel="training images", ylabel="test accuracy, %", title="equal numbers of steps")
+    ax.set(xscale="log", xmargin=0.08, title=f"{steps:,} steps for every size")
+    ax.set(xlabel="training images", ylabel="test accuracy, %")
     ax.set_xticks(list(results), [f"{count:,}\n{count / max(results):.0%}" for count in results])
     ax.minorticks_off()
     ax.legend()
@@ -60,7 +57,7 @@ def main(
             for network in networks
         }
         results[images] = part.compare(workdir / "data_size.jsonl", contestants, workdir)
-    figure_of(results).savefig(output)
+    figure_of(results, training.steps).savefig(output)
 
 
 if __name__ == "__main__":

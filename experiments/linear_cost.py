@@ -55,12 +55,14 @@ def slope(tokens, cost):
 
 
 def figure_of(tokens, speeds):
-    """Images per second over the number of patches, log-log."""
-    figure, ax = plt.subplots(figsize=(6, 4.4))
-    for style, (name, values) in zip(("o-", "s--"), speeds.items(), strict=True):
-        power = slope(tokens, 1 / np.array(values))
-        ax.plot(tokens, values, style, label=f"{name} block: seconds per image grow as tokens^{power:.2f}")
-    ax.set(xscale="log", yscale="log", xlabel="patches per image", ylabel="images per second")
+    """Time per image over the number of patches, log-log."""
+    figure, ax = plt.subplots(figsize=(6, 4.2))
+    for style, (name, values) in zip(("o-", "s-"), speeds.items(), strict=True):
+        times = 1000 / np.array(values)
+        ax.plot(tokens, times, style, label=f"{name} block, slope {slope(tokens, times):.2f}")
+    linear = np.array(tokens) / tokens[0] * 1000 / speeds["Mixer"][0]
+    ax.plot(tokens, linear, ":", color="gray", label="proportional, slope 1")
+    ax.set(xscale="log", yscale="log", xlabel="patches per image", ylabel="time per image, ms")
     ax.set_xticks(tokens, [str(count) for count in tokens])
     ax.minorticks_off()
     ax.legend()

@@ -37,13 +37,17 @@ def draw_panel(ax, column, sign, own):
         ax.scatter(costs[chosen], accuracies[chosen], marker=marker, label=family, s=28)
     front = pareto_front(sign * costs, accuracies)
     ax.plot(costs[front], accuracies[front], color="dimgray", linewidth=1, zorder=0, label="Pareto front")
-    for number, i in enumerate(front):
-        offset = ((4, -10), (5, 4))[number % 2]  # neighbors alternate below and above
-        ax.annotate(rows[i]["model"], (costs[i], accuracies[i]), offset, textcoords="offset points", fontsize=7)
+    for i, after in zip(front, (*front[1:], None), strict=True):  # names stand beyond the front, where no point is
+        size = rows[i]["image_size"]
+        name = f"{rows[i]['model']}, {rows[i]['pretraining']}" + (f", {size} px" if size not in ("", "224") else "")
+        level = after is not None and abs(np.log(costs[after] / costs[i])) < 0.1  # so that neighbors do not overlap
+        style = {"rotation": 0 if level else -30 * sign, "ha": "left" if sign < 0 else "right", "fontsize": 7}
+        place = {"xytext": (-4 * sign, -3 if level else 5), "textcoords": "offset points", "rotation_mode": "anchor"}
+        ax.annotate(name, (costs[i], accuracies[i]), **place, **style)
     for name, accuracy, cost in own:
         ax.scatter([cost], [accuracy], marker="*", color="black", s=90)
         ax.annotate(name, (cost, accuracy), (6, 4), textcoords="offset points", fontsize=8)
-    ax.set(xscale="log")
+    ax.set(xscale="log", xmargin=0.2)
 
 
 def main(output: Path, own: tuple[str, ...] = ()):

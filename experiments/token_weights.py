@@ -107,9 +107,7 @@ def main(model: tyro.conf.Positional[Path], output: Path, blocks: tuple[int, ...
     """
     network = open_model(model)
     if stem:
-        filters = (
-            stem_and_blocks(network)[0].get_weights()[0].transpose(3, 0, 1, 2)
-        )  # (C, patch height, patch width, 3)
+        filters = stem_and_blocks(network)[0].get_weights()[0].transpose(3, 0, 1, 2)  # (C, height, width, 3)
         filters = filters[np.argsort(mean_radial_frequency(filters.mean(-1)), kind="stable")]
         figure_of({f"stem: {len(filters)} filters": (mosaic(filters, blank=1.0) + 1) / 2}).savefig(output)
         return
@@ -121,6 +119,8 @@ def main(model: tyro.conf.Positional[Path], output: Path, blocks: tuple[int, ...
             panels[f"block {block}: {len(order)} units"] = mosaic(units[block][order])
             mean, random, low = smoothness(units[block])
             rows.append((block, f"{mean:.3f}", f"{random:.3f}", f"{low:.0%}", f"{np.median(similarity):.2f}"))
+    random = np.random.default_rng(0).standard_normal(units[0].shape)
+    panels["random weights, arranged in the same way"] = mosaic(random[arrange(random)[0]])
     print_table(("block", "mean frequency", "random", "smoother than 95 % of random", "median cosine of pairs"), rows)
     figure_of(panels).savefig(output)
 

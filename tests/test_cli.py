@@ -211,7 +211,7 @@ def test_every_other_command_uses_a_run(finished_run, digit_files, tmp_path, pri
     options = "--output", tmp_path / "three.png", "--class-name", "3"
     assert "(class 3)" in printed("saliency", finished_run, digit_files[3], *options)
     with Image.open(tmp_path / "three.png") as picture:
-        assert picture.size == (128, 128)
+        assert picture.size == (1008, 460)
     out = printed("fewshot", finished_run, "digits", "--shots", "1", "5", "--seeds", "0", "1")
     assert "360 test images of digits, 10 classes, 32 features of pre_logits" in out
     assert json.loads((finished_run / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}

@@ -21,7 +21,7 @@ from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.figures import figure_url, image_url
-from keras_mixer.inspect.saliency import overlay, saliency_maps
+from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.training.inputs import run_source
 from keras_mixer.training.run import read_recipe
 
@@ -150,16 +150,14 @@ def read_answers(predictor, split) -> dict[str, Any]:
     confusion, found = most_confident_mistakes(predictor, split)
     shown = []
     if found:
-        pixels = np.stack([mistake.pixels for mistake in found]).astype(np.uint8)
-        labels, guessed = ([getattr(mistake, name) for mistake in found] for name in ("label", "guess"))
-        maps = saliency_maps(predictor.model, pixels, guessed, labels)
-        for mistake, image, activation in zip(found, pixels, maps, strict=True):
+        for mistake in found:
+            image = mistake.pixels.astype(np.uint8)
             # Two levels: the file and its class. More could name folders of one machine.
             file = "/".join(Path(split.files[mistake.position]).parts[-2:]) if split.files else ""
             shown.append(
                 {
                     "pixels": image,
-                    "overlay": overlay(image, activation),
+                    "overlay": overlay(image, saliency(predictor, image, mistake.guess, mistake.label)),
                     "label": names[mistake.label],
                     "guess": names[mistake.guess],
                     "confidence": mistake.confidence,

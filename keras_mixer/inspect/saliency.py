@@ -1,97 +1,61 @@
-"""Which regions of an image support a class: the class activation map on the grid of tokens."""
+"""Which patches of an image a class depends on: the probability that is lost when a patch is covered."""
 
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_mixer.anatomy import plain
+from keras_mixer.anatomy import anatomy
 from keras_mixer.export.predictor import Predictor, preprocess_image
-from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.files import refuse_existing
+from keras_mixer.inspect.figures import write_figure
 
-SMALLEST_SIDE = 96  # pixels; smaller images are enlarged to be visible
+BATCH_SIZE = 64
+STRONGEST = 0.65  # of a color over the image
 
 
-def saliency(model, image, class_index=None) -> np.ndarray:
-    """`(H, W, channels) -> (H, W) float32`: the contribution of each location to the logit of a class.
+def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
+    """`(H, W, channels) -> (g_h, g_w) float32`: the probability that a class loses when each patch is covered.
 
-    The head is linear in the mean over tokens, so the logit is the mean of one number per token plus the bias. The map
-    is therefore exact; it equals Grad-CAM at the last LayerNorm without Grad-CAM's ReLU. The grid is resized
-    bilinearly to the size of the image.
+    A patch is covered with the median color of the image, so a patch that shows nothing has exactly 0. Positive values
+    support the class, negative values contradict it.
 
     Args:
-        model: a classifier of this package.
+        predictor: a `Predictor` of a Keras model.
         image: pixels as the model expects them.
-        class_index: the class; None for the most probable one.
+        class_index: the class.
+        rival: another class. The map is then that of the difference of the two probabilities.
 
-    Returns:
-        The map: positive values support the class, negative values contradict it.
-
-    Raises:
-        ValueError: the model has no head, or `class_index` is out of range.
-
-    Source: Zhou et al. 2016 (arXiv 1512.04150); Selvaraju et al. 2017 (arXiv 1610.02391).
-
-    Example:
-        >>> saliency(keras_mixer.MixerS32(classes=10), np.zeros((224, 224, 3))).shape
-        (224, 224)
+    Source: occlusion sensitivity, Zeiler and Fergus 2014 (arXiv 1311.2901), with the model's own patches.
     """
-    indices = None if class_index is None else [class_index]
-    return saliency_maps(model, np.asarray(image)[None], indices)[0]
-
-
-def saliency_maps(model, images, class_indices=None, rivals=None) -> np.ndarray:
-    """`(B, H, W, channels) -> (B, H, W) float32`: `saliency` of a batch of images, one class for each.
-
-    Args:
-        model: a classifier of this package.
-        images: pixels as the model expects them.
-        class_indices: `(B,)`; None for the most probable classes.
-        rivals: `(B,)` other classes. The maps then show what contributes to the difference of the two logits, which
-            decides between the classes; a single logit may rise or fall with all others.
-
-    Raises:
-        ValueError: the model has no head, or a class is out of range.
-    """
-    head = plain(model, "saliency").head
-    if head is None:
-        raise ValueError(f"Model {model.name!r} has no head and predicts no classes.")
-    extractor = feature_extractor(model, ["normed", "logits"])
-    features = {name: keras.ops.convert_to_numpy(value) for name, value in extractor(np.asarray(images)).items()}
-    classes = features["logits"].shape[-1]
-    kernel = keras.ops.convert_to_numpy(head.kernel)  # (C, classes)
-
-    def columns(indices):
-        indices = np.asarray(indices)
-        if indices.min() < 0 or indices.max() >= classes:
-            raise ValueError(f"Expected class_index from 0 to {classes - 1}, got {indices.tolist()}.")
-        return kernel[:, indices]  # (C, B)
-
-    weights = columns(features["logits"].argmax(-1) if class_indices is None else class_indices)
-    if rivals is not None:
-        weights = weights - columns(rivals)
-    tokens = np.einsum("bhwc,cb->bhw", features["normed"], weights)  # (B, g_h, g_w)
-    return np.asarray(tf.image.resize(tokens[..., None], np.shape(images)[1:3]))[..., 0]
+    image = np.asarray(image)
+    rows, columns = anatomy(predictor.model).grid
+    height, width = image.shape[0] // rows, image.shape[1] // columns
+    covered = np.repeat(image[None], 1 + rows * columns, axis=0)  # the first one stays as it is
+    for patch, (row, column) in zip(covered[1:], np.ndindex(rows, columns), strict=True):
+        patch[row * height :, column * width :][:height, :width] = np.median(image, axis=(0, 1))
+    parts = [covered[i : i + BATCH_SIZE].astype(np.float32) for i in range(0, len(covered), BATCH_SIZE)]
+    probabilities = np.concatenate([np.asarray(predictor.run(part)) for part in parts])
+    score = probabilities[:, class_index] - (0 if rival is None else probabilities[:, rival])
+    return (score[0] - score[1:]).reshape(rows, columns)
 
 
 def overlay(image, activation) -> np.ndarray:
-    """`(H, W, 3) in [0, 255], (H, W) -> (H, W, 3) uint8`: a grey image, red where positive and blue where negative."""
+    """`(H, W, 3) in [0, 255], (g_h, g_w) -> (H, W, 3) uint8`: a grey image, red where positive, blue where negative."""
     grey = np.asarray(image, np.float32).mean(-1, keepdims=True)
-    strength = (activation / max(np.abs(activation).max(), 1e-12))[..., None]
-    colour = np.where(strength > 0, np.array([255.0, 40.0, 0.0]), np.array([0.0, 90.0, 255.0]))
-    weight = 0.65 * np.abs(strength)
-    return ((1 - weight) * grey + weight * colour).clip(0, 255).astype(np.uint8)
+    size = [pixels // cells for pixels, cells in zip(grey.shape, activation.shape, strict=False)]
+    strength = np.kron(activation / max(np.abs(activation).max(), 1e-12), np.ones(size))[..., None]
+    color = np.where(strength > 0, np.array([255.0, 40.0, 0.0]), np.array([0.0, 90.0, 255.0]))
+    weight = STRONGEST * np.abs(strength)
+    return ((1 - weight) * grey + weight * color).clip(0, 255).astype(np.uint8)
 
 
 def write_saliency(model, image_path, output, class_name=None) -> str:
-    """Writes the saliency overlay of an image file as PNG, at the model's input size (tiny ones enlarged 8 times).
+    """Draws an image next to what its patches contribute to a class, with its probability and a scale.
 
     Args:
         model: a classifier of this package.
-        image_path: an image that `tf.io.decode_image` can read.
-        output: the PNG file to write; must not exist.
+        image_path: an image file.
+        output: the image file to write; must not exist.
         class_name: the class; None for the most probable one.
 
     Returns:
@@ -101,6 +65,10 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
         FileNotFoundError: the image file does not exist.
         ValueError: the class is unknown, the image cannot be decoded, the model has no head, or `output` exists.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+
     output = Path(output)
     refuse_existing(output)
     predictor = Predictor.of(model).for_classes("to explain")
@@ -110,9 +78,20 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     image = preprocess_image(image_path, predictor)
     probabilities = predictor.probabilities(image[None])[0]
     index = max((i for i, name in enumerate(names) if class_name in (None, name)), key=probabilities.__getitem__)
-    shown = overlay(image, saliency(predictor.model, image, index))
-    if min(shown.shape[:2]) < SMALLEST_SIDE:
-        shown = shown.repeat(8, axis=0).repeat(8, axis=1)
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(tf.io.encode_png(shown).numpy())
+    activation = saliency(predictor, image, index)
+    limit = 100 * max(np.abs(activation).max(), 1e-12)  # percentage points
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(image)
+    left.set_title(f"{names[index]}: {probabilities[index]:.1%}")
+    right.imshow(overlay(image, activation))
+    right.set_title("what the class loses without a patch")
+    for ax in (left, right):
+        ax.axis("off")
+    colors = [overlay(np.full((1, 1, 3), 128), np.array([[side]]))[0, 0] / 255 for side in (-1, 0, 1)]
+    scale = LinearSegmentedColormap.from_list("blue, grey, red", colors)
+    mapped = ScalarMappable(Normalize(-limit, limit), scale)
+    figure.colorbar(mapped, ax=right, shrink=0.8, label="percentage points")
+    write_figure(figure, output)
     return names[index]

@@ -47,8 +47,19 @@ REASONS = {  # accepted reasons for not running a block
 }
 NOT_INSTALLED = {"needs tensorflow-serving-api", "needs the extras onnx and openvino"}  # so imports are not tried
 MEASUREMENTS = {"docs/experiments.md", "docs/performance.md", "saved_models/README.md"}  # only parsed: too slow
-OTHER_PROGRAMS = {"python3", "python3.12", "pip", "pip-licenses", "pytest", "source", "export", "docker", "curl"}
-OTHER_PROGRAMS |= {"echo", "hf", "tensorboard", "mkdocs"}
+OTHER_PROGRAMS = {
+    "python3",
+    "python3.12",
+    "python",
+    "pip",
+    "pip-licenses",
+    "pytest",
+    "source",
+    "export",
+    "docker",
+    "curl",
+}
+OTHER_PROGRAMS |= {"echo", "gcloud", "hf", "tensorboard", "mkdocs"}
 SMALL = {"variant": "tiny/4", "num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16}
 SMALL |= {"steps": 4, "warmup_steps": 1, "global_batch_size": 16, "precision": "float32", "randaugment_num_ops": 0}
 SMALL |= {"xla_on_cpu": False}

@@ -1,7 +1,9 @@
 """The reference lists every name, command, option and recipe; troubleshooting quotes existing messages."""
 
 import ast
+import base64
 import importlib.util
+import json
 import re
 
 import pytest
@@ -94,3 +96,17 @@ def test_the_card_of_the_digits_model_counts_right():
     assert f"{parameters:,} parameters" in card
     stated = re.search(r"(\d+) of the (\d+) test images", (CARDS / "README.md").read_text(encoding="utf-8"))
     assert f"{stated[1]} of {stated[2]} (" in card
+
+
+def test_a_notebook_becomes_a_page_with_its_outputs_and_links(generated, tmp_path):
+    output = {"image/png": base64.b64encode(b"pixels").decode()}
+    cells = [
+        {"cell_type": "markdown", "source": ["See [the next](01_next.ipynb)\n", "and [TPU](../docs/guides/tpu.md)."]},
+        {"cell_type": "code", "source": ["print(1)"], "outputs": [{"text": ["1\n"]}, {"data": output}]},
+    ]
+    (tmp_path / "00_first.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    page, images = generated.page_of(tmp_path / "00_first.ipynb")
+    assert "[the next](01_next.md)" in page
+    assert "[TPU](../guides/tpu.md)" in page
+    assert "~~~python\nprint(1)\n~~~\n\n~~~text\n1\n~~~\n\n![Output of the cell above](00_first_0.png)" in page
+    assert images == {"00_first_0.png": b"pixels"}

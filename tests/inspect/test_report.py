@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras_mixer.data.splits import Split
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.inspect.report import most_confident_mistakes, write_report
-from keras_mixer.inspect.saliency import saliency_maps
 
 
 @pytest.fixture
@@ -80,10 +79,6 @@ def test_mistakes_come_most_confident_first_with_their_images(tiny_mixer, rng):
         np.testing.assert_array_equal(mistake.pixels, pixels[i])
         expected = probabilities[i, guessed[i]], probabilities[i, labels[i]]
         np.testing.assert_allclose((mistake.confidence, mistake.of_label), expected, atol=1e-6)
-    both = saliency_maps(model, pixels[:1], [1], [2])
-    np.testing.assert_allclose(
-        both, saliency_maps(model, pixels[:1], [1]) - saliency_maps(model, pixels[:1], [2]), atol=1e-4
-    )
 
 
 def test_mistakes_leave_no_page(write_run, tmp_path):
