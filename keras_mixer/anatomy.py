@@ -23,14 +23,13 @@ class Anatomy:
 
     Attributes:
         model: the model itself.
-        graph: the model, or the same layers without models inside it.
         layers: all layers, of which `before` are those between image and stem (none, the scaling of the pixels, or
             what the user added), `body` those of a Mixer (`stem`, `tokens`, `blocks`, `norm`), and `after` those after
             the last LayerNorm (pooling or grid, head, activation, or what the user added).
     """
 
-    def __init__(self, model, graph, nodes, start, end):
-        self.model, self.graph, self._nodes = model, graph, nodes
+    def __init__(self, model, nodes, start, end):
+        self.model, self._own_nodes = model, nodes
         self.layers = layers = tuple(node.operation for node in nodes)
         self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
@@ -39,6 +38,21 @@ class Anatomy:
         else:
             exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
             self.pool = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
+
+    @functools.cached_property
+    def graph(self) -> keras.Model:
+        """The model, or the same layers without models inside it: the nodes of those belong to other graphs."""
+        if not any(isinstance(layer, keras.Model) for layer in self.model.layers):
+            return self.model
+        (of_image,) = self.model.inputs
+        image = x = keras.Input(of_image.shape[1:], dtype=of_image.dtype, name="image")
+        for node in self._own_nodes:
+            x = _call(node, x, node.operation)
+        return model_like(self.model, image, x)
+
+    @functools.cached_property
+    def _nodes(self):
+        return self._own_nodes if self.graph is self.model else _chain(self.graph)
 
     def output_of(self, layer) -> keras.KerasTensor:
         """The tensor after a layer of the graph, or after `pool`."""
@@ -58,7 +72,7 @@ class Anatomy:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns `(g_h, g_w)` of the tokens."""
-        return self.output_of(self.stem).shape[1:3]
+        return self._own_nodes[len(self.before)].output_tensors[0].shape[1:3]
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -197,13 +211,7 @@ def anatomy(model) -> Anatomy:
         raise _not_a_mixer(model, "a layer is used more than once")
     if layers[end].epsilon != LAYER_NORM_EPSILON:
         raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
-    graph = model
-    if any(isinstance(layer, keras.Model) for layer in model.layers):  # the nodes of those belong to other graphs
-        image = x = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
-        for node in nodes:
-            x = _call(node, x, node.operation)
-        graph = keras.Model(image, x, name=model.name)
-    return Anatomy(model, graph, _chain(graph), stems[0], end)
+    return Anatomy(model, nodes, stems[0], end)
 
 
 def plain(model, purpose) -> Anatomy:
@@ -237,7 +245,8 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
     `MixerBlock` to change in all blocks. None keeps what the model has.
     """
     parts = anatomy(model)
-    image = x = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+    (of_image,) = model.inputs
+    image = x = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
     grid = token_grid(image.shape[1:3], parts.stem.patch_size)
     for layer in parts.layers:
         config = layer.get_config()

@@ -1,17 +1,14 @@
 """Base classes of the layers: arguments that stay, and a config that keeps what was changed inside."""
 
-import functools
 import inspect
-import operator
 
 import keras
 
 
 class FixedLayer(keras.layers.Layer):
-    """A layer whose constructor arguments are attributes that cannot be set.
+    """A layer whose constructor arguments are attributes, and stay as they are.
 
-    A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded. `__init__`
-    keeps argument `x` as `self._x`.
+    A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded.
     """
 
     arguments: tuple[str, ...] = ()  # their names, for `get_config`
@@ -21,18 +18,17 @@ class FixedLayer(keras.layers.Layer):
         parameters = inspect.signature(cls.__init__).parameters.values()
         names = (p.name for p in parameters if p.name not in ("self", "inside") and p.kind != p.VAR_KEYWORD)
         cls.arguments = tuple(names)
-        for name in cls.arguments:
-            setattr(cls, name, property(operator.attrgetter(f"_{name}"), functools.partial(_refuse, name=name)))
+
+    def __setattr__(self, name, value):
+        if name in self.arguments and hasattr(self, name):
+            raise AttributeError(
+                f"{name}={getattr(self, name)!r} of layer {self.name!r} cannot be changed. Make a new "
+                f"{type(self).__name__} with {name}={value!r}."
+            )
+        super().__setattr__(name, value)
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.arguments}
-
-
-def _refuse(layer, value, name):
-    raise AttributeError(
-        f"{name}={getattr(layer, name)!r} of layer {layer.name!r} cannot be changed. Make a new {type(layer).__name__} "
-        f"with {name}={value!r}."
-    )
 
 
 class CompositeLayer(FixedLayer):

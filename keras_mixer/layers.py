@@ -50,11 +50,11 @@ class PatchEmbed(FixedLayer):
 
     def __init__(self, patch_size, hidden_dim, pixel_range=(-1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
-        self._patch_size, self._hidden_dim = as_pair(patch_size), hidden_dim
+        self.patch_size, self.hidden_dim = as_pair(patch_size), hidden_dim
         black, white = map(float, pixel_range)
         if not -math.inf < black < white < math.inf:
             raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {pixel_range!r}.")
-        self._pixel_range = black, white
+        self.pixel_range = black, white
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -96,8 +96,8 @@ class MlpBlock(CompositeLayer):
 
     def __init__(self, mlp_dim, dropout_rate=0.0, exact_gelu=False, flattened=True, **kwargs):
         super().__init__(**kwargs)
-        self._mlp_dim, self._dropout_rate = mlp_dim, dropout_rate
-        self._exact_gelu, self._flattened = exact_gelu, flattened
+        self.mlp_dim, self.dropout_rate = mlp_dim, dropout_rate
+        self.exact_gelu, self.flattened = exact_gelu, flattened
         self.dense_0 = self._dense(mlp_dim, "dense_0")
         self.dropout_0 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_0")
         self.dropout_1 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_1")
@@ -158,9 +158,9 @@ class MixerBlock(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._tokens_mlp_dim, self._channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
-        self._dropout_rate, self._drop_path_rates = dropout_rate, tuple(drop_path_rates)
-        self._exact_gelu, self._rematerialize, self._flattened = exact_gelu, rematerialize, flattened
+        self.tokens_mlp_dim, self.channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
+        self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
+        self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.layer_norm_0 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_0")
         self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")

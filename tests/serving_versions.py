@@ -102,7 +102,8 @@ def difference(name, ours, theirs):
         return 0.0 if "their indices in the batch:] [1]" in str(theirs) else np.inf
     if ours.dtype.kind != "f":
         return 0.0 if np.array_equal(ours, theirs) else np.inf
-    return float(np.abs(ours - theirs).max())
+    largest = float(np.abs(ours - theirs).max())
+    return largest if np.isfinite(largest) else np.inf
 
 
 def main(

@@ -146,6 +146,25 @@ def test_another_head_does_not_inherit_the_names(tiny_mixer):
     assert getattr(keras.Model(model.input, other), "class_names", None) is None
 
 
+class Gated(keras_mixer.MlpBlock):
+    def __init__(self, mlp_dim, gate=0.5, **kwargs):
+        super().__init__(mlp_dim, **kwargs)
+        self.gate = gate
+
+    def call(self, x, training=None):
+        return self.gate * super().call(x, training)
+
+
+def test_a_layer_of_ones_own_may_be_derived():
+    x = np.ones((1, 2, 3), np.float32)
+    layer = Gated(8, name="gated")
+    copied = Gated.from_config(layer.get_config())
+    assert (copied.mlp_dim, copied.gate, copied.name) == (8, 0.5, "gated")
+    np.testing.assert_allclose(layer(x), 0.5 * keras_mixer.MlpBlock.call(layer, x))
+    with pytest.raises(AttributeError, match=r"gate=0\.5 of layer 'gated' cannot be changed"):
+        layer.gate = 1.0
+
+
 def test_arguments_of_a_layer_cannot_be_changed():
     for layer, name, value in [
         (keras_mixer.PatchEmbed(4, 8), "patch_size", (2, 2)),

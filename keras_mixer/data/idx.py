@@ -18,6 +18,7 @@ FILE_NAME = re.compile(r"(?:[\w-]+-)?(train|t10k|test)-(images-idx3|labels-idx1)
 MAGIC = {"images-idx3": 0x0803, "labels-idx1": 0x0801}  # unsigned bytes in three dimensions, in one
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+FASHION_LABELS = 0x2ED6E46A  # CRC-32 of its training labels
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 HIRAGANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -30,8 +31,8 @@ def is_idx_folder(folder) -> bool:
 def idx_source(folder) -> Source:
     """The data set in a folder of four IDX files, compressed or not; ValueError names a file that cannot be used.
 
-    Class names: those of EMNIST are in its `...-mapping.txt`, those of Fashion-MNIST and KMNIST are used if the name of
-    the folder contains "fashion" or "kmnist"; otherwise they are numbers.
+    Class names: those of EMNIST are in its `...-mapping.txt`, Fashion-MNIST is known by its labels, KMNIST by the name
+    of the folder; otherwise they are numbers.
     """
     folder = Path(folder)
     mappings = sorted(folder.glob("*-mapping.txt"))
@@ -49,8 +50,10 @@ def idx_source(folder) -> Source:
     labels = np.concatenate([labels for _, labels in parts])
     known, count = folder.resolve().name.lower(), int(labels.max()) + 1
     names = tuple(chr(int(row[1])) for row in mapping) or tuple(map(str, range(count)))
-    if "fashion" in known or "kmnist" in known:
-        names = CLOTHES if "fashion" in known else HIRAGANA
+    if zlib.crc32(parts[0][1].astype(np.uint8).tobytes()) == FASHION_LABELS:  # torchvision's folder is called "raw"
+        names = CLOTHES
+    elif "kmnist" in known:
+        names = HIRAGANA
     if labels.min() < 0 or len(names) < count:
         raise ValueError(
             f"Expected labels from {first} to {first + len(names) - 1} in {folder}, got {labels.min() + first} to "

@@ -73,13 +73,16 @@ def unusable_examples(split, crop=None) -> dict[int, ValueError]:
     usable = {int(position) for position, _ in _progress(corners.as_numpy_iterator(), split.size)}
     reasons, elements = {}, enumerate(split.elements) if len(usable) < split.size else ()
     for i, element in elements:
-        if i not in usable:
-            example = {}
+        if i not in usable or split.at is None:  # a stream may have another order now
+            place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
+            example, label = {}, int(element.get("label", 0))
+            if split.classes and not 0 <= label < split.classes:
+                reasons[i] = ValueError(f"{place}: its label is {label}, expected 0 to {split.classes - 1}")
+                continue
             try:
                 example = split.read(element)
                 evaluation_image(example, SMALL_IMAGE, crop or "resize")
             except Exception as error:  # TensorFlow, Pillow and the user's own code have many types
-                place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
                 reasons[i] = ValueError(f"{place}: {_reason(example.get('image'), error)}")
     return reasons
 

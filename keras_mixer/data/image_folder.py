@@ -5,6 +5,7 @@ The split into training and test images belongs to the run, not to the folder.
 
 import csv
 import dataclasses
+import filecmp
 import os
 import stat
 from collections import defaultdict
@@ -56,6 +57,11 @@ class ImageFolder:
 
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
+        if self.train_split == self.test_split:
+            raise ValueError(
+                f"--train-split and --test-split are both {self.test_split!r}. Name two folders, or put the class "
+                f"folders directly into {self.path} to have them split."
+            )
         parts = self._parts()
         names = {part: _folders(self.path / folder) for folder, part in parts.items()}
         if len(names[TRAIN]) < 2:
@@ -132,7 +138,7 @@ class ImageFolder:
         common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
         if not (train or test or len(common) > 1 or (common and trains and tests)):
             return {"": TRAIN}
-        for_train = self.train_split if train else (trains or others or ["FOLDER"])[0]
+        for_train = self.train_split if train else (trains or [n for n in others if n not in tests] or ["FOLDER"])[0]
         for_test = [self.test_split] if test else tests or [name for name in others if name != for_train][-1:]
         classes = some(common or train or test)
         raise ValueError(
@@ -196,14 +202,18 @@ class ImageFolder:
 
     def _remark(self, images):
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
-        trained = {(image.bytes, image.crc32) for image in images if image.part == TRAIN}
-        if twice := [i.path for i in images if i.part == TEST and (i.bytes, i.crc32) in trained]:
+        trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
+        pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
+        if twice := [path for path, other in pairs if other and self._equal(path, other)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
+
+    def _equal(self, path, other):
+        return filecmp.cmp(self.path / path, self.path / other, shallow=False)
 
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}
@@ -285,7 +295,10 @@ def _files_below(root, below, left_out) -> list[tuple[str, int]]:
     def shown(*names):
         return os.path.join(*names)[len(os.path.join(root, "")) :].replace(os.sep, "/")
 
-    for place, folders, files in os.walk(os.path.join(root, below), followlinks=True):
+    def refuse(error):
+        raise error
+
+    for place, folders, files in os.walk(os.path.join(root, below), onerror=refuse, followlinks=True):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             left_out["links to folders already read"].append(shown(place))

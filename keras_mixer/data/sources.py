@@ -66,7 +66,7 @@ def image_folder(data, train_split="train", test_split="test", **options) -> Ima
     if not path.is_dir() or idx.is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
     if data in BUILT_IN:
-        if (path / "checkpoints").is_dir():  # a run that has this name
+        if not any(path.iterdir()) or any(path.glob("checkpoints")) or any(path.glob("*/checkpoints")):  # of runs
             return None
         options.get("log", print)(f"The folder {path.resolve()} is used, not the data set {data!r}.")
     return ImageFolder(path, train_split, test_split, **options)

@@ -89,8 +89,12 @@ def _part(name, data, count) -> Part:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
     images, labels = data
     labels = _labels(name, labels, count)
-    encoded = isinstance(images, list | tuple | np.ndarray) and len(images) > 0 and isinstance(images[0], bytes)
-    images = list(images) if encoded else np.asarray(images)  # NumPy says if they differ in size
+    if not (isinstance(images, list | tuple) and images and isinstance(images[0], bytes)):
+        try:
+            images = np.asarray(images)
+        except ValueError as error:
+            raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
+    encoded = len(images) > 0 and isinstance(images[0], bytes)
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
     if encoded:

@@ -139,7 +139,8 @@ def read_description(text, path) -> dict[str, Any]:
         facts = pydantic.TypeAdapter(ModelFacts).validate_json(text)
         interface = Interface.model_validate_json(text)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{path}: the description of the model is damaged ({wrong}).") from error
     if None in (facts.class_names, facts.evaluation_crop) or facts.pixel_range != PIXELS:
         raise ValueError(f"{path}: the description of the model is damaged ({facts!r:.200}).")
     return {"facts": facts, **dict(interface)}
@@ -153,7 +154,7 @@ def complete_facts(parts, class_names=None, evaluation_crop=None) -> ModelFacts:
     """
     own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
     classes = 0 if parts.output()[0] == "features" else parts.model.output_shape[-1]
-    names = own.class_names or tuple(map(str, range(classes)))
+    names = (own.class_names if classes else None) or tuple(map(str, range(classes)))
     if class_names is not None:
         names = checked_class_names(class_names)
     if len(names) != classes:

@@ -1,5 +1,6 @@
 """Opens models of all kinds for use, each in its own runtime, as a `Predictor`."""
 
+import contextlib
 import importlib
 import zipfile
 from pathlib import Path
@@ -72,7 +73,7 @@ def open_export(path, threads=None) -> Predictor:
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
     if described is None:
         shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
-        raise _foreign(path, f"its metadata lacks {METADATA_KEY!r} (inputs: {shapes})")
+        raise _foreign(path, f"inputs: {shapes}")
     known = read_description(described, path)
     shape, classes = known["input_shape"], len(known["facts"].class_names)
     found = [{name: sides[1:] for name, sides in ends.items()} for ends in (inputs, outputs)]
@@ -85,9 +86,9 @@ def open_export(path, threads=None) -> Predictor:
 
 
 def _foreign(path, why):
-    return Unsupported(
-        f"{path} was not written by this package: {why}, so its classes and preprocessing are unknown. Write it with "
-        "keras-mixer export."
+    return ValueError(
+        f"{path} was not written by this package ({why}), so its classes and preprocessing are unknown. "
+        "Write it with keras-mixer export."
     )
 
 
@@ -123,16 +124,14 @@ def open_interpreter(path, threads=None):
 
 def _open_tflite(path, threads):
     """The runtime, the description, shapes of inputs and outputs by name, and what runs a batch; so do the others."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            described = archive.read(DESCRIPTION)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise _foreign(path, f"it does not contain {DESCRIPTION}") from error
+    described = None
+    with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
+        described = archive.read(DESCRIPTION)
     interpreter, name = open_interpreter(path, threads)
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details(), runner.get_output_details()
     inputs, outputs = ({name: tuple(map(int, one["shape"])) for name, one in ends.items()} for ends in details)
-    size = inputs["image"][0]
+    size = next(iter(inputs.values()))[0]
 
     def run(images):
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only

@@ -132,7 +132,9 @@ def fit_model(
     began, users = time.perf_counter(), checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
     log = log if devices.writes else lambda line: None
-    with Run(workdir, recipe, devices, log).opened() as run:
+    with devices.all_or_none():
+        run = Run(workdir, recipe, devices, log)
+    with run.opened():
         if run.finished:
             log(f"Run {run.name} is already finished; delete it or choose another --workdir to train again.")
             return FitResult(load_keras(run.model, compile=True), read_metrics(run.metrics), read_results(run.path))
@@ -193,6 +195,9 @@ def start_of(run, recipe, source, teacher, given) -> tuple[keras.Model, dict[str
         start = {"accuracy": accuracy, "teacher": hash_of_teacher, "model": json.loads(model.to_json())}
     else:
         model = given or keras.models.model_from_json(json.dumps(start["model"]))
+        then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
+        if then != now:
+            raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
         if start["teacher"] != hash_of_teacher:
             raise ValueError(
                 f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "

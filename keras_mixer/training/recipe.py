@@ -118,7 +118,8 @@ class Recipe:
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Learning rates after the warm-up: to 0, to 1e-5 of the peak, or to a tenth after 40, 60 and 80 % of all steps."""
+    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: to a tenth
+    after 40, 60 and 80 % of all steps."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     fit_small_data: bool = False
@@ -128,9 +129,11 @@ class Recipe:
     clip_norm: Positive | None = 1.0
     """Maximum global norm of the gradient, greater than 0; None: no clipping."""
     sam_rho: NonNegative = 0.0
-    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05; a step takes two passes."""
+    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05, which takes two passes
+    per step; 0: off."""
     ema_momentum: Fraction | None = None
-    """Momentum, in (0, 1), such as 0.999, of a moving average of the weights, which is validated and saved."""
+    """Momentum, in (0, 1), such as 0.999, of a moving average of the weights, which is validated and saved;
+    None: off."""
     freeze_epochs: CountFrom0 | Literal["all"] = 0
     """Epochs at the start in which only the head learns, at least 0; all: the whole run."""
     keep: Literal["last", "best"] = "last"
@@ -156,7 +159,8 @@ class Recipe:
     mixup_alpha: NonNegative = 0.0
     """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
-    """Beta parameter of CutMix, at least 0 (not from the paper); with mixup, each batch gets one of the two."""
+    """Beta parameter of CutMix, at least 0 (not from the paper); 0: off. With mixup, each batch gets one of
+    the two."""
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
     cache: bool = False

@@ -83,7 +83,7 @@ class Run:
                     self._lock(stack)
                     self._check_configuration()  # another process may have written it meanwhile
                     stack.callback(self.publish, last=True)
-            yield self
+            yield
 
     def begin(self, source: Source, start, parameters, step):
         """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
@@ -151,6 +151,10 @@ class Run:
             restore_state(path, _state(model), arrays)
             self.log(f"Resuming after step {step} of {model.total_steps}.")
             return step
+        if list_checkpoints(self.checkpoints):
+            raise ValueError(
+                f"No checkpoint in {self.checkpoints} can be read. Restore one, or choose another --workdir."
+            )
         model.prepare(freeze=model.frozen_steps > 0)
         return 0
 
@@ -302,9 +306,12 @@ def read_recipe(path) -> Recipe:
 def recipe_from(text: bytes) -> Recipe:
     """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
     try:
-        return Recipe(**json.loads(text))
-    except (TypeError, RecursionError) as error:  # no object, or one that is nested too deeply
+        fields = json.loads(text)
+    except RecursionError as error:  # nested too deeply
         raise ValueError(str(error)) from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected a JSON object, got {type(fields).__name__}")
+    return Recipe(**fields)
 
 
 def read_results(path) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_a_dataset_that_can_be_read_once_is_refused():
     [
         (
             dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]),
-            "image 2 of train, counted from 0: Expected labels from 0 to 2",
+            "image 2 of train, counted from 0: its label is 3, expected 0 to 2",
         ),
         (([*PNG[:4], PNG[4][:-30], *PNG[5:]], LABELS), "image 4 of train, counted from 0: .*truncated"),
         (

@@ -87,9 +87,9 @@ def test_useless_paths_are_refused(model, photograph, tmp_path):
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="did not finish"):
         keras_mixer.load(tmp_path / "empty")
-    (tmp_path / "foreign.tflite").write_bytes(b"TFL3")
-    with pytest.raises(ValueError, match="not written by this package"):
-        keras_mixer.load(tmp_path / "foreign.tflite")
+    (tmp_path / "cut_off.tflite").write_bytes(b"TFL3")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        keras_mixer.load(tmp_path / "cut_off.tflite")
 
 
 @pytest.mark.backends

@@ -9,9 +9,12 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from image_files import write_folder
 from small_runs import SMALL, assert_same_weights, stopped_at
+from tfds_files import write_own_tfds
 
 import keras_mixer
 from keras_mixer.training import fit as fitting
@@ -93,12 +96,26 @@ def test_the_last_step_is_saved_before_the_last_evaluation(options, photos, tmp_
     assert_same_weights(whole_run.model, result.model)
 
 
+def test_renamed_labels_of_a_prepared_data_set_do_not_resume(tmp_path):
+    for name in (["dark", "light"], ["light", "dark"]):
+        examples = [{"image": np.full((8, 8, 3), 40 * i, np.uint8), "label": i % 2} for i in range(16)]
+        features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(names=name)}
+        write_own_tfds(tmp_path / name[0], "own_set", features, {"train": examples, "test": examples})
+    options = {"data": "own_set", "workdir": tmp_path / "run", "log": [].append, **QUICK}
+    with stopped_at(2):
+        keras_mixer.fit("digits", data_dir=str(tmp_path / "dark"), **options)
+    shutil.rmtree(tmp_path / "dark")
+    shutil.move(tmp_path / "light", tmp_path / "dark")
+    with pytest.raises(ValueError, match=r"classes of .* have changed since this run started: \('dark', 'light'\) to"):
+        keras_mixer.fit("digits", data_dir=str(tmp_path / "dark"), **options)
+
+
 def test_a_changed_set_of_classes_does_not_resume(photos, tmp_path):
     with stopped_at(2):
         fit(tmp_path / "run", photos)
     for part in ("train", "test"):
         (photos / part / "circle").rename(photos / part / "zebra")
-    with pytest.raises(ValueError, match=r"have changed since this run started: 24 gone .*, 24 new \(train/zebra"):
+    with pytest.raises(ValueError, match=r"have changed since this run started: gone: 24 .*, new: 24 \(train/zebra"):
         fit(tmp_path / "run", photos)
 
 
