@@ -66,7 +66,7 @@ def test_class_names_of_known_sets(tmp_path, monkeypatch):
     write_set(tmp_path / "kmnist")
     assert load_source(str(tmp_path / "kmnist")).class_names == idx.HIRAGANA
     _, labels = write_set(tmp_path / "raw")["train"]
-    assert load_source(str(tmp_path / "raw")).class_names == ("0", "1", "2")
+    assert load_source(str(tmp_path / "raw")).class_names == tuple("0123456789")
     monkeypatch.setattr(idx, "FASHION_LABELS", idx.zlib.crc32(labels.astype(np.uint8).tobytes()))
     assert load_source(str(tmp_path / "raw")).class_names == idx.CLOTHES
 

@@ -125,7 +125,7 @@ ONE_HOT = np.eye(3)[LABELS]
         ((IMAGES.astype(int), LABELS), {}, "got int64"),
         ((np.zeros((10, 6, 5, 4), np.uint8), LABELS), {}, "Drop the alpha channel"),
         ((np.zeros((10, 0, 5, 3), np.uint8), LABELS), {}, r"got uint8 of shape \(0, 5, 3\)"),
-        (([IMAGES[0], IMAGES[1][:2]], LABELS[:2]), {}, "inhomogeneous shape"),
+        (([IMAGES[0], IMAGES[1][:2]], LABELS[:2]), {}, "differ in size. Encode them as PNG"),
         (([b"no image"] * 10, LABELS), {}, "The first image of train cannot be decoded"),
         ((IMAGES, ONE_HOT), {}, r"of shape \(10, 3\). One-hot labels become integers by labels.argmax"),
         ((IMAGES, LABELS / 1), {}, "Expected one integer label per image in train, got float64"),
