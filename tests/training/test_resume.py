@@ -98,7 +98,7 @@ def test_the_last_step_is_saved_before_the_last_evaluation(options, photos, tmp_
 
 def test_renamed_labels_of_a_prepared_data_set_do_not_resume(tmp_path):
     for name in (["dark", "light"], ["light", "dark"]):
-        examples = [{"image": np.full((8, 8, 3), 40 * i, np.uint8), "label": i % 2} for i in range(16)]
+        examples = [{"image": np.full((8, 8, 3), 10 * i, np.uint8), "label": i % 2} for i in range(16)]
         features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(names=name)}
         write_own_tfds(tmp_path / name[0], "own_set", features, {"train": examples, "test": examples})
     options = {"data": "own_set", "workdir": tmp_path / "run", "log": [].append, **QUICK}
