@@ -198,7 +198,7 @@ def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, brow
         assert " && !adapter.info.isFallbackAdapter" in runtime
         (page / "runtime.js").write_text(runtime.replace(" && !adapter.info.isFallbackAdapter", ""))
     browser(address, *graphics, "--remote-debugging-port=0")
-    assert arrived.wait(60)
+    assert arrived.wait(180)
     failed, upright, turned, *classified, example = posted[0]["seen"]
     np.testing.assert_allclose(turned["probabilities"], upright["probabilities"], atol=0.01)
     assert np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02  # of large.png
