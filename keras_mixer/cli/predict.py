@@ -121,7 +121,7 @@ def print_predictions(predictions):
 
 @settings
 class Features:
-    """Extract the features of every image of a data set."""
+    """Extract the features of the test images (or, with --part train, the training images) of a data set."""
 
     model: Model  # a finished run directory or .keras file
     data: Data  # digits, an image folder or a TensorFlow Datasets name

@@ -43,7 +43,7 @@ def cached_download(url, name, check) -> Path:
             with contextlib.redirect_stdout(sys.stderr):  # its progress bar
                 keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
         except Exception as error:  # of urllib, or an Exception
-            by_hand = f"Without internet, put the file there by hand: {target}"
+            by_hand = f"Without internet, put the file at this path by hand: {target}"
             raise OSError(f"Downloading {url} failed: {error}. {by_hand}") from error
         try:
             check(temporary)

@@ -128,8 +128,8 @@ def download(published: Published) -> Path:
         except OSError as error:
             failed.append(str(error))
             if len(failed) < len(urls):
-                LOG.warning("%s Trying timm's copy.", error)
-    raise OSError(" timm's copy failed too: ".join(failed))
+                LOG.warning("%s\nTrying timm's copy.", error)
+    raise OSError("\ntimm's copy failed too: ".join(failed))
 
 
 def _check(file):

@@ -24,6 +24,7 @@ OF_OTHERS = {  # messages of Python, Keras and TensorFlow
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "oneDNN custom operations are on. You may see slightly different numerical results...",
     "This TensorFlow binary is optimized to use available CPU instructions...",
+    "UserWarning: ... was passed, but will be ignored since the data ...",
 }
 
 

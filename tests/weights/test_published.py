@@ -167,7 +167,7 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
     with serving(answer) as url:
         monkeypatch.setattr(published, "BUCKET", url)
         monkeypatch.setenv("HF_ENDPOINT", url)
-        with pytest.raises(OSError, match=r"Mixer-S_32.npz failed(?s:.)*timm's copy failed too(?s:.)*safetensors"):
+        with pytest.raises(OSError, match=r"Mixer-S_32.npz failed(?s:.)*\ntimm's copy failed too(?s:.)*safetensors"):
             published.download(tiny)
         assert not list(cache.iterdir())
         path = published.download(tiny)
