@@ -281,7 +281,7 @@ def test_02_fine_tunes_on_four_devices_resumes_and_agrees_with_its_export(data, 
         DATA=data,
         WEIGHTS=str(Path(stand_ins["KERAS_HOME"]) / "tiny.npz"),
         SETTINGS={"variant": "tiny/4", "image_size": 32, "steps": 12, "warmup_steps": 2, "steps_per_epoch": 4},
-        BATCH={"global_batch_size": 16, "accumulation_steps": 2},
+        BATCH={"global_batch_size": 16, "accumulation_steps": 2, "devices": "4"},
     )
     assert images == 3
     assert "4 x cpu" in text
