@@ -1,6 +1,6 @@
 """A stand-in for TensorFlow Serving that answers from exported SavedModels: predictions and states of versions over
-REST as its documentation describes them, predictions over gRPC by its own stubs. It finds new versions by itself and
-loads them before it gives up the old one.
+REST as its documentation describes them, predictions over gRPC by its own stubs. It finds new versions automatically,
+and loads them before it gives up the old one.
 
 Source: TensorFlow Serving's api_rest.md, http_rest_api_handler.cc, http_rest_api_util.cc, get_model_status_impl.cc.
 """
@@ -175,7 +175,7 @@ class RestHandler(BaseHTTPRequestHandler):
         }
 
     def _predict(self, name, version, body):
-        """Answers the row format: an instance is an image, or a dictionary of one; several outputs are dictionaries."""
+        """Answers the row format: an instance is an image or a dictionary; multiple outputs are dictionaries."""
         models, request = self.server.models, json.loads(body)
         signature = models.signature(name, version, request.get("signature_name", "serving_default"))
         ((key, spec),) = signature.structured_input_signature[1].items()

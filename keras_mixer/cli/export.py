@@ -88,8 +88,9 @@ class Export:
         for name, path in paths.items():
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
-        anatomy(model).output(self.classifier_activation)  # refused before the data are read
-        facts = complete_facts(anatomy(model))
+        parts = anatomy(model)
+        parts.output(self.classifier_activation)  # refused before the data are read
+        facts = complete_facts(parts)
         source = with_classes_of(self._source(facts.evaluation_crop), facts.class_names)
         if self.quantization == "int8":
             options["representative_images"] = self._calibration(

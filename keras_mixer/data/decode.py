@@ -175,7 +175,7 @@ def evaluation_crop(image, image_size, crop):
 
 
 def evaluation_images(encoded, image_size, crop):
-    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in several threads.
+    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in multiple threads.
 
     If images cannot be decoded, the message of the error contains their indices.
     """

@@ -76,17 +76,17 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "results")
     )
     model = load_model(folder)
-    predictor = Predictor.of(model).for_classes("to report on")
+    predictor, parts = Predictor.of(model).for_classes("to report on"), anatomy(model)
     report: dict[str, Any] = {
         "name": folder.resolve().name,
         "config": config,
         "data": data_name(config["data"]),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
-        "architecture": anatomy(model).described(),
+        "architecture": parts.described(),
         "classes": len(predictor.class_names),
         "parameters": model.count_params(),
-        "macs": anatomy(model).variant().macs(model.input_shape[1:], len(predictor.class_names)),
+        "macs": parts.variant().macs(model.input_shape[1:], len(predictor.class_names)),
         "bytes": (folder / "model.keras").stat().st_size,
         "answers": None,
         "problem": "",
@@ -149,22 +149,21 @@ def read_answers(predictor, split) -> dict[str, Any]:
     names = predictor.class_names
     confusion, found = most_confident_mistakes(predictor, split)
     shown = []
-    if found:
-        for mistake in found:
-            image = mistake.pixels.astype(np.uint8)
-            # Two levels: the file and its class. More could name folders of one machine.
-            file = "/".join(Path(split.files[mistake.position]).parts[-2:]) if split.files else ""
-            shown.append(
-                {
-                    "pixels": image,
-                    "overlay": overlay(image, saliency(predictor, image, mistake.guess, mistake.label)),
-                    "label": names[mistake.label],
-                    "guess": names[mistake.guess],
-                    "confidence": mistake.confidence,
-                    "of_label": mistake.of_label,
-                    "name": file or f"test image {mistake.position}",
-                }
-            )
+    for mistake in found:
+        image = mistake.pixels.astype(np.uint8)
+        # Two levels: the file and its class. More could name folders of one machine.
+        file = "/".join(Path(split.files[mistake.position]).parts[-2:]) if split.files else ""
+        shown.append(
+            {
+                "pixels": image,
+                "overlay": overlay(image, saliency(predictor, image, mistake.guess, mistake.label)),
+                "label": names[mistake.label],
+                "guess": names[mistake.guess],
+                "confidence": mistake.confidence,
+                "of_label": mistake.of_label,
+                "name": file or f"test image {mistake.position}",
+            }
+        )
     images, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
     precision, recall = (
         np.divide(right, total, out=np.full(len(names), np.nan), where=total > 0) for total in (predicted, images)

@@ -34,8 +34,9 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     height, width = (together * side // count for side, count in zip(image.shape, (rows, columns), strict=False))
     down, across = -(-rows // together), -(-columns // together)
     covered = np.repeat(image[None], 1 + down * across, axis=0)  # the first one stays as it is
+    color = np.median(image, axis=(0, 1))
     for square, (row, column) in zip(covered[1:], np.ndindex(down, across), strict=True):
-        square[row * height :, column * width :][:height, :width] = np.median(image, axis=(0, 1))
+        square[row * height :, column * width :][:height, :width] = color
     parts = [covered[i : i + BATCH_SIZE].astype(np.float32) for i in range(0, len(covered), BATCH_SIZE)]
     probabilities = np.concatenate([np.asarray(predictor.run(part)) for part in parts])
     score = probabilities[:, class_index] - (0 if rival is None else probabilities[:, rival])

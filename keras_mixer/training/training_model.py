@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import rebuild
+from keras_mixer.anatomy import model_like, rebuild
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.training.optimizers import build_loss, build_optimizer, global_norm
 
@@ -73,7 +73,7 @@ class TrainingModel(MixerModel):
             self.get_layer(name).trainable = not freeze
         optimizer = build_optimizer(self.recipe, self.total_steps)
         optimizer.build(self.trainable_variables)
-        for variable in optimizer.variables:  # it goes on with what it knows of each weight
+        for variable in optimizer.variables:  # it keeps what it knows of each weight
             if _name(variable) in before:
                 variable.assign(before[_name(variable)])
         self.compile(
@@ -88,8 +88,7 @@ class TrainingModel(MixerModel):
         model.set_weights([weight.numpy() for weight in self.weights])
         logits = model.outputs[0]
         probabilities = keras.layers.Activation(self.recipe.loss, dtype=logits.dtype, name="probabilities")(logits)
-        kind = MixerModel if isinstance(model, MixerModel) else keras.Model
-        return kind(model.inputs[0], probabilities, name=model.name)
+        return model_like(model, model.inputs[0], probabilities)
 
     def get_config(self):
         return {**super().get_config(), "accumulation_steps": self.accumulation_steps, "sam_rho": self.sam_rho}

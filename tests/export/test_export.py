@@ -39,7 +39,7 @@ def quickly(tflite_file, monkeypatch):
 
 
 @on_tensorflow
-def test_the_figures_are_returned_and_written_beside_the_export(classifier, pixels, tmp_path, quickly):
+def test_the_figures_are_returned_and_written_next_to_the_export(classifier, pixels, tmp_path, quickly):
     expected = np.asarray(classifier(pixels))
     labels = expected.argmax(1)
     labels[0] = (labels[0] + 1) % 10
