@@ -188,7 +188,7 @@ def test_recipes_are_checked_without_tensorflow():
     [
         (b"", "Expecting value"),
         (b"[" * 100_000, "recursion"),
-        (b"[1]", "must be a mapping, not list"),
+        (b"[1]", "expected a JSON object, got list"),
         (b"\xff", "decode"),
         (b'{"name": "a"}', "data Field required"),
         (b'{"name": "a", "data": "b", "batch": 3}', "batch Unexpected keyword argument, got 3"),
