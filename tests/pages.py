@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"(```|~~~)(\w*)\n(.*?)^\1$", re.M | re.S)
 MARK = re.compile(r"<!-- not run here: (.+) -->\n$")
 PRINTED = "<!-- printed by the block above -->\n"
+AMONG = "<!-- among the lines printed by the block above, with other numbers -->\n"
 GENERATED = re.compile(r"^::: ([\w.]+)$", re.M)  # the docstring of this object; its name becomes an anchor
 
 
@@ -22,13 +23,14 @@ def pages() -> list[Path]:
 class Block:
     """A block of code of a page; `not_run` says why, where a comment above it excuses it from running.
 
-    `printed`: it is marked as all that the block before it prints.
+    `printed`: it is marked as all that the block before it prints; `among`: as some lines of that, numbers aside.
     """
 
     language: str
     code: str
     not_run: str | None
     printed: bool = False
+    among: bool = False
 
 
 def blocks(page: Path) -> list[Block]:
@@ -36,8 +38,10 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = []
     for match in FENCE.finditer(text):
-        mark = MARK.search(text[: match.start()])
-        found.append(Block(match[2], match[3], mark[1] if mark else None, text[: match.start()].endswith(PRINTED)))
+        before = text[: match.start()]
+        mark = MARK.search(before)
+        printed, among = before.endswith(PRINTED), before.endswith(AMONG)
+        found.append(Block(match[2], match[3], mark[1] if mark else None, printed, among))
     return found
 
 
