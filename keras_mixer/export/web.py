@@ -1,4 +1,8 @@
-"""A static web page that classifies images in the browser, without a server-side model."""
+"""A static web page that classifies dropped images and camera frames in the browser, by LiteRT.js.
+
+It runs on the GPU where the browser has WebGPU, else on the CPU. The browser blends transparent pixels; elsewhere the
+alpha channel is dropped.
+"""
 
 import contextlib
 import importlib.resources
@@ -38,12 +42,9 @@ The other files were written by keras_mixer, under the same license. The model b
 
 
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
-    """Writes a folder for any static file server: a page that classifies dropped images and camera frames.
+    """Writes a folder for any static file server, with the model as a TFLite file and LiteRT.js to run it.
 
-    The model runs in the browser as a TFLite file with LiteRT.js, on the GPU where the browser has WebGPU and else on
-    the CPU (WebAssembly). LiteRT.js is downloaded once from the npm registry, verified and copied into the folder; the
-    page itself needs no internet. The browser blends transparent pixels; elsewhere the alpha channel is dropped. The
-    options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
+    The options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
     """
     height, width, channels = predictor.for_classes("to show").input_shape
     if quantization == "int8":
@@ -85,11 +86,10 @@ def _runtime_files():
 def package_files(package) -> dict[str, bytes]:
     """The files of an npm package by their paths inside it; downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    `NPM_CONFIG_REGISTRY` names another registry, as for npm. On a machine without internet, put the archive that
-    `npm pack` writes into the cache. OSError if it cannot be downloaded, or is another one than expected.
+    OSError if it cannot be downloaded (put the archive that `npm pack` writes into the cache), or is another one.
     """
     scope, name = package.lstrip("@").split("/")
-    registry = (os.environ.get("NPM_CONFIG_REGISTRY") or "https://registry.npmjs.org").rstrip("/")
+    registry = (os.environ.get("NPM_CONFIG_REGISTRY") or "https://registry.npmjs.org").rstrip("/")  # as npm has it
     url, file = f"{registry}/{package}/-/{name}-{VERSION}.tgz", f"{scope}-{name}-{VERSION}.tgz"
     cache = {"cache_dir": os.environ.get("KERAS_HOME"), "cache_subdir": "keras_mixer"}
     try:

@@ -78,7 +78,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
     refused("Unknown format 'onyx'. Use one of: saved_model, tflite, onnx, openvino, web", "onyx")
     refused("precision is an option of saved_model, not of tflite", precision="bfloat16")
     refused("colour is an option of no format, not of onnx", "onnx", colour="red")
-    refused(r"min_agreement must be in \[0, 1\], got 99", min_agreement=99)
+    refused("min_agreement must be less than or equal to 1, got 99", min_agreement=99)
     refused("Pass images to compare on: the most probable class of noise", quantization="dynamic_int8")
     refused(r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", images=pixels.swapaxes(1, 2))
     refused("There is no image to compare on", images=[])

@@ -8,7 +8,7 @@ from image_files import encode, evaluated, photographs, turned
 from PIL import Image
 
 import keras_mixer
-from keras_mixer.export import warmup
+from keras_mixer.export import saved_model
 
 tensorflow_only = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written on TensorFlow there")
 
@@ -181,7 +181,7 @@ def test_warm_up_requests_are_what_tensorflow_serving_reads(exported, signatures
 
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="needs tensorflow-serving-api")
     seen = []
-    for record in tf.data.TFRecordDataset(str(exported / warmup.REQUESTS), buffer_size=2**18):
+    for record in tf.data.TFRecordDataset(str(exported / saved_model.REQUESTS), buffer_size=2**18):
         request = logs.PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "digits"
         seen.append(request.model_spec.signature_name)
@@ -197,11 +197,11 @@ def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
     assert keras_mixer.export_saved_model(classifier, tmp_path).name == "8"
     with pytest.raises(ValueError, match=r"7 exists already .* use version 9"):
         keras_mixer.export_saved_model(classifier, tmp_path, version=7)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="version must be greater than or equal to 1, got 0"):
         keras_mixer.export_saved_model(classifier, tmp_path, version=0)
-    with pytest.raises(ValueError, match="top_k must be at least 1"):
+    with pytest.raises(ValueError, match="top_k must be greater than or equal to 1, got 0"):
         keras_mixer.export_saved_model(classifier, tmp_path, top_k=0)
-    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
+    with pytest.raises(ValueError, match="precision must be 'float32' or 'bfloat16', got 'float16'"):
         keras_mixer.export_saved_model(classifier, tmp_path, precision="float16")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
 
