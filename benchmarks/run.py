@@ -75,21 +75,6 @@ def measured(options):
             yield further(options)
 
 
-def show(rows):
-    """Prints one line per row."""
-    shown = {
-        "images_per_second": "{:9.2f} images/s",
-        "images_per_cpu_second": "{:8.1f} per core",
-        "seconds": "{:8.3f} s",
-        "spread": "+- {:.0%}",
-        "of_limit": "{:.2f} of the product",
-        "bytes": "{:,} bytes",
-    }
-    for row in rows:
-        parts = [text.format(row[key]) for key, text in shown.items() if row.get(key) is not None]
-        print(f"  {row['contestant']:45} {'  '.join(parts)}", flush=True)
-
-
 def main():
     """Runs all cases and prints one row per contestant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,7 +89,7 @@ def main():
     parser.add_argument("--otherwise", action="store_true", help="also XLA, JAX and a SavedModel of this package")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
-    record(measured(options), show, options.output, [OURS, *peers(options)])
+    record(measured(options), options.output, [OURS, *peers(options)])
 
 
 if __name__ == "__main__":
