@@ -56,7 +56,8 @@ def refused(capsys):
         try:
             assert cli.main(list(map(str, arguments))) == 2
         except SystemExit as stop:
-            assert stop.code == 2
+            if stop.code != 2:
+                raise
             return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
         return re.fullmatch(r"error: (.+)\n", capsys.readouterr().err)[1]
 
@@ -323,7 +324,7 @@ def test_mistakes_end_with_one_line_and_status_2(refused, tmp_path):
         ("train --variant B/17", r"variant must be one of S/32, S/16, .*, got 'B/17'\."),
         ("train --label-smoothing 1.5", r"label_smoothing must be less than 1, got 1\.5\."),
         ("train --epochs many", r"Error parsing --epochs: invalid literal for int.* 'many'"),
-        ("train --leaning-rate 1", r"Unrecognized options: --leaning-rate, 1 Perhaps .*--learning-rate "),
+        ("train --leaning-rate 1", r"Unrecognized options: --leaning-rate, 1 .*--learning-rate FLOAT"),
         ("train --profile-steps 5 2", r"profile_steps must be ascending, got \(5, 2\)\."),
         ("train --steps 0", r"steps must be greater than or equal to 1, got 0\."),
         ("sweep --learning-rates 0.1 0", r"learning_rates must be greater than 0, got 0\.0\."),

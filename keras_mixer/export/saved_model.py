@@ -9,7 +9,6 @@ Source: prediction_log.proto, predict.proto and model.proto of tensorflow_servin
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import keras
 import numpy as np
@@ -19,9 +18,9 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
-from keras_mixer.fields import Count, check
 from keras_mixer.files import publish, refuse_address, staging_folder
 
+PRECISIONS = ("float32", "bfloat16")
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
 NAME, SIGNATURE_NAME, KEY, VALUE = 1, 3, 1, 2
@@ -85,8 +84,10 @@ def export_saved_model(
 
 def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
-    check("top_k", top_k, Count)
-    check("precision", precision, Literal["float32", "bfloat16"])
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     # Not mixed precision, which would store float32 weights and convert them in every call.
     model = predictor.model if precision == "float32" else in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
@@ -124,7 +125,9 @@ def version_folder(path, version=None) -> Path:
     refuse_address(path)
     folder = Path(path)
     taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
-    version = max(taken, default=0) + 1 if version is None else check("version", version, Count)
+    version = max(taken, default=0) + 1 if version is None else version
+    if version < 1:
+        raise ValueError(f"version must be a positive integer, got {version!r}.")
     if version in taken:
         raise ValueError(
             f"{folder / str(version)} exists already and is not overwritten; use version {max(taken) + 1}."
