@@ -11,7 +11,6 @@ from image_files import encode, photographs
 
 import keras_mixer
 from keras_mixer.anatomy import anatomy
-from keras_mixer.cli.export import Export
 from keras_mixer.export import predictor, saved_model, web
 from keras_mixer.export.predictor import Predictor, load_mixer, read_description
 from keras_mixer.export.runtimes import open_export
@@ -291,24 +290,3 @@ def test_damaged_descriptions_are_refused(tiny_mixer):
     for wrong in (*wrongs, {"trained_on": 1}):
         with pytest.raises(ValueError, match="here: the description of the model is damaged"):
             read_description(json.dumps(content | wrong), "here")
-
-
-@tensorflow_only
-def test_the_command_exports_models_of_logits_and_features(build, tiny_mixer, tmp_path, capsys):
-    from image_files import write_folder
-
-    data = str(write_folder(tmp_path / "images"))
-    model = tiny_mixer(classes=2, classifier_activation=None, include_preprocessing=False)
-    model.class_names, model.evaluation_crop = ("circle", "stripe"), "resize"
-    model.save(tmp_path / "logits.keras")
-    tiny_mixer(include_top=False, pooling="avg").save(tmp_path / "features.keras")
-    options = {"data": data, "images": 4}
-    given = {"classifier_activation": "sigmoid", "precision": "bfloat16"}
-    Export(tmp_path / "logits.keras", **options, output=tmp_path / "a", **given)()
-    assert "largest difference (image, image_uint8, image_bytes)" in capsys.readouterr().out
-    parity = json.loads((tmp_path / "a" / "1.parity.json").read_text())
-    assert (parity["allowed_difference"], parity["needed_agreement"]) == (0.05, 0.99)
-    assert 1e-5 < parity["max_difference"] < 0.05
-    Export(tmp_path / "features.keras", **options, output=tmp_path / "b")()
-    assert "unknown" in capsys.readouterr().out
-    assert json.loads((tmp_path / "b" / "1.parity.json").read_text())["model_accuracy"] is None

@@ -68,7 +68,9 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
     needed = "index.html app.js pixels.js runtime.js style.css model.json model.tflite LICENSES.txt"
     assert names >= set(needed.split())
-    assert "APACHE-2.0.txt" in (page / "LICENSES.txt").read_text()  # the license of LiteRT.js requires its text
+    licenses = (page / "LICENSES.txt").read_text()
+    assert f"@litertjs/core {web.VERSION}" in licenses
+    assert "APACHE-2.0.txt" in licenses  # the license of LiteRT.js requires its text
     assert (page / "APACHE-2.0.txt").read_text().strip().startswith("Apache License")
     assert (page / "litert" / "core.js").read_text() == 'import { load } from "./wasm-utils.js";'
     assert {path.name for path in (page / "litert" / "wasm").iterdir()} == {
