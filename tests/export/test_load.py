@@ -153,7 +153,7 @@ def test_what_is_not_ours_or_damaged_or_lacks_its_runtime_is_named(model, tmp_pa
             keras_mixer.load(path)
 
     write(path)
-    refused(r"was not written by this package.*inputs: image \(.*, 3, 16, 24\)\)")
+    refused(r"was not written by this package \(it has image \(.*, 3, 16, 24\), probabilities \(.*, 10\)\)")
     write(path, ours)
     refused(r"another layout.*Expected image \(B, 16, 24, 3\).*\(.*, 3, 16, 24\)")
     write(path, {"class_names": ["a"]})
