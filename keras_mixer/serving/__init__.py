@@ -148,19 +148,17 @@ class Client:
         return content
 
     def _why_not_found(self, message):
-        """Explains "servable not found" by the state of the model's versions on the server."""
+        """Explains "servable not found" by the versions of the model on the server and their states."""
         try:
             known = self._request("GET", self.url)["model_version_status"]
-            states = {int(one["version"]): (str(one["state"]), str(one["status"]["error_message"])) for one in known}
-        except (ServingError, KeyError, TypeError, ValueError):
+            states = [f"{one['version']} {one['state']} {one['status']['error_message']}".strip() for one in known]
+        except (ServingError, KeyError, TypeError):
             return f"The server at {self.host} has no model {self.model!r}; check its name. It says: {message}"
-        wanted = int(self.version.rsplit("/", 1)[1]) if self.version.startswith("/versions") else max(states, default=0)
-        if wanted not in states:
-            return f"Model {self.model!r} at {self.host} has no version {wanted}; it has {', '.join(map(str, states))}."
-        state, error = states[wanted]
-        loading = state in ("UNKNOWN", "START", "LOADING") and not error
-        what = "is still loading; try again soon" if loading else f"failed to load ({state}): {error or message}"
-        return f"Version {wanted} of model {self.model!r} at {self.host} {what}."
+        asked = self.version.strip("/").replace("s/", " ") or "version"
+        return (
+            f"Model {self.model!r} at {self.host} has no {asked} that is AVAILABLE; it has {', '.join(states)}. Try "
+            "again soon if one is LOADING."
+        )
 
 
 def content_of(data: bytes, start) -> dict:

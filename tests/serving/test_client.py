@@ -122,7 +122,7 @@ def test_what_the_graph_does_not_read_is_prepared_here(url, model, tmp_path):
 def test_what_is_not_there_is_named(url, images):
     with pytest.raises(ServingError, match="has no model 'mixes'; check its name"):
         Client(url[:-1] + "s").classify(images)
-    with pytest.raises(ServingError, match=r"'mixer' at .* has no version 7; it has 4"):
+    with pytest.raises(ServingError, match=r"'mixer' at .* has no version 7 that is AVAILABLE; it has 4 AVAILABLE\."):
         Client(url + "/versions/7").classify(images)
 
 
@@ -249,14 +249,14 @@ def test_a_port_nobody_listens_at_is_named(images):
 
 @pytest.mark.parametrize(
     ("state", "error", "message"),
-    [("LOADING", "", "is still loading; try again soon"), ("END", "no file", r"failed to load \(END\): no file")],
+    [("LOADING", "", "5 LOADING. Try again soon"), ("END", "no file", "5 END no file.")],
 )
 def test_a_model_that_is_loading_or_broken_is_told_apart(gateway, images, state, error, message):
     url, answers, asked = gateway
     status = {"version": "5", "state": state, "status": {"error_code": "UNKNOWN", "error_message": error}}
     answers += [(404, b'{"error": "Servable not found for request: Latest(mixer)"}')]
     answers += [(200, json.dumps({"model_version_status": [status]}).encode())]
-    with pytest.raises(ServingError, match=f"Version 5 of model 'mixer' at .* {message}"):
+    with pytest.raises(ServingError, match=f"'mixer' at .* has no version that is AVAILABLE; it has {message}"):
         Client(f"{url}/v1/models/mixer").classify(images)
     assert [path for path, *_ in asked] == ["/v1/models/mixer:predict", "/v1/models/mixer"]
 
