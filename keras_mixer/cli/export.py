@@ -29,7 +29,7 @@ from keras_mixer.weights.convert import convert
 ALL = "all"
 BATCH_SIZE = 32  # of the images for calibration
 MOST_EXAMPLES = 5  # on a page, unless a number is given
-OF_ALL = ("classifier_activation", "max_difference", "min_agreement", "threads")  # options of all formats
+OF_ALL = ("classifier_activation", "max_difference", "min_agreement")  # options of all formats
 OF_SOME = ("quantization", "precision", "version", "top_k", "batch_size", "examples")
 In = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -71,7 +71,6 @@ class Export:
     """Largest allowed difference of a probability; by default 1e-5, float16 1e-3, bfloat16 0.05, int8 no limit."""
     min_agreement: float | None = None
     """Smallest allowed fraction of images with the same top-1; by default 0.99 for int8 and bfloat16, else no limit."""
-    threads: int | None = None  # of the export's runtime in the comparison; all cores by default
     examples: CountFrom0 | None = None
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 

@@ -49,11 +49,8 @@ def load(path) -> Predictor:
     return open_export(path).for_classes("to predict")
 
 
-def open_export(path, threads=None) -> Predictor:
-    """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file.
-
-    One call uses that many threads, by default all cores; TensorFlow uses the setting of its process instead.
-    """
+def open_export(path) -> Predictor:
+    """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file."""
     path = Path(path)
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
@@ -65,7 +62,7 @@ def open_export(path, threads=None) -> Predictor:
             "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
         )
     try:
-        runtime, described, shapes, run = openers[path.suffix](path, threads or available_cores())
+        runtime, described, shapes, run = openers[path.suffix](path)
     except Unsupported:
         raise
     except Exception as error:  # each runtime has its own
@@ -108,7 +105,7 @@ def _open_saved_model(path):
     return Predictor("TensorFlow", **known, run=call("serving_default"), other_inputs=others)
 
 
-def open_interpreter(path, threads=None):
+def open_interpreter(path):
     """A TFLite interpreter and its name: LiteRT if installed, else the one inside TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -118,15 +115,15 @@ def open_interpreter(path, threads=None):
         import tensorflow as tf
 
         Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
-    return Interpreter(model_path=str(path), num_threads=threads), name
+    return Interpreter(model_path=str(path), num_threads=available_cores()), name
 
 
-def _open_tflite(path, threads):
+def _open_tflite(path):
     """The runtime, the description, shapes of input and output by name, and what runs a batch; so do the others."""
     described = None
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
-    interpreter, name = open_interpreter(path, threads)
+    interpreter, name = open_interpreter(path)
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
     shapes = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
@@ -151,10 +148,10 @@ def run_tflite(runner, images):
     return probabilities
 
 
-def _open_onnx(path, threads):
+def _open_onnx(path):
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = available_cores()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     shapes = {one.name: tuple(one.shape) for one in (*session.get_inputs(), *session.get_outputs())}
@@ -165,10 +162,10 @@ def _open_onnx(path, threads):
     return "ONNX Runtime", described, shapes, run
 
 
-def _open_openvino(path, threads):
+def _open_openvino(path):
     openvino = import_extra("openvino", "openvino")
     # The default is bfloat16 on CPUs that have it.
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
     core = openvino.Core()
     model = core.read_model(str(path))
     compiled = core.compile_model(model, "CPU", exact)

@@ -77,7 +77,7 @@ class Parity:
     model_images_per_second: float  # of the calls alone, without reading and cropping
     export_images_per_second: float
     batch_size: int  # images per call
-    threads: int  # of the export's runtime; the model uses the setting of TensorFlow, by default all cores
+    threads: int  # of the export's runtime; a SavedModel and the model have the setting of TensorFlow
     allowed_difference: float | None  # limit of max_difference; None for no limit
     needed_agreement: float | None  # limit of agreement
 
@@ -116,7 +116,6 @@ def export(
     classifier_activation=None,
     max_difference=None,
     min_agreement=None,
-    threads=None,
     **options,
 ) -> Parity:
     """Writes a model for another runtime, after a proof that the runtime gives the model's answers.
@@ -139,7 +138,6 @@ def export(
             no limit.
         min_agreement: smallest allowed fraction of images with the same most probable class; None for 0.99 in int8 and
             bfloat16, else no limit.
-        threads: of the export's runtime in the comparison; None for all cores.
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
@@ -173,14 +171,14 @@ def export(
         written.parent.mkdir()
         kind.write(predictor, written, **options)
         file = written / kind.opened
-        opened = open_export(file, threads)
+        opened = open_export(file)
         batches = _batches(images, predictor, options.get("batch_size", kind.batch_size))
         parity = Parity(
             path=target,
             runtime=opened.runtime,
             minimum_runtime=minimum_runtime(file.read_bytes()) if file.suffix == ".tflite" else "",
             bytes=sum(part.stat().st_size for part in (written, *written.rglob("*")) if part.is_file()),
-            threads=threads or available_cores(),
+            threads=available_cores(),
             allowed_difference=max_difference,
             needed_agreement=min_agreement,
             **compare(reference_of(model, predictor.activation), opened, batches),

@@ -43,12 +43,12 @@ def test_the_figures_are_returned_and_written_next_to_the_export(classifier, pix
     expected = np.asarray(classifier(pixels))
     labels = expected.argmax(1)
     labels[0] = (labels[0] + 1) % 10
-    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels), threads=1)
+    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels))
     assert figures.path == tmp_path / "a.tflite"
     assert figures.passed
     assert 0 < figures.max_difference <= 1e-5 == figures.allowed_difference
     assert figures.mean_difference <= figures.max_difference
-    assert (figures.images, figures.batch_size, figures.threads) == (5, 1, 1)
+    assert (figures.images, figures.batch_size) == (5, 1)
     assert (figures.agreement, figures.model_accuracy, figures.export_accuracy) == (1, 0.8, 0.8)
     assert figures.bytes == figures.path.stat().st_size
     assert min(figures.model_images_per_second, figures.export_images_per_second) > 0
