@@ -107,10 +107,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
 def competed(specifications, case, seconds, environment=(), **how):
     """`in_turn` with processes that are started and stopped for it."""
     with contextlib.ExitStack() as running:
-        contestants = [
-            running.enter_context(Contestant(*specification, environment=environment))
-            for specification in specifications
-        ]
+        contestants = [running.enter_context(Contestant(*one, environment=environment)) for one in specifications]
         return in_turn(contestants, case, seconds, **how)
 
 

@@ -74,14 +74,11 @@ def measured(options):
                 requests[running.enter_context(contestant)] = own
             for batch_size in options.batch_sizes:
                 case = {"variant": variant, "batch_size": batch_size, "image_size": options.image_size}
-
-                def request(contestant, case=case, requests=requests):
-                    return case | requests[contestant]
-
+                own = {contestant: case | request for contestant, request in requests.items()}
                 print(f"{variant}, batch {batch_size}")
                 for in_flight in options.in_flight:
                     how = {"in_flight": in_flight, "fewest": 1}
-                    times = in_turn(requests, request, options.seconds, options.rounds, **how)
+                    times = in_turn(requests, own.get, options.seconds, options.rounds, **how)
                     yield relative([row(case, in_flight, label, calls.seconds) for label, calls in times.items()])
 
 

@@ -155,16 +155,10 @@ def compile_step(recipe, topology, classes=None):
     recipe, devices = without_weights(recipe), topology_devices(topology)
     images, limit = recipe.global_batch_size // len(devices), int(USABLE_BYTES[TOPOLOGIES[topology][0]])
     flops = 2 * (6 if recipe.sam_rho else 3) * recipe.architecture().macs(recipe.input_shape(), classes)  # of an image
-    report = {
-        "device_kind": devices[0].device_kind,
-        "chips": len(devices),
-        "global_batch_size": recipe.global_batch_size,
-        "images_per_chip": images,
-        "classes": classes,
-        "model_flops": flops * images // recipe.accumulation_steps,
-        "hbm_limit_bytes": limit,
-        "versions": {name: importlib.metadata.version(name) for name in ("keras", "jax", compiler)},
-    }
+    report = {"device_kind": devices[0].device_kind, "chips": len(devices), "hbm_limit_bytes": limit}
+    report |= {"global_batch_size": recipe.global_batch_size, "images_per_chip": images, "classes": classes}
+    report |= {"model_flops": flops * images // recipe.accumulation_steps}
+    report |= {"versions": {name: importlib.metadata.version(name) for name in ("keras", "jax", compiler)}}
     lowered = lower_step(recipe, classes, devices)
     began = time.perf_counter()
     try:
@@ -188,12 +182,10 @@ def compile_step(recipe, topology, classes=None):
     return report | parts | {
         "hbm_bytes": needed,
         "fits": needed <= limit,  # the TPU compiler raises if it does not fit, a GPU's does not
-        "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
+        "flops": cost.get("flops"), "bytes_accessed": cost.get("bytes accessed"),
         "all_reduces": counts.get("all-reduce", 0) + counts.get("all-reduce-start", 0),
         "all_gathers": counts.get("all-gather", 0) + counts.get("all-gather-start", 0),
-        "copies": counts.get("copy", 0),
-        "fusions": counts.get("fusion", 0),
+        "copies": counts.get("copy", 0), "fusions": counts.get("fusion", 0),
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import sys
 
 import tyro
 
-from keras_mixer.cli.terminal import bad_input, in_words, with_local_copies
+from keras_mixer.cli.terminal import BAD_INPUT, in_words, with_local_copies
 from keras_mixer_command import COMMANDS, FAILED, answer
 
 CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
@@ -24,7 +24,7 @@ def main(arguments=None) -> int:
         return status
     try:
         return run(arguments[0], arguments[1:]) or 0
-    except bad_input() as error:
+    except BAD_INPUT as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as stop:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.cli.terminal import NewFile, bad_input, give, in_words, print_table
+from keras_mixer.cli.terminal import BAD_INPUT, NewFile, give, in_words, print_table
 from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Prediction
 from keras_mixer.export.runtimes import load
@@ -93,7 +93,7 @@ def answer(predictor, top_k, image) -> Prediction | Exception:
     """The prediction for an image file, or the error that it raises."""
     try:
         return predictor.predict(image, top_k)
-    except bad_input() as error:
+    except BAD_INPUT as error:
         return error
 
 

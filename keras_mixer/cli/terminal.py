@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import tensorflow as tf
 import tyro
 
 from keras_mixer.fields import settings
@@ -23,6 +24,9 @@ Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
 NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+
+# What the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two.
+BAD_INPUT = (ValueError, OSError, RuntimeError, tf.errors.OpError)
 
 
 @settings
@@ -63,12 +67,6 @@ def folder_of(model) -> Path:
     if is_hub_address(model):
         raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
     return model if model.is_dir() else model.parent
-
-
-def bad_input() -> tuple[type[Exception], ...]:
-    """Types of the errors that the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two."""
-    tensorflow = sys.modules.get("tensorflow")
-    return (ValueError, OSError, RuntimeError) + ((tensorflow.errors.OpError,) if tensorflow else ())
 
 
 def in_words(error) -> str:
