@@ -167,14 +167,14 @@ def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
     for version in ("1", "7"):
         (tmp_path / version).mkdir()
     assert keras_mixer.export_saved_model(classifier, tmp_path).name == "8"
-    with pytest.raises(ValueError, match=r"7 exists already .* use version 9"):
-        keras_mixer.export_saved_model(classifier, tmp_path, version=7)
-    with pytest.raises(ValueError, match="positive"):
-        keras_mixer.export_saved_model(classifier, tmp_path, version=0)
-    with pytest.raises(ValueError, match="top_k must be at least 1"):
-        keras_mixer.export_saved_model(classifier, tmp_path, top_k=0)
-    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'float16'"):
-        keras_mixer.export_saved_model(classifier, tmp_path, precision="float16")
+    for options, message in [
+        ({"version": 7}, r"7 exists already .* use version 9"),
+        ({"version": 0}, "positive"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            keras_mixer.export_saved_model(classifier, tmp_path, **options)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
 
 

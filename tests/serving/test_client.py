@@ -1,10 +1,8 @@
-"""The client of TensorFlow Serving, against a stand-in that speaks its protocols, and the real one if there is one."""
+"""The client of TensorFlow Serving, against a stand-in that speaks its protocols."""
 
 import json
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,6 @@ from keras_mixer.serving import Client, Rejected, ServingError, answers_in, cont
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
-BINARY = shutil.which("tensorflow_model_server")
 CLIENTS, REQUESTS = 32, 320
 ROW = {"probabilities": [0.25, 0.75], "classes": [1, 0], "labels": ["b", "a"]}
 
@@ -49,29 +46,9 @@ def stand_in(base_path):
         yield server
 
 
-@pytest.fixture(scope="module", params=["stand-in", "tensorflow_model_server"])
-def url(request, stand_in, base_path):
-    """Address of a server with version 4 of model "mixer"."""
-    if request.param == "stand-in":
-        yield f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer"
-        return
-    if BINARY is None:
-        pytest.skip("tensorflow_model_server is not on the PATH")
-    rest = free_port()
-    options = [f"--rest_api_port={rest}", f"--port={free_port()}", "--model_name=mixer"]
-    process = subprocess.Popen([BINARY, *options, f"--model_base_path={base_path}"])
-    address = f"http://127.0.0.1:{rest}/v1/models/mixer"
-    try:
-        for _ in range(600):
-            try:
-                Client(address).classify([encode(np.zeros((9, 9, 3), np.uint8), "PNG")])
-                break
-            except ServingError:
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
+@pytest.fixture(scope="module")
+def url(stand_in):
+    return f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer"
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +211,10 @@ def test_what_proxies_answer_is_explained_and_what_may_pass_is_retried(
         assert len(list(client.predict(files))) == 3
 
 
-def test_a_slow_server_is_not_waited_for(stand_in, images, monkeypatch):
+def test_a_slow_server_is_not_waited_for(stand_in, url, images, monkeypatch):
     monkeypatch.setattr(stand_in, "delay", 0.6)
     with pytest.raises(ServingError, match=r"gave no answer: .*Read timed out.* raise --timeout"):
-        Client(f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer", timeout=0.2).classify(images)
+        Client(url, timeout=0.2).classify(images)
     time.sleep(0.6)
 
 
@@ -316,9 +293,8 @@ def test_what_is_no_json_is_a_serving_error(data):
     assert content_of(b"[1]", "it") == {"error": [1]}
 
 
-def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, model, images):
-    probabilities, before = expected(model, images), stand_in.answered
-    client = Client(f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer")
+def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, url, model, images):
+    probabilities, before, client = expected(model, images), stand_in.answered, Client(url)
 
     def ask(number):
         which = number % len(images)
