@@ -30,7 +30,7 @@ GROUPS = {  # the commands, with the file of keras_mixer/cli that has them and t
     },
     "Use": {
         "predict": ("predict", "Classify image files and folders: predict MODEL IMAGE..."),
-        "features": ("predict", "Extract the features of a data set: features MODEL DATA."),
+        "features": ("evaluate", "Extract the features of a data set: features MODEL DATA."),
         "saliency": ("look", "Show which regions of an image support a class: saliency MODEL IMAGE."),
     },
     "Export and sharing": {

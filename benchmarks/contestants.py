@@ -107,10 +107,7 @@ def in_turn(contestants, case, seconds, rounds=ROUNDS, limit=None, stale=False, 
 def competed(specifications, case, seconds, environment=(), **how):
     """`in_turn` with processes that are started and stopped for it."""
     with contextlib.ExitStack() as running:
-        contestants = [
-            running.enter_context(Contestant(*specification, environment=environment))
-            for specification in specifications
-        ]
+        contestants = [running.enter_context(Contestant(*one, environment=environment)) for one in specifications]
         return in_turn(contestants, case, seconds, **how)
 
 
@@ -120,7 +117,25 @@ def middle(values):
     return float(median), float((high - low) / 2 / median) if median else 0.0
 
 
-def record(cases, show, output, specifications=()):
+SHOWN = {  # of a row, as far as it has them
+    "kind": "{:8}",
+    "batch_size": "batch {:5}",
+    "in_flight": "{} in flight",
+    "images_per_second": "{:10.2f} images/s",
+    "images_per_cpu_second": "{:8.1f} per core",
+    "seconds": "{:8.3f} s",
+    "spread": "+- {:.0%}",
+    "fastest_ms": "fastest {:7.1f} ms",
+    "p50_ms": "p50 {:7.1f} ms",
+    "p99_ms": "p99 {:7.1f} ms",
+    "of_limit": "{:.2f} of the product",
+    "of_baseline": "{:.2f} x the baseline",
+    "mfu": "MFU {:.2f}",
+    "bytes": "{:,} bytes",
+}
+
+
+def record(cases, output, specifications=()):
     """Shows the rows of each case, and writes them with the machine and the versions of some contestants.
 
     The JSON file `output`, if there is one, is written after each case, because a run can take an hour.
@@ -132,7 +147,9 @@ def record(cases, show, output, specifications=()):
         with Contestant(*specification) as contestant:
             content["environments"][contestant.name] = contestant.ask(do="hello").get("versions", "does not start")
     for found in cases:
-        show(found)
+        for row in found:
+            parts = [text.format(row[key]) for key, text in SHOWN.items() if row.get(key) is not None]
+            print(f"  {row['contestant']:45} {'  '.join(parts)}", flush=True)
         content["rows"] += found
         if output:
             output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

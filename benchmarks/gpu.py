@@ -54,7 +54,7 @@ def sweep(contestant, variant, kind, options, deadline):
     """The row of the best batch size; None if no batch size ran."""
     operations = 2.0 * macs(variant, options.image_size) * (3 if kind == "train" else 1)
     batch_size = options.batch_size or first_batch(variant, options.image_size, kind)
-    best, tried = None, []
+    best, stopped = None, "no time left"
     while batch_size <= LARGEST_BATCH and time.perf_counter() < deadline:
         case = {"kind": kind, "variant": variant, "batch_size": batch_size, "image_size": options.image_size}
         case |= {"precision": "bfloat16"}
@@ -63,12 +63,10 @@ def sweep(contestant, variant, kind, options, deadline):
             answer = contestant.ask(do="time", seconds=options.seconds)
         if "error" in answer:
             no_memory = any(word in answer["error"].lower() for word in OUT_OF_MEMORY)
-            reason = "out of memory" if no_memory else answer["error"].splitlines()[0][:200]
-            tried.append({"batch_size": batch_size, "stopped": reason})
+            stopped = "out of memory" if no_memory else answer["error"].splitlines()[0][:200]
             break
         median, spread = middle(answer["seconds"])
         speed = batch_size / median
-        tried.append({"batch_size": batch_size, "images_per_second": speed})
         before = best["images_per_second"] if best else 0.0
         if speed > before:
             best = case | {"images_per_second": speed, "spread": spread, "tflops": operations * speed / 1e12}
@@ -77,9 +75,8 @@ def sweep(contestant, variant, kind, options, deadline):
             break
         batch_size *= 2
     if best is None:
-        print(f"  {kind}: left out: {tried[-1]['stopped'] if tried else 'no time left'}", flush=True)
-        return None
-    return best | {"tried": tried}
+        print(f"  {kind}: left out: {stopped}", flush=True)
+    return best
 
 
 def run_model(name, variant, options, deadline):
@@ -115,14 +112,6 @@ def measured(variants, options):
         print(f"{text}: {ratio:.2f} (target: {target:.2f})")
 
 
-def show(rows):
-    """Prints one line per row."""
-    for row in rows:
-        memory = "" if row["bytes"] is None else f"  {row['bytes'] / 1e9:6.1f} GB"
-        speed = f"{row['images_per_second']:10.1f} images/s +- {row['spread']:.0%}"
-        print(f"  {row['kind']:8} batch {row['batch_size']:5}  {speed}  MFU {row['mfu']:.2f}{memory}", flush=True)
-
-
 def ratios(rows):
     """`[(text, ratio, target)]`: this package against timm, and Mixer against ViT as in the paper (forward)."""
     speeds = {(row["contestant"], row["variant"], row["kind"]): row["images_per_second"] for row in rows}
@@ -155,7 +144,7 @@ def main():
     if options.tiny:
         variants, options.image_size, options.side, options.batch_size = ("tiny/4", "ViT-tiny/4"), 16, 128, 4
     chosen = [variant for variant in variants if options.only is None or variant in options.only]
-    record(measured(chosen, options), show, options.output)
+    record(measured(chosen, options), options.output)
 
 
 if __name__ == "__main__":

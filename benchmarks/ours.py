@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from protocol import serve
-from saved_model_session import session_of
-from speed import Case, images_of, model_of, prepare, prepare_limit
+from speed import Case, images_of, model_of, prepare, prepare_limit, session_of
 
 import keras_mixer
 

@@ -30,10 +30,9 @@ def serve(prepare, device=None):
       wall seconds per call and CPU seconds in total.
     - `memory`: prepares a case and calls it twice; returns the peak memory above that in use before the calls.
 
-    Args:
-        prepare: takes a case (the fields of `speed.Case`; kind "limit" is a product of square matrices) and returns a
-            function without arguments that makes one call and waits for its result; raises if it cannot.
-        device: returns a dict with name and peak memory of the device, which is added to the times.
+    `prepare` takes a case (the fields of `speed.Case`; kind "limit" is a product of square matrices) and returns a
+    function that makes one call and waits for its result. `device` returns name and peak memory of the device, as a
+    dict that is added to the times.
     """
     call = None
     for line in sys.stdin:

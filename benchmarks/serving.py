@@ -74,24 +74,12 @@ def measured(options):
                 requests[running.enter_context(contestant)] = own
             for batch_size in options.batch_sizes:
                 case = {"variant": variant, "batch_size": batch_size, "image_size": options.image_size}
-
-                def request(contestant, case=case, requests=requests):
-                    return case | requests[contestant]
-
+                own = {contestant: case | request for contestant, request in requests.items()}
+                print(f"{variant}, batch {batch_size}")
                 for in_flight in options.in_flight:
                     how = {"in_flight": in_flight, "fewest": 1}
-                    times = in_turn(requests, request, options.seconds, options.rounds, **how)
+                    times = in_turn(requests, own.get, options.seconds, options.rounds, **how)
                     yield relative([row(case, in_flight, label, calls.seconds) for label, calls in times.items()])
-
-
-def show(rows):
-    """Prints one line per row."""
-    first = rows[0]
-    print(f"{first['variant']}, batch {first['batch_size']}, {first['in_flight']} in flight")
-    for one in rows:
-        latencies = f"fastest {one['fastest_ms']:7.1f} ms  p50 {one['p50_ms']:7.1f} ms  p99 {one['p99_ms']:7.1f} ms"
-        speed = f"{one['images_per_second']:8.1f} images/s  {one['of_baseline']:.2f} x {BASELINE}"
-        print(f"  {one['contestant']:28} {latencies}  {speed}", flush=True)
 
 
 def main():
@@ -105,7 +93,7 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
-    record(measured(options), show, options.output, [("serving", sys.executable, "serving_peer.py")])
+    record(measured(options), options.output, [("serving", sys.executable, "serving_peer.py")])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from protocol import serve
-from saved_model_session import session_of
+from speed import session_of
 
 
 def _onnx_runtime(path):

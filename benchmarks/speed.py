@@ -105,3 +105,17 @@ def prepare_limit(precision, side=LIMIT_SIDE):
 def limit_operations(side=LIMIT_SIDE):
     """Floating-point operations per call of `prepare_limit`."""
     return 2.0 * side**3
+
+
+def session_of(path):
+    """A function `(B, H, W, 3) -> (B, classes)` that runs the only version of an export as TensorFlow Serving does."""
+    import tensorflow as tf
+
+    (version,) = path.iterdir()
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph)
+    with graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
+    signature = loaded.signature_def["serving_default"]
+    output, image = signature.outputs["probabilities"].name, signature.inputs["image"].name
+    return session.make_callable(output, feed_list=[image])

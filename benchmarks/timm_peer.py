@@ -23,8 +23,6 @@ NAMES |= {"ViT-B/16": "vit_base_patch16_224", "ViT-L/16": "vit_large_patch16_224
 def _model(case):
     if case["variant"] == "tiny/4":  # for tests
         return MlpMixer(num_classes=CLASSES, img_size=16, patch_size=4, num_blocks=4, embed_dim=96)
-    if case["variant"] not in NAMES:
-        raise ValueError(f"timm has no {case['variant']}")
     return timm.create_model(NAMES[case["variant"]], num_classes=CLASSES, img_size=case["image_size"])
 
 
@@ -39,8 +37,6 @@ def _prepare(case):
     if case["kind"] == "limit":
         x = torch.randn(case["side"], case["side"], dtype=torch.bfloat16, device=DEVICE)
         return lambda: _finish(x @ x)
-    if case["kind"] not in ("forward", "train"):
-        raise ValueError(f"unsupported case {case['kind']!r}")
     torch.manual_seed(0)
     model, bfloat16 = _model(case).to(DEVICE), case["precision"] == "bfloat16"
     images = torch.rand(case["batch_size"], 3, case["image_size"], case["image_size"], device=DEVICE) * 2 - 1

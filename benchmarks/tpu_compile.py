@@ -38,13 +38,8 @@ COLUMNS = ("recipe", "chips", "images per chip", "memory in GiB", "temporaries",
 REMEDIES = "Use --largest-batch, rematerialize=True, accumulation_steps=N, precision=mixed_bfloat16 or more chips."
 
 # Memory that a program gets: by libtpu 0.0.52's own messages; on a GPU the three quarters that JAX takes by default.
-USABLE_BYTES = {
-    "v5e": int(15.75 * GIB),
-    "v6e": int(31.24 * GIB),
-    "v4": int(30.75 * GIB),
-    "v5p": int(95.73 * GIB),
-    "h100": int(0.75 * 84_942_979_072),
-}
+USABLE_BYTES = {"v5e": 15.75 * GIB, "v6e": 31.24 * GIB, "v4": 30.75 * GIB, "v5p": 95.73 * GIB}
+USABLE_BYTES["h100"] = 0.75 * 84_942_979_072
 GRIDS = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 # Cloud TPU counts chips in the names of v5e and v6e, but cores in those of v4 and v5p: v4-8 has four chips.
 TOPOLOGIES = {f"{chip}-{count}": (chip, grid) for chip in ("v5e", "v6e") for count, grid in GRIDS.items()}
@@ -158,18 +153,12 @@ def compile_step(recipe, topology, classes=None):
     if classes is None:
         raise ValueError(f"The number of classes of {recipe.data!r} is not known before it is read. Use --classes.")
     recipe, devices = without_weights(recipe), topology_devices(topology)
-    images, limit = recipe.global_batch_size // len(devices), USABLE_BYTES[TOPOLOGIES[topology][0]]
+    images, limit = recipe.global_batch_size // len(devices), int(USABLE_BYTES[TOPOLOGIES[topology][0]])
     flops = 2 * (6 if recipe.sam_rho else 3) * recipe.architecture().macs(recipe.input_shape(), classes)  # of an image
-    report = {
-        "device_kind": devices[0].device_kind,
-        "chips": len(devices),
-        "global_batch_size": recipe.global_batch_size,
-        "images_per_chip": images,
-        "classes": classes,
-        "model_flops": flops * images // recipe.accumulation_steps,
-        "hbm_limit_bytes": limit,
-        "versions": {name: importlib.metadata.version(name) for name in ("keras", "jax", compiler)},
-    }
+    report = {"device_kind": devices[0].device_kind, "chips": len(devices), "hbm_limit_bytes": limit}
+    report |= {"global_batch_size": recipe.global_batch_size, "images_per_chip": images, "classes": classes}
+    report |= {"model_flops": flops * images // recipe.accumulation_steps}
+    report |= {"versions": {name: importlib.metadata.version(name) for name in ("keras", "jax", compiler)}}
     lowered = lower_step(recipe, classes, devices)
     began = time.perf_counter()
     try:
@@ -193,12 +182,10 @@ def compile_step(recipe, topology, classes=None):
     return report | parts | {
         "hbm_bytes": needed,
         "fits": needed <= limit,  # the TPU compiler raises if it does not fit, a GPU's does not
-        "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
+        "flops": cost.get("flops"), "bytes_accessed": cost.get("bytes accessed"),
         "all_reduces": counts.get("all-reduce", 0) + counts.get("all-reduce-start", 0),
         "all_gathers": counts.get("all-gather", 0) + counts.get("all-gather-start", 0),
-        "copies": counts.get("copy", 0),
-        "fusions": counts.get("fusion", 0),
+        "copies": counts.get("copy", 0), "fusions": counts.get("fusion", 0),
     }  # fmt: skip
 
 
@@ -240,30 +227,18 @@ def count_operations(text):
 
 
 def search_largest_batch(compile_batch, unit, first):
-    """The report of the largest global batch, a multiple of `unit`, that fits to within an eighth; None if none does.
-
-    At first memory grows with the batch. Near the limit XLA computes things again instead of keeping them, at the cost
-    of more FLOPs, so that much larger batches than a straight line promises can still fit.
-    """
+    """The report of the largest global batch that fits, in steps of `unit`, to within an eighth; None if none does."""
     low, best = 0, None  # in units: the largest known to fit
     high = None  # the smallest known not to
     count = max(first // unit, 1)
-    while True:
+    while high is None or high - low > max(low // PRECISION, 1):
         report = compile_batch(count * unit)
         if report["fits"]:
             low, best = count, report
         else:
             high = count
-        if high is not None and high - low <= max(low // PRECISION, 1):
-            return best
-        if high is not None:
-            count = (low + high) // 2
-        else:
-            fixed = report["argument_bytes"] + report["code_bytes"]
-            room = (report["hbm_limit_bytes"] - fixed) / max(report["hbm_bytes"] - fixed, 1)
-            count = int(low * max(room, 1.5))
-        grain = 1 << max((count // PRECISION).bit_length() - 1, 0)  # few significant bits, as hardware prefers
-        count = max(count // grain * grain, low + 1)
+        count = 2 * low if high is None else (low + high) // 2
+    return best
 
 
 def print_report(report):

@@ -48,23 +48,15 @@ def stages(options, folder):
     for part, count in PHOTOGRAPHS.items():
         write_photographs(folder, count, part)
     for stage in options.stages:
+        print(STAGES[stage])
         found = {name: [] for name in contestants}
         for round_ in range(options.rounds):
             for name, (python, script) in contestants.items():
                 results = folder / name / f"round-{round_}"
                 results.mkdir(parents=True, exist_ok=True)
                 found[name].append(seconds_of([python, str(FOLDER / script), stage, str(folder), str(results)]))
-        row = {"stage": stage}
-        yield [
-            row | {"contestant": name, "seconds": statistics.median(all_), "rounds": all_}
-            for name, all_ in found.items()
-        ]
-
-
-def show(rows):
-    """Prints one line per row."""
-    for row in rows:
-        print(f"{STAGES[row['stage']]:65} {row['contestant']:12} {row['seconds']:7.1f} s", flush=True)
+        medians = {name: {"seconds": statistics.median(times), "rounds": times} for name, times in found.items()}
+        yield [{"stage": stage, "contestant": name} | row for name, row in medians.items()]
 
 
 def main():
@@ -77,7 +69,7 @@ def main():
     parser.set_defaults(flax=None)  # the other peer of run.py
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        record(stages(options, Path(folder)), show, options.output, [OURS, *peers(options)])
+        record(stages(options, Path(folder)), options.output, [OURS, *peers(options)])
 
 
 if __name__ == "__main__":

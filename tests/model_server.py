@@ -1,13 +1,12 @@
-"""A stand-in for TensorFlow Serving that answers from exported SavedModels: predictions and states of versions over
-REST as its documentation describes them, predictions over gRPC by its own stubs. It finds new versions automatically,
-and loads them before it gives up the old one.
+"""A stand-in for TensorFlow Serving that answers from an exported SavedModel: predictions and the state of its version
+over REST as its documentation describes them, predictions over gRPC by its own stubs.
 
 Source: TensorFlow Serving's api_rest.md, http_rest_api_handler.cc, http_rest_api_util.cc, get_model_status_impl.cc.
 """
 
 import base64
 import contextlib
-import dataclasses
+import functools
 import json
 import re
 import threading
@@ -21,7 +20,6 @@ import tensorflow as tf
 
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict)?", re.I)
 HTTP_STATUS = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400}
-POLL_SECONDS = 0.05
 
 
 class Failure(Exception):
@@ -32,85 +30,52 @@ class Failure(Exception):
         self.code = code
 
 
-@dataclasses.dataclass
-class Version:
-    state: str = "LOADING"
-    error: str = ""
-    model: object = None
-
-
 class ModelServer:
-    """Serves `base_path/VERSION/`, always the newest version that loads.
+    """Serves the newest `base_path/VERSION/` there is when it is first asked.
 
     Attributes:
         delay: seconds before a prediction is answered.
-        hold: while set, new versions stay in state LOADING.
         answered: number of predictions so far.
     """
 
     def __init__(self, name, base_path):
         self.name, self.base_path = name, Path(base_path)
-        self.versions = {}
-        self.delay, self.hold, self.answered = 0.0, False, 0
-        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self.delay, self.answered, self._lock = 0.0, 0, threading.Lock()
         self._rest = Rest(("127.0.0.1", 0), self)
-        self._threads = [threading.Thread(target=self._watch)]
-        self._threads.append(threading.Thread(target=self._rest.serve_forever, args=(0.05,)))
+        self._thread = threading.Thread(target=self._rest.serve_forever, args=(0.05,))
         self.rest_port, self.grpc_port, self._grpc = self._rest.server_port, None, None
 
     def __enter__(self):
         with contextlib.suppress(ImportError):
             self._grpc, self.grpc_port = serve_grpc(self)
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *exception):
-        self._stopping.set()
         if self._grpc:
             self._grpc.stop(None).wait()
         self._rest.shutdown()
         self._rest.server_close()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
-    def _watch(self):
-        while not self._stopping.wait(POLL_SECONDS):
-            newest = max((int(path.name) for path in self.base_path.iterdir() if path.name.isdigit()), default=None)
-            if newest is None or self.versions.setdefault(newest, Version()).state != "LOADING" or self.hold:
-                continue
-            version = self.versions[newest]
-            try:
-                version.model = tf.saved_model.load(str(self.base_path / str(newest)))
-            except Exception as error:
-                version.state, version.error = "END", str(error)
-                continue
-            version.state = "AVAILABLE"
-            for number, old in self.versions.items():
-                if number < newest and old.state == "AVAILABLE":
-                    old.state = "END"  # who is using it holds a reference
+    @functools.cached_property
+    def version(self):
+        versions = [int(path.name) for path in self.base_path.iterdir() if path.name.isdigit()]
+        if not versions:
+            raise Failure("NOT_FOUND", f"Servable not found for request: Latest({self.name})")
+        return max(versions)
 
-    def wait_until_available(self, version):
-        deadline = time.monotonic() + 60
-        while self.versions.get(version, Version()).state != "AVAILABLE":
-            assert time.monotonic() < deadline, self.versions
-            time.sleep(0.01)
-
-    def status(self, name, version=None):
-        if name != self.name or version not in (None, *self.versions) or not self.versions:
-            raise Failure("NOT_FOUND", f"Could not find any versions of model {name}")
-        return {number: self.versions[number] for number in self.versions if version in (None, number)}
+    @functools.cached_property
+    def model(self):
+        return tf.saved_model.load(str(self.base_path / str(self.version)))
 
     def signature(self, name, version, signature_name):
-        usable = [number for number, one in list(self.versions.items()) if one.state == "AVAILABLE"]
-        wanted = max(usable, default=None) if version is None else version
-        if name != self.name or wanted not in usable:
+        if name != self.name or version not in (None, self.version):
             asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise Failure("NOT_FOUND", f"Servable not found for request: {asked}")
-        signatures = self.versions[wanted].model.signatures
-        if signature_name not in signatures:
+        if signature_name not in self.model.signatures:
             raise Failure("INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found in signature def')
-        return signatures[signature_name]
+        return self.model.signatures[signature_name]
 
     def predict(self, signature, inputs):
         time.sleep(self.delay)
@@ -163,16 +128,11 @@ class RestHandler(BaseHTTPRequestHandler):
             self.wfile.write(encoded)
 
     def _status(self, name, version, body):
-        return {
-            "model_version_status": [
-                {
-                    "version": str(number),
-                    "state": found.state,
-                    "status": {"error_code": "UNKNOWN" if found.error else "OK", "error_message": found.error},
-                }
-                for number, found in self.server.models.status(name, version).items()
-            ]
-        }
+        models = self.server.models
+        if name != models.name or version not in (None, models.version):
+            raise Failure("NOT_FOUND", f"Could not find any versions of model {name}")
+        status = {"error_code": "OK", "error_message": ""}
+        return {"model_version_status": [{"version": str(models.version), "state": "AVAILABLE", "status": status}]}
 
     def _predict(self, name, version, body):
         """Answers the row format: an instance is an image or a dictionary; multiple outputs are dictionaries."""

@@ -8,21 +8,23 @@ so that other commands start faster.
 import importlib
 import sys
 
-from keras_mixer.cli.terminal import bad_input, in_words, read_options, with_local_copies
+import tyro
+
+from keras_mixer.cli.terminal import BAD_INPUT, in_words, with_local_copies
 from keras_mixer_command import COMMANDS, FAILED, answer
 
 CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
 
 
 def main(arguments=None) -> int:
-    """Runs `keras-mixer` with the given arguments (default: those of the process); returns the exit status."""
+    """Runs `keras-mixer` with arguments, by default those of the process; returns the status, or exits as tyro does."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     status = answer(arguments)
     if status is not None:
         return status
     try:
         return run(arguments[0], arguments[1:]) or 0
-    except bad_input() as error:
+    except BAD_INPUT as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as stop:
@@ -34,5 +36,7 @@ def run(command, arguments) -> int | None:
     """Runs a command with the options on the command line; returns its exit status, None for 0."""
     kind = getattr(importlib.import_module(f"keras_mixer.cli.{COMMANDS[command][0]}"), command.capitalize())
     arguments, defaults = kind.take_recipe(arguments) if hasattr(kind, "take_recipe") else (arguments, {})
-    with with_local_copies(read_options(kind, command, arguments, **defaults)) as options:
+    config = (tyro.conf.OmitArgPrefixes,)  # a switch has both --name and --no-name
+    given = tyro.cli(kind, prog=f"keras-mixer {command}", args=arguments, config=config, **defaults)
+    with with_local_copies(given) as options:
         return options()

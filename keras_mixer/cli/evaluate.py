@@ -1,10 +1,10 @@
-"""The commands evaluate, fewshot and imagenet: how good a model is."""
+"""The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
 import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_o
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.settings import EvaluationCrop
-from keras_mixer.data.sources import load_source, with_classes_of
+from keras_mixer.data.sources import image_folder, load_source, with_classes_of
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.export.predictor import load_mixer
@@ -45,24 +45,16 @@ class Evaluate:
     def __call__(self):
         log = log_of(self)
         is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
-        result, source, measured, own = self._of_run(log) if is_run else self._of_model(log)
+        result, source, about, own = self._of_run(log) if is_run else self._of_model(log)
         classes = zip(source.class_names, result.examples_per_class.tolist(), result.per_class().tolist(), strict=True)
         rows = [(name, images, accuracy if images else None) for name, images, accuracy in classes]
-        content = {
-            "accuracy": result.top1,
-            "top5": result.top5,
-            "loss": result.loss if np.isfinite(result.loss) else None,  # JSON has no NaN
-            "test_images": result.examples,
-            **dict(zip(("part", "evaluation_crop", "image_size"), measured, strict=True)),
-            "non_finite": result.non_finite,
-            "constant": result.constant,
-            "data": source.name,
-            "class_names": source.class_names,
-            "per_class": [accuracy for *_, accuracy in rows],
-            "confusion": result.confusion.tolist(),
-        }
+        loss = result.loss if np.isfinite(result.loss) else None  # JSON has no NaN
+        content = {"accuracy": result.top1, "top5": result.top5, "loss": loss, "test_images": result.examples} | about
+        content |= {"non_finite": result.non_finite, "constant": result.constant, "data": source.name}
+        content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
+        content |= {"confusion": result.confusion.tolist()}
         if give(self, content, ("class", "images", "accuracy"), rows):
-            print_evaluation(result, measured, rows)
+            print_evaluation(result, about, rows)
         file = self.output or (self.model / "evaluation.json" if own else None)
         if file is not None:
             write_json(file, content)
@@ -75,6 +67,7 @@ class Evaluate:
             log(f"Written to {write_figure(figure, self.model / 'confusion.png')}.")
 
     def _of_run(self, log):
+        """The result, the data, what was measured, and whether the data are the run's own."""
         from keras_mixer.training.inputs import evaluate_source, other_source, run_source
         from keras_mixer.training.recipes import resolve
         from keras_mixer.training.run import read_recipe
@@ -89,8 +82,9 @@ class Evaluate:
         else:
             wanted = dataclasses.replace(wanted, holdout=0.0)
         source = with_classes_of(source, model.class_names, log)
-        result = evaluate_source(model, source, wanted, progress=True)
-        return result, source, (wanted.part(), wanted.evaluation_crop, list(wanted.input_shape()[:2])), own
+        result, size = evaluate_source(model, source, wanted, progress=True), list(wanted.input_shape()[:2])
+        about = {"part": wanted.part(), "evaluation_crop": wanted.evaluation_crop, "image_size": size}
+        return result, source, about, own
 
     def _of_model(self, log):
         predictor = load(self.model)
@@ -99,22 +93,20 @@ class Evaluate:
                 f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
                 "TensorFlow Datasets name or digits)."
             )
-        about, split = predictor.facts, self.source.test_split or "test"
-        crop = self.evaluation_crop or about.evaluation_crop
+        size, split = list(predictor.input_shape[:2]), self.source.test_split or "test"
+        crop = self.evaluation_crop or predictor.facts.evaluation_crop
         given = self.source.given(train_split=split, test_split=split)
         options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
-        source = with_classes_of(load_source(self.data, **given, **options), about.class_names, log)
-        batches = evaluation_batches(
-            source.test, image_size=predictor.input_shape[:2], batch_size=BATCH_SIZE, crop=crop
-        )
+        source = with_classes_of(load_source(self.data, **given, **options), predictor.class_names, log)
+        batches = evaluation_batches(source.test, image_size=size, batch_size=BATCH_SIZE, crop=crop)
         with naming_damaged_files(source.test, crop=crop):
             result = evaluate(predictor, batches, progress=True)
-        return result, source, ("test", crop, list(predictor.input_shape[:2])), False
+        return result, source, {"part": "test", "evaluation_crop": crop, "image_size": size}, False
 
 
-def print_evaluation(result, measured, per_class):
+def print_evaluation(result, about, per_class):
     """Prints the tables and remarks of an evaluation."""
-    part, crop, (height, width) = measured
+    part, crop, (height, width) = about.values()
     scores = f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {part}"
     print_table(("top-1", "top-5", "loss", "images", "crop", "input"), [(*scores, crop, f"{height} x {width}")])
     for remark in result.remarks():
@@ -146,7 +138,6 @@ class Fewshot:
     l2: float = L2  # strength of the L2 regularization; 1024 in big_vision
     layer: str = "pre_logits"  # features to use, named as in keras-mixer features
     evaluation_crop: EvaluationCrop | None = None  # of images; the model's own, or else resize-crop, as in the paper
-    batch_size: Count = BATCH_SIZE  # images per step
     output: NewFile | None = None
     """JSON file to write; it must not exist. By default fewshot.json in the run or next to the file, overwritten."""
 
@@ -154,25 +145,25 @@ class Fewshot:
         file = self.output or folder_of(self.model) / "fewshot.json"
         model = load_mixer(self.model)
         crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
+        size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
-        height, width = model.input_shape[1:3]
-        options = {"image_size": (height, width), "batch_size": self.batch_size, "crop": crop}
-        train, test = (evaluation_batches(part, **options) for part in (source.train, source.test))
+        parts = source.train, source.test
+        batches = [evaluation_batches(part, image_size=size, batch_size=BATCH_SIZE, crop=crop) for part in parts]
         began, classes = time.perf_counter(), len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with naming_damaged_files(source.train, source.test, crop=crop):
-            result = few_shot(model, train, test, classes=classes, **how, progress=True)
+        with naming_damaged_files(*parts, crop=crop):
+            result = few_shot(model, *batches, classes=classes, **how, progress=True)
         accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
         rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
         print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
-            f"{self.layer}, {crop} to {height} x {width} px, l2 {self.l2:g}, {time.perf_counter() - began:.1f} s"
+            f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}, {time.perf_counter() - began:.1f} s"
         )
         for remark in result.remarks():
             print(remark)
-        content = {"data": source.name, "crop": crop, "image_size": [height, width], **how}
+        content = {"data": source.name, "crop": crop, "image_size": list(size), **how}
         write_json(file, content | dataclasses.asdict(result))
         print(f"Written to {file}.")
 
@@ -187,7 +178,6 @@ class Imagenet:
     real_images: Path | None = None  # of real_labels, ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default
     v2_folder: Path | None = None  # of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2
     evaluation_crop: EvaluationCrop | None = None  # of images; by default the model's own, or resmall-crop
-    batch_size: Count = BATCH_SIZE  # images per step
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
@@ -205,7 +195,7 @@ class Imagenet:
             except NotPrepared as error:
                 absent.append(f"{name}: {error}")
                 continue
-            batches = evaluation_batches(split, image_size=size, batch_size=self.batch_size, crop=crop)
+            batches = evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)
             with naming_damaged_files(split, crop=crop, advice=""):
                 result = measure(model, batches, progress=True)
             rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
@@ -232,3 +222,37 @@ class Imagenet:
         if self.v2_folder:
             return sets | {f"V2 {self.v2_folder.name}": (evaluate, partial(v2_split, folder=self.v2_folder))}
         return sets | {f"V2 {name}": (evaluate, partial(v2_split, name, self.data_dir)) for name in V2_VARIANTS}
+
+
+@settings
+class Features:
+    """Extract the features of the test images (or, with --part train, the training images) of a data set."""
+
+    model: Model  # a finished run directory or .keras file
+    data: Data  # digits, an image folder or a TensorFlow Datasets name
+    output: NewFile  # the .npz file to write (features, labels, class_names); it must not exist
+    layer: str = "pre_logits"
+    """stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits."""
+    part: Literal["train", "test"] = "test"  # split of the data
+    source: DataOptions = DataOptions()
+    train_split: str = "train"  # name of the training split
+    json: bool = False  # print JSON instead of a sentence
+
+    def __call__(self):
+        from keras_mixer.evaluation.features_file import write_features
+
+        model = load_mixer(self.model)
+        crop = anatomy(model).evaluation_crop
+        given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
+        if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
+            given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
+        options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
+        source = load_source(self.data, **given, **options)
+        split = getattr(source, self.part)
+        batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=BATCH_SIZE, crop=crop)
+        about = {"layer": self.layer, "class_names": source.class_names}
+        with naming_damaged_files(split, crop=crop):
+            write_features(model, batches, self.output, **about, progress=True)
+        content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
+        if give(self, content):
+            print(f"Written: {self.output} ({self.layer} of {split.size} images, {crop})")

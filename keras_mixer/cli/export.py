@@ -10,14 +10,13 @@ import numpy as np
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import Unsupported, complete_facts, load_model, require_tensorflow
+from keras_mixer.export.predictor import Predictor, Unsupported, load_model, require_tensorflow
 from keras_mixer.export.verified import FORMATS, ExportDiffers
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
@@ -29,7 +28,8 @@ from keras_mixer.weights.convert import convert
 
 ALL = "all"
 BATCH_SIZE = 32  # of the images for calibration
-OF_ALL = ("classifier_activation", "max_difference", "min_agreement", "threads")  # options of all formats
+MOST_EXAMPLES = 5  # on a page, unless a number is given
+OF_ALL = ("classifier_activation", "max_difference", "min_agreement")  # options of all formats
 OF_SOME = ("quantization", "precision", "version", "top_k", "batch_size", "examples")
 In = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -56,11 +56,11 @@ class Export:
     RUN/export/saved_model, model.tflite, model.onnx, openvino, web."""
     quantization: Literal["float16", "dynamic_int8", "int8"] | None = None
     """For tflite and web: float16 or dynamic_int8 (weights only); for tflite also int8 (uint8 input and output too)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """For saved_model: bfloat16 halves the size; faster only on servers with AVX512_BF16 or AMX."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """For saved_model: bfloat16 halves the size; faster only on servers with AVX512_BF16 or AMX. By default float32."""
     version: int | None = None  # for saved_model; the next free version by default
-    top_k: Count = 5  # for saved_model: number of classes and labels to return
-    batch_size: Count = 1  # for tflite: images per call
+    top_k: Count | None = None  # for saved_model: number of classes and labels to return, by default 5
+    batch_size: Count | None = None  # for tflite: images per call, by default 1
     classifier_activation: Literal["softmax", "sigmoid"] | None = None  # after logits; by default as its loss implies
     data: str | None = None  # image folder or TensorFlow Datasets name to compare and calibrate on; the run's own
     source: DataOptions = DataOptions()
@@ -71,31 +71,26 @@ class Export:
     """Largest allowed difference of a probability; by default 1e-5, float16 1e-3, bfloat16 0.05, int8 no limit."""
     min_agreement: float | None = None
     """Smallest allowed fraction of images with the same top-1; by default 0.99 for int8 and bfloat16, else no limit."""
-    threads: int | None = None  # of the export's runtime in the comparison; all cores by default
-    examples: CountFrom0 = 5  # for web: test images that visitors can click, and download; 0 for none
+    examples: CountFrom0 | None = None
+    """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
         require_tensorflow()
         folder = folder_of(self.run) / "export" if self.output is None else self.output
-        options = {name: getattr(self, name) for name in OF_SOME}
-        if self.format == ALL:
-            paths = {name: folder / one.name for name, one in FORMATS.items()}
-        else:
-            paths = {self.format: folder / FORMATS[self.format].name if self.output is None else folder}
-            defaults = {field.name: field.default for field in dataclasses.fields(type(self))}
-            options = {name: value for name, value in options.items() if value != defaults[name]}
+        options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
+        if self.format != ALL:
             verified.format_with(self.format, options)
+        paths = {name: folder / one.name for name, one in FORMATS.items() if self.format in (name, ALL)}
+        if self.format != ALL and self.output is not None:
+            paths = {self.format: self.output}
         for name, path in paths.items():
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
-        parts = anatomy(model)
-        parts.output(self.classifier_activation)  # refused before the data are read
-        facts = complete_facts(parts)
+        facts = Predictor.of(model, classifier_activation=self.classifier_activation).facts
         source = with_classes_of(self._source(facts.evaluation_crop), facts.class_names)
         if self.quantization == "int8":
-            options["representative_images"] = self._calibration(
-                source.train, model.input_shape[1:3], facts.evaluation_crop
-            )
+            size = model.input_shape[1:3]
+            options["representative_images"] = self._calibration(source.train, size, facts.evaluation_crop)
         if "web" in paths:
             options |= self._page(source)
         common = {name: getattr(self, name) for name in OF_ALL}
@@ -140,7 +135,8 @@ class Export:
 
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""
-        shown = example_images(source.test, with_names(source.class_names), self.examples)
+        count = MOST_EXAMPLES if self.examples is None else self.examples
+        shown = example_images(source.test, with_names(source.class_names), count)
         if not (self.run / "results.json").is_file():
             return {"title": self.run.stem, "examples": shown}
         results = read_results(self.run)
@@ -151,17 +147,17 @@ class Export:
 
 def export_all(names, verify):
     """Prints a row for each format; one that is impossible for this model or machine has not failed."""
-    rows, written, failed = [], [], []
+    rows, failed = [], []
     for name in tqdm(names, leave=False, unit="format", file=sys.stderr):
-        began, parity = time.perf_counter(), None
+        began, parity, result = time.perf_counter(), None, "written"
         try:
-            parity, result = verify(name), "written"
-            written.append(name)
+            parity = verify(name)
+        except Unsupported as error:
+            result = f"not possible: {' '.join(str(error).split())}"
         except Exception as error:  # each format has its own libraries; whatever fails in one, the others are written
+            failed.append(name)
             parity, reason = getattr(error, "parity", None), " ".join(str(error).split()) or type(error).__name__
-            possible = not isinstance(error, Unsupported)
-            result = "differs too much" if parity else f"{'failed' if possible else 'not possible'}: {reason}"
-            failed += [name] * possible
+            result = "differs too much" if parity else f"failed: {reason}"
         figures = ("-", "-", "-", "-")
         if parity:
             sizes = f"{parity.bytes / 1e6:,.2f} MB", f"{parity.max_difference:.1e}", f"{parity.agreement:.2%}"
@@ -170,7 +166,7 @@ def export_all(names, verify):
     print_table(("format", "file", "size", "largest difference", "same top-1", "seconds", "result"), rows)
     if failed:
         raise ValueError(f"Not every format could be verified: {', '.join(failed)}. The table says why.")
-    if not written:
+    if "written" not in [result for *_, result in rows]:
         raise ValueError("No format is possible for this model on this machine. The table says why.")
 
 

@@ -1,18 +1,18 @@
-"""The commands predict and features: what a model says of images."""
+"""The command predict: what a model or a server says of images."""
 
 import contextlib
 import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, bad_input, give, in_words, log_of, print_table
+from keras_mixer.cli.terminal import BAD_INPUT, NewFile, give, in_words, print_table
 from keras_mixer.data.image_folder import images_below
-from keras_mixer.export.predictor import Prediction, load_mixer
+from keras_mixer.export.predictor import Prediction
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, Probability, settings
 from keras_mixer.storage import local_copy
@@ -42,18 +42,14 @@ class Predict:
     def __call__(self):
         if len(self.paths) < (1 if self.server else 2):
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
-        predictions: list[Prediction] = []
-        failed: list[Exception] = []
         with self._classifier() as (answers_to, trained_on):
             images = [file for path in self.paths[0 if self.server else 1 :] for file in files_at(path)]
             few = len(images) < MANY_IMAGES
-            for answer in tqdm(answers_to(images), "predicting", len(images), file=sys.stderr, disable=few):
-                if isinstance(answer, Exception):
-                    failed.append(answer)
-                else:
-                    predictions.append(self._without_improbable(answer))
+            answers = list(tqdm(answers_to(images), "predicting", len(images), file=sys.stderr, disable=few))
+        failed = [error for error in answers if isinstance(error, Exception)]
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
+        predictions = [self._without_improbable(one) for one in answers if isinstance(one, Prediction)]
         content = [dataclasses.asdict(prediction) for prediction in predictions]
         rows = [(p.image, *answer) for p in predictions for answer in zip(p.labels, p.probabilities, strict=True)]
         if give(self, content, ("image", "class", "probability"), rows):
@@ -78,7 +74,7 @@ class Predict:
         headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in self.header)}
         client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
         try:
-            yield functools.partial(answers_of, client, self.top_k), None
+            yield functools.partial(client.predict, top_k=self.top_k), None
         finally:
             client.close()
 
@@ -97,17 +93,8 @@ def answer(predictor, top_k, image) -> Prediction | Exception:
     """The prediction for an image file, or the error that it raises."""
     try:
         return predictor.predict(image, top_k)
-    except bad_input() as error:
+    except BAD_INPUT as error:
         return error
-
-
-def answers_of(client, top_k, images):
-    """Yields what a server answers for each image, or why it cannot be read."""
-    done = 0
-    while done < len(images):
-        part = images[done : done + client.images_per_request]
-        yield from client.predict(part, top_k)
-        done += len(part)
 
 
 def print_predictions(predictions):
@@ -117,42 +104,3 @@ def print_predictions(predictions):
         answers = zip(one.labels, (f"{value:.2%}" for value in one.probabilities), strict=True)
         rows += [("" if rank else one.image, *row) for rank, row in enumerate(list(answers) or [("(none)", "")])]
     print_table(("image", "class", "probability"), rows)
-
-
-@settings
-class Features:
-    """Extract the features of the test images (or, with --part train, the training images) of a data set."""
-
-    model: Model  # a finished run directory or .keras file
-    data: Data  # digits, an image folder or a TensorFlow Datasets name
-    output: NewFile  # the .npz file to write (features, labels, class_names); it must not exist
-    layer: str = "pre_logits"
-    """stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits."""
-    part: Literal["train", "test"] = "test"  # split of the data
-    source: DataOptions = DataOptions()
-    train_split: str = "train"  # name of the training split
-    batch_size: Count = 64  # images per step
-    json: bool = False  # print JSON instead of a sentence
-
-    def __call__(self):
-        from keras_mixer.anatomy import anatomy
-        from keras_mixer.data.batches import evaluation_batches
-        from keras_mixer.data.image_files import naming_damaged_files
-        from keras_mixer.data.sources import image_folder, load_source
-        from keras_mixer.evaluation.features_file import write_features
-
-        model = load_mixer(self.model)
-        crop = anatomy(model).evaluation_crop
-        given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
-        if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
-            given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
-        options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
-        source = load_source(self.data, **given, **options)
-        split = source.train if self.part == "train" else source.test
-        batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=self.batch_size, crop=crop)
-        about = {"layer": self.layer, "class_names": source.class_names}
-        with naming_damaged_files(split, crop=crop):
-            write_features(model, batches, self.output, **about, progress=True)
-        content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
-        if give(self, content):
-            print(f"Written: {self.output} ({self.layer} of {split.size} images, {crop})")

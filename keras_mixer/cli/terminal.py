@@ -1,18 +1,17 @@
-"""Shared by all commands: types of options, reading them, printing tables and errors."""
+"""Shared by all commands: types of options, local copies of what they name, printing tables and errors."""
 
 import contextlib
 import csv
 import dataclasses
 import functools
-import io
 import json
-import re
 import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import tensorflow as tf
 import tyro
 
 from keras_mixer.fields import settings
@@ -26,7 +25,8 @@ Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
-CONFIG = (tyro.conf.OmitArgPrefixes,)  # a flag has both --name and --no-name
+# What the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two.
+BAD_INPUT = (ValueError, OSError, RuntimeError, tf.errors.OpError)
 
 
 @settings
@@ -42,27 +42,6 @@ class DataOptions:
         """These, but `skip_corrupt`, and others, as far as they have a value."""
         values = {"data_dir": self.data_dir, "test_split": self.test_split, "label": self.label, **others}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def read_options(what, command, arguments, **options):
-    """The dataclass `what` with the options on the command line; ValueError with tyro's boxed message as one line."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(what, prog=f"keras-mixer {command}", args=arguments, config=CONFIG, **options)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_without_box(printed.getvalue())) from None
-
-
-def _without_box(text):
-    """The text of a box drawn by tyro, without title, borders and hints about --help."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[1:-1]  # colours
-    inside = "\n".join(line.strip("│| ") for line in lines)
-    parts = (" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", inside, flags=re.M))
-    kept = [part for part in parts if part and not part.startswith(("For full help", "Argument help"))]
-    return re.sub(r"^Error parsing \w+: ", "", ". ".join(kept)) or text  # other versions of tyro may differ
 
 
 @contextlib.contextmanager
@@ -88,12 +67,6 @@ def folder_of(model) -> Path:
     if is_hub_address(model):
         raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
     return model if model.is_dir() else model.parent
-
-
-def bad_input() -> tuple[type[Exception], ...]:
-    """Types of the errors that the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two."""
-    tensorflow = sys.modules.get("tensorflow")
-    return (ValueError, OSError, RuntimeError) + ((tensorflow.errors.OpError,) if tensorflow else ())
 
 
 def in_words(error) -> str:

@@ -59,7 +59,17 @@ class Predictor:
         """
         parts = anatomy(model)
         kind, activation = parts.output(classifier_activation)
-        facts = complete_facts(parts, class_names, evaluation_crop)
+        own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
+        classes = 0 if kind == "features" else model.output_shape[-1]
+        names = (own.class_names if classes else None) or tuple(map(str, range(classes)))
+        if class_names is not None:
+            names = checked_class_names(class_names)
+        if len(names) != classes:
+            what = f"of {classes} classes" if classes else "without a head, which has no classes"
+            raise ValueError(f"{len(names)} class names were given for a model {what}.")
+        if crop not in EVALUATION_CROPS:
+            raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
+        facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, "float32"), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
@@ -144,25 +154,6 @@ def read_description(text, path) -> dict[str, Any]:
     if None in (facts.class_names, facts.evaluation_crop) or facts.pixel_range != PIXELS:
         raise ValueError(f"{path}: the description of the model is damaged ({facts!r:.200}).")
     return {"facts": facts, **dict(interface)}
-
-
-def complete_facts(parts, class_names=None, evaluation_crop=None) -> ModelFacts:
-    """What the export of a Mixer knows: names given, its own, or numbers; the crop given, its own, or the paper's.
-
-    Raises:
-        ValueError: a name is invalid, there are too many or too few, or the crop is unknown.
-    """
-    own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
-    classes = 0 if parts.output()[0] == "features" else parts.model.output_shape[-1]
-    names = (own.class_names if classes else None) or tuple(map(str, range(classes)))
-    if class_names is not None:
-        names = checked_class_names(class_names)
-    if len(names) != classes:
-        what = f"of {classes} classes" if classes else "without a head, which has no classes"
-        raise ValueError(f"{len(names)} class names were given for a model {what}.")
-    if crop not in EVALUATION_CROPS:
-        raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
-    return dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
 
 
 def in_precision(model, precision) -> keras.Model:

@@ -49,11 +49,8 @@ def load(path) -> Predictor:
     return open_export(path).for_classes("to predict")
 
 
-def open_export(path, threads=None) -> Predictor:
-    """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file.
-
-    One call uses that many threads, by default all cores; TensorFlow uses the setting of its process instead.
-    """
+def open_export(path) -> Predictor:
+    """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file."""
     path = Path(path)
     if (path / "saved_model.pb").is_file():
         return _open_saved_model(path)
@@ -65,22 +62,21 @@ def open_export(path, threads=None) -> Predictor:
             "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
         )
     try:
-        runtime, described, inputs, outputs, run = openers[path.suffix](path, threads or available_cores())
+        runtime, described, shapes, run = openers[path.suffix](path)
     except Unsupported:
         raise
     except Exception as error:  # each runtime has its own
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
+    found = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
     if described is None:
-        shapes = ", ".join(f"{name} {shape}" for name, shape in inputs.items())
-        raise _foreign(path, f"inputs: {shapes}")
+        raise _foreign(path, f"it has {found}")
     known = read_description(described, path)
     shape, classes = known["input_shape"], len(known["facts"].class_names)
-    found = [{name: sides[1:] for name, sides in ends.items()} for ends in (inputs, outputs)]
-    if found != [{"image": shape}, {"probabilities": (classes,)}]:  # changed by another program
-        raise ValueError(
+    if {name: sides[1:] for name, sides in shapes.items()} != {"image": shape, "probabilities": (classes,)}:
+        raise ValueError(  # changed by another program
             f"{path} has another layout than this package writes. Expected image (B, {', '.join(map(str, shape))}) and "
-            f"probabilities (B, {classes}), got inputs {inputs} and outputs {outputs}. Export the model again."
+            f"probabilities (B, {classes}), got {found}. Export the model again."
         )
     return Predictor(runtime, **known, run=run)
 
@@ -109,7 +105,7 @@ def _open_saved_model(path):
     return Predictor("TensorFlow", **known, run=call("serving_default"), other_inputs=others)
 
 
-def open_interpreter(path, threads=None):
+def open_interpreter(path):
     """A TFLite interpreter and its name: LiteRT if installed, else the one inside TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -119,26 +115,26 @@ def open_interpreter(path, threads=None):
         import tensorflow as tf
 
         Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
-    return Interpreter(model_path=str(path), num_threads=threads), name
+    return Interpreter(model_path=str(path), num_threads=available_cores()), name
 
 
-def _open_tflite(path, threads):
-    """The runtime, the description, shapes of inputs and outputs by name, and what runs a batch; so do the others."""
+def _open_tflite(path):
+    """The runtime, the description, shapes of input and output by name, and what runs a batch; so do the others."""
     described = None
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
-    interpreter, name = open_interpreter(path, threads)
+    interpreter, name = open_interpreter(path)
     runner = interpreter.get_signature_runner("serving_default")
-    details = runner.get_input_details(), runner.get_output_details()
-    inputs, outputs = ({name: tuple(map(int, one["shape"])) for name, one in ends.items()} for ends in details)
-    size = next(iter(inputs.values()))[0]
+    details = runner.get_input_details() | runner.get_output_details()
+    shapes = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
+    size = next(iter(shapes.values()))[0]  # images per call
 
     def run(images):
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only
         batches = [run_tflite(runner, padded[i : i + size]) for i in range(0, len(padded), size)]
         return np.concatenate(batches)[: len(images)]
 
-    return name, described, inputs, outputs, run
+    return name, described, shapes, run
 
 
 def run_tflite(runner, images):
@@ -152,25 +148,24 @@ def run_tflite(runner, images):
     return probabilities
 
 
-def _open_onnx(path, threads):
+def _open_onnx(path):
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = available_cores()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    ends = session.get_inputs(), session.get_outputs()
-    inputs, outputs = ({one.name: tuple(one.shape) for one in end} for end in ends)
+    shapes = {one.name: tuple(one.shape) for one in (*session.get_inputs(), *session.get_outputs())}
 
     def run(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
 
-    return "ONNX Runtime", described, inputs, outputs, run
+    return "ONNX Runtime", described, shapes, run
 
 
-def _open_openvino(path, threads):
+def _open_openvino(path):
     openvino = import_extra("openvino", "openvino")
     # The default is bfloat16 on CPUs that have it.
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
     core = openvino.Core()
     model = core.read_model(str(path))
     compiled = core.compile_model(model, "CPU", exact)
@@ -179,14 +174,12 @@ def _open_openvino(path, threads):
     def shape(port):
         return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
 
-    inputs, outputs = (
-        {name: shape(port) for port in ends for name in port.names} for ends in (model.inputs, model.outputs)
-    )
+    shapes = {name: shape(port) for port in (*model.inputs, *model.outputs) for name in port.names}
 
     def run(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
 
-    return "OpenVINO", described, inputs, outputs, run
+    return "OpenVINO", described, shapes, run
 
 
 def import_extra(module, extra):

@@ -1,4 +1,11 @@
-"""SavedModel with stable signatures: pixels or encoded images in, probabilities and class names out."""
+"""SavedModel with stable signatures: pixels or encoded images in, probabilities and class names out.
+
+It contains warm-up requests, which TensorFlow Serving runs before a version takes traffic, so that no client waits:
+`tensorflow.serving.PredictionLog` messages, encoded by hand because the package with their Python classes,
+tensorflow-serving-api, would install a second TensorFlow.
+
+Source: prediction_log.proto, predict.proto and model.proto of tensorflow_serving/apis; the field numbers are theirs.
+"""
 
 import json
 from pathlib import Path
@@ -11,10 +18,12 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
-from keras_mixer.export.warmup import REQUESTS, write_warmup_requests
 from keras_mixer.files import publish, refuse_address, staging_folder
 
 PRECISIONS = ("float32", "bfloat16")
+REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
+PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
+NAME, SIGNATURE_NAME, KEY, VALUE = 1, 3, 1, 2
 
 
 def export_saved_model(
@@ -86,13 +95,29 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     described = folder / SAVED_MODEL_DESCRIPTION
     described.parent.mkdir()
     described.write_text(json.dumps(predictor.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
-    gray, requests = np.full((1, *predictor.input_shape), 128, np.uint8), {}
-    for name, function in signatures.items():
-        (spec,) = function.input_signature
-        encoded = spec.dtype == tf.string
-        image = [tf.io.encode_jpeg(gray[0]).numpy()] if encoded else gray.astype(spec.dtype.as_numpy_dtype)
-        requests[name] = {spec.name: np.array(image, object) if encoded else image}
-    write_warmup_requests(folder / REQUESTS, folder.parent.name, requests)
+    gray = np.full((1, *predictor.input_shape), 128, np.uint8)
+    with tf.io.TFRecordWriter(str(folder / REQUESTS)) as writer:
+        for name, function in signatures.items():
+            (spec,) = function.input_signature
+            encoded = spec.dtype == tf.string
+            image = [tf.io.encode_jpeg(gray[0]).numpy()] if encoded else gray.astype(spec.dtype.as_numpy_dtype)
+            model_spec = {NAME: folder.parent.name.encode(), SIGNATURE_NAME: name.encode()}
+            given = {KEY: spec.name.encode(), VALUE: tf.make_tensor_proto(image).SerializeToString()}
+            writer.write(_message({PREDICT_LOG: {REQUEST: {MODEL_SPEC: model_spec, INPUTS: given}}}))
+
+
+def _message(fields) -> bytes:
+    """A protocol buffer of length-delimited fields: `{number: bytes or other fields}`."""
+    encoded = bytearray()
+    for number, content in fields.items():
+        content = _message(content) if isinstance(content, dict) else content
+        encoded.append(number << 3 | 2)
+        length = len(content)
+        while length > 127:
+            encoded.append(length & 127 | 128)
+            length >>= 7
+        encoded += bytes([length]) + content
+    return bytes(encoded)
 
 
 def version_folder(path, version=None) -> Path:

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +14,8 @@ from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.saved_model import write_functions
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata
+from keras_mixer.fields import Count, check
 from keras_mixer.files import atomic_write, refuse_existing
-
-QUANTIZATIONS = (None, "float16", "dynamic_int8", "int8")
 
 
 def export_tflite(
@@ -65,15 +65,12 @@ def export_tflite(
 
 def write_tflite(predictor, path, *, quantization=None, representative_images=None, batch_size=1):
     """Writes the file; arguments and errors are those of `export_tflite`."""
-    if quantization not in QUANTIZATIONS:
-        valid = ", ".join(map(str, QUANTIZATIONS))
-        raise ValueError(f"Unknown quantization {quantization!r}. Use one of: {valid}.")
+    check("quantization", quantization, Literal[None, "float16", "dynamic_int8", "int8"])
+    check("batch_size", batch_size, Count)
     if (quantization == "int8") != (representative_images is not None):
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     if path.suffix != ".tflite":
         raise ValueError(f"Expected a path that ends in .tflite, got {path.name}.")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
     model, shape, facts = predictor.for_conversion("for TFLite").model, predictor.input_shape, predictor.facts
     if representative_images is not None:
         found = np.shape(representative_images)

@@ -22,12 +22,14 @@ from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import MODEL, write_web
+from keras_mixer.fields import Probability, check
 from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
 
 RANDOM_IMAGES = 32
 # By quantization or precision: largest allowed difference of a probability, smallest fraction of images with the same
 # most probable class; None for no limit.
-FLOAT32: tuple[float | None, float | None] = (1e-5, None)
+Limit = Probability | None
+FLOAT32: tuple[Limit, Limit] = (1e-5, None)
 LIMITS = {"float16": (1e-3, None), "bfloat16": (0.05, 0.99), "dynamic_int8": (None, 0.99), "int8": (None, 0.99)}
 
 
@@ -75,7 +77,7 @@ class Parity:
     model_images_per_second: float  # of the calls alone, without reading and cropping
     export_images_per_second: float
     batch_size: int  # images per call
-    threads: int  # of the export's runtime; the model uses the setting of TensorFlow, by default all cores
+    threads: int  # of the export's runtime; a SavedModel and the model have the setting of TensorFlow
     allowed_difference: float | None  # limit of max_difference; None for no limit
     needed_agreement: float | None  # limit of agreement
 
@@ -114,7 +116,6 @@ def export(
     classifier_activation=None,
     max_difference=None,
     min_agreement=None,
-    threads=None,
     **options,
 ) -> Parity:
     """Writes a model for another runtime, after a proof that the runtime gives the model's answers.
@@ -137,7 +138,6 @@ def export(
             no limit.
         min_agreement: smallest allowed fraction of images with the same most probable class; None for 0.99 in int8 and
             bfloat16, else no limit.
-        threads: of the export's runtime in the comparison; None for all cores.
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
@@ -160,28 +160,25 @@ def export(
     target = kind.target(path, options.pop("version", None))
     refuse_existing(target)
     limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", FLOAT32)
-    max_difference = limits[0] if max_difference is None else max_difference
-    min_agreement = limits[1] if min_agreement is None else min_agreement
-    for name, value in (("max_difference", max_difference), ("min_agreement", min_agreement)):
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
+    max_difference = check("max_difference", limits[0] if max_difference is None else max_difference, Limit)
+    min_agreement = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Limit)
     if images is None and min_agreement is not None:
         raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     with staging_folder(target.parent) as staging:
-        # The folder's name is the name of the model on a server, and is stored in a SavedModel.
+        # The folder's name is that of the model on a server, which a SavedModel stores.
         written = staging / target.resolve().parent.name / target.name
         written.parent.mkdir()
         kind.write(predictor, written, **options)
-        opened = open_export(written / kind.opened, threads)
+        file = written / kind.opened
+        opened = open_export(file)
         batches = _batches(images, predictor, options.get("batch_size", kind.batch_size))
-        tflite = [file for file in (written, written / MODEL) if file.suffix == ".tflite" and file.is_file()]
         parity = Parity(
             path=target,
             runtime=opened.runtime,
-            minimum_runtime=minimum_runtime(tflite[0].read_bytes()) if tflite else "",
-            bytes=size_of(written),
-            threads=threads or available_cores(),
+            minimum_runtime=minimum_runtime(file.read_bytes()) if file.suffix == ".tflite" else "",
+            bytes=sum(part.stat().st_size for part in (written, *written.rglob("*")) if part.is_file()),
+            threads=available_cores(),
             allowed_difference=max_difference,
             needed_agreement=min_agreement,
             **compare(reference_of(model, predictor.activation), opened, batches),
@@ -227,9 +224,8 @@ def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
 def compare(reference, opened, batches) -> dict[str, Any]:
     """The figures of a `Parity` for batches as `_batches` gives them; both are called once before any time is taken."""
     expected: list[np.ndarray] = []
-    found: list[np.ndarray] = []
     truth: list[np.ndarray] = []
-    differences = {"image": np.float64(0)}
+    found: dict[str, list[np.ndarray]] = {"image": []}  # by input of the export
     seconds = np.zeros(2)
     for images, labels, encoded in batches:
         pixels = np.asarray(images, np.float32)
@@ -239,29 +235,28 @@ def compare(reference, opened, batches) -> dict[str, Any]:
         start = time.perf_counter()
         expected.append(reference(pixels))
         middle = time.perf_counter()
-        found.append(opened.run(pixels))
+        found["image"].append(opened.run(pixels))
         seconds += middle - start, time.perf_counter() - middle
         truth.append(np.asarray(labels))
-        answers = {"image": found[-1]}
-        if "image_uint8" in opened.other_inputs and images.dtype == np.uint8:
-            answers["image_uint8"] = opened.other_inputs["image_uint8"](images)
-        if "image_bytes" in opened.other_inputs and encoded is not None:
-            answers["image_bytes"] = opened.other_inputs["image_bytes"](encoded)
-        for name, answer in answers.items():
-            largest = np.abs(answer.astype(np.float64) - expected[-1]).max()
-            differences[name] = np.maximum(differences.get(name, 0.0), largest)  # keeps NaN
+        given = {"image_uint8": images if images.dtype == np.uint8 else None, "image_bytes": encoded}
+        for name, run in opened.other_inputs.items():
+            if given[name] is not None:
+                found.setdefault(name, []).append(run(given[name]))
     if not expected:
         raise ValueError("There is no image to compare on.")
-    ours, theirs, labels = np.concatenate(expected), np.concatenate(found), np.concatenate(truth)
+    ours, labels = np.concatenate(expected), np.concatenate(truth)
+    differences = {name: np.abs(np.concatenate(answers).astype(np.float64) - ours) for name, answers in found.items()}
+    best = ours.argmax(1), np.concatenate(found["image"]).argmax(1)
     labelled = opened.output != "features" and (labels >= 0).all()
+    model_accuracy, export_accuracy = (float((one == labels).mean()) if labelled else None for one in best)
     return {
         "images": len(labels),
-        "max_difference": float(np.max([*differences.values()])),
-        "mean_difference": float(np.abs(theirs.astype(np.float64) - ours).mean()),
-        "agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        "model_accuracy": float((ours.argmax(1) == labels).mean()) if labelled else None,
-        "export_accuracy": float((theirs.argmax(1) == labels).mean()) if labelled else None,
-        "inputs": tuple(differences),
+        "max_difference": float(np.max([one.max() for one in differences.values()])),  # NaN if one is NaN
+        "mean_difference": float(differences["image"].mean()),
+        "agreement": float((best[0] == best[1]).mean()),
+        "model_accuracy": model_accuracy,
+        "export_accuracy": export_accuracy,
+        "inputs": tuple(found),
         "model_images_per_second": float(len(labels) / seconds[0]),
         "export_images_per_second": float(len(labels) / seconds[1]),
         "batch_size": len(expected[0]),
@@ -278,8 +273,8 @@ def _batches(images, predictor, size):
         with naming_damaged_files(images, crop=crop):
             encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)
             pixels = evaluation_batches(images, image_size=shape[:2], batch_size=size, crop=crop)
-            for (image, label), files in zip(pixels, encoded, strict=True):
-                yield image.numpy(), label.numpy(), files.numpy()
+            for (image, label), files in tf.data.Dataset.zip(pixels, encoded).as_numpy_iterator():
+                yield image, label, files
         return
     if images is None:
         noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
@@ -298,11 +293,6 @@ def _batches(images, predictor, size):
             )
         encoded = np.array([read(one, for_server, crop).numpy() for one in some], object) if files else None
         yield pixels, labels[start : start + size], encoded
-
-
-def size_of(path) -> int:
-    """The size in bytes of a file, or of all files in a folder."""
-    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _free_name(target):

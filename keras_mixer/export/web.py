@@ -1,4 +1,8 @@
-"""A static web page that classifies images in the browser, without a server-side model."""
+"""A static web page that classifies dropped images and camera frames in the browser, by LiteRT.js.
+
+It runs on the GPU where the browser has WebGPU, else on the CPU. The browser blends transparent pixels; elsewhere the
+alpha channel is dropped.
+"""
 
 import contextlib
 import importlib.resources
@@ -29,21 +33,12 @@ RUNTIMES = ("litert_wasm_jspi_internal", "litert_wasm_internal", "litert_wasm_co
 CANDIDATES = 50  # test images to choose examples from, evenly spaced
 JPEG = b"\xff\xd8"
 LONGEST_SIDE = 512  # pixels; larger photographs are reduced
-LICENSES = """\
-This page contains LiteRT.js (@litertjs/core {version}, https://github.com/google-ai-edge/LiteRT), Copyright Google LLC,
-under the Apache License, Version 2.0 (its text is in APACHE-2.0.txt), in the folder litert/. One line of core.js was
-changed: it imports wasm-utils.js from the same folder.
-The other files were written by keras_mixer, under the same license. The model belongs to its owner.
-"""
 
 
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
-    """Writes a folder for any static file server: a page that classifies dropped images and camera frames.
+    """Writes a folder for any static file server, with the model as a TFLite file and LiteRT.js to run it.
 
-    The model runs in the browser as a TFLite file with LiteRT.js, on the GPU where the browser has WebGPU and else on
-    the CPU (WebAssembly). LiteRT.js is downloaded once from the npm registry, verified and copied into the folder; the
-    page itself needs no internet. The browser blends transparent pixels; elsewhere the alpha channel is dropped. The
-    options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
+    The options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
     """
     height, width, channels = predictor.for_classes("to show").input_shape
     if quantization == "int8":
@@ -52,7 +47,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
         raise Unsupported(f"The page needs a model of RGB images; this one takes {channels} channels.")
     page = importlib.resources.files("keras_mixer.export") / PAGE
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
-    files["LICENSES.txt"] = LICENSES.format(version=VERSION).encode()
+    files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())
     folder.mkdir()
     write_tflite(predictor, folder / MODEL, quantization=quantization)
     size = (folder / MODEL).stat().st_size
@@ -85,11 +80,10 @@ def _runtime_files():
 def package_files(package) -> dict[str, bytes]:
     """The files of an npm package by their paths inside it; downloaded on first use into Keras's cache (`KERAS_HOME`).
 
-    `NPM_CONFIG_REGISTRY` names another registry, as for npm. On a machine without internet, put the archive that
-    `npm pack` writes into the cache. OSError if it cannot be downloaded, or is another one than expected.
+    OSError if it cannot be downloaded (put the archive that `npm pack` writes into the cache), or is another one.
     """
     scope, name = package.lstrip("@").split("/")
-    registry = (os.environ.get("NPM_CONFIG_REGISTRY") or "https://registry.npmjs.org").rstrip("/")
+    registry = (os.environ.get("NPM_CONFIG_REGISTRY") or "https://registry.npmjs.org").rstrip("/")  # as npm has it
     url, file = f"{registry}/{package}/-/{name}-{VERSION}.tgz", f"{scope}-{name}-{VERSION}.tgz"
     cache = {"cache_dir": os.environ.get("KERAS_HOME"), "cache_subdir": "keras_mixer"}
     try:
@@ -105,7 +99,7 @@ def package_files(package) -> dict[str, bytes]:
 def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
     """`(class name, encoded image)` of up to `count` test images, each of another class.
 
-    The images are encoded again, so they carry no camera data or place: JPEG stays JPEG, all else becomes PNG.
+    The images are encoded again, so they carry no camera data or place: as PNG, large ones reduced and as JPEG.
     """
     found: dict[int, bytes] = {}
     for example in subsample(split, CANDIDATES).elements.map(split.read) if count else ():
@@ -119,8 +113,7 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
 
 def _encoded_again(example):
     image, file = Image.fromarray(image_of(example).numpy()), io.BytesIO()
-    encoded = example["image"].numpy()
-    photograph = max(image.size) > LONGEST_SIDE or (isinstance(encoded, bytes) and encoded.startswith(JPEG))
+    kind = "JPEG" if max(image.size) > LONGEST_SIDE else "PNG"
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    image.save(file, "JPEG" if photograph else "PNG", quality=90)
+    image.save(file, kind, quality=90)
     return file.getvalue()

@@ -89,7 +89,7 @@ def _metadata(name, recipe, results):
         datasets=[hub_data] if hub_data else None,
         base_model=base[1] if base else None,
         eval_results=[
-            EvalResult(**data, metric_type=kind, metric_name=label, metric_value=value)
+            EvalResult(**data, metric_type=kind, metric_name=label, metric_value=round(value, 4))
             for kind, label, value in metrics
             if value is not None and math.isfinite(value)
         ],

@@ -64,8 +64,8 @@ def local(source):
     Hub cannot be reached, the cache of huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror.
 
     Raises:
-        ValueError: the address is malformed or one of the web, the file is of an unknown kind, huggingface_hub is
-            missing, or the repository has no weights file or more than one.
+        ValueError: the address is malformed or one of the web, the file is of an unknown kind, or the repository has
+            no weights file or more than one.
         OSError: the download failed.
     """
     address = _address(source)
@@ -81,10 +81,8 @@ def local(source):
         raise ValueError(f"Expected {forms}, got {address}.")
     if match["file"] and not match["file"].endswith(KNOWN):
         raise ValueError(f"Expected a file that ends in {', '.join(KNOWN)}, got {address}.")
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ValueError(f"{address} needs huggingface_hub: pip install 'keras-mixer[hub]'.") from error
+    import huggingface_hub  # takes half a second, needed only here
+
     place: dict[str, Any] = {"revision": match["revision"], "endpoint": os.environ.get("HF_ENDPOINT")}
     try:
         if match["file"]:

@@ -127,7 +127,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         source: the name of a published checkpoint ("imagenet1k", "imagenet21k", "sam", "gsam", "miil", "miil_in21k");
             an `.npz` file in one of the two official layouts or with timm's names; a timm `.safetensors` file; a
             `.keras` or `.weights.h5` file of this package; `hf://owner/name[@revision][/file]` for such a file on the
-            Hugging Face Hub (extra `hub`).
+            Hugging Face Hub.
         head: "auto" loads the head if the number of classes matches and otherwise starts it at zero and logs that;
             "load" makes a mismatch an error.
         method: for a model with another image size than the file. None or "block_diagonal" applies the paper's rule,

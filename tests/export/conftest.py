@@ -2,6 +2,8 @@ import functools
 import hashlib
 import io
 import json
+import queue
+import re
 import tarfile
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -35,37 +37,37 @@ def pixels(rng):
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts a static server on a folder; returns its address, what was posted to it, and an event for that.
+    """Starts a static server on a folder; returns its address and a queue of what is posted to it.
 
-    `types` replaces MIME types by suffix; `headers` are sent with every file.
+    `policies` are sent with the files of a sub-folder; files of "plain" have no MIME type for JavaScript.
     """
     started = []
 
-    def start(folder, types=None, headers=None):
-        posted, arrived = [], threading.Event()
+    def start(folder, policies=()):
+        posted = queue.Queue()
 
         class Handler(SimpleHTTPRequestHandler):
-            extensions_map = SimpleHTTPRequestHandler.extensions_map | (types or {})
-
             def log_message(self, *arguments):
                 pass
 
+            def guess_type(self, path):
+                return "text/plain" if re.match("/plain/.*js$", self.path) else super().guess_type(path)
+
             def end_headers(self):
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
+                if (part := self.path.split("/")[1]) in policies:
+                    self.send_header("Content-Security-Policy", policies[part])
                 super().end_headers()
 
             def do_POST(self):
-                posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(204)
                 self.end_headers()
-                arrived.set()
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         started.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}", posted, arrived
+        return f"http://127.0.0.1:{server.server_port}", posted
 
     yield start
     for server, thread in started:

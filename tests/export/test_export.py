@@ -43,12 +43,12 @@ def test_the_figures_are_returned_and_written_next_to_the_export(classifier, pix
     expected = np.asarray(classifier(pixels))
     labels = expected.argmax(1)
     labels[0] = (labels[0] + 1) % 10
-    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels), threads=1)
+    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels))
     assert figures.path == tmp_path / "a.tflite"
     assert figures.passed
     assert 0 < figures.max_difference <= 1e-5 == figures.allowed_difference
     assert figures.mean_difference <= figures.max_difference
-    assert (figures.images, figures.batch_size, figures.threads) == (5, 1, 1)
+    assert (figures.images, figures.batch_size) == (5, 1)
     assert (figures.agreement, figures.model_accuracy, figures.export_accuracy) == (1, 0.8, 0.8)
     assert figures.bytes == figures.path.stat().st_size
     assert min(figures.model_images_per_second, figures.export_images_per_second) > 0
@@ -78,7 +78,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
     refused("Unknown format 'onyx'. Use one of: saved_model, tflite, onnx, openvino, web", "onyx")
     refused("precision is an option of saved_model, not of tflite", precision="bfloat16")
     refused("colour is an option of no format, not of onnx", "onnx", colour="red")
-    refused(r"min_agreement must be in \[0, 1\], got 99", min_agreement=99)
+    refused("min_agreement must be less than or equal to 1, got 99", min_agreement=99)
     refused("Pass images to compare on: the most probable class of noise", quantization="dynamic_int8")
     refused(r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", images=pixels.swapaxes(1, 2))
     refused("There is no image to compare on", images=[])
@@ -141,49 +141,51 @@ def test_the_command_chooses_tensorflow(monkeypatch):
         assert os.environ["KERAS_BACKEND"] == backend
 
 
-@on_tensorflow
-def test_the_command_prints_the_figures_and_refuses_what_does_not_fit(small, tmp_path, capsys):
+@pytest.fixture
+def command(tmp_path, capsys):
+    """Exports a model by the command, compared on four images; returns the status and what is printed."""
     data = str(write_folder(tmp_path / "images"))
-    small.save(tmp_path / "model.keras")
 
-    def call(*options, data=data):
-        output = ["--output", str(tmp_path / "out.tflite")]
+    def call(model, *options, data=data):
+        model.save(tmp_path / "model.keras")
         given = ["--data", data] if data else []
-        status = cli.main(["export", str(tmp_path / "model.keras"), *given, "--images", "4", *output, *options])
+        status = cli.main(["export", str(tmp_path / "model.keras"), *given, "--images", "4", *options])
         printed = capsys.readouterr()
         return status, printed.out, printed.err
-
-    status, out, err = call("--format", "tflite", "--quantization", "int8", "--max-difference", "1e-9")
-    assert (status, "model.failed" in err or "out.failed" in err) == (2, True)
-    assert "minimum runtime" in out
-    assert not (tmp_path / "out.tflite").exists()
-    assert "other classes than the model: 10" in call("--format", "tflite", data="digits")[2]
-    assert "Pass test data with --data" in call("--format", "tflite", data=None)[2]
-    assert "quantization is an option of tflite and web, not of saved_model" in call("--quantization", "float16")[2]
-    status, out, _ = call("--format", "tflite", "--quantization", "dynamic_int8", "--max-difference", "0.5")
-    assert (status, "TensorFlow Lite 2.17.0" in out) == (0, True)
-    limits = json.loads((tmp_path / "out.tflite.parity.json").read_text())
-    assert (limits["allowed_difference"], limits["needed_agreement"]) == (0.5, 0.99)  # one limit keeps the other
-
-
-@pytest.fixture
-def export_all(small, tmp_path, capsys):
-    """Exports all formats of a saved model; returns the status, the rows of the table and the last line of errors."""
-    data = str(write_folder(tmp_path / "images"))
-
-    def call(model=small, *options):
-        model.save(tmp_path / "model.keras")
-        out = ["--output", str(tmp_path / "out"), "--data", data, "--images", "4"]
-        status = cli.main(["export", str(tmp_path / "model.keras"), "--format", "all", *out, *options])
-        printed = capsys.readouterr()
-        rows = {line.split()[0]: line for line in printed.out.splitlines()}
-        return status, rows, printed.err.splitlines()[-1]
 
     return call
 
 
 @on_tensorflow
-def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, export_all, tmp_path, monkeypatch):
+def test_the_command_prints_the_figures_and_refuses_what_does_not_fit(small, tiny_mixer, command, tmp_path):
+    to_file = "--format", "tflite", "--output", str(tmp_path / "out.tflite")
+    status, out, err = command(small, *to_file, "--quantization", "int8", "--max-difference", "1e-9")
+    assert (status, "out.failed.tflite" in err, "minimum runtime" in out) == (2, True, True)
+    assert not (tmp_path / "out.tflite").exists()
+    assert "other classes than the model: 10" in command(small, *to_file, data="digits")[2]
+    assert "Pass test data with --data" in command(small, *to_file, data=None)[2]
+    message = "quantization is an option of tflite and web, not of saved_model"
+    assert message in command(small, "--quantization", "float16")[2]
+    status, out, _ = command(small, *to_file, "--quantization", "dynamic_int8", "--max-difference", "0.5")
+    assert (status, "TensorFlow Lite 2.17.0" in out) == (0, True)
+    limits = json.loads((tmp_path / "out.tflite.parity.json").read_text())
+    assert (limits["allowed_difference"], limits["needed_agreement"]) == (0.5, 0.99)  # one limit keeps the other
+
+    logits = tiny_mixer(classes=2, classifier_activation=None, include_preprocessing=False)
+    logits.class_names = ("circle", "stripe")
+    _, out, _ = command(logits, "--classifier-activation", "sigmoid", "--precision", "bfloat16")
+    assert "largest difference (image, image_uint8, image_bytes)" in out
+    parity = json.loads((tmp_path / "export" / "saved_model" / "1.parity.json").read_text())
+    assert (parity["allowed_difference"], parity["needed_agreement"]) == (0.05, 0.99)
+    assert 1e-5 < parity["max_difference"] < 0.05
+    _, out, _ = command(tiny_mixer(include_top=False, pooling="avg"))
+    assert "unknown" in out
+    parity = json.loads((tmp_path / "export" / "saved_model" / "2.parity.json").read_text())
+    assert parity["model_accuracy"] is None
+
+
+@on_tensorflow
+def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, command, tmp_path, monkeypatch):
     def failing(error):
         def write(predictor, path, **options):
             path.write_bytes(b"half")
@@ -195,7 +197,11 @@ def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, expor
         other = tiny_mixer(classes=2, num_blocks=1)
         keras_mixer.export_tflite(other, path)
 
-    table = {name: verified.FORMATS[name] for name in ("tflite",)}
+    def export_all(model, *options):
+        status, out, err = command(model, "--format", "all", "--output", str(tmp_path / "out"), *options)
+        return status, {line.split()[0]: line for line in out.splitlines()}, err.splitlines()[-1]
+
+    table = {"tflite": verified.FORMATS["tflite"]}
     table["impossible"] = Format("impossible", failing(Unsupported("needs\nanother machine")))
     table["broken"] = Format("broken", failing(ZeroDivisionError()))
     table["wrong"] = Format("wrong.tflite", of_another)
@@ -211,7 +217,7 @@ def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, expor
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{name}{end}" for name in ("model.tflite", "wrong.failed.tflite") for end in ("", ".parity.json")
     }
-    status, rows, error = export_all()
+    status, rows, error = export_all(small)
     assert (status, rows) == (2, {})  # refused before the first format is written
     assert error.endswith("out/model.tflite exists already and is not overwritten; remove it or choose another name.")
 

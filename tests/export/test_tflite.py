@@ -78,23 +78,19 @@ def address(content):
     return np.frombuffer(content, np.uint8).__array_interface__["data"][0]
 
 
-def test_unfit_arguments_are_refused(classifier, tiny_mixer, pixels, tmp_path):
-    export = keras_mixer.export_tflite
-    with pytest.raises(ValueError, match="float16, dynamic_int8, int8"):
-        export(classifier, tmp_path / "a.tflite", quantization="int4")
-    with pytest.raises(ValueError, match="representative_images are needed"):
-        export(classifier, tmp_path / "a.tflite", quantization="int8")
-    with pytest.raises(ValueError, match="representative_images are needed"):
-        export(classifier, tmp_path / "a.tflite", representative_images=pixels)
-    with pytest.raises(ValueError, match=r"shape \(N, 16, 24, 3\) .* got \(5, 24, 16, 3\)"):
-        export(classifier, tmp_path / "a.tflite", quantization="int8", representative_images=pixels.swapaxes(1, 2))
-    with pytest.raises(ValueError, match=r"ends in \.tflite"):
-        export(classifier, tmp_path / "a.lite")
-    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
-        export(classifier, tmp_path / "a.tflite", batch_size=0)
-    with pytest.raises(ValueError, match=r"9 class names .* 10 classes"):
-        export(classifier, tmp_path / "a.tflite", class_names=list("abcdefghi"))
-    (tmp_path / "a.tflite").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="not overwritten"):
-        export(classifier, tmp_path / "a.tflite")
-    assert [item.name for item in tmp_path.iterdir()] == ["a.tflite"]
+def test_unfit_arguments_are_refused(classifier, pixels, tmp_path):
+    (tmp_path / "there.tflite").write_bytes(b"precious")
+    turned = {"quantization": "int8", "representative_images": pixels.swapaxes(1, 2)}
+    for name, options, message in [
+        ("a.tflite", {"quantization": "int4"}, "must be None, 'float16', 'dynamic_int8' or 'int8', got 'int4'"),
+        ("a.tflite", {"quantization": "int8"}, "representative_images are needed"),
+        ("a.tflite", {"representative_images": pixels}, "representative_images are needed"),
+        ("a.tflite", turned, r"shape \(N, 16, 24, 3\) .* got \(5, 24, 16, 3\)"),
+        ("a.lite", {}, r"ends in \.tflite"),
+        ("a.tflite", {"batch_size": 0}, "batch_size must be greater than or equal to 1, got 0"),
+        ("a.tflite", {"class_names": list("abcdefghi")}, r"9 class names .* 10 classes"),
+        ("there.tflite", {}, "not overwritten"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            keras_mixer.export_tflite(classifier, tmp_path / name, **options)
+    assert [item.name for item in tmp_path.iterdir()] == ["there.tflite"]

@@ -29,6 +29,9 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CACHE = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer")
 CACHED = all((CACHE / name).is_file() for name in ("litertjs-core-2.5.3.tgz", "litertjs-wasm-utils-2.5.3.tgz"))
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export"
+)
 DRIVER = """
 const seen = [];
 for (const kind of ["classified", "failed"])
@@ -52,6 +55,7 @@ const shown = [...document.querySelectorAll("#bars li")].map((item) => item.inne
 const gpu = Boolean(await navigator.gpu?.requestAdapter());
 const result = { gpu, seen, shown, card: Object.fromEntries(card), loading: text("error") };
 await fetch("result", { method: "POST", body: JSON.stringify(result) });
+if ("FOLLOWING") location = "../FOLLOWING/";
 """
 
 
@@ -64,7 +68,9 @@ def test_the_page_has_all_that_it_needs_beside_it(classifier, registry, tmp_path
     names = {str(file.relative_to(page)) for file in page.rglob("*") if file.is_file()}
     needed = "index.html app.js pixels.js runtime.js style.css model.json model.tflite LICENSES.txt"
     assert names >= set(needed.split())
-    assert "APACHE-2.0.txt" in (page / "LICENSES.txt").read_text()  # the license of LiteRT.js requires its text
+    licenses = (page / "LICENSES.txt").read_text()
+    assert f"@litertjs/core {web.VERSION}" in licenses
+    assert "APACHE-2.0.txt" in licenses  # the license of LiteRT.js requires its text
     assert (page / "APACHE-2.0.txt").read_text().strip().startswith("Apache License")
     assert (page / "litert" / "core.js").read_text() == 'import { load } from "./wasm-utils.js";'
     assert {path.name for path in (page / "litert" / "wasm").iterdir()} == {
@@ -147,6 +153,16 @@ def test_an_archive_is_downloaded_once(registry, tmp_path):
         package_files("@litertjs/wasm-utils")
 
 
+@pytest.fixture(scope="module")
+def page(classifier, keras_home, tmp_path_factory):
+    """A page with the real LiteRT.js, to be copied."""
+    about = {"title": "mine", "examples": [("class 4", encode(photographs()[0], "PNG"))]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(keras_home))
+        patch.setattr(classifier, "trained_on", "photographs")
+        return keras_mixer.export(classifier, "web", tmp_path_factory.mktemp("web") / "page", **about).path
+
+
 @pytest.fixture
 def browser(tmp_path):
     """Starts Chromium on an address; killed at the end."""
@@ -166,77 +182,96 @@ def browser(tmp_path):
         process.communicate()
 
 
-@pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
-@pytest.mark.parametrize("crop", ["resize", "resize-crop", "resmall-crop"])
-def test_a_dropped_picture_gets_the_models_probabilities(classifier, serve, browser, tmp_path, crop, monkeypatch):
-    monkeypatch.setattr(classifier, "trained_on", "photographs")
+SIDES = {"resize": (1, 1), "resize-crop": (16 / 18, 24 / 27), "resmall-crop": (16 / 40, 24 / 27)}  # seen of a portrait
+
+
+@needs_browser
+def test_a_dropped_picture_gets_the_models_probabilities(classifier, page, serve, browser, tmp_path):
     photograph = photographs()[0]
-    about = {"title": "mine", "examples": [("class 4", encode(photograph, "PNG"))]}
-    page = keras_mixer.export(classifier, "web", tmp_path / "page", evaluation_crop=crop, **about).path
     turned = Image.Exif()
     turned[0x0112] = 6  # "rotate by 90 degrees clockwise to see it upright"
     camera = encode(photograph, "JPEG", quality=95)
     pictures = {
-        "upright.png": encode(np.rot90(np.asarray(Image.open(io.BytesIO(camera))), -1), "PNG"),
-        "large.png": encode(photograph, "PNG"),
-        "small.png": encode(photograph[:9, :13], "PNG", "L"),
         "no.png": b"no image",
+        "upright.png": encode(np.rot90(np.asarray(Image.open(io.BytesIO(camera))), -1), "PNG"),
         "turned.jpg": encode(photograph, "JPEG", quality=95, exif=turned),
+        "small.png": encode(photograph[:9, :13], "PNG", "L"),
+        "large.png": encode(photograph, "PNG"),
     }
-    for name, content in pictures.items():
-        (page / name).write_bytes(content)
-    (page / "driver.js").write_text(
-        DRIVER.replace("NAMES", json.dumps(["no.png", "upright.png", "turned.jpg", "small.png", "large.png"]))
-    )
-    html = (page / "index.html").read_text()
-    (page / "index.html").write_text(html.replace("</head>", '<script type="module" src="driver.js"></script></head>'))
-    address, posted, arrived = serve(page)
+    for crop, following in zip(SIDES, [*list(SIDES)[1:], ""], strict=True):
+        folder = shutil.copytree(page, tmp_path / "site" / crop)
+        for name, content in pictures.items():
+            (folder / name).write_bytes(content)
+        driver = DRIVER.replace("NAMES", json.dumps(list(pictures))).replace("FOLLOWING", following)
+        (folder / "driver.js").write_text(driver)
+        rewrite(folder / "index.html", "</head>", '<script type="module" src="driver.js"></script></head>')
+        rewrite(folder / "model.json", '"resmall-crop"', f'"{crop}"')
+        if crop == "resize":  # the page itself does not use a GPU made of software
+            rewrite(folder / "runtime.js", " && !adapter.info.isFallbackAdapter", "")
+    address, posted = serve(tmp_path / "site")
     software_gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
-    graphics = software_gpu if crop == "resize" else ["--disable-gpu"]
-    if crop == "resize":  # the page itself does not use a GPU made of software
-        runtime = (page / "runtime.js").read_text()
-        assert " && !adapter.info.isFallbackAdapter" in runtime
-        (page / "runtime.js").write_text(runtime.replace(" && !adapter.info.isFallbackAdapter", ""))
-    browser(address, *graphics, "--remote-debugging-port=0")
-    assert arrived.wait(180)
-    failed, upright, turned, *classified, example = posted[0]["seen"]
-    np.testing.assert_allclose(turned["probabilities"], upright["probabilities"], atol=0.01)
-    assert np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02  # of large.png
-    assert failed["message"].startswith("no.png is not an image that this browser can read")
-    for result, name in zip(classified, ["small.png", "large.png"], strict=True):
-        image = np.asarray(evaluated(pictures[name], (16, 24), crop), np.float32)
-        expected = np.asarray(classifier(image[None]))[0]
-        np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
-    assert example["probabilities"] == classified[1]["probabilities"]
-    assert example["device"] == ("WebGPU" if posted[0]["gpu"] else "WebAssembly on the CPU")
-    sides = {"resize": (1, 1), "resize-crop": (16 / 18, 24 / 27), "resmall-crop": (16 / 40, 24 / 27)}[crop]
-    window = upright["window"]  # of a portrait
-    np.testing.assert_allclose((window["height"], window["width"]), sides)
-    np.testing.assert_allclose((window["top"], window["left"]), (1 - np.array(sides)) / 2, atol=0.02)
-    shown = posted[0]["card"]
-    assert shown["name"] == "mine"
-    assert "photographs" in shown["facts"]
-    assert shown["known"].startswith("Recognizes 10 classes: class 0, class 1")
-    assert "in the frame" in shown["photo-caption"] or crop == "resize"
-    assert example["device"] in shown["device"]
-    best = expected.argmax()
-    assert posted[0]["shown"][0].split("\n") == [f"class {best}", f"{100 * expected[best]:.1f} %"]
+    browser(f"{address}/resize/", *software_gpu, "--remote-debugging-port=0")
+    for crop, sides in SIDES.items():
+        result = posted.get(timeout=180)
+        failed, upright, turned, *classified, example = result["seen"]
+        np.testing.assert_allclose(turned["probabilities"], upright["probabilities"], atol=0.01)
+        assert (
+            np.abs(np.subtract(upright["probabilities"], classified[1]["probabilities"])).max() > 0.02
+        )  # of large.png
+        assert failed["message"].startswith("no.png is not an image that this browser can read")
+        for found, name in zip(classified, ["small.png", "large.png"], strict=True):
+            image = np.asarray(evaluated(pictures[name], (16, 24), crop), np.float32)
+            expected = np.asarray(classifier(image[None]))[0]
+            np.testing.assert_allclose(found["probabilities"], expected, atol=1e-3)
+        assert example["probabilities"] == classified[1]["probabilities"]
+        on_gpu = result["gpu"] and crop == "resize"
+        assert example["device"] == ("WebGPU" if on_gpu else "WebAssembly on the CPU")
+        window = upright["window"]
+        np.testing.assert_allclose((window["height"], window["width"]), sides)
+        np.testing.assert_allclose((window["top"], window["left"]), (1 - np.array(sides)) / 2, atol=0.02)
+        shown = result["card"]
+        assert shown["name"] == "mine"
+        assert "photographs" in shown["facts"]
+        assert shown["known"].startswith("Recognizes 10 classes: class 0, class 1")
+        assert "in the frame" in shown["photo-caption"] or crop == "resize"
+        assert example["device"] in shown["device"]
+        best = expected.argmax()
+        assert result["shown"][0].split("\n") == [f"class {best}", f"{100 * expected[best]:.1f} %"]
 
 
-@pytest.mark.skipif(not (CHROMIUM and CACHED), reason="needs Chromium, and LiteRT.js in the cache of an earlier export")
-def test_a_page_that_cannot_run_says_why(classifier, serve, browser, tmp_path):
-    page = keras_mixer.export(classifier, "web", tmp_path / "page").path
-    strict = {"Content-Security-Policy": "default-src 'self'"}
+def rewrite(file, old, new):
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+FRAMES = """
+<script type="module">
+const wanted = WANTED;
+for (const id in wanted) document.body.append(Object.assign(document.createElement("iframe"), { id, src: `${id}/` }));
+const text = (name) => document.getElementById(name).contentDocument?.body?.innerText ?? "";
+const end = Date.now() + 100_000;
+while (!Object.entries(wanted).every(([name, sentence]) => text(name).includes(sentence)) && Date.now() < end)
+  await new Promise((done) => setTimeout(done, 100));
+const shown = Object.keys(wanted).map((name) => [name, text(name)]);
+await fetch("result", { method: "POST", body: JSON.stringify(Object.fromEntries(shown)) });
+</script>
+"""
+
+
+@needs_browser
+def test_a_page_that_cannot_run_says_why(page, serve, browser, tmp_path):
     guide = (ROOT / "docs" / "guides" / "browser.md").read_text()
-    allowed = {"Content-Security-Policy": re.search(r"Content-Security-Policy: (.*)", guide)[1]}
-    for address, sentence in [
-        (f"file://{page}/index.html", "has not started: its JavaScript does not run here"),
-        (serve(page, types={".js": "text/plain"})[0], "has not started: its JavaScript does not run here"),
-        (serve(page, headers=strict)[0], "script-src must allow 'wasm-unsafe-eval'"),
-        (serve(page, headers=allowed)[0], "The model is ready."),
-    ]:
-        shown, _ = browser(address, "--disable-gpu", "--dump-dom", "--virtual-time-budget=20000").communicate(
-            timeout=60
-        )
-        assert sentence in shown
-        assert "Loading the model" not in re.sub("<[^>]*>", "", shown)
+    policies = {"strict": "default-src 'self'", "allowed": re.search(r"Content-Security-Policy: (.*)", guide)[1]}
+    wanted = {"plain": "has not started: its JavaScript does not run here", "allowed": "The model is ready."}
+    wanted["strict"] = "script-src must allow 'wasm-unsafe-eval'"
+    for name in wanted:
+        (tmp_path / name).symlink_to(page)
+    (tmp_path / "index.html").write_text(FRAMES.replace("WANTED", json.dumps(wanted)))
+    address, posted = serve(tmp_path, policies)
+    browser(address, "--disable-gpu", "--remote-debugging-port=0")
+    options = ["--disable-gpu", "--dump-dom", "--virtual-time-budget=20000"]
+    from_file, _ = browser(f"file://{page}/index.html", *options).communicate(timeout=60)
+    for name, text in (posted.get(timeout=120) | {"file": re.sub("<[^>]*>", "", from_file)}).items():
+        assert wanted.get(name, wanted["plain"]) in text, name
+        assert "Loading the model" not in text

@@ -1,6 +1,5 @@
 """`hf://` addresses, against a server on this machine that speaks the Hub's download paths."""
 
-import builtins
 import hashlib
 import json
 import threading
@@ -17,10 +16,8 @@ import keras_mixer
 from keras_mixer import cli
 from keras_mixer.export.predictor import load_mixer
 from keras_mixer.export.runtimes import load
-from keras_mixer.weights import downloads
 from keras_mixer.weights.convert import convert
 
-pytest.importorskip("huggingface_hub")
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 SIZES = {"patch_size": 8, "num_blocks": 1, "hidden_dim": 8, "tokens_mlp_dim": 4, "channels_mlp_dim": 8}
 
@@ -200,16 +197,3 @@ def test_what_cannot_be_downloaded_is_named_in_one_line(server, address, error, 
 def test_a_command_without_a_place_for_its_output_says_so(capsys):
     assert cli.main(["export", "hf://me/keras", "--format", "tflite"]) == 2
     assert "Expected --output PATH for a model on the Hugging Face Hub" in capsys.readouterr().err
-
-
-def test_the_missing_package_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name == "huggingface_hub":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"hf://a/b needs huggingface_hub: pip install 'keras-mixer\[hub\]'"):
-        downloads.local("hf://a/b")
