@@ -7,13 +7,23 @@ from collections.abc import Iterable
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The five numbers that define a Mixer, named as in the authors' code; see Table 1 of arXiv 2105.01601."""
+    """The five numbers that define a Mixer, named as in the authors' code.
 
-    patch_size: int | tuple[int, int]  # side P of a square patch in pixels, or (height, width)
-    num_blocks: int  # L
-    hidden_dim: int  # channels C of every token
-    tokens_mlp_dim: int  # hidden units D_S of each token-mixing MLP
-    channels_mlp_dim: int  # hidden units D_C of each channel-mixing MLP
+    Attributes:
+        patch_size: side P of a square patch in pixels, or `(height, width)`.
+        num_blocks: number of Mixer blocks L.
+        hidden_dim: channels C of every token.
+        tokens_mlp_dim: hidden units D_S of each token-mixing MLP.
+        channels_mlp_dim: hidden units D_C of each channel-mixing MLP.
+
+    Source: Table 1 of arXiv 2105.01601.
+    """
+
+    patch_size: int | tuple[int, int]
+    num_blocks: int
+    hidden_dim: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
 
     def described(self) -> str:
         """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""

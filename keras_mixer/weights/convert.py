@@ -15,18 +15,11 @@ TARGETS = (".npz", ".keras", WEIGHTS_H5)
 
 
 def convert(source, target, like=None, log=print) -> Path:
-    """Reads a weight file and writes it in another format, atomically.
+    """Reads a file for `load_weights` and writes it in another format, atomically; lines for the user go to `log`.
 
-    Args:
-        source: a file for `load_weights`.
-        target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
-        like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it
-            belongs to.
-        log: called with each line for the user.
-
-    Raises:
-        FileNotFoundError: the source does not exist.
-        ValueError: it is damaged or of an unknown kind, the target exists, or its format cannot carry the model.
+    The target is a new file, `.npz` (official layout), `.keras` or `.weights.h5`. `like` is a `.keras` file of the same
+    model, for a `.weights.h5` source. FileNotFoundError without the source; ValueError if it is damaged or unknown, or
+    if the target exists or cannot carry the model.
     """
     target = Path(target)
     suffix = next((known for known in TARGETS if target.name.endswith(known)), None)

@@ -185,7 +185,7 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
 
 
 def test_a_variant_without_public_weights_says_which_have_them():
-    with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer-S/32.*'imagenet21k' for B/16"):
+    with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer S/32.*'imagenet21k' for B/16"):
         keras_mixer.MixerS32(weights="imagenet21k")
 
 
