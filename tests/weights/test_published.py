@@ -1,8 +1,6 @@
 """Downloads, from a server on this machine that can misbehave."""
 
-import contextlib
 import dataclasses
-import http.server
 import os
 import signal
 import subprocess
@@ -13,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from weight_files import linen, timm
+from weight_files import linen, send, serving, timm
 
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
@@ -29,32 +27,6 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / "a.npz"
     np.savez(path, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
     return path.read_bytes()
-
-
-@contextlib.contextmanager
-def serving(answer):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def send(handler, content, length=None, status=200):
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(content)
 
 
 @pytest.fixture
