@@ -125,7 +125,6 @@ def least_squares(features, labels, classes, l2=L2):
     """`(N, D), (N,) -> scores`, a function `(n, D) -> (n, K) float64` that minimizes |X W - Y|^2 + l2 |W|^2.
 
     X contains the standardized features and a constant one; Y is +1 for the class of an image and -1 for the others.
-    The smaller of X'X, `(D + 1, D + 1)`, and XX', `(N, N)`, is decomposed into eigenvectors.
 
     Source: big_vision's evaluators/fewshot_lsr.py, which computes it in float32.
     """
@@ -137,8 +136,8 @@ def least_squares(features, labels, classes, l2=L2):
 
     x = standardized(features)  # (N, D + 1)
     y = 2.0 * np.eye(classes)[np.asarray(labels)] - 1.0  # (N, K)
-    wide = x.shape[0] < x.shape[1]
-    eigenvalues, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-    solved = (vectors / (eigenvalues + l2)) @ (vectors.T @ (y if wide else x.T @ y))
-    kernel = x.T @ solved if wide else solved  # (D + 1, K)
+    if len(x) < x.shape[1]:  # the smaller of two systems with the same solution
+        kernel = x.T @ np.linalg.solve(x @ x.T + l2 * np.eye(len(x)), y)  # (D + 1, K)
+    else:
+        kernel = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
     return lambda queries: standardized(queries) @ kernel
