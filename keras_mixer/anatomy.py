@@ -127,6 +127,7 @@ class Anatomy:
         """
         last, learned = self.layers[-1], any(getattr(layer, "weights", None) for layer in self.after)
         name = activation_of(last)
+        fitting: list[str | None]
         if self.after and not learned and isinstance(last, POOLING):
             kind, fitting = "features", [None]
         elif name in ACTIVATIONS:
@@ -140,8 +141,8 @@ class Anatomy:
             )
         if classifier_activation not in (None, *fitting):
             raise ValueError(
-                f"classifier_activation={classifier_activation!r} does not fit a model that ends in {name}. Use None"
-                f"{' or one of softmax, sigmoid' if kind == 'logits' else ''}."
+                f"classifier_activation={classifier_activation!r} does not fit a model that ends in {name}; "
+                f"expected {' or '.join(map(str, dict.fromkeys([None, *fitting])))}."
             )
         return kind, classifier_activation or fitting[0]
 
@@ -208,17 +209,15 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
     (of_image,) = model.inputs
     image = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
     grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim
-    shapes = {parts.tokens: (grid[0] * grid[1], channels)}
+    changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
     if parts.after and isinstance(parts.after[0], keras.layers.Reshape):
-        shapes[parts.after[0]] = (*grid, channels)
+        changes[parts.after[0]] = {"target_shape": (*grid, channels)}
 
     def copy(layer):
-        config = layer.get_config() | (options if layer in parts.blocks else {})
+        config = layer.get_config() | changes.get(layer, {})
         config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
         if precision is not None and isinstance(layer, keras.layers.Layer):
             config["dtype"] = precision if layer in parts.body else "float32"
-        if layer in shapes:
-            config["target_shape"] = shapes[layer]
         return type(layer).from_config(config)
 
     outputs = parts.apply(image, list(map(copy, parts.layers)))
