@@ -7,6 +7,7 @@ from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
 from keras_mixer.weights import downloads
+from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import save_official
 from keras_mixer.weights.loading import WEIGHTS_H5, kind_of, load_weights, open_weights
 from keras_mixer.weights.readers import load_keras
@@ -46,7 +47,7 @@ def _read(source, like, log):
         return load_keras(source)
     file = open_weights(source)
     try:
-        variant, grid, (exact_gelu, pixel_range) = file.variant(), file.grid_for(), file.form()
+        variant, grid, (exact_gelu, pixel_range) = variant_of(file.arrays), file.grid_for(), file.form()
         patch, head = as_pair(variant.patch_size), file.arrays.get("head/bias")
         model = Mixer(
             **dataclasses.asdict(variant),

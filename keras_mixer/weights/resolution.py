@@ -93,8 +93,8 @@ def adapt(arrays, shapes, grids, method, log):
 
 
 def _check_grids(arrays, shapes, grids, method):
-    hidden, wanted = (values["mixer_block_0/token_mixing/dense_0/bias"] for values in (arrays, shapes))
-    hidden, wanted = len(hidden), wanted[0]
+    bias = "mixer_block_0/token_mixing/dense_0/bias"
+    hidden, (wanted,) = len(arrays[bias]), shapes[bias]
     counts = tiles(*grids)
     if wanted == (hidden if method == "bilinear" else hidden * math.prod(counts or (0,))):
         return
