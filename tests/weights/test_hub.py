@@ -1,8 +1,8 @@
 """`hf://` addresses, against a server on this machine that speaks the Hub's download paths."""
 
-import builtins
 import hashlib
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -50,9 +50,7 @@ class Hub:
             files = [{"rfilename": name, "size": (folder / name).stat().st_size} for name in names]
             content = {"id": "/".join(parts[2:4]), "sha": folder.name, "siblings": files}
             if parts[4:5] == ["tree"]:
-                content = [
-                    {"type": "file", "path": item["rfilename"], "size": item["size"], "oid": ""} for item in files
-                ]
+                content = [{"type": "file", "path": one["rfilename"], "size": one["size"], "oid": ""} for one in files]
             missing = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
             self.send(handler, json.dumps(content).encode() if names else None, {} if names else missing)
         else:
@@ -178,13 +176,6 @@ def test_a_command_without_a_place_for_its_output_says_so(capsys):
 
 
 def test_the_missing_package_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name == "huggingface_hub":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"hf://a/b needs huggingface_hub: pip install 'keras-mixer\[hub\]'"):
         downloads.local("hf://a/b")
