@@ -57,7 +57,7 @@ def feature_extractor(model, names=None):
     Raises:
         ValueError: a name is unknown (the message lists the valid ones), or `model` is not a Mixer.
 
-    Source: ours; the names are those of big_vision's `out` dict.
+    Source: the names are those of big_vision's `out` dict.
 
     Example:
         >>> model = keras_mixer.MixerS32(classes=10)

@@ -72,8 +72,6 @@ class MixerModel(keras.Model):
 
     Returns:
         Called on a batch of images `(B, H, W, channels)`: the outputs, such as probabilities `(B, classes)`.
-
-    Source: ours.
     """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
@@ -93,13 +91,7 @@ class MixerModel(keras.Model):
         return next((layer for layer in self.layers[::-1] if isinstance(layer, ClassifierHead)), None)
 
     def save(self, filepath, *args, **kwargs):
-        """Saves the model to a `.keras` file, as `keras.Model.save` does.
-
-        Raises:
-            ValueError: the path ends in `.h5` or `.hdf5`, Keras's legacy format, from which it could not be loaded.
-        """
+        """Saves the model as `keras.Model.save` does; ValueError for `.h5` and `.hdf5`, which could not be loaded."""
         if str(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"Keras cannot load a Mixer from its legacy HDF5 format. End the path in .keras, got {filepath}."
-            )
+            raise ValueError(f"Keras cannot load a Mixer from legacy HDF5. End the path in .keras, got {filepath}.")
         return super().save(filepath, *args, **kwargs)

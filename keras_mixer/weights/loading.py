@@ -134,7 +134,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         ValueError: the file is damaged, or belongs to a model with another GELU form or pixel range, or its arrays do
             not fit the model: lists those that are missing, unexpected or of the wrong shape. The model is unchanged.
 
-    Source: ours; the rule for another image size is from appendix C of arXiv 2105.01601.
+    Source: appendix C of arXiv 2105.01601 for the rule for another image size.
 
     Example:
         >>> model = keras_mixer.load_weights(keras_mixer.MixerB16(), "Mixer-B_16.npz")  # doctest: +SKIP

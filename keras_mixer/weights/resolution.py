@@ -43,7 +43,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         ValueError: the patch size does not divide the image size, or the image does not consist of whole tiles; the
             message names sizes that work.
 
-    Source: appendix C of arXiv 2105.01601 for "block_diagonal", extended to unequal K_h and K_w; "bilinear" is ours.
+    Source: appendix C of arXiv 2105.01601 for "block_diagonal", extended to unequal K_h and K_w.
 
     Example:
         >>> small = keras_mixer.MixerS32(classes=10)
