@@ -62,7 +62,7 @@ class Anatomy:
     def added(self) -> tuple[str, ...]:
         """Names of the layers with which `keras_mixer.Mixer` would not have built the model."""
         black, white = self.stem.pixel_range
-        form = [(getattr(layer, "scale", None), getattr(layer, "offset", None)) for layer in self.before]
+        form = [(getattr(layer, "scale", 0), getattr(layer, "offset", 0)) for layer in self.before]
         before = () if np.array_equal(form, [((white - black) / 255, black)]) else self.before
         kinds = all(map(isinstance, self.after, HEAD)) and 0 < len(self.after) <= len(HEAD)
         head = kinds and all(dense.use_bias and activation_of(dense) == "linear" for dense in self.after[1:2])
