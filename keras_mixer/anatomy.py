@@ -1,6 +1,8 @@
 """What a model consists of, read from its graph: whether it is a Mixer, and which layers were added to it."""
 
 import functools
+import itertools
+import weakref
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair, token_grid
+from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
@@ -19,68 +21,51 @@ POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePoolin
 
 
 class Anatomy:
-    """The layers of a Mixer from its image to its output, one after another; models inside the model are opened.
+    """The layers of a Mixer from its image to its output, one after another.
 
     Attributes:
         model: the model itself.
+        graph: the model, or the same layers without models inside it.
         layers: all layers, of which `before` are those between image and stem (none, the scaling of the pixels, or
             what the user added), `body` those of a Mixer (`stem`, `tokens`, `blocks`, `norm`), and `after` those after
             the last LayerNorm (pooling or grid, head, activation, or what the user added).
+        inputs: the tensor of the graph before each layer; `outputs`: the one after it.
     """
 
-    def __init__(self, model, nodes, start, end):
-        self.model, self._own_nodes = model, nodes
-        self.layers = layers = tuple(node.operation for node in nodes)
+    def __init__(self, model, graph, start, end):
+        self.model, self.graph, self._nodes = model, graph, _chain(graph)
+        self.layers = layers = tuple(node.operation for node in self._nodes)
         self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
+        self.inputs = {node.operation: node.input_tensors[0] for node in self._nodes}
+        self.outputs = {node.operation: node.output_tensors[0] for node in self._nodes}
+
+    def apply(self, x, layers=None):
+        """All layers, or others in their places, one after another on a tensor."""
+        return _apply(self._nodes, x, layers or self.layers)
+
+    @property
+    def pre_logits(self) -> keras.KerasTensor:
+        """`(B, C)`: the mean over tokens after the last LayerNorm, in float32 or better."""
         if self.after and isinstance(self.after[0], keras.layers.GlobalAveragePooling1D):
-            self.pool = self.after[0]  # (B, S, C) -> (B, C) in float32 or better
-        else:
-            exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
-            self.pool = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
-
-    @functools.cached_property
-    def graph(self) -> keras.Model:
-        """The model, or the same layers without models inside it: the nodes of those belong to other graphs."""
-        if not any(isinstance(layer, keras.Model) for layer in self.model.layers):
-            return self.model
-        (of_image,) = self.model.inputs
-        image = x = keras.Input(of_image.shape[1:], dtype=of_image.dtype, name="image")
-        for node in self._own_nodes:
-            x = _call(node, x, node.operation)
-        return model_like(self.model, image, x)
-
-    @functools.cached_property
-    def _nodes(self):
-        return self._own_nodes if self.graph is self.model else _chain(self.graph)
-
-    def output_of(self, layer) -> keras.KerasTensor:
-        """The tensor after a layer of the graph, or after `pool`."""
-        if layer not in self.layers:
-            return layer(self.output_of(self.norm))
-        return self._nodes[self.layers.index(layer)].output_tensors[0]
-
-    def call(self, layer, x, copy=None):
-        """A layer, or a copy of it, on a tensor; where the graph has this tensor, its result is that of the graph."""
-        if layer not in self.layers:
-            return layer(x)
-        node = self._nodes[self.layers.index(layer)]
-        if copy is None and x is node.input_tensors[0]:
-            return node.output_tensors[0]
-        return _call(node, x, copy or layer)
+            return self.outputs[self.after[0]]
+        exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
+        mean = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
+        return mean(self.outputs[self.norm])
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns `(g_h, g_w)` of the tokens."""
-        return self._own_nodes[len(self.before)].output_tensors[0].shape[1:3]
+        return self.outputs[self.stem].shape[1:3]
 
     @property
     def added(self) -> tuple[str, ...]:
         """Names of the layers with which `keras_mixer.Mixer` would not have built the model."""
-        scaling = all(isinstance(layer, keras.layers.Rescaling) for layer in self.before)
-        before = () if scaling and self._known_range is not None else self.before
+        black, white = self.stem.pixel_range
+        form = [(getattr(layer, "scale", 0), getattr(layer, "offset", 0)) for layer in self.before]
+        before = () if np.array_equal(form, [((white - black) / 255, black)]) else self.before
         kinds = all(map(isinstance, self.after, HEAD)) and 0 < len(self.after) <= len(HEAD)
-        head = kinds and all(dense.use_bias and _is_linear(dense) for dense in self.after[1:2])
+        head = kinds and all(dense.use_bias and activation_of(dense) == "linear" for dense in self.after[1:2])
         grid = len(self.after) == 1 and isinstance(self.after[0], keras.layers.Reshape)
         return tuple(layer.name for layer in (*before, *(() if head or grid else self.after)))
 
@@ -89,43 +74,32 @@ class Anatomy:
         """The layer of the logits; None in a model without a head, or with layers of the user's after the body."""
         return self.after[1] if len(self.after) > 1 and not self.added else None
 
-    @property
+    @functools.cached_property
     def pixel_range(self) -> tuple[float, float]:
-        """Values of a black and a white pixel at the input; ValueError if layers of the user's leave them unknown."""
-        if self._known_range is not None:
-            return self._known_range
+        """Values of a black and a white pixel at the input; ValueError if added layers leave them unknown."""
+        at_stem = self.stem.pixel_range
+        if not self.before:
+            return at_stem
+        before = keras.Model(self.graph.inputs[0], self.inputs[self.stem])
+        for values in (PIXELS, at_stem):
+            images = np.stack([np.full(before.input_shape[1:], value, np.float32) for value in values])
+            seen = keras.ops.convert_to_numpy(before(images, training=False)).reshape(2, -1)
+            if np.allclose(seen, np.array(at_stem)[:, None], atol=1e-3):
+                return values
         names = ", ".join(repr(layer.name) for layer in self.before)
         raise ValueError(
             f"Model {self.model.name!r} changes pixels before the stem ({names}), and maps neither [0, 255] nor "
-            f"{list(self.stem.pixel_range)} to the {list(self.stem.pixel_range)} that the stem expects. Leave these "
-            "layers out of the model that is evaluated or exported."
+            f"{list(at_stem)} to the {list(at_stem)} that the stem expects. Leave these layers out of the model that "
+            "is evaluated or exported."
         )
-
-    @functools.cached_property
-    def _known_range(self):
-        """The range that the layers before the stem map to that of the stem: tried with a black and a white image."""
-        if not self.before:
-            return self.stem.pixel_range
-        before = keras.Model(self.graph.inputs[0], self._nodes[len(self.before)].input_tensors[0])
-        for values in (PIXELS, self.stem.pixel_range):
-            images = np.stack([np.full(self.graph.inputs[0].shape[1:], value, np.float32) for value in values])
-            seen = keras.ops.convert_to_numpy(before(images, training=False)).reshape(2, -1)
-            if np.allclose(seen, np.array(self.stem.pixel_range)[:, None], atol=1e-3):
-                return values
-        return None
 
     @property
     def facts(self) -> ModelFacts:
         """What the layers know; class names of an added head are those of `model.class_names`, if it has them."""
-        head = next((layer for layer in self.after[::-1] if isinstance(layer, ClassifierHead)), None)
-        names = getattr(self.model, "class_names", None) if head is None else head.class_names
-        return ModelFacts(
-            class_names=checked_class_names(names) if head is None and names is not None else names,
-            trained_on=getattr(head, "trained_on", None),
-            evaluation_crop=getattr(head, "evaluation_crop", None),
-            pixel_range=self.stem.pixel_range,
-            exact_gelu=self.blocks[0].exact_gelu,
-        )
+        source = next((layer for layer in self.after[::-1] if isinstance(layer, ClassifierHead)), self.model)
+        names, trained_on, crop = (getattr(source, name, None) for name in ClassifierHead.facts)
+        names = None if names is None else checked_class_names(names)
+        return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     @property
     def evaluation_crop(self) -> str:
@@ -135,9 +109,9 @@ class Anatomy:
     @property
     def quantized(self) -> str | None:
         """Path of the first layer that Keras has quantized, whose weights are then others; None if there is none."""
-        parts = [part for part in self.layers if isinstance(part, keras.layers.Layer)]
-        layers = [layer for part in parts for layer in part._flatten_layers()]
-        return next((layer.path for layer in layers if layer.quantization_mode is not None), None)
+        layers = (layer for layer in self.layers if isinstance(layer, keras.layers.Layer))
+        parts = (part for layer in layers for part in layer._flatten_layers())
+        return next((part.path for part in parts if part.quantization_mode is not None), None)
 
     def variant(self) -> Variant:
         """The sizes of the model."""
@@ -145,73 +119,60 @@ class Anatomy:
         patch, block = height if height == width else (height, width), self.blocks[0]
         return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
 
-    def described(self) -> str:
-        """The sizes in words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
-        sizes = self.variant()
-        known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == sizes]
-        height, width = as_pair(sizes.patch_size)
-        blocks = f"{sizes.num_blocks} blocks, {sizes.hidden_dim} channels"
-        return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
-
     def output(self, classifier_activation=None) -> tuple[str, str | None]:
         """The output (probabilities, logits or features), and the activation that makes probabilities of logits.
 
-        Args:
-            classifier_activation: of a model of logits; None for the one implied by its loss.
-
-        Raises:
-            ValueError: the meaning of the output is unknown, or the argument does not fit it.
+        `classifier_activation` is that of a model of logits; None for the one implied by its loss. ValueError if it
+        does not fit the model, or if the meaning of the output is unknown.
         """
-        if classifier_activation not in (None, *ACTIVATIONS):
-            raise ValueError(f"classifier_activation must be None, softmax or sigmoid, got {classifier_activation!r}.")
-        last = self.layers[-1]
-        learned = any(getattr(layer, "weights", None) for layer in self.after)
-        function = getattr(last, "activation", None)
-        name = getattr(function, "__name__", type(last).__name__.lower())  # keras.ops.softmax is a class Softmax
+        last, learned = self.layers[-1], any(getattr(layer, "weights", None) for layer in self.after)
+        name = activation_of(last)
+        fitting: list[str | None]
         if self.after and not learned and isinstance(last, POOLING):
-            kind, activation = "features", None
+            kind, fitting = "features", [None]
         elif name in ACTIVATIONS:
-            kind, activation = "probabilities", name
+            kind, fitting = "probabilities", [name]
         elif name == "linear":
-            kind, activation = "logits", classifier_activation or implied_activation(self.model)
+            kind, fitting = "logits", [implied_activation(self.model), *ACTIVATIONS]
         else:
             raise ValueError(
                 f"Model {self.model.name!r} ends in {last.name!r} ({name}), so the meaning of its outputs is unknown. "
                 "Expected softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
             )
-        if classifier_activation not in (None, activation):
-            ends = f"ends in {activation}" if activation else "has no head"
-            raise ValueError(f"classifier_activation={classifier_activation!r} does not fit a model that {ends}.")
-        return kind, activation
+        if classifier_activation not in (None, *fitting):
+            raise ValueError(
+                f"classifier_activation={classifier_activation!r} does not fit a model that ends in {name}; "
+                f"expected {' or '.join(map(str, dict.fromkeys([None, *fitting])))}."
+            )
+        return kind, classifier_activation or fitting[0]
 
 
 def anatomy(model) -> Anatomy:
-    """The layers of a model.
-
-    Raises:
-        ValueError: it does not contain the layers of a Mixer one after another, each used once; says what is different.
-    """
+    """The layers of a model; ValueError unless those of a Mixer are in it one after another, each used once."""
     nodes = _chain(model)
     layers = [node.operation for node in nodes]
-    stems = [i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)]
-    if len(stems) != 1:
-        raise _not_a_mixer(model, f"it has {len(stems) or 'no'} keras_mixer.PatchEmbed")
-    end = stems[0] + 2
-    while end < len(layers) and isinstance(layers[end], MixerBlock):
-        end += 1
-    for at, kind in {stems[0] + 1: keras.layers.Reshape, end: LayerNorm}.items():
-        if at >= len(layers) or not isinstance(layers[at], kind):
-            what = f"{layers[at].name!r} ({type(layers[at]).__name__})" if at < len(layers) else "nothing"
-            raise _not_a_mixer(model, f"{layers[at - 1].name!r} is followed by {what}")
-    blocks = layers[stems[0] + 2 : end]
-    sizes = {(block.tokens_mlp_dim, block.channels_mlp_dim, block.exact_gelu) for block in blocks}
-    if len(sizes) != 1:
-        raise _not_a_mixer(model, f"its blocks have {len(sizes) or 'no'} different sizes")
-    if len(set(map(id, layers))) < len(layers):
+    start = next((i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)), len(layers))
+    blocks = [layer for layer in layers if isinstance(layer, MixerBlock)]
+    kinds = (PatchEmbed, keras.layers.Reshape, *[MixerBlock] * len(blocks), LayerNorm)
+    end = start + len(kinds) - 1
+    for layer, kind in itertools.zip_longest(layers[start : end + 1], kinds):
+        if not isinstance(layer, kind):
+            raise _not_a_mixer(model, f"it has {getattr(layer, 'name', 'nothing')!r} in the place of {kind.__name__}")
+    if len({(block.tokens_mlp_dim, block.channels_mlp_dim, block.exact_gelu) for block in blocks}) != 1:
+        raise _not_a_mixer(model, "its blocks differ, or there are none")
+    if len(set(layers)) < len(layers):
         raise _not_a_mixer(model, "a layer is used more than once")
     if layers[end].epsilon != LAYER_NORM_EPSILON:
         raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
-    return Anatomy(model, nodes, stems[0], end)
+    return Anatomy(model, _opened(model, nodes), start, end)
+
+
+def is_mixer(model) -> bool:
+    """Whether a model contains the layers of a Mixer one after another."""
+    try:
+        return bool(anatomy(model))
+    except ValueError:
+        return False
 
 
 def plain(model, purpose) -> Anatomy:
@@ -246,21 +207,21 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
     """
     parts = anatomy(model)
     (of_image,) = model.inputs
-    image = x = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
-    grid = token_grid(image.shape[1:3], parts.stem.patch_size)
-    for layer in parts.layers:
-        config = layer.get_config()
+    image = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
+    grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim
+    changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
+    if parts.after and isinstance(parts.after[0], keras.layers.Reshape):
+        changes[parts.after[0]] = {"target_shape": (*grid, channels)}
+
+    def copy(layer):
+        config = layer.get_config() | changes.get(layer, {})
         config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
         if precision is not None and isinstance(layer, keras.layers.Layer):
             config["dtype"] = precision if layer in parts.body else "float32"
-        if layer is parts.tokens:
-            config["target_shape"] = (grid[0] * grid[1], parts.stem.hidden_dim)
-        if layer in parts.blocks:
-            config |= options
-        if parts.after[:1] == (layer,) and isinstance(layer, keras.layers.Reshape):
-            config["target_shape"] = (*grid, parts.stem.hidden_dim)
-        x = parts.call(layer, x, type(layer).from_config(config))
-    return model_like(model, image, x, trainable=model.trainable)
+        return type(layer).from_config(config)
+
+    outputs = parts.apply(image, list(map(copy, parts.layers)))
+    return model_like(model, image, outputs, trainable=model.trainable)
 
 
 def copy_weights(layers, new_layers):
@@ -280,12 +241,16 @@ def model_like(model, image, outputs, **options):
     return (MixerModel if isinstance(model, MixerModel) else keras.Model)(image, outputs, name=model.name, **options)
 
 
-def is_mixer(model) -> bool:
-    """Whether a model contains the layers of a Mixer one after another."""
-    try:
-        return bool(anatomy(model))
-    except ValueError:
-        return False
+def last_operation(model):
+    """The operation that gives the output of a model, or of the model in its place; itself if its graph is unknown."""
+    last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
+    return last_operation(last) if isinstance(last, keras.Model) and last is not model else last
+
+
+def activation_of(operation) -> str:
+    """The name of an operation's activation, or else of its kind: `keras.ops.softmax` is of a class Softmax."""
+    function = getattr(operation, "activation", None)
+    return function if isinstance(function, str) else getattr(function, "__name__", type(operation).__name__.lower())
 
 
 def implied_activation(model) -> str:
@@ -302,10 +267,6 @@ def probabilities_of(logits, activation) -> np.ndarray:
         return np.exp(-np.logaddexp(0, -logits))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def _is_linear(layer):
-    return layer.activation is keras.activations.linear
 
 
 def _chain(model) -> list:
@@ -326,12 +287,25 @@ def _chain(model) -> list:
     return chain
 
 
-def _call(node, x, layer):
-    """A layer on a tensor, with the other arguments that a node has."""
-    given = (node.arguments.args, node.arguments.kwargs)
-    replaced = keras.tree.map_structure(lambda value: x if isinstance(value, keras.KerasTensor) else value, given)
-    arguments, options = replaced
-    return layer(*arguments, **options)
+_GRAPHS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by model: each new one adds nodes to its layers
+
+
+def _opened(model, nodes):
+    """The model, or a graph of the same layers without models inside it."""
+    if not any(isinstance(layer, keras.Model) for layer in model.layers):
+        return model
+    if model not in _GRAPHS:
+        image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
+        _GRAPHS[model] = model_like(model, image, _apply(nodes, image, [node.operation for node in nodes]))
+    return _GRAPHS[model]
+
+
+def _apply(nodes, x, layers):
+    """Layers one after another on a tensor, with the other arguments that the nodes have."""
+    for node, layer in zip(nodes, layers, strict=True):
+        arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): x})
+        x = layer(*arguments, **options)
+    return x
 
 
 def _not_a_mixer(model, reason):

@@ -6,10 +6,7 @@ import keras
 
 
 class FixedLayer(keras.layers.Layer):
-    """A layer whose constructor arguments are attributes, and stay as they are.
-
-    A later change would do nothing to a layer that is built, and appear in it once it is saved and loaded.
-    """
+    """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once."""
 
     arguments: tuple[str, ...] = ()  # their names, for `get_config`
 
@@ -34,8 +31,7 @@ class FixedLayer(keras.layers.Layer):
 class CompositeLayer(FixedLayer):
     """A layer of layers, made by `add_layer`, that keeps the shape of its input.
 
-    Keras's config of such a layer forgets that a layer inside was frozen or quantized. Here `inside` keeps it: by layer
-    name, the constructor arguments that replace those of `add_layer`.
+    Keras's config forgets that a layer inside was frozen or quantized. `inside` keeps it: arguments by layer name.
     """
 
     def __init__(self, inside=None, **kwargs):
@@ -48,17 +44,14 @@ class CompositeLayer(FixedLayer):
         return kind(*arguments, **inherited | options | self._inside.get(options["name"], {}))
 
     def get_config(self):
-        inside = {layer.name: changes for layer in self._layers if (changes := self._changes_of(layer))}
+        inside = {}
+        for layer in self._layers:
+            config = layer.get_config()
+            changed = {"trainable": layer.trainable != self.trainable, "dtype": layer.dtype_policy != self.dtype_policy}
+            changed["inside"] = "inside" in config
+            if any(changed.values()):
+                inside[layer.name] = {name: config[name] for name in changed if changed[name]}
         return super().get_config() | ({"inside": inside} if inside else {})
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def _changes_of(self, layer):
-        config = layer.get_config()
-        changes = {"inside": config["inside"]} if "inside" in config else {}
-        if layer.trainable != self.trainable:
-            changes["trainable"] = layer.trainable
-        if layer.dtype_policy != self.dtype_policy:
-            changes["dtype"] = config["dtype"]
-        return changes

@@ -28,16 +28,10 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 
 def gelu(x, exact=False, training=False):
-    """GELU of any tensor: `(...) -> (...)`.
+    """GELU of any tensor: the tanh form, the default of `jax.nn.gelu`, or `exact`, the erf form of timm's models.
 
-    Args:
-        x: the tensor.
-        exact: the erf form, which timm's models are trained with, instead of the tanh form, which is the default of
-            `jax.nn.gelu`. They differ by up to 5e-4.
-        training: whether a gradient is needed; see `_one_pass`. Inference keeps the plain form, which oneDNN fuses with
-            the matrix product before it and which TFLite knows.
-
-    Source: section 2 of arXiv 2105.01601; `jax.nn.gelu`, timm.
+    They differ by up to 5e-4. Inference keeps the plain form, which oneDNN fuses with the matrix product before it and
+    which TFLite knows; for `training` see `_one_pass`.
     """
     form = _erf_gelu if exact else _tanh_gelu
     with keras.name_scope("gelu"):  # sorts after "dense_0": TensorFlow sorts inputs by name before it decides on fusion
@@ -56,9 +50,8 @@ def _erf_gelu(x):  # Keras writes TensorFlow's Erfc, which ONNX does not have
 def _one_pass(activation):
     """An elementwise function as one pass over memory in each direction, for training on TensorFlow's CPUs.
 
-    A GELU is ten passes forward and as many backward, and most intermediate results are kept for the gradient. Compiled
-    by XLA it is one pass each way, in float32 or better, and only `x` is kept. JAX compiles everything anyway; on GPUs,
-    XLA needs libraries that not every installation has.
+    A GELU is ten passes forward and as many backward, which keep most results. Compiled by XLA it is one pass each way,
+    in float32 or better. JAX compiles everything anyway; on GPUs, XLA needs libraries that not everyone has.
     """
     if keras.backend.backend() != "tensorflow":
         return activation

@@ -1,5 +1,7 @@
 """Feature extraction: the inner activations of a Mixer as outputs of a model with the same weights."""
 
+import itertools
+
 import keras
 from keras import ops
 
@@ -9,10 +11,10 @@ MLPS = ("token_mixing", "channel_mixing")
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class BlockBranches(keras.layers.Layer):
-    """A Mixer block that also returns the outputs of its MLPs: `(B, S, C) -> (B, S, C), (B, S, C), (B, S, C)`.
+class MlpOutputs(keras.layers.Layer):
+    """What the MLPs of a Mixer block add to tokens, token mixing first: `(B, S, C) -> (B, S, C), (B, S, C)`.
 
-    Both are before the skip connection, token mixing first. The weights of the block are shared.
+    The weights of the block are shared.
     """
 
     def __init__(self, block, **kwargs):
@@ -23,14 +25,12 @@ class BlockBranches(keras.layers.Layer):
         if not self.block.built:  # after loading; otherwise the block belongs to a model
             self.block.build(input_shape)
 
-    def call(self, x, training=None):
-        mixed_tokens = self.block.mix_tokens(x, training=training)
-        y = ops.add(x, self.block.drop_path_0(mixed_tokens, training=training))
-        mixed_channels = self.block.mix_channels(y, training=training)
-        return ops.add(y, self.block.drop_path_1(mixed_channels, training=training)), mixed_tokens, mixed_channels
+    def call(self, x):
+        mixed_tokens = self.block.mix_tokens(x)
+        return mixed_tokens, self.block.mix_channels(ops.add(x, mixed_tokens))
 
     def compute_output_shape(self, input_shape):
-        return input_shape, input_shape, input_shape
+        return input_shape, input_shape
 
     def get_config(self):
         return {**super().get_config(), "block": keras.saving.serialize_keras_object(self.block)}
@@ -52,13 +52,12 @@ def feature_extractor(model, names=None):
         names: the features to extract, or one of them; None for all except `normed` and the MLP outputs.
 
     Returns:
-        A `keras.Model` with a dict output. It shares the layers of `model`. After saving and loading it is
-        independent.
+        A `keras.Model` with a dict output. It shares the layers of `model`; saved and loaded, it is independent.
 
     Raises:
         ValueError: a name is unknown (the message lists the valid ones), or `model` is not a Mixer.
 
-    Source: ours; the names are those of big_vision's `out` dict.
+    Source: the names are those of big_vision's `out` dict.
 
     Example:
         >>> model = keras_mixer.MixerS32(classes=10)
@@ -67,25 +66,21 @@ def feature_extractor(model, names=None):
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
     parts = anatomy(model)
-    steps = {"stem": parts.stem, "tokens": parts.tokens}
-    steps |= {f"block_{i}": block for i, block in enumerate(parts.blocks)}
-    steps |= {"normed": parts.norm, "pre_logits": parts.pool} | ({"logits": parts.head} if parts.head else {})
-    inner = {block: [f"{block}/{mlp}" for mlp in MLPS] for block in steps if block.startswith("block_")}
-    valid = [*(name for name in steps if name != "tokens"), *(name for both in inner.values() for name in both)]
-    if names is None:
-        names = [name for name in steps if name not in ("tokens", "normed")]
-    wanted = [names] if isinstance(names, str) else list(names)
+    blocks = {f"block_{i}": block for i, block in enumerate(parts.blocks)}
+    found = {name: parts.outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
+    found["pre_logits"] = parts.pre_logits
+    if parts.head is not None:
+        found["logits"] = parts.outputs[parts.head]
+    wanted = list(found) if names is None else [names] if isinstance(names, str) else list(names)
+    found["normed"] = parts.outputs[parts.norm]
+    mlps = {name: [f"{name}/{mlp}" for mlp in MLPS] for name in blocks}
+    valid = [*found, *itertools.chain(*mlps.values())]
     if unknown := [name for name in wanted if name not in valid]:
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
-    found, x = {}, parts.graph.inputs[0]
-    for layer in parts.before:
-        x = parts.call(layer, x)
-    for name, layer in steps.items():
-        if set(wanted).isdisjoint(inner.get(name, ())):
-            found[name] = x = parts.call(layer, x)
-        else:
-            x, *mixed = BlockBranches(layer, name=f"{layer.name}_branches")(x)
-            found |= {name: x} | dict(zip(inner[name], mixed, strict=True))
+    for name, block in blocks.items():
+        if not set(wanted).isdisjoint(mlps[name]):
+            outputs = MlpOutputs(block, name=f"{block.name}_mlps")(parts.inputs[block])
+            found |= dict(zip(mlps[name], outputs, strict=True))
     chosen = {name: _as_grid(found[name], parts) for name in wanted}
     return keras.Model(parts.graph.inputs[0], chosen, name=f"{model.name}_features", trainable=model.trainable)
 

@@ -71,7 +71,7 @@ def check(name, value, wanted):
 
 
 def _in_words(error, name=None) -> str:
-    lines: dict[str, tuple[Any, list[str]]] = {}
+    lines: dict[str, tuple[Any, list[str]]] = {}  # by place: the value, and what it must be
     for one in error.errors():
         place = str(name or (one["loc"] or ("",))[0])
         words = re.sub(r"^(\w+ )?should ", "must ", one["msg"].removeprefix("Value error, "))

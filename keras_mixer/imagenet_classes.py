@@ -21,8 +21,7 @@ SUBSETS = {
 def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
     """`(WordNet id, name)` of each of the 1,000, 21,843 or 11,221 classes, in order.
 
-    Source: ids and first words of the synsets of WordNet 3.0; which of them a subset has is from timm's
-    `data/_info`. The names of the 1,000 are those of `keras.applications`.
+    Source: WordNet 3.0, timm's `data/_info` for the subsets, and `keras.applications` for the names of the 1,000.
     """
     letter, _ = SUBSETS[count]
     packed = (resources.files("keras_mixer") / "wordnet" / "imagenet_classes.txt.gz").read_bytes()
@@ -40,9 +39,7 @@ def with_names(class_names) -> tuple[str, ...]:
 def checked_class_names(names) -> tuple[str, ...]:
     """One name per class, each a line of text: numbers become text, and white space becomes single blanks.
 
-    Raises:
-        ValueError: a name is neither text nor a whole number, is empty, or is that of two classes; only ImageNet's own
-            names may repeat: two of its classes are named "crane", a bird and a machine.
+    ValueError for other types, and for empty and repeated names. ImageNet's own repeat: it has two classes "crane".
     """
     if isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable):
         raise ValueError(f"class_names must be a list of names in label order, got {names!r:.100}.")

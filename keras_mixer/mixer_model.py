@@ -10,44 +10,39 @@ from keras_mixer.layers import PatchEmbed
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """What must be known of a model, or of a file of weights, to use it; None if it is unknown.
+    """What must be known of a model, or of a file of weights, to use it; None if it is unknown."""
 
-    Attributes:
-        class_names: one per class, in order.
-        trained_on: the data that the classes come from, in a few words for the user.
-        evaluation_crop: how an image of any size is brought to the input size, one of
-            `keras_mixer.data.settings.EVALUATION_CROPS`.
-        pixel_range: values of a black and a white pixel at the stem.
-        exact_gelu: whether the model computes the erf form of GELU.
-    """
-
-    class_names: tuple[str, ...] | None = None
-    trained_on: str | None = None
-    evaluation_crop: str | None = None
-    pixel_range: tuple[float, float] | None = None
-    exact_gelu: bool | None = None
+    class_names: tuple[str, ...] | None = None  # one per class, in order
+    trained_on: str | None = None  # the data that the classes come from, in a few words for the user
+    evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.data.settings.EVALUATION_CROPS`
+    pixel_range: tuple[float, float] | None = None  # values of a black and a white pixel at the stem
+    exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class ClassifierHead(keras.layers.Dense):
     """Logits, `(B, C) -> (B, classes)`; keeps what `ModelFacts` says about classes and images, in every copy."""
 
+    facts = ("class_names", "trained_on", "evaluation_crop")
+
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.know(class_names=class_names, trained_on=trained_on, evaluation_crop=evaluation_crop)
+        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
-    def know(self, **facts):
-        """Keeps facts; ValueError if class names are invalid, or not one per class."""
-        if facts.get("class_names") is not None:
-            facts["class_names"] = checked_class_names(facts["class_names"])
-            if len(facts["class_names"]) != self.units:
-                raise ValueError(f"{len(facts['class_names'])} class names were given for {self.units} classes.")
-        for name, value in facts.items():
-            setattr(self, name, value)
+    @property
+    def class_names(self):
+        """One name per class, in order, or None; ValueError for names that are invalid, too many or too few."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names):
+        names = None if names is None else checked_class_names(names)
+        if names is not None and len(names) != self.units:
+            raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
+        self._class_names = names
 
     def get_config(self):
-        names = ("class_names", "trained_on", "evaluation_crop")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+        return super().get_config() | {name: getattr(self, name) for name in self.facts}
 
 
 def _of_head(name, description):
@@ -59,7 +54,7 @@ def _of_head(name, description):
     def change(model, value):
         if model._head is None:
             raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
-        model._head.know(**{name: value})
+        setattr(model._head, name, value)
 
     return property(get, change, doc=description)
 
@@ -77,8 +72,6 @@ class MixerModel(keras.Model):
 
     Returns:
         Called on a batch of images `(B, H, W, channels)`: the outputs, such as probabilities `(B, classes)`.
-
-    Source: ours.
     """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
@@ -95,17 +88,10 @@ class MixerModel(keras.Model):
 
     @property
     def _head(self):
-        heads = [layer for layer in self.layers if isinstance(layer, ClassifierHead)]
-        return heads[-1] if heads else None
+        return next((layer for layer in self.layers[::-1] if isinstance(layer, ClassifierHead)), None)
 
     def save(self, filepath, *args, **kwargs):
-        """Saves the model to a `.keras` file, as `keras.Model.save` does.
-
-        Raises:
-            ValueError: the path ends in `.h5` or `.hdf5`, Keras's legacy format, from which it could not be loaded.
-        """
+        """Saves the model as `keras.Model.save` does; ValueError for `.h5` and `.hdf5`, which could not be loaded."""
         if str(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"Keras cannot load a Mixer from its legacy HDF5 format. End the path in .keras, got {filepath}."
-            )
+            raise ValueError(f"Keras cannot load a Mixer from legacy HDF5. End the path in .keras, got {filepath}.")
         return super().save(filepath, *args, **kwargs)

@@ -25,15 +25,16 @@ class Variant:
     tokens_mlp_dim: int
     channels_mlp_dim: int
 
-    def grid(self, input_shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Rows and columns `(g_h, g_w)` of the token grid of an `(H, W, channels)` image.
+    def described(self) -> str:
+        """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
+        known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == self]
+        height, width = as_pair(self.patch_size)
+        blocks = f"{self.num_blocks} blocks, {self.hidden_dim} channels"
+        return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
 
-        Raises:
-            ValueError: a side is unknown or the patch does not divide it.
-        """
-        patch_height, patch_width = as_pair(self.patch_size)
-        height, width, _ = input_shape
-        return token_grid((height, width), (patch_height, patch_width))
+    def grid(self, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Rows and columns `(g_h, g_w)` of the token grid of an `(H, W, channels)` image; raises as `token_grid`."""
+        return token_grid(input_shape[:2], as_pair(self.patch_size))
 
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
@@ -76,11 +77,7 @@ SMALL_VARIANTS: dict[str, Variant] = {"tiny/4": Variant(4, 4, 96, 64, 128)}  # 1
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """`16 -> (16, 16)`, `(8, 16) -> (8, 16)`: a size in pixels as `(height, width)`.
-
-    Raises:
-        ValueError: not one or two positive integers.
-    """
+    """`16 -> (16, 16)`, `(8, 16) -> (8, 16)`: a size as `(height, width)`; ValueError unless of positive integers."""
     pair = tuple(size) if isinstance(size, Iterable) else (size, size)
     if len(pair) != 2 or not all(map(is_count, pair)):
         raise ValueError(f"A size must be a positive integer or a pair (height, width) of them, got {size!r}.")
@@ -95,10 +92,7 @@ def is_count(value) -> bool:
 def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the token grid of an image; both sizes are `(height, width)` in pixels.
 
-    The official code pads an image that the patch does not divide, which silently changes the number of tokens.
-
-    Raises:
-        ValueError: a side is unknown, or the patch does not divide it; the message names the nearest sizes that work.
+    ValueError if the patch does not divide the image, which the official code would pad to other tokens.
     """
     grid = []
     for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
@@ -111,10 +105,9 @@ def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int,
             raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}.")
         if side % patch:
             below, above = side // patch * patch, (side // patch + 1) * patch
-            nearest = f"{below} or {above}" if below > 0 else f"{above}"
             raise ValueError(
                 f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px; "
-                f"the nearest sizes that work are {nearest} px."
+                f"the nearest sizes that work are {f'{below} or ' * (below > 0)}{above} px."
             )
         grid.append(int(side) // patch)
     return grid[0], grid[1]

@@ -132,6 +132,22 @@ def test_features_are_those_inside_the_model(body, rng):
         assert one == other
 
 
+def test_a_model_inside_a_model_is_opened_once(body):
+    """Calling a layer of the user's adds a node to it, which Keras never removes."""
+    model = sequential(body)
+    opened = model.layers[0].layers
+
+    def nodes():
+        return [len(layer._inbound_nodes) for layer in opened]
+
+    keras_mixer.feature_extractor(model, ["stem"])
+    before = nodes()
+    for _ in range(2):
+        keras_mixer.feature_extractor(model, ["stem"])
+        Predictor.of(model).probabilities(PIXELS)
+    assert nodes() == before
+
+
 @pytest.mark.parametrize("build", [head_named_like_ours, layer_before_the_head, sequential, operations])
 def test_another_resolution_keeps_the_users_layers(build, body):
     model = build(body)

@@ -51,7 +51,6 @@ USED = [
     ("anatomy.py", "_inbound_nodes", lambda: model().layers[0], None),
     ("anatomy.py", "_keras_history", lambda: keras.Input((1,)), None),
     ("composite.py", "_layers", model, None),
-    ("evaluation/accuracy.py", "_keras_history", lambda: keras.Input((2,)), None),
     ("export/tflite_metadata.py", "schema_py_generated", tflite, "tensorflow"),
     ("training/callbacks.py", "_loss_tracker", model, None),
     ("training/devices.py", "_flatten_layers", model, None),

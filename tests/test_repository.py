@@ -27,11 +27,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
     "keras_mixer": (10750, 80),
-    "keras_mixer/*.py": (1700, 15),
-    "keras_mixer/weights": (1100, 9),
+    "keras_mixer/*.py": (1610, 15),
+    "keras_mixer/weights": (990, 9),
     "keras_mixer/data": (2100, 13),
     "keras_mixer/training": (2300, 13),
-    "keras_mixer/evaluation": (600, 6),
+    "keras_mixer/evaluation": (570, 6),
     "keras_mixer/export": (1305, 9),
     "keras_mixer/inspect": (530, 6),
     "keras_mixer/cli": (925, 7),
@@ -93,8 +93,7 @@ def test_rooms_import_downwards_only():
 
 
 def test_model_code_knows_only_keras():
-    usual = {"collections", "dataclasses", "functools", "inspect", "keras", "keras_mixer", "math", "numbers", "numpy"}
-    usual |= {"operator"}
+    usual = sys.stdlib_module_names | {"keras", "keras_mixer", "numpy"}
     for name in KERAS_ONLY:
         allowed = usual | ({"tensorflow"} if name == "fast_cpu" else set())  # which imports it on TensorFlow alone
         assert {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")} <= allowed, name

@@ -1,6 +1,43 @@
-"""Weight files in every known layout, their names written out from the sources and not taken from keras_mixer."""
+"""Weight files in every known layout, their names written out from the sources, and a server for them."""
+
+import contextlib
+import http.server
+import threading
 
 import numpy as np
+
+
+@contextlib.contextmanager
+def serving(answer):
+    """The address of a server on this machine; `answer` is called with the handler of each request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler, content, length=None, status=200, headers=()):
+    handler.send_response(status)
+    for key, value in dict(headers).items():
+        handler.send_header(key, value)
+    handler.send_header("Content-Length", str(len(content) if length is None else length))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(content)
 
 
 def linen(weights, blocks):

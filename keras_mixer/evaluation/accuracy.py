@@ -5,13 +5,19 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import anatomy, implied_activation, probabilities_of
+from keras_mixer.anatomy import (
+    ACTIVATIONS,
+    activation_of,
+    anatomy,
+    implied_activation,
+    last_operation,
+    probabilities_of,
+)
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
 TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
-MEANINGS = (keras.activations.softmax, keras.activations.sigmoid, keras.activations.linear, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +125,15 @@ def _probabilities(model, outputs) -> np.ndarray:
 
     One output that is not a softmax is the probability of class 1 of two.
     """
-    last = _last_operation(model)
-    activation, problem = getattr(last, "activation", None), ""
-    if isinstance(activation, str):  # a predictor knows the name
-        activation = keras.activations.get(activation)
+    last, problem = last_operation(model), ""
+    activation = activation_of(last)  # of a predictor too
     if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
         problem = f"of shape {keras.tree.map_structure(np.shape, outputs)}"
-    elif activation not in MEANINGS:
-        problem = f"of {getattr(activation, '__name__', activation)}"
+    elif hasattr(last, "activation") and activation not in ("linear", *ACTIVATIONS):
+        problem = f"of {activation}"
     else:
-        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1
-        if activation is keras.activations.linear:
+        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"
+        if activation == "linear":
             found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
         finite = found[np.isfinite(found)]
         if finite.size and not -TOLERANCE <= finite.min() <= finite.max() <= 1 + TOLERANCE:
@@ -139,16 +143,7 @@ def _probabilities(model, outputs) -> np.ndarray:
             f"Expected a model of class probabilities or logits (B, classes), got outputs {problem}. End it in "
             "softmax, sigmoid or a Dense layer without activation. few_shot evaluates a model without a head."
         )
-    return np.concatenate([1 - found, found], 1) if binary and activation is not keras.activations.softmax else found
-
-
-def _last_operation(model):
-    """The operation that gives the output of a model; the model itself if its graph is not known."""
-    if isinstance(model, keras.Sequential):
-        last = model.layers[-1]
-    else:  # by the output: a layer that is used twice is not the last of `operations`
-        last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
-    return _last_operation(last) if isinstance(last, keras.Model) and last is not model else last
+    return np.concatenate([1 - found, found], 1) if binary else found
 
 
 def pixel_range_of(model) -> tuple[float, float] | None:

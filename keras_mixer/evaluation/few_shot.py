@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.accuracy import pixel_range_of
-from keras_mixer.evaluation.outputs import class_numbers, guesses, outputs_of
+from keras_mixer.evaluation.features_file import features_of
+from keras_mixer.evaluation.outputs import guesses
 from keras_mixer.features import feature_extractor
 
 SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10
@@ -86,19 +87,19 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
             raise ValueError(f"{name} must be one or more integers of at least {least}, got {tuple(values)!r}.")
     shots, seeds = tuple(map(int, shots)), tuple(map(int, seeds))
     extractor, pixels = feature_extractor(model, [layer]), PixelRange()
-    support, support_labels = _features(extractor, train, "training features", progress, pixels)
+    support, support_labels = features_of(extractor, train, "training features", progress, True, pixels)
     if broken := int((~np.isfinite(support).all(1)).sum()):
         raise ValueError(
             f"{broken:,} of {len(support):,} training images have features that are not finite (NaN or infinity), so "
             "no classifier can be fitted. Check the weights of the model."
         )
-    queries, labels = _features(extractor, test, "test features", progress, pixels)
+    queries, labels = features_of(extractor, test, "test features", progress, True, pixels)
     classes = int(support_labels.max()) + 1 if classes is None else classes
     for name, found in (("Training", support_labels), ("Test", labels)):
         if found.min() < 0 or found.max() >= classes:
             raise ValueError(f"{name} labels run from {found.min()} to {found.max()}, but there are {classes} classes.")
     finite = np.isfinite(queries).all(1)
-    accuracy: dict[int, list[float]] = {count: [] for count in shots}
+    accuracy: dict[int, tuple[float, ...]] = dict.fromkeys(shots, ())
     sizes = {}
     for seed in seeds:
         generator = np.random.default_rng(seed)
@@ -107,10 +108,10 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             scores = least_squares(support[chosen], support_labels[chosen], classes, l2)
             correct = guesses(scores(queries[finite])) == labels[finite]
-            accuracy[count].append(float(correct.sum() / len(labels)))
+            accuracy[count] += (float(correct.sum() / len(labels)),)
             sizes[count] = len(chosen)
     return FewShot(
-        accuracy={count: tuple(of_seeds) for count, of_seeds in accuracy.items()},
+        accuracy=accuracy,
         support=sizes,
         test_images=len(labels),
         features=queries.shape[1],
@@ -124,7 +125,6 @@ def least_squares(features, labels, classes, l2=L2):
     """`(N, D), (N,) -> scores`, a function `(n, D) -> (n, K) float64` that minimizes |X W - Y|^2 + l2 |W|^2.
 
     X contains the standardized features and a constant one; Y is +1 for the class of an image and -1 for the others.
-    The smaller of X'X, `(D + 1, D + 1)`, and XX', `(N, N)`, is decomposed into eigenvectors.
 
     Source: big_vision's evaluators/fewshot_lsr.py, which computes it in float32.
     """
@@ -132,27 +132,12 @@ def least_squares(features, labels, classes, l2=L2):
     mean, deviation = features.mean(0), features.std(0) + SMALLEST_DEVIATION
 
     def standardized(x):
-        return np.pad(
-            (np.asarray(x, np.float64) - mean) / deviation, ((0, 0), (0, 1)), constant_values=CONSTANT_FEATURE
-        )
+        return np.pad((x - mean) / deviation, ((0, 0), (0, 1)), constant_values=CONSTANT_FEATURE)
 
     x = standardized(features)  # (N, D + 1)
     y = 2.0 * np.eye(classes)[np.asarray(labels)] - 1.0  # (N, K)
-    wide = x.shape[0] < x.shape[1]
-    eigenvalues, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-    solved = (vectors / (eigenvalues + l2)) @ (vectors.T @ (y if wide else x.T @ y))
-    kernel = x.T @ solved if wide else solved  # (D + 1, K)
+    if len(x) < x.shape[1]:  # the smaller of two systems with the same solution
+        kernel = x.T @ np.linalg.solve(x @ x.T + l2 * np.eye(len(x)), y)  # (D + 1, K)
+    else:
+        kernel = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
     return lambda queries: standardized(queries) @ kernel
-
-
-def _features(extractor, batches, description, progress, pixels):
-    """`(n, D) float32, (n,) int64` of all images of a data set."""
-    features, labels = [], []
-    for outputs, labels_of_batch in outputs_of(extractor, batches, description, progress, pixels):
-        (output,) = outputs.values()
-        found = np.asarray(output, np.float32)
-        features.append(found.reshape(len(found), -1, found.shape[-1]).mean(1))  # a vector is its own mean
-        labels.append(class_numbers(labels_of_batch))
-    if not features:
-        raise ValueError(f"There are no images to compute {description} from.")
-    return np.concatenate(features), np.concatenate(labels)

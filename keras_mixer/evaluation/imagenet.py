@@ -53,7 +53,7 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
 
 def validation_split(data_dir=None) -> Split:
     """The validation images of TFDS `imagenet2012`, each with one label; NotPrepared if it is not on disk."""
-    return prepared_split(prepared_builder("imagenet2012", data_dir), "validation", ("label",), _with_label)
+    return prepared_split(prepared_builder("imagenet2012", data_dir), "validation", ("label",), lambda element: element)
 
 
 def real_split(data_dir=None, label_file=None, images=None) -> Split:
@@ -79,14 +79,15 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
     numbers = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
     _check_numbers(max(numbers), sets, label_file)
     files = file_split(paths, numbers, CLASSES)
-
     return dataclasses.replace(files, read=lambda element: _multi_hot(files.read(element), sets[element["label"] - 1]))
 
 
 def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
     """ImageNet-V2 in one of its selections: of TFDS, or the authors' folder with images in `FOLDER/0` to `/999`."""
     if folder is None:
-        return prepared_split(prepared_builder(f"imagenet_v2/{variant}", data_dir), "test", ("label",), _with_label)
+        return prepared_split(
+            prepared_builder(f"imagenet_v2/{variant}", data_dir), "test", ("label",), lambda element: element
+        )
     paths = file_names(folder, "*/*.jp*g")
     try:
         labels = [int(path.parent.name) for path in paths]  # not by position: sorted as text, "10" comes before "2"
@@ -119,10 +120,6 @@ def _read_label_file(path):
 def _check_numbers(largest, sets, path):
     if largest > sets.nrows():
         raise ValueError(f"{path} has {int(sets.nrows())} entries, but there is a validation image number {largest}.")
-
-
-def _with_label(element):
-    return {"image": element["image"], "label": element["label"]}
 
 
 def _multi_hot(example, labels):

@@ -1,7 +1,6 @@
 """A model's outputs over labelled images, in the forms that Keras users have them, and how they are ranked.
 
-The highest value ranks first; among equal values the lower index does. NaN is not ranked. This is the order of
-`np.argsort(-scores, kind="stable")` without NaN.
+The highest value ranks first; among equal values the lower index does. NaN is not ranked.
 """
 
 import operator
@@ -20,9 +19,7 @@ NO_GUESS = -1
 def outputs_of(model, dataset, description, progress=False, pixels=None):
     """Yields `(outputs, labels)` for each batch of a data set, as NumPy arrays with one row per image.
 
-    The data set is `(images, labels)` batches of any size, or two arrays; `pixels` is a `PixelRange` that takes in all
-    images. Under `tf.distribute`, Keras's `predict_on_batch` runs the full batch on every replica and concatenates the
-    results; only the first copy is kept.
+    The data set is `(images, labels)` batches of any size, or two arrays; `pixels` is a `PixelRange` that takes in all.
     """
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
@@ -38,16 +35,16 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
             pixels.add(images)
         if len(images):
             outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(images))
+            # Under `tf.distribute`, every replica runs the full batch, and the results are concatenated.
             yield keras.tree.map_structure(operator.itemgetter(slice(len(images))), outputs), labels
 
 
 def _images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
     """A batch as NumPy arrays of the same length; each image counts once, so there must be no weights."""
     size = len(batch) if isinstance(batch, tuple | list) else 0
-    if size == 3:
-        raise ValueError(f"{EXPECTED}, got weights too. Drop them, as by .map(lambda x, y, weight: (x, y)).")
     if size != 2:
-        raise ValueError(f"{EXPECTED}, got a {type(batch).__name__} as a batch.")
+        weights = "weights too. Drop them, as by .map(lambda x, y, weight: (x, y))."
+        raise ValueError(f"{EXPECTED}, got {weights if size == 3 else f'a {type(batch).__name__} as a batch.'}")
     images, labels = map(np.asarray, batch)
     if images.dtype.kind in "OSU":
         raise ValueError(f"Expected images of numbers, got {images.dtype}. Decode and resize them first.")
@@ -62,8 +59,7 @@ def _images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
 def class_numbers(labels, classes=None) -> np.ndarray:
     """Labels as `(B,) int64`: from integers, also as floats, `(B,)` or `(B, 1)`, or from one-hot rows `(B, classes)`.
 
-    Raises:
-        ValueError: they are neither, or not in [0, classes).
+    ValueError if they are neither, or not in [0, classes).
     """
     expected = f"Expected integer labels (B,) or one-hot rows (B, {classes or 'classes'}), got"
     if labels.dtype.kind not in "biuf":
@@ -97,9 +93,6 @@ def count_guesses(confusion, labels, guessed):
 
 def describe_outputs(images, non_finite, constant=False) -> list[str]:
     """One sentence per problem with the outputs behind an accuracy; empty for a sound model."""
-    infinite = (
-        f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN never counts as "
-        "correct."
-    )
-    untrained = f"All {images:,} images have the same output: the model is untrained."
-    return [infinite] * bool(non_finite) + [untrained] * bool(constant)
+    broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity);"
+    sentences = [f"{broken} NaN never counts as correct."] if non_finite else []
+    return sentences + [f"All {images:,} images have the same output: the model is untrained."] * bool(constant)

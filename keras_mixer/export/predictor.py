@@ -183,8 +183,7 @@ def completed(model, activation=None) -> keras.Model:
     if parts.pixel_range != PIXELS:
         black, white = parts.pixel_range
         x = keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")(x)
-    for layer in parts.layers:
-        x = parts.call(layer, x)
+    x = parts.apply(x)
     if activation is not None:
         x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return model_like(model, image, x)

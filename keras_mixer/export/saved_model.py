@@ -149,8 +149,8 @@ def _signatures(model, predictor, top_k):
     shape, facts = predictor.input_shape, predictor.facts
     image_of = {dtype: [tf.TensorSpec((None, *shape), dtype, name="image")] for dtype in (tf.float32, tf.uint8)}
     parts = anatomy(model)
-    pre_logits = parts.output_of(parts.pool)  # (B, C)
-    both = keras.Model(parts.graph.inputs[0], {"probabilities": parts.graph.outputs[0], "pre_logits": pre_logits})
+    found = {"probabilities": parts.graph.outputs[0], "pre_logits": parts.pre_logits}
+    both = keras.Model(parts.graph.inputs[0], found)
 
     @tf.function(input_signature=image_of[tf.float32])  # one graph, shared by all signatures
     def outputs(image):

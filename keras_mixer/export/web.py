@@ -54,7 +54,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     shown = {
         "Trained on": predictor.facts.trained_on,
         **(facts or {}),
-        "Architecture": anatomy(predictor.model).described(),
+        "Architecture": anatomy(predictor.model).variant().described(),
         "Size": f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB",
         "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }

@@ -83,7 +83,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "data": data_name(config["data"]),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
-        "architecture": parts.described(),
+        "architecture": parts.variant().described(),
         "classes": len(predictor.class_names),
         "parameters": model.count_params(),
         "macs": parts.variant().macs(model.input_shape[1:], len(predictor.class_names)),

@@ -7,6 +7,7 @@ from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
 from keras_mixer.variants import as_pair
 from keras_mixer.weights import downloads
+from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import save_official
 from keras_mixer.weights.loading import WEIGHTS_H5, kind_of, load_weights, open_weights
 from keras_mixer.weights.readers import load_keras
@@ -15,18 +16,11 @@ TARGETS = (".npz", ".keras", WEIGHTS_H5)
 
 
 def convert(source, target, like=None, log=print) -> Path:
-    """Reads a weight file and writes it in another format, atomically.
+    """Reads a file for `load_weights` and writes it in another format, atomically; lines for the user go to `log`.
 
-    Args:
-        source: a file for `load_weights`.
-        target: the file to write, `.npz` (official layout), `.keras` or `.weights.h5`; it must not exist.
-        like: a `.keras` file of the same model, for a `.weights.h5` source: that format does not say what model it
-            belongs to.
-        log: called with each line for the user.
-
-    Raises:
-        FileNotFoundError: the source does not exist.
-        ValueError: it is damaged or of an unknown kind, the target exists, or its format cannot carry the model.
+    The target is a new file, `.npz` (official layout), `.keras` or `.weights.h5`. `like` is a `.keras` file of the same
+    model, for a `.weights.h5` source. FileNotFoundError without the source; ValueError if it is damaged or unknown, or
+    if the target exists or cannot carry the model.
     """
     target = Path(target)
     suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
@@ -53,7 +47,7 @@ def _read(source, like, log):
         return load_keras(source)
     file = open_weights(source)
     try:
-        variant, grid, (exact_gelu, pixel_range) = file.variant(), file.grid_for(), file.form()
+        variant, grid, (exact_gelu, pixel_range) = variant_of(file.arrays), file.grid_for(), file.form()
         patch, head = as_pair(variant.patch_size), file.arrays.get("head/bias")
         model = Mixer(
             **dataclasses.asdict(variant),

@@ -25,15 +25,10 @@ def cache_path(name) -> Path:
 
 
 def cached_download(url, name, check) -> Path:
-    """The file at `url`, downloaded on first use into Keras's cache.
+    """The file at `url`, downloaded on first use into Keras's cache under a name.
 
-    Args:
-        url: its address.
-        name: of the file in the cache.
-        check: called with the path of the download before it is stored; raises ValueError if it is unusable.
-
-    Raises:
-        OSError: the download failed; nothing is left behind.
+    `check` is called with its path before it is stored, and raises ValueError if it is unusable. OSError if the
+    download fails; nothing is left behind.
     """
     target = cache_path(name)
     if target.is_file():
@@ -62,11 +57,7 @@ def local(source):
 
     Without a file, the repository must have exactly one weights file, or a model that Keras saved to the Hub. If the
     Hub cannot be reached, the cache of huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror.
-
-    Raises:
-        ValueError: the address is malformed or one of the web, the file is of an unknown kind, or the repository has
-            no weights file or more than one.
-        OSError: the download failed.
+    ValueError for an address or a file of another kind, OSError if the download fails.
     """
     address = _address(source)
     if address.startswith(("https://", "http://")):

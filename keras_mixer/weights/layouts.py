@@ -6,6 +6,7 @@ of length 1. Kernels of both have our orientation. Those of timm are transposed,
 Source: vit_jax and big_vision (`models/mlp_mixer.py`, its loader), timm (`models/mlp_mixer.py`, its checkpoint filter).
 """
 
+import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
 FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
+MLPS = ("token_mixing/dense_0", "token_mixing/dense_1", "channel_mixing/dense_0", "channel_mixing/dense_1")
+IN_BLOCK = ("layer_norm_0", "layer_norm_1", *MLPS)  # its layers with weights
 PATTERNS = {  # they turn names of any layout into ours, one after another
     r"^(embedding/|stem\.proj\.|layers/patch_embed/)": "stem/",
     r"^(head\.|layers/dense/|layers/classifier_head/)": "head/",
@@ -43,12 +46,8 @@ PATTERNS = {  # they turn names of any layout into ours, one after another
 def own_names(arrays):
     """The arrays of a file under our names and in our orientation, and all that is known by its layout.
 
-    Returns:
-        `arrays`, in which an unknown array keeps its name; `origins`, their names in the file; `facts` about the model;
-        `notes` for the user.
-
-    Raises:
-        ValueError: the layout is unknown (the message lists the known ones), or two arrays map to the same weight.
+    Returns `(arrays, origins, facts, notes)`: an unknown array keeps its name, `origins` are the names in the file,
+    `facts` those of its model, and `notes` for the user. ValueError for an unknown layout, or two arrays of one weight.
     """
     stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
     stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
@@ -98,10 +97,7 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
     """
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
     for i, block in enumerate(parts.blocks):
-        layers |= {f"mixer_block_{i}/layer_norm_{j}": getattr(block, f"layer_norm_{j}") for j in (0, 1)}
-        for mlp in ("token_mixing", "channel_mixing"):
-            dense = {f"{mlp}/dense_{j}": getattr(getattr(block, mlp), f"dense_{j}") for j in (0, 1)}
-            layers |= {f"mixer_block_{i}/{name}": layer for name, layer in dense.items()}
+        layers |= {f"mixer_block_{i}/{name}": operator.attrgetter(name.replace("/", "."))(block) for name in IN_BLOCK}
     if parts.head is not None:
         layers["head"] = parts.head
     found: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from keras_mixer.anatomy import Anatomy, plain
 from keras_mixer.mixer_model import MixerModel, ModelFacts
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
-from keras_mixer.weights.fitting import check_fit, choose_head, variant_of
+from keras_mixer.weights.fitting import check_fit, choose_head
 from keras_mixer.weights.layouts import own_names, weights_of
 from keras_mixer.weights.readers import load_keras, read_arrays
 from keras_mixer.weights.resolution import METHODS, adapt, widened_dim
@@ -39,10 +39,6 @@ class WeightFile:
     grid: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()  # lines for the user
 
-    def variant(self) -> Variant:
-        """The sizes of the model in the file; ValueError if it does not contain a Mixer."""
-        return variant_of(self.arrays)
-
     def grid_for(self, target_grid=None) -> tuple[int, int]:
         """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
         if self.grid is not None:
@@ -51,11 +47,9 @@ class WeightFile:
         if target_grid is not None and tokens == math.prod(target_grid):
             return target_grid
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
-        if side * side != tokens or not tokens:
-            raise ValueError(
-                f"The {tokens} tokens of {self.path} are not a square grid; pass source_grid=(rows, columns)."
-            )
-        return side, side
+        if side * side == tokens > 0:
+            return side, side
+        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid; pass source_grid=(rows, columns).")
 
     def widened(self, variant: Variant, grid) -> Variant:
         """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
@@ -96,12 +90,7 @@ def kind_of(source) -> str:
 
 
 def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
-    """Reads a source for `load_weights`; a published name stands for one file per variant.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it is not a weight file.
-    """
+    """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
     source = downloads.local(source)
     kind, path, facts = kind_of(source), Path(source), None
     if kind == ".keras":
@@ -145,7 +134,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         ValueError: the file is damaged, or belongs to a model with another GELU form or pixel range, or its arrays do
             not fit the model: lists those that are missing, unexpected or of the wrong shape. The model is unchanged.
 
-    Source: ours; the rule for another image size is from appendix C of arXiv 2105.01601.
+    Source: appendix C of arXiv 2105.01601 for the rule for another image size.
 
     Example:
         >>> model = keras_mixer.load_weights(keras_mixer.MixerB16(), "Mixer-B_16.npz")  # doctest: +SKIP
@@ -154,7 +143,6 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         raise ValueError(f'head must be "auto" or "load", got {head!r}.')
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
-    log = log or LOG.warning
     parts = plain(model, "load_weights")
     file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant(), source_grid)
     file.check_form({name: getattr(parts.facts, name) for name in FORMS})
@@ -165,7 +153,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if file.facts.exact_gelu and file.facts.pixel_range is None:
         lines.append(TIMM.format(list(parts.stem.pixel_range)))
     for line in lines:
-        log(line)
+        (log or LOG.warning)(line)
     if "head/bias" in arrays and isinstance(model, MixerModel) and model.class_names is None:
         model.class_names, model.trained_on = file.facts.class_names, file.facts.trained_on
     return model

@@ -28,24 +28,14 @@ SAM, GSAM = (f"ImageNet-1k with the {name} optimizer, weak augmentation" for nam
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One published checkpoint.
+    """One published checkpoint."""
 
-    Attributes:
-        name: the value of `weights=`.
-        variant: its key in `VARIANTS`.
-        classes: outputs of its head.
-        data: its training data.
-        repository: of timm on the Hugging Face Hub with the same weights; None if there is none.
-        google: whether the file is in Google's bucket, and timm's only a copy of it. Other models were trained with
-            timm: on pixels in [0, 1], and with the erf form of GELU.
-    """
-
-    name: str
-    variant: str
-    classes: int
-    data: str
-    repository: str | None = None
-    google: bool = True
+    name: str  # the value of `weights=`
+    variant: str  # its key in `VARIANTS`
+    classes: int  # outputs of its head
+    data: str  # its training data
+    repository: str | None = None  # of timm on the Hugging Face Hub with the same weights
+    google: bool = True  # in Google's bucket; else trained with timm, on pixels in [0, 1] and with erf GELU
 
     @property
     def urls(self) -> dict[str, str]:
@@ -90,11 +80,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name, variant: Variant | None) -> Published:
-    """The published checkpoint of a name for a model of these sizes; D_S may be that of a widened model.
-
-    Raises:
-        ValueError: there is none, or `variant` is None; lists the variants that are published.
-    """
+    """The published checkpoint of a name for a model of these sizes, or a widened one; ValueError if there is none."""
     candidates = [published for published in PUBLISHED if published.name == name]
     if variant is None:
         variants = [published.variant for published in candidates]
@@ -107,30 +93,21 @@ def find(name, variant: Variant | None) -> Published:
         narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)
         if narrow == sizes and variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
             return published
-    this = next((f"Mixer-{key}" for key, sizes in VARIANTS.items() if sizes == variant), f"a model of {variant}")
     known = ", ".join(f"{published.name!r} for {published.variant}" for published in PUBLISHED)
-    raise ValueError(f"There are no public weights {name!r} for {this}. Published: {known}.")
+    raise ValueError(f"There are no public weights {name!r} for {variant.described()}. Published: {known}.")
 
 
 def download(published: Published) -> Path:
-    """The file of a published checkpoint, downloaded on first use into Keras's cache (`KERAS_HOME`).
+    """The file of a published checkpoint, downloaded on first use into Keras's cache, or timm's copy if that fails.
 
-    If the download fails and timm has the same weights, its file is used, now and later.
-
-    Raises:
-        OSError: the download failed; nothing is left behind.
-        ValueError: the file is not a Mixer checkpoint.
+    OSError if both fail, ValueError for a file that is not a Mixer checkpoint; nothing is left behind.
     """
     urls, failed = published.urls, []
     for name, url in sorted(urls.items(), key=lambda item: not cache_path(item[0]).is_file()):  # the cached one first
         try:
-            return cached_download(url, name, _check)
+            return cached_download(url, name, lambda file: own_names(read_arrays(file)))
         except OSError as error:
             failed.append(str(error))
             if len(failed) < len(urls):
                 LOG.warning("%s\nTrying timm's copy.", error)
     raise OSError("\ntimm's copy failed too: ".join(failed))
-
-
-def _check(file):
-    own_names(read_arrays(file))

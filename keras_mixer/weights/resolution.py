@@ -43,7 +43,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         ValueError: the patch size does not divide the image size, or the image does not consist of whole tiles; the
             message names sizes that work.
 
-    Source: appendix C of arXiv 2105.01601 for "block_diagonal", extended to unequal K_h and K_w; "bilinear" is ours.
+    Source: appendix C of arXiv 2105.01601 for "block_diagonal", extended to unequal K_h and K_w.
 
     Example:
         >>> small = keras_mixer.MixerS32(classes=10)
@@ -72,9 +72,7 @@ def adapt(arrays, shapes, grids, method, log):
     """Changes weights by our names, in place, to those of a model for other images, and logs each change.
 
     `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
-
-    Raises:
-        ValueError: the new model is too wide or too narrow for the method; nothing is changed.
+    ValueError, before anything is changed, if the new model is too wide or too narrow for the method.
     """
     if grids[0] != grids[1]:
         _check_grids(arrays, shapes, grids, method)
@@ -85,8 +83,9 @@ def adapt(arrays, shapes, grids, method, log):
         arrays["stem/kernel"] = adapt_channels(stem, channels)
     if grids[0] == grids[1]:
         return
-    rule = resample if method == "bilinear" else widen
-    how = "resized bilinearly (not from the paper)" if rule is resample else "widened block by block (the paper's rule)"
+    rule, how = widen, "widened block by block (the paper's rule)"
+    if method == "bilinear":
+        rule, how = resample, "resized bilinearly (not from the paper)"
     log(f"Token mixing is {how}: from {grids[0]} to {grids[1]} tokens.")
     for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
         names = [f"{prefix}/{part}" for part in PARTS]
@@ -94,8 +93,8 @@ def adapt(arrays, shapes, grids, method, log):
 
 
 def _check_grids(arrays, shapes, grids, method):
-    hidden, wanted = (values["mixer_block_0/token_mixing/dense_0/bias"] for values in (arrays, shapes))
-    hidden, wanted = len(hidden), wanted[0]
+    bias = "mixer_block_0/token_mixing/dense_0/bias"
+    hidden, (wanted,) = len(arrays[bias]), shapes[bias]
     counts = tiles(*grids)
     if wanted == (hidden if method == "bilinear" else hidden * math.prod(counts or (0,))):
         return
@@ -114,10 +113,7 @@ def _check_grids(arrays, shapes, grids, method):
 
 
 def adapt_channels(kernel, channels):
-    """`(h, w, c, C) -> (h, w, channels, C)`: the sum for one channel, else the old channels repeated and rescaled.
-
-    A grayscale image then gives the same tokens as its RGB version with three equal channels.
-    """
+    """`(h, w, c, C) -> (h, w, channels, C)`, so that a gray image gives the same tokens with any number of channels."""
     old = kernel.shape[2]
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)
@@ -137,10 +133,7 @@ def widened_dim(tokens_mlp_dim, source_grid, target_grid) -> int:
 
 
 def widen(mlp, source_grid, target_grid):
-    """The paper's rule: every tile of the larger image is mixed separately, by its own copy of the MLP.
-
-    `S -> n S` and `D_S -> n D_S` for n = K_h K_w tiles. Each side of the target grid is a multiple of the source's.
-    """
+    """The paper's rule: each of n = K_h K_w tiles has its own copy of the MLP, so `S -> n S` and `D_S -> n D_S`."""
     kernel_0, bias_0, kernel_1, bias_1 = mlp
     (height, width), (tokens, hidden) = source_grid, kernel_0.shape
     positions = np.arange(target_grid[0] * target_grid[1])  # of tokens, row by row over the whole image
@@ -159,10 +152,7 @@ def widen(mlp, source_grid, target_grid):
 
 
 def resample(mlp, source_grid, target_grid):
-    """Resizes the weights like images, bilinearly; D_S stays. Not from the paper.
-
-    Incoming weights are divided by the growth of the number of tokens, which keeps the scale of the hidden units.
-    """
+    """Resizes the weights like images; hidden units sum over more tokens, and keep their scale by smaller weights."""
     kernel_0, bias_0, kernel_1, bias_1 = mlp
     stretch = np.kron(*(_interpolation(*sides) for sides in zip(source_grid, target_grid, strict=True)))  # (S', S)
     stretch = stretch.astype(kernel_0.dtype)

@@ -31,37 +31,25 @@ def brute_force(outputs, labels):
         yield order[0] if order else None, order.index(label) if label in order else np.inf
 
 
-def with_ties(rng):
-    return rng.integers(0, 3, (60, 7)) / 4
-
-
-def with_nan(rng):
-    outputs = rng.dirichlet(np.ones(7), 60)
-    outputs[rng.random((60, 7)) < 0.3] = np.nan
-    outputs[::9] = np.nan
-    return outputs
-
-
-def with_ties_nan_and_infinity(rng):
-    return rng.choice([0.0, 0.5, np.nan, np.inf, -np.inf], (60, 7))
-
-
 def distinct(rng):
     return rng.dirichlet(np.ones(7), 60)
 
 
-def all_nan(rng):
-    return np.full((60, 7), np.nan)
+OUTPUTS = {
+    "distinct": distinct,
+    "ties": lambda rng: rng.integers(0, 3, (60, 7)) / 4,
+    "some NaN": lambda rng: np.where(rng.random((60, 7)) < 0.3, np.nan, distinct(rng)),
+    "rows of NaN": lambda rng: np.where(np.arange(60)[:, None] % 9, distinct(rng), np.nan),
+    "ties, NaN and infinity": lambda rng: rng.choice([0.0, 0.5, np.nan, np.inf, -np.inf], (60, 7)),
+    "all NaN": lambda rng: np.full((60, 7), np.nan),
+    "all equal": lambda rng: np.full((60, 7), 1 / 7),
+}
 
 
-def all_equal(rng):
-    return np.full((60, 7), 1 / 7)
-
-
-@pytest.mark.parametrize("make", [distinct, with_ties, with_nan, with_ties_nan_and_infinity, all_nan, all_equal])
+@pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("size", [1, 7, 60, 64])
-def test_ties_go_to_the_lower_class_and_nan_is_never_right(rng, make, size):
-    outputs = make(rng).astype(np.float32)
+def test_ties_go_to_the_lower_class_and_nan_is_never_right(rng, kind, size):
+    outputs = OUTPUTS[kind](rng).astype(np.float32)
     labels = rng.integers(0, 6, 60)  # of class 6 there are no examples
     result = keras_mixer.evaluate(Fixed(outputs), batches(labels, size))
     guesses, places = zip(*brute_force(outputs, labels), strict=True)
@@ -99,32 +87,14 @@ def test_a_model_that_always_answers_the_same_is_said_to_be_untrained(rng, size)
         assert result.remarks() == []
 
 
-def test_outputs_that_are_not_finite_are_counted_in_words():
+def test_outputs_that_are_not_finite_are_counted_in_words_and_the_loss_stays_finite():
     outputs = np.eye(7)[[0, 1, 2]]
     outputs[1, 6] = np.nan
     result = keras_mixer.evaluate(Fixed(outputs), batches(np.array([0, 1, 2]), 2))
     (remark,) = result.remarks()
     assert remark == "1 of 3 images have outputs that are not finite (NaN or infinity); NaN never counts as correct."
     assert result.top1 == 1.0
-
-
-def test_a_probability_of_zero_keeps_the_loss_finite():
     assert np.isfinite(keras_mixer.evaluate(Fixed(np.eye(7)[[0]]), batches(np.array([3]), 1)).loss)
-
-
-def test_useless_data_are_refused():
-    with pytest.raises(ValueError, match="empty"):
-        keras_mixer.evaluate(Fixed(np.eye(7)), [])
-    with pytest.raises(ValueError, match="7 classes"):
-        keras_mixer.evaluate(Fixed(np.eye(7)), batches(np.array([0, 9]), 2))
-
-
-def test_a_keras_model_is_evaluated(tiny_mixer, rng):
-    model = tiny_mixer()
-    images, labels = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8), rng.integers(0, 10, 9)
-    result = keras_mixer.evaluate(model, [(images[:5], labels[:5]), (images[5:], labels[5:])])
-    guesses = keras.ops.convert_to_numpy(model(images)).argmax(1)
-    assert result.top1 == (guesses == labels).mean()
 
 
 def test_logits_are_evaluated_as_the_probabilities_they_mean(tiny_mixer, rng):
@@ -139,6 +109,7 @@ def test_logits_are_evaluated_as_the_probabilities_they_mean(tiny_mixer, rng):
         found, expected = (keras_mixer.evaluate(model, [(images, labels)]) for model in (logits, probabilities))
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
         np.testing.assert_array_equal(found.confusion, expected.confusion)
+        assert found.top1 == (keras.ops.convert_to_numpy(logits(images)).argmax(1) == labels).mean()
     with pytest.raises(ValueError, match="a model without a head"):
         keras_mixer.evaluate(tiny_mixer(include_top=False, pooling="avg"), [(images, labels)])
 
@@ -192,9 +163,10 @@ def test_labels_and_data_are_taken_as_keras_users_have_them(tiny_mixer, ten):
     shots = keras_mixer.few_shot(model, in_batches(images, labels), in_batches(images, labels), shots=(2,), seeds=(0,))
     for name, data in forms(images, labels):
         np.testing.assert_array_equal(keras_mixer.evaluate(model, data).confusion, expected.confusion, name)
-    for (name, train), (_, test) in zip(forms(images, labels), forms(images, labels), strict=True):
+    every = forms(images, labels)
+    for (name, train), (other, test) in zip(every, every, strict=True):  # two at a time
         found = keras_mixer.few_shot(model, train, test, shots=(2,), seeds=(0,))
-        assert found.accuracy == shots.accuracy, name
+        assert found.accuracy == shots.accuracy, (name, other)
 
 
 def mistakes(images, labels):
@@ -228,7 +200,9 @@ def test_data_that_are_no_labelled_batches_are_refused_in_words(tiny_mixer, ten)
         with pytest.raises(ValueError, match=message):
             keras_mixer.evaluate(model, data)
         with pytest.raises(ValueError, match=message):
-            keras_mixer.few_shot(model, good, data)
+            keras_mixer.few_shot(model, data, good)
+    with pytest.raises(ValueError, match="The data set to evaluate on is empty"):
+        keras_mixer.evaluate(model, [])
     for labels, message in [
         (np.eye(11)[ten[1]], r"one-hot rows \(B, 10\), got labels of shape \(\d+, 11\)"),
         (ten[1] + 1, "Labels run from 1 to 10, but the model has 10 classes"),
@@ -316,32 +290,39 @@ def test_a_second_evaluation_compiles_nothing(tiny_mixer, ten):
 
 
 @pytest.mark.parametrize(
-    ("options", "scale"),
+    ("options", "scales"),
     [
-        ({}, lambda x: x / 255),
-        ({}, lambda x: x / 127.5 - 1),
-        ({}, lambda x: (x / 255 - 0.45) / 0.22),
-        ({}, lambda x: x - 128.0),
-        ({}, lambda x: x * 256.0),
-        ({"include_preprocessing": False}, lambda x: x),
-        ({"include_preprocessing": False}, lambda x: x / 255),
-        ({"include_preprocessing": False}, lambda x: (x / 255 - 0.45) / 0.22),
+        (
+            {},
+            [
+                lambda x: x / 255,
+                lambda x: x / 127.5 - 1,
+                lambda x: (x / 255 - 0.45) / 0.22,
+                lambda x: x - 128.0,
+                lambda x: x * 256.0,
+            ],
+        ),
+        (
+            {"include_preprocessing": False},
+            [lambda x: x, lambda x: x / 255, lambda x: (x / 255 - 0.45) / 0.22],
+        ),
     ],
 )
-def test_pixels_out_of_range_are_remarked_on_once(tiny_mixer, ten, options, scale):
+def test_pixels_out_of_range_are_remarked_on_once(tiny_mixer, ten, options, scales):
     mixer = tiny_mixer(num_blocks=1, **options)
-    images, labels = scale(ten[0].astype(np.float32)), ten[1]
     inner = keras.Sequential([keras.layers.RandomFlip(), keras.Sequential([mixer])])
     black, white = (-1, 1) if options else (0, 255)
-    for measure in (
-        lambda: keras_mixer.evaluate(mixer, (images, labels)),
-        lambda: keras_mixer.evaluate(inner, (images, labels)),
-        lambda: keras_mixer.few_shot(mixer, (images, labels), (images, labels), shots=(1,), seeds=(0,)),
-    ):
-        with pytest.warns(UserWarning, match=rf"the model expects {black} \(black\) to {white} \(white\)") as warned:
-            result = measure()
-        assert [str(warning.message) for warning in warned] == result.remarks()
-        assert warned[0].filename == __file__
+    for scale in scales:
+        data = scale(ten[0].astype(np.float32)), ten[1]
+        for measure in (
+            lambda data: keras_mixer.evaluate(mixer, data),
+            lambda data: keras_mixer.evaluate(inner, data),
+            lambda data: keras_mixer.few_shot(mixer, data, data, shots=(1,), seeds=(0,)),
+        ):
+            with pytest.warns(UserWarning, match=rf"expects {black} \(black\) to {white} \(white\)") as warned:
+                result = measure(data)
+            assert [str(warning.message) for warning in warned] == result.remarks()
+            assert warned[0].filename == __file__
 
 
 def test_pixels_that_may_be_right_are_not_remarked_on(tiny_mixer, ten):

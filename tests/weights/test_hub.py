@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import threading
+import sys
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from weight_files import linen, timm
+from weight_files import linen, send, serving, timm
 
 import keras_mixer
 from keras_mixer import cli
@@ -31,22 +30,6 @@ class Hub:
 
     def __init__(self, folder):
         self.folder, self.asked = folder, []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                hub.answer(self, False)
-
-            def do_GET(self):
-                hub.answer(self, True)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def add(self, repository, name, write, revision="main"):
         path = self.folder / repository / COMMITS[revision] / name
@@ -54,7 +37,7 @@ class Hub:
         write(path)
         return path
 
-    def answer(self, handler, with_body):
+    def answer(self, handler):
         path = handler.path.split("?")[0]
         self.asked.append(path)
         parts = path.strip("/").split("/")
@@ -65,11 +48,9 @@ class Hub:
             files = [{"rfilename": name, "size": (folder / name).stat().st_size} for name in names]
             content = {"id": "/".join(parts[2:4]), "sha": folder.name, "siblings": files}
             if parts[4:5] == ["tree"]:
-                content = [
-                    {"type": "file", "path": item["rfilename"], "size": item["size"], "oid": ""} for item in files
-                ]
+                content = [{"type": "file", "path": one["rfilename"], "size": one["size"], "oid": ""} for one in files]
             missing = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
-            self.send(handler, json.dumps(content).encode() if names else None, {} if names else missing, with_body)
+            self.send(handler, json.dumps(content).encode() if names else None, {} if names else missing)
         else:
             owner, name, resolve, revision, *file = parts
             assert resolve == "resolve"
@@ -79,17 +60,11 @@ class Hub:
             headers = {"X-Repo-Commit": COMMITS.get(revision, revision), "ETag": f'"{tag}"'}
             if content is None:
                 headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
-            self.send(handler, content, headers, with_body)
+            self.send(handler, content, headers)
 
     @staticmethod
-    def send(handler, content, headers, with_body):
-        handler.send_response(404 if content is None else 200)
-        for key, value in headers.items():
-            handler.send_header(key, value)
-        handler.send_header("Content-Length", str(len(content or b"")))
-        handler.end_headers()
-        if with_body:
-            handler.wfile.write(content or b"")
+    def send(handler, content, headers):
+        send(handler, content or b"", status=404 if content is None else 200, headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +89,11 @@ def server(tmp_path, monkeypatch, models):
     server.add("timm/tiny", "pytorch_model.bin", lambda path: path.write_bytes(b"a pickle"))
     server.add("me/two", "files/one.npz", lambda path: np.savez(path, **linen(arrays, 1)))
     server.add("me/two", "two.npz", lambda path: path.write_bytes(b"nothing"))
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
-    server.thread.join()
+    with serving(server.answer) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield server
 
 
 def same(model, other):
@@ -160,11 +133,12 @@ def test_a_model_that_keras_uploaded_is_opened(server, models):
     assert same(build(weights="hf://me/parts"), models[0])
 
 
-@pytest.mark.parametrize("address", ["hf://me/keras/model.keras", "hf://me/keras@v1/model.keras", "hf://me/keras"])
-def test_the_cache_is_used_without_the_hub(server, models, monkeypatch, address):
-    first = build(weights=address)
+def test_the_cache_is_used_without_the_hub(server, models, monkeypatch):
+    addresses = ("hf://me/keras/model.keras", "hf://me/keras@v1/model.keras", "hf://me/keras")
+    first = [build(weights=address) for address in addresses]
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
-    assert same(build(weights=address), first)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the attempts of huggingface_hub
+    assert all(same(build(weights=address), model) for address, model in zip(addresses, first, strict=True))
     with pytest.raises(OSError, match=r"^Downloading hf://me/two/two\.npz failed: .*Run the command again to retry\.$"):
         build(weights="hf://me/two/two.npz")
 

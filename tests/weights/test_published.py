@@ -1,8 +1,6 @@
 """Downloads, from a server on this machine that can misbehave."""
 
-import contextlib
 import dataclasses
-import http.server
 import os
 import signal
 import subprocess
@@ -13,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from weight_files import linen, timm
+from weight_files import linen, send, serving, timm
 
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
@@ -23,38 +21,16 @@ from keras_mixer.weights import published
 TINY = published.Published("some", "S/32", 10, "nothing")
 
 
+def build():
+    return keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    model = build()
     path = tmp_path_factory.mktemp("files") / "a.npz"
     np.savez(path, **linen({weight.path: weight.numpy() for weight in model.weights}, 1))
     return path.read_bytes()
-
-
-@contextlib.contextmanager
-def serving(answer):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def send(handler, content, length=None, status=200):
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(content)
 
 
 @pytest.fixture
@@ -75,36 +51,27 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(cache, checkpoint, mo
     assert not capfd.readouterr().out  # the progress bar is for standard error
 
 
-def test_a_file_put_into_the_cache_by_hand_is_used(cache, checkpoint, monkeypatch):
+def test_a_file_put_into_the_cache_by_hand_is_used_and_refused_if_it_is_damaged(cache, checkpoint, monkeypatch):
     monkeypatch.setattr(published, "BUCKET", "http://127.0.0.1:9")  # nobody answers there
     cache.mkdir(parents=True)
     (cache / "some-Mixer-S_32.npz").write_bytes(checkpoint)
     assert published.download(TINY).read_bytes() == checkpoint
-
-
-def test_a_cached_file_that_has_changed_is_refused(cache, checkpoint, monkeypatch):
-    cache.mkdir(parents=True)
     damaged = bytearray(checkpoint)
     damaged[len(damaged) // 2] ^= 0xFF
     (cache / "some-Mixer-S_32.npz").write_bytes(damaged)
-    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
     monkeypatch.setattr(published, "find", lambda name, variant: TINY)
     monkeypatch.setattr(published, "imagenet_classes", lambda classes: [])
     with pytest.raises(ValueError, match=r"some-Mixer-S_32\.npz is not a readable \.npz"):
-        keras_mixer.load_weights(model, "imagenet1k")
+        keras_mixer.load_weights(build(), "imagenet1k")
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (
-            lambda handler, content: send(handler, content[:500], len(content)),
-            OSError,
-            r"failed(?s:.)*by hand: .*Mixer-S_32\.npz",
-        ),
-        (lambda handler, content: send(handler, b"not here", status=404), OSError, "404"),
-        (lambda handler, content: send(handler, b"<html>please log in</html>"), ValueError, "is not the expected file"),
-        (lambda handler, content: send(handler, content[: len(content) // 2]), ValueError, "is not the expected file"),
+        (lambda to, content: send(to, content[:500], len(content)), OSError, r"failed(?s:.)*by hand: .*S_32\.npz"),
+        (lambda to, content: send(to, b"not here", status=404), OSError, "404"),
+        (lambda to, content: send(to, b"<html>please log in</html>"), ValueError, "is not the expected file"),
+        (lambda to, content: send(to, content[: len(content) // 2]), ValueError, "is not the expected file"),
     ],
     ids=["cut connection", "404", "wrong content", "half a file"],
 )
@@ -153,7 +120,7 @@ def test_a_killed_download_leaves_no_file_that_counts(cache, checkpoint, monkeyp
 
 
 def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch, rng, caplog):
-    model = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    model = build()
     model.set_weights([rng.normal(0, 0.5, weight.shape) for weight in model.weights])
     copy = save(timm({weight.path: weight.numpy() for weight in model.weights}, 1))
     asked = []
@@ -174,7 +141,7 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
         assert published.download(tiny) == path  # from the cache, without asking the bucket again
     assert asked == ["/some/Mixer-S_32.npz", "/timm/tiny/resolve/main/model.safetensors"] * 2
     assert "Trying timm's copy" in caplog.text
-    again = keras_mixer.Mixer(4, 1, 16, 8, 32, input_shape=(16, 16, 3), classes=10)
+    again = build()
     monkeypatch.setattr(published.Published, "grid", (4, 4))
     monkeypatch.setattr(published, "imagenet_classes", lambda classes: [("", name) for name in "0123456789"])
     monkeypatch.setattr(published, "find", lambda name, variant: tiny)
@@ -185,7 +152,7 @@ def test_timms_copy_replaces_a_bucket_that_fails(cache, checkpoint, monkeypatch,
 
 
 def test_a_variant_without_public_weights_says_which_have_them():
-    with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer-S/32.*'imagenet21k' for B/16"):
+    with pytest.raises(ValueError, match=r"no public weights 'imagenet21k' for Mixer S/32.*'imagenet21k' for B/16"):
         keras_mixer.MixerS32(weights="imagenet21k")
 
 
