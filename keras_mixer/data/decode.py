@@ -46,7 +46,7 @@ def read_header(file, crop=None) -> Header:
     try:
         opened = Image.open(file)
     except UnidentifiedImageError as error:
-        raise NotAnImage("not an image that Pillow can read") from error
+        raise NotAnImage("not an image that Pillow can read" if file.seek(0, io.SEEK_END) else "empty") from error
     with opened as image:
         (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
         found = f"an image of {height} x {width} px"

@@ -11,24 +11,23 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
+from keras_mixer.data.decode import Header, NotAnImage
 from keras_mixer.data.image_files import check_files, content_sum, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
 from keras_mixer.files import atomic_write
 
 FILES = "files.csv"
-COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation", "crc32")
 TRAIN, TEST, UNUSED = "train", "test", "unused"
 LOOKED_AT = 16  # images of a folder, evenly spaced, whose content is looked at
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
 
     path: str  # below the folder, with "/"
@@ -57,30 +56,22 @@ class ImageFolder:
 
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
-        if self.train_split == self.test_split:
-            raise ValueError(
-                f"--train-split and --test-split are both {self.test_split!r}. Name two folders, or put the class "
-                f"folders directly into {self.path} to have them split."
-            )
         parts = self._parts()
         names = {part: _folders(self.path / folder) for folder, part in parts.items()}
         if len(names[TRAIN]) < 2:
             raise self._no_classes(names[TRAIN])
         if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
-            raise ValueError(
-                f"{self.path / self.test_split} has classes that {self.path / self.train_split} lacks: "
-                f"{', '.join(unknown)}."
-            )
+            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {', '.join(unknown)}.")
         images = self._images(parts)
-        filled = {(image.part, image.class_name) for image in images}
         for folder, part in parts.items():
-            if empty := [name for name in names[part] if (part, name) not in filled]:
+            filled = {image.class_name for image in images if image.part == part}
+            if empty := [name for name in names[part] if name not in filled]:
                 raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images.")
         if len(parts) == 1:
             usable = [i for i, image in enumerate(images) if image.part == TRAIN]
             _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
             for i in test:
-                images[usable[i]] = dataclasses.replace(images[usable[i]], part=TEST)
+                images[usable[i]] = images[usable[i]]._replace(part=TEST)
         self._remark(images)
         return self._source(names[TRAIN], images)
 
@@ -93,10 +84,10 @@ class ImageFolder:
             raise self._no_classes(classes)
         return self._source(classes, images)
 
-    def recorded(self, record: Iterable[ImageFile], include_new=False) -> tuple[Source, dict[str, list[str]]]:
+    def recorded(self, record: Iterable[ImageFile]) -> tuple[Source, dict[str, list[str]]]:
         """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
 
-        Only files that are not recorded are opened. `include_new` adds new images to the test images.
+        Only files that are not recorded are opened.
         """
         known = {image.path: image for image in record}
         in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
@@ -105,13 +96,13 @@ class ImageFolder:
         sizes = {file.path: file.bytes for file in found}
         kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
         damaged = self._broken([image for image in kept if image.part != UNUSED])
+        kept = [image for image in kept if image not in damaged]
         changes = {
             "gone": [path for path in known if path not in sizes],
             "new": [image.path for image in new],
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in damaged],
         }
-        kept = [image for image in kept if image not in damaged] + (new if include_new else [])
         classes = {image.class_name for image in kept}
         if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
             classes |= {image.class_name for image in new}
@@ -128,6 +119,8 @@ class ImageFolder:
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
+        if self.train_split == self.test_split:
+            raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
         train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
         if train and test:
             return {self.train_split: TRAIN, self.test_split: TEST}
@@ -163,7 +156,7 @@ class ImageFolder:
         left_out["damaged images"] = [file.path for file in damaged]
         if any(left_out.values()):
             self.log(f"Left out of {self.path}: {counted(left_out)}.")
-        return images + [dataclasses.replace(file, part=UNUSED) for file in damaged]
+        return images + [file._replace(part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
         """All files in the class folders of some sub-folders, not opened, and what was left out."""
@@ -185,8 +178,8 @@ class ImageFolder:
         headers = check_files([os.path.join(self.path, file.path) for file in files], self.crop)
         for file, header in zip(files, headers, strict=True):
             if isinstance(header, Header):
-                images.append(ImageFile(file.path, file.class_name, file.part, file.bytes, *header))
-            elif _is_other_file(file.path, header):
+                images.append(ImageFile(*file[:4], *header))
+            elif isinstance(header, NotAnImage):
                 others.append(file.path)
             else:
                 damaged[file] = header
@@ -197,23 +190,21 @@ class ImageFolder:
         """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""
         if not self.skip_corrupt:
             return {}
-        reasons = unusable_examples(self._split(images, dict.fromkeys((i.class_name for i in images), 0)), self.crop)
-        return {images[i]: reason for i, reason in reasons.items()}
+        split = self._split(images, dict.fromkeys((image.class_name for image in images), 0))
+        return {images[i]: reason for i, reason in unusable_examples(split, self.crop).items()}
 
     def _remark(self, images):
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
         trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
-        if twice := [path for path, other in pairs if other and self._equal(path, other)]:
-            self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
+        pairs = [pair for pair in pairs if pair[1] and filecmp.cmp(*(self.path / path for path in pair), shallow=False)]
+        if pairs:
+            self.log(f"Training images that are test images too: {len(pairs):,} ({some([test for test, _ in pairs])}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
-
-    def _equal(self, path, other):
-        return filecmp.cmp(self.path / path, self.path / other, shallow=False)
 
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}
@@ -229,8 +220,7 @@ class ImageFolder:
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
     paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
-    headers = check_files(paths)
-    return [path for path, header in zip(paths, headers, strict=True) if not _is_other_file(path, header)]
+    return [path for path, header in zip(paths, check_files(paths), strict=True) if not isinstance(header, NotAnImage)]
 
 
 def counted(kinds) -> str:
@@ -243,10 +233,9 @@ def write_files(path, source: Source):
     parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
     with atomic_write(path) as temporary, _as_text(temporary, "w") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(ImageFile._fields)
         for image in source.images:
-            part = parts.get(os.path.join(source.folder, image.path), UNUSED)
-            writer.writerow((vars(image) | {"part": part}).values())
+            writer.writerow(image._replace(part=parts.get(os.path.join(source.folder, image.path), UNUSED)))
 
 
 def read_files(path) -> list[ImageFile]:
@@ -263,12 +252,6 @@ def read_files(path) -> list[ImageFile]:
 
 def _as_text(path, mode):
     return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
-
-
-def _is_other_file(path, header):
-    """Whether a file is an image neither by its content nor by its name."""
-    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-    return isinstance(header, NotAnImage) and (kind not in Image.OPEN or kind in NO_PIXELS)
 
 
 def _hidden(name):
@@ -292,27 +275,24 @@ def _files_below(root, below, left_out) -> list[tuple[str, int]]:
     """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
     found, seen = [], set()
 
-    def shown(*names):
-        return os.path.join(*names)[len(os.path.join(root, "")) :].replace(os.sep, "/")
-
-    def refuse(error):
-        raise error
-
-    for place, folders, files in os.walk(os.path.join(root, below), onerror=refuse, followlinks=True):
-        status = os.stat(place)
+    def walk(folder):
+        status = os.stat(os.path.join(root, folder))
         if (status.st_dev, status.st_ino) in seen:
-            left_out["links to folders already read"].append(shown(place))
-            folders.clear()
-            continue
+            left_out["links to folders already read"].append(folder)
+            return
         seen.add((status.st_dev, status.st_ino))
-        left_out["hidden or system files and folders"] += [shown(place, n) for n in (*folders, *files) if _hidden(n)]
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        for name in files:
-            if not _hidden(name):
-                if (size := _size(os.path.join(place, name))) is None:
-                    left_out["broken links, pipes, sockets or devices"].append(shown(place, name))
-                else:
-                    found.append((shown(place, name), size))
+        for name in sorted(os.listdir(os.path.join(root, folder))):
+            path = f"{folder}/{name}" if folder else name
+            if _hidden(name):
+                left_out["hidden or system files and folders"].append(path)
+            elif os.path.isdir(os.path.join(root, path)):
+                walk(path)
+            elif (size := _size(os.path.join(root, path))) is None:
+                left_out["broken links, pipes, sockets or devices"].append(path)
+            else:
+                found.append((path, size))
+
+    walk(below)
     return sorted(found)
 
 

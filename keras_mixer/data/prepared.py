@@ -10,28 +10,16 @@ from keras_mixer.data.splits import Source, Split, as_written
 LABELS_LOOKED_AT = 1000  # per split; TFDS shuffles examples when it writes them
 
 
-class NotPrepared(ValueError):
-    """A data set is not on disk; the message says how to get it."""
-
-
 def prepared_builder(name, data_dir=None):
-    """The builder of a data set whose files are on disk; raises NotPrepared."""
+    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
     import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only for these data sets
 
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
         by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
         command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
-        raise NotPrepared(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
+        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
     return builder
-
-
-def file_names(folder, pattern):
-    """Files below a folder whose names match the pattern, sorted by name; raises NotPrepared if there are none."""
-    found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
-    if not found:
-        raise NotPrepared(f"{folder} contains no file {pattern}.")
-    return found
 
 
 def prepared_split(builder, split, features, read, classes=0) -> Split:
