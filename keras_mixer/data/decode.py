@@ -10,6 +10,7 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 
 import contextlib
 import io
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by othe
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
 NO_COLOURS = ("F", "I")  # numbers of 32 bits
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
+SAMPLE = 8192  # bytes of a file that tell its content from others
 
 
 class Header(NamedTuple):
@@ -34,7 +36,7 @@ class Header(NamedTuple):
     height: int
     width: int
     orientation: int
-    crc32: int = 0  # of a part of the content, if it is from a file
+    crc32: int  # as `content_sum` has it
 
 
 class NotAnImage(ValueError):
@@ -63,7 +65,13 @@ def read_header(file, crop=None) -> Header:
             with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
                 # The getexif of PNG would decode the pixels.
                 orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
-        return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT)
+        return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT, content_sum(file))
+
+
+def content_sum(file) -> int:
+    """The CRC-32 of up to `SAMPLE` bytes in the middle of an open file, where pixels are."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - SAMPLE) // 2)
+    return zlib.crc32(file.read(SAMPLE))
 
 
 def as_file(encoded):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import sys
-import zlib
 
 import tensorflow as tf
 from PIL import Image
@@ -14,7 +13,6 @@ from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage, as_file, eval
 from keras_mixer.data.splits import PARALLEL_CALLS, as_written
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
-SAMPLE = 8192  # bytes of a file that tell its content from others
 MOST_NAMED = 20  # images in a message
 SMALL_IMAGE = (8, 8)  # pixels; only whether there are any matters
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
@@ -24,16 +22,10 @@ def check_file(path, crop=None) -> Header:
     """`read_header` of a file; ValueError with its name and the reason, NotAnImage if its name is not an image's."""
     try:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
-            return read_header(file, crop)._replace(crc32=content_sum(file))
+            return read_header(file, crop)
     except Exception as error:  # Pillow has many types
         kind = NotAnImage if isinstance(error, NotAnImage) and not _has_image_name(path) else ValueError
         raise kind(f"{_shown(path)}: {getattr(error, 'strerror', None) or str(error).rstrip('.')}") from error
-
-
-def content_sum(file) -> int:
-    """The CRC-32 of up to `SAMPLE` bytes in the middle of an open file, where pixels are."""
-    file.seek(max(0, os.fstat(file.fileno()).st_size - SAMPLE) // 2)
-    return zlib.crc32(file.read(SAMPLE))
 
 
 def check_files(paths, crop=None) -> list[Header | ValueError]:

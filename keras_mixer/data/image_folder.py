@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from keras_mixer.data.decode import Header, NotAnImage
-from keras_mixer.data.image_files import check_files, content_sum, damaged_files, unusable_examples
+from keras_mixer.data.decode import Header, NotAnImage, content_sum
+from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
 from keras_mixer.files import atomic_write
 
@@ -175,7 +175,7 @@ class ImageFolder:
     def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], list[str]]:
         """The images among files, damaged images with the reason, and the paths of other files."""
         images, damaged, others = [], {}, []
-        headers = check_files([os.path.join(self.path, file.path) for file in files], self.crop)
+        headers = check_files([f"{self.path}/{file.path}" for file in files], self.crop)
         for file, header in zip(files, headers, strict=True):
             if isinstance(header, Header):
                 images.append(ImageFile(*file[:4], *header))
@@ -212,7 +212,7 @@ class ImageFolder:
         return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
 
     def _split(self, images, labels):
-        paths = [os.path.join(self.path, image.path) for image in images]
+        paths = [f"{self.path}/{image.path}" for image in images]
         orientations = [image.orientation for image in images]
         return file_split(paths, [labels[image.class_name] for image in images], len(labels), orientations)
 
@@ -235,7 +235,7 @@ def write_files(path, source: Source):
         writer = csv.writer(file)
         writer.writerow(ImageFile._fields)
         for image in source.images:
-            writer.writerow(image._replace(part=parts.get(os.path.join(source.folder, image.path), UNUSED)))
+            writer.writerow(image._replace(part=parts.get(f"{source.folder}/{image.path}", UNUSED)))
 
 
 def read_files(path) -> list[ImageFile]:
@@ -262,9 +262,8 @@ def _folders(path) -> list[str]:
     """Names of the visible folders in a folder, sorted; none if it is not a folder."""
     if not path.is_dir():
         return []
-    with os.scandir(path) as entries:  # knows folders without asking for the status of each file
-        found = [entry for entry in entries if not _hidden(entry.name)]
-    names = sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if not _hidden(entry.name) and _is_folder(entry))
     for name in names:
         if name != name.encode(errors="replace").decode():
             raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
@@ -276,24 +275,30 @@ def _files_below(root, below, left_out) -> list[tuple[str, int]]:
     found, seen = [], set()
 
     def walk(folder):
-        status = os.stat(os.path.join(root, folder))
+        status = os.stat(f"{root}/{folder}")
         if (status.st_dev, status.st_ino) in seen:
             left_out["links to folders already read"].append(folder)
             return
         seen.add((status.st_dev, status.st_ino))
-        for name in sorted(os.listdir(os.path.join(root, folder))):
-            path = f"{folder}/{name}" if folder else name
-            if _hidden(name):
-                left_out["hidden or system files and folders"].append(path)
-            elif os.path.isdir(os.path.join(root, path)):
-                walk(path)
-            elif (size := _size(os.path.join(root, path))) is None:
-                left_out["broken links, pipes, sockets or devices"].append(path)
-            else:
-                found.append((path, size))
+        with os.scandir(f"{root}/{folder}") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if _hidden(entry.name):
+                    left_out["hidden or system files and folders"].append(path)
+                elif _is_folder(entry):
+                    walk(path)
+                elif (size := _size(entry.path)) is None:
+                    left_out["broken links, pipes, sockets or devices"].append(path)
+                else:
+                    found.append((path, size))
 
     walk(below)
     return sorted(found)
+
+
+def _is_folder(entry) -> bool:
+    """Whether an entry of `os.scandir` is one, or a link to one; only links are followed to know it."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _size(path) -> int | None:
