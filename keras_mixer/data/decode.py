@@ -93,25 +93,13 @@ def decode_image(encoded, orientation=UPRIGHT):
     return _upright(image, orientation)
 
 
-def for_server(example):
-    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
-    image = example["image"]
-    if image.dtype != tf.string:
-        return tf.io.encode_png(image)
-    upright = example.get("orientation", UPRIGHT) == UPRIGHT
-    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
-    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
-
-
 def decode_jpeg_or_png(encoded):
     """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
     is_jpeg = tf.io.is_jpeg(encoded)
     with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
         sides = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: _png_sides(encoded))
     with tf.control_dependencies([_refuse_large(sides)]):
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape((None, None, 3))
-    return image
+        return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
 
 
 def _is_png(encoded):
@@ -155,6 +143,16 @@ def image_of(example):
     if example["image"].dtype == tf.string:
         return decode_image(example["image"], example.get("orientation", UPRIGHT))
     return _as_rgb(example["image"])
+
+
+def for_server(example):
+    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
+    image = example["image"]
+    if image.dtype != tf.string:
+        return tf.io.encode_png(image)
+    upright = example.get("orientation", UPRIGHT) == UPRIGHT
+    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
+    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
 def evaluation_image(example, image_size, crop):
