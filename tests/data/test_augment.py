@@ -53,27 +53,22 @@ def test_colour_operations_equal_pillow(photograph, name, strength):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_translations_and_rotations_equal_pillow(photograph, strength, sign):
-    pil = Image.fromarray(photograph)
-    height, width = photograph.shape[:2]
-    shift_x, shift_y = (np.round(np.float32(sign * strength * 100) * side / 224) for side in (width, height))
+def test_translations_equal_pillow(photograph, strength, sign):
+    pil, sides = Image.fromarray(photograph), photograph.shape[1::-1]
+    shift_x, shift_y = (np.round(np.float32(sign * strength * 100) * side / 224) for side in sides)
     for name, matrix in {"TranslateX": (1, 0, shift_x, 0, 1, 0), "TranslateY": (1, 0, 0, 0, 1, shift_y)}.items():
         moved = pil.transform(pil.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(128,) * 3)
         np.testing.assert_array_equal(changed(name, photograph, strength, sign), moved, name)
-    turned = np.asarray(pil.rotate(sign * strength * 30, Image.Resampling.NEAREST, fillcolor=(128,) * 3)).astype(int)
-    difference = np.abs(changed("Rotate", photograph, strength, sign) - turned)
-    assert (difference.max(-1) > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strength, sign):
+def test_rotations_and_shears_are_those_of_tensorflows_own_operation(photograph, strength, sign):
     def projected(image, matrix):
         transforms = tf.stack([*[tf.cast(entry, tf.float32) for entry in matrix], 0.0, 0.0])[None]
         how = {"fill_value": 128.0, "interpolation": "NEAREST", "fill_mode": "CONSTANT"}
-        size = tf.shape(image)[:2]
         return tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None], transforms=transforms, output_shape=size, **how
+            images=image[None], transforms=transforms, output_shape=tf.shape(image)[:2], **how
         )
 
     def rotated(image, sign):
@@ -155,14 +150,9 @@ def test_crops_are_resized_as_by_tensorflow_and_mirrored():
     whole = np.floor(tf.image.resize(image, (24, 32)).numpy() + 1 / 64)
     assert np.abs(cropped[0] - whole).max() <= 1
     assert (cropped[2] == image[59, 79]).all()
-
-
-def test_crops_of_the_size_of_the_picture_change_nothing():
-    images = np.stack([picture[:48, :48] for picture in photographs()])
-    windows = np.tile(np.array([[0, 0, 48, 48]], np.int32), (2, 1))
-    same, mirrored = crop_and_flip(images, windows, np.array([False, True]), (48, 48)).numpy()
-    np.testing.assert_array_equal(same, images[0])
-    np.testing.assert_array_equal(mirrored, images[1][:, ::-1])
+    same, mirrored = crop_and_flip(np.stack([image] * 2), windows[[0, 0]], flips[:2], (60, 80)).numpy()
+    np.testing.assert_array_equal(same, image)
+    np.testing.assert_array_equal(mirrored, image[:, ::-1])
 
 
 def test_mixup_and_cutmix_take_the_previous_picture_and_mix_labels_alike():
