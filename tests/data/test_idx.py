@@ -47,10 +47,6 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
         assert split.size == len(images)
         np.testing.assert_array_equal(pixels(split), np.repeat(images[..., None], 3, -1))
         np.testing.assert_array_equal(split.labels(), labels)
-        half = split.part(np.arange(len(images)) % 2 == 0)
-        np.testing.assert_array_equal(pixels(half)[..., 0], images[::2])
-        sharded = np.concatenate([pixels(split.shard(3, i)) for i in range(3)])[..., 0]
-        assert sorted(image.tobytes() for image in sharded) == sorted(image.tobytes() for image in images)
 
 
 def test_fashion_mnist_is_known_by_its_labels(tmp_path, monkeypatch):
@@ -77,8 +73,8 @@ def test_the_files_give_the_elements_of_tensorflow_datasets(tmp_path):
     np.testing.assert_array_equal(prepared.train.labels(), files.train.labels())
 
 
-def damaged(path, change):
-    path.write_bytes(change(path.read_bytes()))
+def content(change):
+    return lambda packed: gzip.compress(change(gzip.decompress(packed)))
 
 
 @pytest.mark.parametrize(
@@ -86,22 +82,14 @@ def damaged(path, change):
     [
         ("train-images-idx3-ubyte.gz", lambda data: data[:-50], "truncated or damaged"),
         ("t10k-labels-idx1-ubyte.gz", lambda data: data[:20] + b"xx" + data[22:], "truncated or damaged"),
-        (
-            "t10k-images-idx3-ubyte.gz",
-            lambda data: gzip.compress(gzip.decompress(data)[:-7]),
-            r"its header is \[2051, 10, 5, 7\], and 343 bytes follow",
-        ),
-        (
-            "train-labels-idx1-ubyte.gz",
-            lambda data: gzip.compress(b"PK" + gzip.decompress(data)),
-            "truncated, damaged or not such an IDX file",
-        ),
-        ("train-labels-idx1-ubyte.gz", lambda data: gzip.compress(b""), "truncated, damaged or not such an IDX file"),
+        ("t10k-images-idx3-ubyte.gz", content(lambda data: data[:-7]), r"\[2051, 10, 5, 7\], and 343 bytes follow"),
+        ("train-labels-idx1-ubyte.gz", content(lambda data: b"PK" + data), "not such an IDX file"),
+        ("train-labels-idx1-ubyte.gz", content(lambda data: b""), "not such an IDX file"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, change, message):
     write_set(tmp_path)
-    damaged(tmp_path / name, change)
+    (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
     with pytest.raises(ValueError, match=message) as error:
         load_source(str(tmp_path))
     assert name in str(error.value)

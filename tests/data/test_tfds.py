@@ -1,9 +1,12 @@
-"""Data sets of TensorFlow Datasets that cannot be trained on as they are: told before training, in one line."""
+"""Data sets of TensorFlow Datasets, and what is told before training of those that cannot be used as they are."""
+
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from image_files import turned
 from tfds_files import write_own_tfds, write_tfds
 
 from keras_mixer import cli
@@ -28,6 +31,27 @@ def load(tmp_path):
     return load
 
 
+def test_prepared_data_sets_load_by_name_and_by_folder(load, tmp_path):
+    greys = [np.full((9, 7, 3), value, np.uint8) for value in (60, 180)]
+    images = [lambda: greys[0], lambda: io.BytesIO(turned(greys[1]))]
+    examples = [{"image": images[i % 2](), "label": i % 2} for i in range(20)]
+    features_of = {"image": features.Image(shape=(None, None, 3)), "label": LABEL}
+    source = load(features_of, {"train": examples, "test": examples[:8]}, "train[:75%]")
+    assert source.class_names == ("dark", "light")
+    assert (source.train.size, source.test.size) == (15, 8)
+    for element in source.train.elements:
+        example = source.train.read(element)
+        image = np.asarray(decode_image(example["image"]))
+        assert int(image[0, 0, 0]) == 60 + 120 * int(example["label"])
+        assert image.shape == (9, 7, 3)  # as stored, although an EXIF tag says otherwise
+    assert load_source(str(tmp_path / "own_set" / "1.0.0")).train.size == 20
+    split = load_source("own_set", str(tmp_path), "train[:90%]", "test").train
+    parts = [split.shard(4, index) for index in range(4)]
+    assert sorted(part.size for part in parts) == [4, 4, 5, 5]
+    assert [sum(1 for _ in part.elements) for part in parts] == [part.size for part in parts]
+    assert sum(int(element["label"]) for part in parts for element in part.elements) == 9
+
+
 @pytest.mark.parametrize(
     ("changed", "value", "told"),
     [
@@ -50,11 +74,7 @@ def test_features_of_another_kind_are_named(load, changed, value, told):
 @pytest.mark.parametrize(
     ("splits", "chosen", "told"),
     [
-        (
-            {"train": 0, "validation": 0, "test": -1},
-            {},
-            r"'test' .* label.* of \['test', 'train', 'validation'\] with --test",
-        ),
+        ({"train": 0, "more": 0, "test": -1}, {}, r"'test' .* label.* of \['more', 'test', 'train'\] with --test"),
         ({"train": 0, "more": -1, "test": 0}, {"train": "more"}, "'more' .* without a label .* with --train-split"),
         ({"train": 0, "test": -1}, {"test": "test[:50%]"}, r"'test\[:50%\]' .* label .* such as 'train\[:90%\]'"),
         ({"train": 0, "test": 0}, {"test": "test[:0]"}, r"'test\[:0\]' of 'own_set' has no images. Choose another"),
