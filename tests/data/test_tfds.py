@@ -16,8 +16,6 @@ from keras_mixer.data.sources import load_source
 features = tfds.features
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 IMAGE, LABEL = features.Image(shape=(8, 8, 3)), features.ClassLabel(names=["dark", "light"])
-TINY = ["--num-blocks", "1", "--hidden-dim", "16", "--tokens-mlp-dim", "8", "--channels-mlp-dim", "32"]
-TINY += ["--epochs", "1", "--warmup-steps", "1", "--global-batch-size", "4", "--image-size", "8"]
 
 
 @pytest.fixture
@@ -87,37 +85,33 @@ def test_splits_that_cannot_be_used_are_named(load, splits, chosen, told):
         load({"image": IMAGE, "label": LABEL}, examples, **chosen)
 
 
-def test_the_split_that_is_named_trains_and_features_need_no_labels(load, tmp_path, capsys):
+def test_images_of_16_bits_are_read(load):
     images = {"image": features.Image(shape=(8, 8, 1), dtype=np.uint16), "label": LABEL}
-    pixels = np.full((8, 8, 1), 100 << 8, np.uint16)
-    parts = {"train": 0, "validation": 1, "test": -1}
-    examples = {name: [{"image": pixels, "label": label}] * 8 for name, label in parts.items()}
-    source = load(images, examples, test="validation")
+    examples = [{"image": np.full((8, 8, 1), 100 << 8, np.uint16), "label": 0}] * 2
+    source = load(images, {"train": examples, "test": examples})
     assert np.unique(decode_image(next(iter(source.train.elements))["image"])).tolist() == [100]
-    own, run = ["--data-dir", str(tmp_path)], str(tmp_path / "run")
-    train = ["train", "smoke", *TINY, "--data", "own_set", *own, "--workdir", run]
-    assert cli.main(train) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Split 'test' of 'own_set' has images without")
-    assert cli.main([*train, "--test-split", "validation"]) == 0
-    output = tmp_path / "features.npz"
-    assert cli.main(["features", run, "own_set", *own, "--output", str(output), "--layer", "stem"]) == 0
-    assert np.load(output)["labels"].tolist() == [-1] * 8
 
 
-def test_another_label_and_a_single_split_are_used(load, tmp_path, capsys):
-    one = {"image": IMAGE, "label": LABEL, "colour": features.ClassLabel(names=["red", "green", "blue"])}
-    examples = [{"image": PIXELS, "label": 0, "colour": i % 3} for i in range(9)]
-    source = load(one, {"train": examples}, test="train", label="colour")
-    assert source.class_names == ("red", "green", "blue")
-    own, run = ["--data-dir", str(tmp_path), "--label", "colour"], str(tmp_path / "run")
-    train = ["train", "smoke", *TINY, "--data", "own_set", *own, "--workdir", run, "--test-split", "train"]
-    assert cli.main(train) == 0
-    output = tmp_path / "features.npz"
-    features_of = ["features", run, "own_set", *own, "--output", str(output), "--layer", "stem", "--part", "train"]
-    assert cli.main(features_of) == 0
-    assert sorted(np.load(output)["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+def test_features_need_no_labels_and_no_other_split(load, tiny_mixer, tmp_path, capsys):
+    colour = features.ClassLabel(names=["red", "green", "blue"])
+    unlabelled, coloured = ([{"image": PIXELS, "label": -1, "colour": i % 3} for i in range(n)] for n in (8, 9))
+    described = {"image": IMAGE, "label": LABEL, "colour": colour}
+    assert load(described, {"train": coloured}, test="train", label="colour").class_names == ("red", "green", "blue")
     with pytest.raises(ValueError, match=r"Feature 'size' .* It has \['colour', 'image', 'label'\]: choose"):
         load_source("own_set", str(tmp_path), "train", "train", label="size")
+    tiny_mixer(num_blocks=1).save(tmp_path / "model.keras")
+    command = ["features", f"{tmp_path}/model.keras", "own_set", "--data-dir", str(tmp_path), "--layer", "stem"]
+    assert cli.main([*command, "--label", "colour", "--part", "train", "--output", f"{tmp_path}/colours.npz"]) == 0
+    assert sorted(np.load(tmp_path / "colours.npz")["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    write_own_tfds(tmp_path, "other_set", described, {"test": unlabelled})
+    command[2] = "other_set"
+    assert cli.main([*command, "--output", f"{tmp_path}/unlabelled.npz"]) == 0
+    assert np.load(tmp_path / "unlabelled.npz")["labels"].tolist() == [-1] * 8
+    capsys.readouterr()
+    assert (
+        cli.main(["train", "smoke", "--data", "other_set", "--data-dir", str(tmp_path), "--train-split", "test"]) == 2
+    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Split 'test' of 'other_set' has images without")
 
 
 def test_an_older_version_on_disk_is_used_and_named(tmp_path):
