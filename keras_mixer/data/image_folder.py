@@ -92,7 +92,7 @@ class ImageFolder:
         known = {image.path: image for image in record}
         in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
         found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
-        new, _, _ = self._opened([file for file in found if file.path not in known])
+        new, _ = self._opened([file for file in found if file.path not in known])
         sizes = {file.path: file.bytes for file in found}
         kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
         damaged = self._broken([image for image in kept if image.part != UNUSED])
@@ -150,9 +150,11 @@ class ImageFolder:
     def _images(self, parts) -> list[ImageFile]:
         """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
         files, left_out = self._files(parts)
-        images, damaged, left_out["files that are not images Pillow can read"] = self._opened(files)
+        images, unusable = self._opened(files)
+        damaged = {file: reason for file, reason in unusable.items() if not isinstance(reason, NotAnImage)}
         if damaged and not self.skip_corrupt:
             raise damaged_files(list(damaged.values()))
+        left_out["files that are not images Pillow can read"] = [f.path for f in unusable if f not in damaged]
         left_out["damaged images"] = [file.path for file in damaged]
         if any(left_out.values()):
             self.log(f"Left out of {self.path}: {counted(left_out)}.")
@@ -172,19 +174,12 @@ class ImageFolder:
             left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
         return found, left_out
 
-    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], list[str]]:
-        """The images among files, damaged images with the reason, and the paths of other files."""
-        images, damaged, others = [], {}, []
-        headers = check_files([f"{self.path}/{file.path}" for file in files], self.crop)
-        for file, header in zip(files, headers, strict=True):
-            if isinstance(header, Header):
-                images.append(ImageFile(*file[:4], *header))
-            elif isinstance(header, NotAnImage):
-                others.append(file.path)
-            else:
-                damaged[file] = header
-        broken = self._broken(images)
-        return [image for image in images if image not in broken], damaged | broken, others
+    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
+        """The images among files, and why the others cannot be used."""
+        found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files], self.crop), strict=True))
+        images = [ImageFile(*file[:4], *header) for file, header in found if isinstance(header, Header)]
+        unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
+        return [image for image in images if image not in unusable], unusable
 
     def _broken(self, images) -> dict[ImageFile, ValueError]:
         """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""

@@ -42,15 +42,7 @@ def refused(folder, tmp_path, message, **options):
         fit(folder, tmp_path / "run", log=[].append, **options)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run on a folder."""
-    root = tmp_path_factory.mktemp("run")
-    fit(write_folder(root / "images"), root / "run", log=[].append)
-    return root / "run"
-
-
-def test_every_format_gives_the_same_answer_upright(run, tmp_path, capsys):
+def test_every_format_gives_the_same_answer_upright(tiny_mixer, tmp_path, capsys):
     pixels = Image.fromarray(photographs()[0][:60, :90]).convert("P", colors=16)
     rgb, exif = pixels.convert("RGB"), Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
@@ -65,7 +57,9 @@ def test_every_format_gives_the_same_answer_upright(run, tmp_path, capsys):
         "h.jpg": {"quality": 100, "subsampling": 0},
     }.items():
         on_its_side.save(tmp_path / name, exif=exif, **options)
-    assert cli.main(["predict", str(run), *map(str, sorted(tmp_path.iterdir())), "--json"]) == 0
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    tiny_mixer(num_blocks=1).save(tmp_path / "model.keras")
+    assert cli.main(["predict", f"{tmp_path}/model.keras", *files, "--json"]) == 0
     answers = {Path(one["image"]).name: one["probabilities"] for one in json.loads(capsys.readouterr().out)}
     assert len(answers) == 13
     np.testing.assert_allclose(answers.pop("h.jpg"), answers["original.png"], atol=2e-3)
