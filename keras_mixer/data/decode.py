@@ -46,26 +46,24 @@ class NotAnImage(ValueError):
 def read_header(file, crop=None) -> Header:
     """The header of an image that the evaluation crop accepts; ValueError, or any error of Pillow, if there is none."""
     try:
-        opened = Image.open(file)
+        image = Image.open(file)
     except UnidentifiedImageError as error:
         raise NotAnImage("not an image that Pillow can read" if file.seek(0, io.SEEK_END) else "empty") from error
-    with opened as image:
-        (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
-        found = f"an image of {height} x {width} px"
-        if image.format in NO_PIXELS:
-            raise NotAnImage(f"not an image of pixels, but {image.format}")
-        if not by_tensorflow and image.mode in NO_COLOURS:
-            raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per colour")
-        if width * height > LARGEST_IMAGE:
-            raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
-        if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
-            raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
-        orientation = UPRIGHT
-        if by_tensorflow and image.info:
-            with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
-                # The getexif of PNG would decode the pixels.
-                orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
-        return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT, content_sum(file))
+    (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
+    found = f"an image of {height} x {width} px"
+    if image.format in NO_PIXELS:
+        raise NotAnImage(f"not an image of pixels, but {image.format}")
+    if not by_tensorflow and image.mode in NO_COLOURS:
+        raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
+    if width * height > LARGEST_IMAGE:
+        raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
+    if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
+        raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
+    orientation = UPRIGHT
+    if by_tensorflow and image.info:
+        with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
+            orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)  # that of PNG decodes the pixels
+    return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT, content_sum(file))
 
 
 def content_sum(file) -> int:

@@ -30,15 +30,13 @@ def check_file(path, crop=None) -> Header:
 
 def check_files(paths, crop=None) -> list[Header | ValueError]:
     """`check_file` of many files: what it returns or raises for each."""
-
-    def check(path):
+    found: list[Header | ValueError] = []
+    for path in _progress(paths, len(paths)):  # not in threads: Pillow reads headers in Python, one at a time
         try:
-            return check_file(path, crop)
+            found.append(check_file(path, crop))
         except ValueError as error:
-            return error
-
-    # Not in threads: Pillow reads headers in Python, where they only disturb each other.
-    return [check(path) for path in _progress(paths, len(paths))]
+            found.append(error)
+    return found
 
 
 def read_image(path, prepare, crop=None):

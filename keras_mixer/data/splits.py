@@ -107,15 +107,16 @@ class Source:
 def file_split(files, labels, classes, orientations=None):
     """A `Split` of image files with their class numbers and EXIF orientations; None uses all images as stored."""
     paths = tuple(map(os.fspath, files))
-    # Bytes, because a path need not be UTF-8.
-    columns = {"path": np.array([os.fsencode(path) for path in paths], "S"), "label": np.array(labels, np.int64)}
-    if orientations is not None:
-        columns["orientation"] = np.array(orientations, np.int32)
-    return Split.indexed(len(paths), classes, rows_of(columns), _read_file, files=paths)
+    columns = {
+        "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
+        "label": np.array(labels, np.int64),
+        "orientation": np.array(orientations or [1] * len(paths), np.int32),
+    }
 
+    def read(element):
+        return {"image": tf.io.read_file(element["path"]), **{key: element[key] for key in ("label", "orientation")}}
 
-def _read_file(element):
-    return {"image": tf.io.read_file(element["path"]), **{k: v for k, v in element.items() if k != "path"}}
+    return Split.indexed(len(paths), classes, rows_of(columns), read, files=paths)
 
 
 def pixels_split(images, labels, classes):
