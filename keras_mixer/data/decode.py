@@ -1,8 +1,7 @@
 """From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
 
-TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files.
-
-Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
+TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files. H, W are the size of any
+image in pixels; `image_size` is the model's `(height, width)` in pixels.
 
 Source: big_vision's `pp/ops_image.py` and the appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" when
 the short side is resized, resized pixels cast back to uint8, central crop with the offset rounded down.
@@ -31,12 +30,12 @@ SAMPLE = 8192  # bytes of a file that tell its content from others
 
 
 class Header(NamedTuple):
-    """Sides in pixels as stored, and the EXIF orientation, 1 (upright) to 8; 1 for what Pillow decodes, and turns."""
+    """What `read_header` finds."""
 
-    height: int
+    height: int  # in pixels, as stored
     width: int
-    orientation: int
-    crc32: int  # as `content_sum` has it
+    orientation: int  # of EXIF, 1 (upright) to 8; 1 for what Pillow decodes, and turns
+    crc32: int  # `content_sum`
 
 
 class NotAnImage(ValueError):

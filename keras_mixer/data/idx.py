@@ -36,7 +36,7 @@ def idx_source(folder) -> Source:
             raise ValueError(f"{path} has {len(images):,} images, but {of_labels} has {len(labels):,} labels.")
         parts.append((images[..., None], labels))
     classes = 1 + max(int(labels.max()) for _, labels in parts)
-    fashion = classes == len(CLOTHES) and zlib.crc32(parts[0][1]) == FASHION_LABELS
+    fashion = classes == len(CLOTHES) and zlib.crc32(parts[0][1].tobytes()) == FASHION_LABELS
     names = CLOTHES if fashion else tuple(map(str, range(classes)))
     train, test = (pixels_split(*part, classes) for part in parts)
     return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)

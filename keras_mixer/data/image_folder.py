@@ -177,7 +177,7 @@ class ImageFolder:
     def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
         """The images among files, and why the others cannot be used."""
         found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files], self.crop), strict=True))
-        images = [ImageFile(*file[:4], *header) for file, header in found if isinstance(header, Header)]
+        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, Header)]
         unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
         return [image for image in images if image not in unusable], unusable
 
@@ -192,14 +192,16 @@ class ImageFolder:
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
         trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
-        pairs = [pair for pair in pairs if pair[1] and filecmp.cmp(*(self.path / path for path in pair), shallow=False)]
-        if pairs:
-            self.log(f"Training images that are test images too: {len(pairs):,} ({some([test for test, _ in pairs])}).")
+        if twice := [path for path, other in pairs if other and self._equal(path, other)]:
+            self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
+
+    def _equal(self, path, other):
+        return filecmp.cmp(self.path / path, self.path / other, shallow=False)
 
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}
