@@ -146,7 +146,7 @@ def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train):
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 1.0), (1e-4, 0.0)])
 def test_shares_of_mixed_labels_are_distributed_as_the_papers(mixup, cutmix, digits):
-    few = dataclasses.replace(PLAIN, image_size=32, global_batch_size=8, mixup_alpha=mixup, cutmix_alpha=cutmix)
+    few = dataclasses.replace(PLAIN, image_size=32, global_batch_size=4, mixup_alpha=mixup, cutmix_alpha=cutmix)
     every_class = digits.train.part(np.arange(digits.train.size) < 10)
     labels = [labels for _, labels in take(training_batches(every_class, few), 400)]
     np.testing.assert_allclose(np.sum(labels, -1), 1, atol=1e-6)

@@ -8,7 +8,7 @@ from keras_mixer.data.splits import held_out_places, hold_out, stratified_split
 
 
 def images_of(split):
-    return [element["image"] for element in split.elements.as_numpy_iterator()]
+    return list(split.elements.batch(split.size).get_single_element()["image"].numpy())
 
 
 def test_digits_are_the_1797_of_scikit_learn_and_their_split_is_deterministic():
