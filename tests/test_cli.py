@@ -399,7 +399,7 @@ def test_every_switch_of_a_recipe_has_two_spellings(recipe, wanted, printed, ref
     [  # the models do not exist: what is complained about is not the switch
         ("train smoke --job-addresses nowhere", ("skip-corrupt", "dry-run")),
         ("sweep smoke --learning-rates -1", ("skip-final", "skip-corrupt", "dry-run")),
-        ("evaluate no_run", ("skip-corrupt", "include-new", "json")),
+        ("evaluate no_run", ("skip-corrupt", "json")),
         ("fewshot no_run digits", ("skip-corrupt",)),
         ("predict no_run image.png", ("json",)),
     ],

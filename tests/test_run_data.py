@@ -73,14 +73,12 @@ def test_the_split_belongs_to_the_run(trained, km):
     shutil.copy(trains[1], "photos/circle/new.png")
     out = km("evaluate", "run")
     assert f"gone: 1 ({trains[0].relative_to('photos')}), new: 1 (circle/new.png)" in out
-    assert "6 are tested, 6 were recorded; new ones only with evaluate --include-new." in out
+    assert "6 are tested, 6 were recorded." in out
     assert evaluated() == before
     tests[0].unlink()
     Image.open(tests[1]).resize((9, 9)).save(tests[1])
     assert f"changed in size: 1 ({tests[1].relative_to('photos')})" in km("evaluate", "run")
     assert evaluated()["test_images"] == 4
-    km("evaluate", "run", "--include-new")
-    assert evaluated()["test_images"] == 5
     km("report", "run", "--output", "report.html")
     assert "No test images" not in Path("report.html").read_text()
     for file in tests[2:]:
@@ -90,13 +88,12 @@ def test_the_split_belongs_to_the_run(trained, km):
     assert "There is no image folder photos" in km("evaluate", "run", status=2)
 
 
-def test_a_new_class_is_left_out_until_it_is_asked_for(trained, km):
+def test_a_new_class_is_left_out(trained, km):
     km("evaluate", "run")
     before = evaluated()
     shutil.copytree("photos/circle", "photos/bird")
     assert "new: 10 (bird/" in km("evaluate", "run")
     assert evaluated() == before
-    assert "has other classes than the model: 4 (bird" in km("evaluate", "run", "--include-new", status=2)
 
 
 def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monkeypatch, km):

@@ -37,7 +37,6 @@ class Evaluate:
     """Image folder (all images, or its test sub-folder) or TensorFlow Datasets name; a run's own data by default."""
     source: DataOptions = DataOptions()
     evaluation_crop: EvaluationCrop | None = None  # how images are cropped and resized; the model's own by default
-    include_new: bool = False  # test also on images that were added to the run's own folder since it was trained
     output: NewFile | None = None  # JSON file to write; it must not exist
     json: bool = False  # print JSON instead of tables
     csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
@@ -78,7 +77,7 @@ class Evaluate:
         source = other_source(self.model, recipe, wanted, **options)
         own = source is None and wanted.label == recipe.label
         if source is None:
-            source = run_source(self.model, wanted, include_new=self.include_new, **options)
+            source = run_source(self.model, wanted, **options)
         else:
             wanted = dataclasses.replace(wanted, holdout=0.0)
         source = with_classes_of(source, model.class_names, log)
@@ -181,7 +180,6 @@ class Imagenet:
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
-        from keras_mixer.data.prepared import NotPrepared
         from keras_mixer.evaluation.imagenet import check_classes
 
         model = load_mixer(self.model)
@@ -192,7 +190,7 @@ class Imagenet:
         for name, (measure, open_split) in self._sets().items():
             try:
                 split = open_split()
-            except NotPrepared as error:
+            except FileNotFoundError as error:
                 absent.append(f"{name}: {error}")
                 continue
             batches = evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)

@@ -209,10 +209,7 @@ def _streamed(split, recipe, start_step, own):
         elements = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
         return elements.batch(rows, drop_remainder=True)
 
-    streams = [stream(shard) for shard in range(own.start // rows, own.stop // rows)]
-    if len(streams) == 1:
-        return streams[0]
-    joined = tf.data.Dataset.zip(*streams)
+    joined = tf.data.Dataset.zip(*(stream(shard) for shard in range(own.start // rows, own.stop // rows)))
     return joined.map(lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts))
 
 

@@ -1,8 +1,7 @@
 """From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
 
-TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files.
-
-Shapes: H, W are the size of any image in pixels; `image_size` is the model's `(height, width)` in pixels.
+TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files. H, W are the size of any
+image in pixels; `image_size` is the model's `(height, width)` in pixels.
 
 Source: big_vision's `pp/ops_image.py` and the appendix of arXiv 2105.01601: bilinear without anti-aliasing, "area" when
 the short side is resized, resized pixels cast back to uint8, central crop with the offset rounded down.
@@ -10,6 +9,7 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 
 import contextlib
 import io
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +26,16 @@ BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by othe
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
 NO_COLOURS = ("F", "I")  # numbers of 32 bits
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
+SAMPLE = 8192  # bytes of a file that tell its content from others
 
 
 class Header(NamedTuple):
-    """Sides in pixels as stored, and the EXIF orientation, 1 (upright) to 8; 1 for what Pillow decodes, and turns."""
+    """What `read_header` finds."""
 
-    height: int
+    height: int  # in pixels, as stored
     width: int
-    orientation: int
-    crc32: int = 0  # of a part of the content, if it is from a file
+    orientation: int  # of EXIF, 1 (upright) to 8; 1 for what Pillow decodes, and turns
+    crc32: int  # `content_sum`
 
 
 class NotAnImage(ValueError):
@@ -44,26 +45,30 @@ class NotAnImage(ValueError):
 def read_header(file, crop=None) -> Header:
     """The header of an image that the evaluation crop accepts; ValueError, or any error of Pillow, if there is none."""
     try:
-        opened = Image.open(file)
+        image = Image.open(file)
     except UnidentifiedImageError as error:
-        raise NotAnImage("not an image that Pillow can read") from error
-    with opened as image:
-        (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
-        found = f"an image of {height} x {width} px"
-        if image.format in NO_PIXELS:
-            raise NotAnImage(f"not an image of pixels, but {image.format}")
-        if not by_tensorflow and image.mode in NO_COLOURS:
-            raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per colour")
-        if width * height > LARGEST_IMAGE:
-            raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
-        if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
-            raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
-        orientation = UPRIGHT
-        if by_tensorflow and image.info:
-            with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
-                # The getexif of PNG would decode the pixels.
-                orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)
-        return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT)
+        raise NotAnImage("not an image that Pillow can read" if file.seek(0, io.SEEK_END) else "empty") from error
+    (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
+    found = f"an image of {height} x {width} px"
+    if image.format in NO_PIXELS:
+        raise NotAnImage(f"not an image of pixels, but {image.format}")
+    if not by_tensorflow and image.mode in NO_COLOURS:
+        raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
+    if width * height > LARGEST_IMAGE:
+        raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
+    if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
+        raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
+    orientation = UPRIGHT
+    if by_tensorflow and image.info:
+        with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
+            orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)  # that of PNG decodes the pixels
+    return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT, content_sum(file))
+
+
+def content_sum(file) -> int:
+    """The CRC-32 of up to `SAMPLE` bytes in the middle of an open file, where pixels are."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - SAMPLE) // 2)
+    return zlib.crc32(file.read(SAMPLE))
 
 
 def as_file(encoded):
@@ -85,25 +90,13 @@ def decode_image(encoded, orientation=UPRIGHT):
     return _upright(image, orientation)
 
 
-def for_server(example):
-    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
-    image = example["image"]
-    if image.dtype != tf.string:
-        return tf.io.encode_png(image)
-    upright = example.get("orientation", UPRIGHT) == UPRIGHT
-    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
-    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
-
-
 def decode_jpeg_or_png(encoded):
     """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
     is_jpeg = tf.io.is_jpeg(encoded)
     with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
         sides = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: _png_sides(encoded))
     with tf.control_dependencies([_refuse_large(sides)]):
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape((None, None, 3))
-    return image
+        return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
 
 
 def _is_png(encoded):
@@ -147,6 +140,16 @@ def image_of(example):
     if example["image"].dtype == tf.string:
         return decode_image(example["image"], example.get("orientation", UPRIGHT))
     return _as_rgb(example["image"])
+
+
+def for_server(example):
+    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
+    image = example["image"]
+    if image.dtype != tf.string:
+        return tf.io.encode_png(image)
+    upright = example.get("orientation", UPRIGHT) == UPRIGHT
+    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
+    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
 def evaluation_image(example, image_size, crop):

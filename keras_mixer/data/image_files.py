@@ -4,51 +4,39 @@ import contextlib
 import os
 import re
 import sys
-import zlib
 
 import tensorflow as tf
 from PIL import Image
 from tqdm.auto import tqdm
 
-from keras_mixer.data.decode import Header, NotAnImage, as_file, evaluation_image, read_header
+from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage, as_file, evaluation_image, read_header
 from keras_mixer.data.splits import PARALLEL_CALLS, as_written
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
-SAMPLE = 8192  # bytes of a file that tell its content from others
 MOST_NAMED = 20  # images in a message
 SMALL_IMAGE = (8, 8)  # pixels; only whether there are any matters
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 
 
 def check_file(path, crop=None) -> Header:
-    """`read_header` of a file; ValueError with its name and the reason otherwise."""
+    """`read_header` of a file; ValueError with its name and the reason, NotAnImage if its name is not an image's."""
     try:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
-            return read_header(file, crop)._replace(crc32=content_sum(file))
-    except NotAnImage as error:
-        raise NotAnImage(f"{_shown(path)}: {error if os.path.getsize(path) else 'empty'}") from error
+            return read_header(file, crop)
     except Exception as error:  # Pillow has many types
-        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise ValueError(f"{_shown(path)}: {reason}") from error
-
-
-def content_sum(file) -> int:
-    """The CRC-32 of up to `SAMPLE` bytes in the middle of an open file, where pixels are."""
-    file.seek(max(0, os.fstat(file.fileno()).st_size - SAMPLE) // 2)
-    return zlib.crc32(file.read(SAMPLE))
+        kind = NotAnImage if isinstance(error, NotAnImage) and not _has_image_name(path) else ValueError
+        raise kind(f"{_shown(path)}: {getattr(error, 'strerror', None) or str(error).rstrip('.')}") from error
 
 
 def check_files(paths, crop=None) -> list[Header | ValueError]:
     """`check_file` of many files: what it returns or raises for each."""
-
-    def check(path):
+    found: list[Header | ValueError] = []
+    for path in _progress(paths, len(paths)):  # not in threads: Pillow reads headers in Python, one at a time
         try:
-            return check_file(path, crop)
+            found.append(check_file(path, crop))
         except ValueError as error:
-            return error
-
-    # Not in threads: Pillow reads headers in Python, where they only disturb each other.
-    return [check(path) for path in _progress(paths, len(paths))]
+            found.append(error)
+    return found
 
 
 def read_image(path, prepare, crop=None):
@@ -71,19 +59,19 @@ def unusable_examples(split, crop=None) -> dict[int, ValueError]:
 
     corners = split.elements.enumerate().map(corner, num_parallel_calls=PARALLEL_CALLS).ignore_errors()
     usable = {int(position) for position, _ in _progress(corners.as_numpy_iterator(), split.size)}
-    reasons, elements = {}, enumerate(split.elements) if len(usable) < split.size else ()
-    for i, element in elements:
-        if i not in usable or split.at is None:  # a stream may have another order now
-            place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
-            example, label = {}, int(element.get("label", 0))
+    reasons = {}
+    for i, element in enumerate(split.elements) if len(usable) < split.size else ():
+        if i in usable and split.at is not None:  # a stream may have another order now
+            continue
+        place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
+        example, label = {}, int(element.get("label", 0))
+        try:
             if split.classes and not 0 <= label < split.classes:
-                reasons[i] = ValueError(f"{place}: its label is {label}, expected 0 to {split.classes - 1}")
-                continue
-            try:
-                example = split.read(element)
-                evaluation_image(example, SMALL_IMAGE, crop or "resize")
-            except Exception as error:  # TensorFlow, Pillow and the user's own code have many types
-                reasons[i] = ValueError(f"{place}: {_reason(example.get('image'), error)}")
+                raise ValueError(f"its label is {label}, expected 0 to {split.classes - 1}")
+            example = split.read(element)
+            evaluation_image(example, SMALL_IMAGE, crop or "resize")
+        except Exception as error:  # TensorFlow, Pillow and the user's own code have many types
+            reasons[i] = ValueError(f"{place}: {_reason(example.get('image'), error)}")
     return reasons
 
 
@@ -117,6 +105,11 @@ def _reason(image, error) -> str:
         except Exception as of_pillow:
             error = of_pillow
     return re.sub("{{.*?}} ?", "", str(error) or repr(error)).splitlines()[0].rstrip(".")
+
+
+def _has_image_name(path):
+    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
+    return kind in Image.OPEN and kind not in NO_PIXELS
 
 
 def _shown(path) -> str:

@@ -11,24 +11,23 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage
-from keras_mixer.data.image_files import check_files, content_sum, damaged_files, unusable_examples
+from keras_mixer.data.decode import Header, NotAnImage, content_sum
+from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
 from keras_mixer.files import atomic_write
 
 FILES = "files.csv"
-COLUMNS = ("path", "class", "part", "bytes", "height", "width", "orientation", "crc32")
 TRAIN, TEST, UNUSED = "train", "test", "unused"
 LOOKED_AT = 16  # images of a folder, evenly spaced, whose content is looked at
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
 
     path: str  # below the folder, with "/"
@@ -57,30 +56,22 @@ class ImageFolder:
 
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
-        if self.train_split == self.test_split:
-            raise ValueError(
-                f"--train-split and --test-split are both {self.test_split!r}. Name two folders, or put the class "
-                f"folders directly into {self.path} to have them split."
-            )
         parts = self._parts()
         names = {part: _folders(self.path / folder) for folder, part in parts.items()}
         if len(names[TRAIN]) < 2:
             raise self._no_classes(names[TRAIN])
         if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
-            raise ValueError(
-                f"{self.path / self.test_split} has classes that {self.path / self.train_split} lacks: "
-                f"{', '.join(unknown)}."
-            )
+            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {', '.join(unknown)}.")
         images = self._images(parts)
-        filled = {(image.part, image.class_name) for image in images}
         for folder, part in parts.items():
-            if empty := [name for name in names[part] if (part, name) not in filled]:
+            filled = {image.class_name for image in images if image.part == part}
+            if empty := [name for name in names[part] if name not in filled]:
                 raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images.")
         if len(parts) == 1:
             usable = [i for i, image in enumerate(images) if image.part == TRAIN]
             _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
             for i in test:
-                images[usable[i]] = dataclasses.replace(images[usable[i]], part=TEST)
+                images[usable[i]] = images[usable[i]]._replace(part=TEST)
         self._remark(images)
         return self._source(names[TRAIN], images)
 
@@ -93,25 +84,25 @@ class ImageFolder:
             raise self._no_classes(classes)
         return self._source(classes, images)
 
-    def recorded(self, record: Iterable[ImageFile], include_new=False) -> tuple[Source, dict[str, list[str]]]:
+    def recorded(self, record: Iterable[ImageFile]) -> tuple[Source, dict[str, list[str]]]:
         """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
 
-        Only files that are not recorded are opened. `include_new` adds new images to the test images.
+        Only files that are not recorded are opened.
         """
         known = {image.path: image for image in record}
         in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
         found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
-        new, _, _ = self._opened([file for file in found if file.path not in known])
+        new, _ = self._opened([file for file in found if file.path not in known])
         sizes = {file.path: file.bytes for file in found}
         kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
         damaged = self._broken([image for image in kept if image.part != UNUSED])
+        kept = [image for image in kept if image not in damaged]
         changes = {
             "gone": [path for path in known if path not in sizes],
             "new": [image.path for image in new],
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in damaged],
         }
-        kept = [image for image in kept if image not in damaged] + (new if include_new else [])
         classes = {image.class_name for image in kept}
         if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
             classes |= {image.class_name for image in new}
@@ -128,6 +119,8 @@ class ImageFolder:
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
+        if self.train_split == self.test_split:
+            raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
         train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
         if train and test:
             return {self.train_split: TRAIN, self.test_split: TEST}
@@ -157,13 +150,15 @@ class ImageFolder:
     def _images(self, parts) -> list[ImageFile]:
         """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
         files, left_out = self._files(parts)
-        images, damaged, left_out["files that are not images Pillow can read"] = self._opened(files)
+        images, unusable = self._opened(files)
+        damaged = {file: reason for file, reason in unusable.items() if not isinstance(reason, NotAnImage)}
         if damaged and not self.skip_corrupt:
             raise damaged_files(list(damaged.values()))
+        left_out["files that are not images Pillow can read"] = [f.path for f in unusable if f not in damaged]
         left_out["damaged images"] = [file.path for file in damaged]
         if any(left_out.values()):
             self.log(f"Left out of {self.path}: {counted(left_out)}.")
-        return images + [dataclasses.replace(file, part=UNUSED) for file in damaged]
+        return images + [file._replace(part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
         """All files in the class folders of some sub-folders, not opened, and what was left out."""
@@ -179,26 +174,19 @@ class ImageFolder:
             left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
         return found, left_out
 
-    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError], list[str]]:
-        """The images among files, damaged images with the reason, and the paths of other files."""
-        images, damaged, others = [], {}, []
-        headers = check_files([os.path.join(self.path, file.path) for file in files], self.crop)
-        for file, header in zip(files, headers, strict=True):
-            if isinstance(header, Header):
-                images.append(ImageFile(file.path, file.class_name, file.part, file.bytes, *header))
-            elif _is_other_file(file.path, header):
-                others.append(file.path)
-            else:
-                damaged[file] = header
-        broken = self._broken(images)
-        return [image for image in images if image not in broken], damaged | broken, others
+    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
+        """The images among files, and why the others cannot be used."""
+        found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files], self.crop), strict=True))
+        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, Header)]
+        unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
+        return [image for image in images if image not in unusable], unusable
 
     def _broken(self, images) -> dict[ImageFile, ValueError]:
         """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""
         if not self.skip_corrupt:
             return {}
-        reasons = unusable_examples(self._split(images, dict.fromkeys((i.class_name for i in images), 0)), self.crop)
-        return {images[i]: reason for i, reason in reasons.items()}
+        split = self._split(images, dict.fromkeys((image.class_name for image in images), 0))
+        return {images[i]: reason for i, reason in unusable_examples(split, self.crop).items()}
 
     def _remark(self, images):
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
@@ -221,7 +209,7 @@ class ImageFolder:
         return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
 
     def _split(self, images, labels):
-        paths = [os.path.join(self.path, image.path) for image in images]
+        paths = [f"{self.path}/{image.path}" for image in images]
         orientations = [image.orientation for image in images]
         return file_split(paths, [labels[image.class_name] for image in images], len(labels), orientations)
 
@@ -229,8 +217,7 @@ class ImageFolder:
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
     paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
-    headers = check_files(paths)
-    return [path for path, header in zip(paths, headers, strict=True) if not _is_other_file(path, header)]
+    return [path for path, header in zip(paths, check_files(paths), strict=True) if not isinstance(header, NotAnImage)]
 
 
 def counted(kinds) -> str:
@@ -243,10 +230,9 @@ def write_files(path, source: Source):
     parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
     with atomic_write(path) as temporary, _as_text(temporary, "w") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(ImageFile._fields)
         for image in source.images:
-            part = parts.get(os.path.join(source.folder, image.path), UNUSED)
-            writer.writerow((vars(image) | {"part": part}).values())
+            writer.writerow(image._replace(part=parts.get(f"{source.folder}/{image.path}", UNUSED)))
 
 
 def read_files(path) -> list[ImageFile]:
@@ -265,12 +251,6 @@ def _as_text(path, mode):
     return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _is_other_file(path, header):
-    """Whether a file is an image neither by its content nor by its name."""
-    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-    return isinstance(header, NotAnImage) and (kind not in Image.OPEN or kind in NO_PIXELS)
-
-
 def _hidden(name):
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
@@ -279,9 +259,8 @@ def _folders(path) -> list[str]:
     """Names of the visible folders in a folder, sorted; none if it is not a folder."""
     if not path.is_dir():
         return []
-    with os.scandir(path) as entries:  # knows folders without asking for the status of each file
-        found = [entry for entry in entries if not _hidden(entry.name)]
-    names = sorted(e.name for e in found if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir()))
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if not _hidden(entry.name) and _is_folder(entry))
     for name in names:
         if name != name.encode(errors="replace").decode():
             raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
@@ -292,28 +271,31 @@ def _files_below(root, below, left_out) -> list[tuple[str, int]]:
     """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
     found, seen = [], set()
 
-    def shown(*names):
-        return os.path.join(*names)[len(os.path.join(root, "")) :].replace(os.sep, "/")
-
-    def refuse(error):
-        raise error
-
-    for place, folders, files in os.walk(os.path.join(root, below), onerror=refuse, followlinks=True):
-        status = os.stat(place)
+    def walk(folder):
+        status = os.stat(f"{root}/{folder}")
         if (status.st_dev, status.st_ino) in seen:
-            left_out["links to folders already read"].append(shown(place))
-            folders.clear()
-            continue
+            left_out["links to folders already read"].append(folder)
+            return
         seen.add((status.st_dev, status.st_ino))
-        left_out["hidden or system files and folders"] += [shown(place, n) for n in (*folders, *files) if _hidden(n)]
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        for name in files:
-            if not _hidden(name):
-                if (size := _size(os.path.join(place, name))) is None:
-                    left_out["broken links, pipes, sockets or devices"].append(shown(place, name))
+        with os.scandir(f"{root}/{folder}") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if _hidden(entry.name):
+                    left_out["hidden or system files and folders"].append(path)
+                elif _is_folder(entry):
+                    walk(path)
+                elif (size := _size(entry.path)) is None:
+                    left_out["broken links, pipes, sockets or devices"].append(path)
                 else:
-                    found.append((shown(place, name), size))
+                    found.append((path, size))
+
+    walk(below)
     return sorted(found)
+
+
+def _is_folder(entry) -> bool:
+    """Whether an entry of `os.scandir` is one, or a link to one; only links are followed to know it."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _size(path) -> int | None:

@@ -1,6 +1,5 @@
 """Whether images are in the range that a model expects."""
 
-import math
 import warnings
 
 import numpy as np
@@ -13,15 +12,12 @@ class PixelRange:
     """Lowest and highest pixel of all images of a call, to compare with the range that the model expects."""
 
     def __init__(self):
-        self.lowest, self.highest, self.floating = math.inf, -math.inf, False
+        self.lowest, self.highest, self.floating = np.inf, -np.inf, False
 
     def add(self, images):
         """Takes in the pixels of a batch of images, unless some are not finite."""
-        if not images.size:
-            return
-        lowest, highest = float(images.min()), float(images.max())
-        if math.isfinite(lowest) and math.isfinite(highest):
-            self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+        if images.size and np.isfinite(images).all():
+            self.lowest, self.highest = min(self.lowest, images.min()), max(self.highest, images.max())
             self.floating |= not np.issubdtype(images.dtype, np.integer)
 
     def warn(self, expected) -> str:

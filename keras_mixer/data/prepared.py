@@ -1,62 +1,21 @@
-"""TensorFlow Datasets: sources of images and labels, and prepared sets read with any other features."""
+"""TensorFlow Datasets: sources of images and labels, and prepared sets read with any other features.
+
+Import it where it is needed: TensorFlow Datasets takes 1 to 2 s.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from keras_mixer.data.splits import Source, Split, as_written
 
 LABELS_LOOKED_AT = 1000  # per split; TFDS shuffles examples when it writes them
 
 
-class NotPrepared(ValueError):
-    """A data set is not on disk; the message says how to get it."""
-
-
-def prepared_builder(name, data_dir=None):
-    """The builder of a data set whose files are on disk; raises NotPrepared."""
-    import tensorflow_datasets as tfds  # takes 1 to 2 s, needed only for these data sets
-
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
-        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
-        raise NotPrepared(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
-    return builder
-
-
-def file_names(folder, pattern):
-    """Files below a folder whose names match the pattern, sorted by name; raises NotPrepared if there are none."""
-    found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
-    if not found:
-        raise NotPrepared(f"{folder} contains no file {pattern}.")
-    return found
-
-
-def prepared_split(builder, split, features, read, classes=0) -> Split:
-    """One split of a prepared TensorFlow Dataset, in order, images left encoded and not turned by EXIF orientation.
-
-    `read` maps an element with the features "image" and `features` (others are not even parsed) to `{"image": encoded
-    bytes, "label": ...}`. The number of classes is needed for training only.
-    """
-    import tensorflow_datasets as tfds
-
-    wanted = dict.fromkeys(("image", *features), True)
-    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
-    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False).map(as_written(read))
-
-    def read_shard(count, index):  # opens only the files that contain the shard
-        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read, classes)
-
-    size = builder.info.splits[split].num_examples
-    return Split(size, classes, elements, lambda element: element, read_shard=read_shard, name=split)
-
-
-def tensorflow_dataset_source(
-    name, data_dir, train_split, test_split, label="label", *, labelled=True, log=print
-) -> Source:
-    """The data set of a TensorFlow Datasets name; ValueError if it cannot be used, as `load_source` says."""
+def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="label", *, labelled=True, log=print):
+    """The `Source` of a TensorFlow Datasets name; ValueError if it cannot be used, as `load_source` says."""
     builder = _builder(name, data_dir, log)
     info = builder.info
     _check_features(name, dict(info.features or {}), label)
@@ -81,21 +40,45 @@ def tensorflow_dataset_source(
     return Source(info.full_name if label == "label" else f"{info.full_name} ({label})", names, train, test)
 
 
+def prepared_split(builder, split, features, read, classes=0) -> Split:
+    """One split of a prepared data set, in order, images left encoded and not turned by EXIF orientation.
+
+    `read` maps an element with the features "image" and `features` (others are not even parsed) to `{"image": encoded
+    bytes, "label": ...}`. The number of classes is needed for training only.
+    """
+    wanted = dict.fromkeys(("image", *features), True)
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False).map(as_written(read))
+
+    def read_shard(count, index):  # opens only the files that contain the shard
+        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read, classes)
+
+    size = builder.info.splits[split].num_examples
+    return Split(size, classes, elements, lambda element: element, read_shard=read_shard, name=split)
+
+
+def prepared_builder(name, data_dir=None):
+    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
+        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
+        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
+    return builder
+
+
 def _builder(name, data_dir, log):
     """The builder of the newest version on disk, if there is one; otherwise the newest version is prepared."""
-    import tensorflow_datasets as tfds
-
     try:
         if (Path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         builder = tfds.builder(name, data_dir=data_dir)
-        if not builder.is_prepared():
-            older = Path(builder.data_path).parent / "*" / "dataset_info.json"
-            if ":" not in name and (files := tf.io.gfile.glob(str(older))):
-                newest = builder.version
-                others = [tfds.builder_from_directory(str(Path(file).parent)) for file in files]
-                builder = max(others, key=lambda other: other.version)
-                log(f"Version {builder.version} of {name} is on disk and is used; the newest is {newest}.")
+        older = tf.io.gfile.glob(str(Path(builder.data_path).parent / "*" / "dataset_info.json"))
+        if older and ":" not in name and not builder.is_prepared():
+            newest = builder.version
+            others = [tfds.builder_from_directory(str(Path(file).parent)) for file in older]
+            builder = max(others, key=lambda other: other.version)
+            log(f"Version {builder.version} of {name} is on disk and is used; the newest is {newest}.")
     except (tf.errors.OpError, RuntimeError) as error:  # TFDS wraps errors of TensorFlow
         reason = getattr(error.__cause__ or error, "message", str(error))
         raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error
@@ -105,22 +88,20 @@ def _builder(name, data_dir, log):
             f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
             "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
         ) from error
-    if not builder.is_prepared():
-        builder.download_and_prepare()
+    builder.download_and_prepare()  # nothing if it is prepared
     return builder
 
 
 def _check_features(name, features, label):
     """Raises ValueError unless the features of a data set are an image of integers and a class."""
-    import tensorflow_datasets as tfds
-
     image, of_class = features.get("image"), features.get(label)
-    usable = {  # PNG files of float32 images contain the bits of the numbers
-        "image": isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer),
-        label: isinstance(of_class, tfds.features.ClassLabel),
-    }
-    for key, expected in {"image": "an Image of uint8", label: "a ClassLabel"}.items():
-        if not usable[key]:
+    # PNG files of float32 images contain the bits of the numbers.
+    usable = isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer)
+    for key, good, expected in (
+        ("image", usable, "an Image of uint8"),
+        (label, isinstance(of_class, tfds.features.ClassLabel), "a ClassLabel"),
+    ):
+        if not good:
             raise ValueError(
                 f"Feature {key!r} of {name!r} is {' '.join(repr(features.get(key)).split())}, expected {expected}. It "
                 f"has {sorted(features)}: choose with --label, or pass the data by tf.data to keras_mixer.fit."
@@ -129,8 +110,6 @@ def _check_features(name, features, label):
 
 def _has_labels(builder, split, label):
     """Whether the first examples of a split have labels; -1 stands for none."""
-    import tensorflow_datasets as tfds
-
     only_labels = tfds.decode.PartialDecoding({label: True})
     examples = builder.as_dataset(split=split, decoders=only_labels, shuffle_files=False).take(LABELS_LOOKED_AT)
     return all(labels[label].min() >= 0 for labels in examples.batch(LABELS_LOOKED_AT).as_numpy_iterator())

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_mixer.data import idx
 from keras_mixer.data.image_folder import ImageFolder
-from keras_mixer.data.prepared import tensorflow_dataset_source
 from keras_mixer.data.splits import Source, pixels_split, stratified_split
 from keras_mixer.data.user_data import NAME
 from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
@@ -35,8 +34,8 @@ def load_source(
     """Finds a data set by path or name, as a `Source`; a path that exists wins. ValueError if it cannot be used.
 
     The splits are those of TFDS, such as "train[:99%]", or sub-folders. `test_fraction` of each class, chosen by the
-    seed, is for testing if there is no test split; None uses all images of a folder for testing. Images without a label
-    (-1) are allowed unless `labelled`. The options are those of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
+    seed, is for testing if there is no test split; None uses all images of a folder. Images without a label (-1) are
+    allowed unless `labelled`. The options are those of an `ImageFolder`: `crop`, `skip_corrupt`, `log`.
     """
     if data.startswith(f"{NAME} ("):
         raise ValueError(
@@ -56,6 +55,8 @@ def load_source(
         return idx.idx_source(idx.FASHION_MNIST)
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):
         raise ValueError(f"There is no folder {data}.")
+    from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
+
     log = options.get("log", print)
     return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
 
@@ -78,8 +79,7 @@ def data_name(data) -> str:
         return NAME
     if data == "digits":
         return "scikit-learn digits"
-    prepared = TFDS_NAME.fullmatch(data) and not Path(data).is_dir()
-    return data if prepared else Path(data).name
+    return data if TFDS_NAME.fullmatch(data) and not Path(data).is_dir() else Path(data).name
 
 
 def _digits(test_fraction, seed):

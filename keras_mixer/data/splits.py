@@ -25,11 +25,11 @@ BATCHES_AHEAD = 2  # batches in preparation or waiting
 as_written = tf.autograph.experimental.do_not_convert
 
 
-def prefetch(dataset, elements=BATCHES_AHEAD) -> tf.data.Dataset:
+def prefetch(dataset) -> tf.data.Dataset:
     """`dataset.prefetch` without tf.data's autotuning of threads and buffers."""
     options = tf.data.Options()
     options.autotune.enabled = False  # closing an iterator waits for its thread: 17 s after 20 epochs of digits
-    return dataset.prefetch(elements).with_options(options)
+    return dataset.prefetch(BATCHES_AHEAD).with_options(options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,9 @@ class Source:
     folder: str = ""  # of the image files, if there are any
     images: tuple[Any, ...] = ()  # the `ImageFile` of each image in the folder, also of those that are in no split
 
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", checked_class_names(self.class_names))
+
     def classes(self) -> str:
         """The classes in a line, those of image files with the numbers of images."""
         names = list(self.class_names)
@@ -100,22 +103,20 @@ class Source:
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
         return f"Images per class (training + test): {some(numbers, MOST_CLASSES)}"
 
-    def __post_init__(self):
-        object.__setattr__(self, "class_names", checked_class_names(self.class_names))
-
 
 def file_split(files, labels, classes, orientations=None):
     """A `Split` of image files with their class numbers and EXIF orientations; None uses all images as stored."""
     paths = tuple(map(os.fspath, files))
-    # Bytes, because a path need not be UTF-8.
-    columns = {"path": np.array([os.fsencode(path) for path in paths], "S"), "label": np.array(labels, np.int64)}
-    if orientations is not None:
-        columns["orientation"] = np.array(orientations, np.int32)
-    return Split.indexed(len(paths), classes, rows_of(columns), _read_file, files=paths)
+    columns = {
+        "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
+        "label": np.array(labels, np.int64),
+        "orientation": np.array(orientations or [1] * len(paths), np.int32),
+    }
 
+    def read(element):
+        return {"image": tf.io.read_file(element["path"]), **{key: element[key] for key in ("label", "orientation")}}
 
-def _read_file(element):
-    return {"image": tf.io.read_file(element["path"]), **{k: v for k, v in element.items() if k != "path"}}
+    return Split.indexed(len(paths), classes, rows_of(columns), read, files=paths)
 
 
 def pixels_split(images, labels, classes):
@@ -132,10 +133,7 @@ def rows_of(columns):
 
 
 def hold_out(source: Source, fraction) -> Source:
-    """Replaces the test split by evenly spaced training examples, which may be sorted by class.
-
-    The paper holds out 1 to 10 % to choose settings (section 3).
-    """
+    """Replaces the test split by evenly spaced training examples, as the paper does to choose settings (section 3)."""
     held_out = held_out_places(source.train.size, fraction)
     if not held_out.any() or held_out.all():
         raise ValueError(f"holdout={fraction} of {source.train.size} images leaves nothing to train or to test on.")
@@ -143,7 +141,7 @@ def hold_out(source: Source, fraction) -> Source:
 
 
 def held_out_places(size, fraction) -> np.ndarray:
-    """`(size,) bool`: which of `size` examples `hold_out` takes; 0.0833333 counts as 1/12."""
+    """`(size,) bool`: which examples `hold_out` takes, evenly spaced (they may be sorted); 0.0833333 counts as 1/12."""
     held_out = int(size * fraction + 0.05)
     return np.diff(np.arange(size + 1) * held_out // size) > 0
 
@@ -167,5 +165,5 @@ def some(names, most=3) -> str:
 
 
 def subsample(split: Split, count) -> Split:
-    """At most `count` examples of a split, evenly spaced because files are sorted by class."""
+    """At most `count` examples of a split, evenly spaced."""
     return split.part(np.arange(split.size) % -(-split.size // count) == 0)

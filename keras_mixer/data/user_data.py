@@ -60,12 +60,12 @@ def own_source(
             raise ValueError(f"{found}, but holdout and data_shards need a fixed order. Remove the shuffling.")
         log(f"{found}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
     if count is None:
-        known = [part.labels for part in parts if part.labels is not None]
+        known = [int(part.labels.max()) for part in parts if part.labels is not None]
         if len(known) < len(parts):
             raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
-        count = 1 + int(max(one.max() for one in known))
-        if count < 2:
+        if not any(known):
             raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
+        count = 1 + max(known)
     if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
@@ -87,17 +87,15 @@ def _part(name, data, count) -> Part:
         return _records(name, data, count)
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    images, labels = data
-    labels = _labels(name, labels, count)
-    if not (isinstance(images, list | tuple) and images and isinstance(images[0], bytes)):
+    images, labels = data[0], _labels(name, data[1], count)
+    if len(images) != len(labels):
+        raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
+    if not isinstance(images[0], bytes):
         try:
             images = np.asarray(images)
         except ValueError as error:
             raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
-    encoded = len(images) > 0 and isinstance(images[0], bytes)
-    if len(images) != len(labels):
-        raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    if encoded:
+    if isinstance(images[0], bytes):
         split = _records(name, list(zip(images, labels, strict=True)), count).split
     else:
         split = _pixels(name, images, labels)

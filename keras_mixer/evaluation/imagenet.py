@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.prepared import NotPrepared, file_names, prepared_builder, prepared_split
+from keras_mixer.data.prepared import prepared_builder, prepared_split
 from keras_mixer.data.splits import Split, file_split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 
@@ -52,12 +52,12 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
 
 
 def validation_split(data_dir=None) -> Split:
-    """The validation images of TFDS `imagenet2012`, each with one label; NotPrepared if it is not on disk."""
+    """The validation images of TFDS `imagenet2012`, each with one label; FileNotFoundError if it is not on disk."""
     return prepared_split(prepared_builder("imagenet2012", data_dir), "validation", ("label",), lambda element: element)
 
 
 def real_split(data_dir=None, label_file=None, images=None) -> Split:
-    """The validation images with their sets of correct labels, as `(1000,) bool`; NotPrepared if they are not on disk.
+    """The validation images with their sets of correct labels, `(1000,) bool`; FileNotFoundError if not on disk.
 
     Labels are those of TFDS `imagenet2012_real`, or of the authors' `real.json`: a list of label lists in the order of
     the validation files. Images are then those of TFDS `imagenet2012`, or `ILSVRC2012_val_*.JPEG` below a folder.
@@ -75,7 +75,7 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
             return _multi_hot(element, sets[tf.strings.to_number(number, tf.int64) - 1])
 
         return prepared_split(builder, "validation", ("file_name",), by_name)
-    paths = file_names(images, VALIDATION_FILES)
+    paths = _files(images, VALIDATION_FILES)
     numbers = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
     _check_numbers(max(numbers), sets, label_file)
     files = file_split(paths, numbers, CLASSES)
@@ -85,10 +85,9 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
 def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
     """ImageNet-V2 in one of its selections: of TFDS, or the authors' folder with images in `FOLDER/0` to `/999`."""
     if folder is None:
-        return prepared_split(
-            prepared_builder(f"imagenet_v2/{variant}", data_dir), "test", ("label",), lambda element: element
-        )
-    paths = file_names(folder, "*/*.jp*g")
+        builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
+        return prepared_split(builder, "test", ("label",), lambda element: element)
+    paths = _files(folder, "*/*.jp*g")
     try:
         labels = [int(path.parent.name) for path in paths]  # not by position: sorted as text, "10" comes before "2"
     except ValueError as error:
@@ -102,12 +101,19 @@ def check_classes(model):
         raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
 
 
+def _files(folder, pattern):
+    found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
+    if not found:
+        raise FileNotFoundError(f"{folder} contains no file {pattern}.")
+    return found
+
+
 def _read_label_file(path):
     try:
         sets = json.loads(Path(path).read_text(encoding="utf-8"))
         ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
     except FileNotFoundError as error:
-        raise NotPrepared(
+        raise FileNotFoundError(
             f"There is no label file {path}. Get real.json from google-research/reassessed-imagenet."
         ) from error
     except (ValueError, TypeError) as error:

@@ -36,20 +36,17 @@ def training_source(recipe: Recipe, record, **options) -> Source:
     return source
 
 
-def run_source(folder, recipe: Recipe, *, include_new=False, log=print, **options) -> Source:
-    """The data of a run, with the images that were set aside for testing when it started; logs what has changed.
-
-    `include_new` tests on images too that are new since then.
-    """
+def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
+    """The data of a run, with the images that were set aside for testing when it started; logs what has changed."""
     record = read_files(folder / FILES)
     if not record:
         return load_recipe_source(recipe, log=log, **options)
-    source, changes = _folder(recipe, log=log, **options).recorded(record, include_new)
+    source, changes = _folder(recipe, log=log, **options).recorded(record)
     if changed := counted(changes):
-        known, new = sum(image.part == TEST for image in record), len(changes["new"])
+        known = sum(image.part == TEST for image in record)
         log(
             f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
-            f"tested, {known} were recorded{'; new ones only with evaluate --include-new' if new else ''}."
+            f"tested, {known} were recorded."
         )
     if not source.test.size:
         raise ValueError(f"None of the test images of {folder} is left in {recipe.data}.")

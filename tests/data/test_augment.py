@@ -53,27 +53,21 @@ def test_colour_operations_equal_pillow(photograph, name, strength):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_translations_and_rotations_equal_pillow(photograph, strength, sign):
-    pil = Image.fromarray(photograph)
-    height, width = photograph.shape[:2]
-    shift_x, shift_y = (np.round(np.float32(sign * strength * 100) * side / 224) for side in (width, height))
+def test_translations_equal_pillow(photograph, strength, sign):
+    pil, sides = Image.fromarray(photograph), photograph.shape[1::-1]
+    shift_x, shift_y = (np.round(np.float32(sign * strength * 100) * side / 224) for side in sides)
     for name, matrix in {"TranslateX": (1, 0, shift_x, 0, 1, 0), "TranslateY": (1, 0, 0, 0, 1, shift_y)}.items():
         moved = pil.transform(pil.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=(128,) * 3)
         np.testing.assert_array_equal(changed(name, photograph, strength, sign), moved, name)
-    turned = np.asarray(pil.rotate(sign * strength * 30, Image.Resampling.NEAREST, fillcolor=(128,) * 3)).astype(int)
-    difference = np.abs(changed("Rotate", photograph, strength, sign) - turned)
-    assert (difference.max(-1) > 0).mean() < 0.01
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strength, sign):
+def test_rotations_and_shears_are_those_of_tensorflows_own_operation(photograph, strength):
     def projected(image, matrix):
         transforms = tf.stack([*[tf.cast(entry, tf.float32) for entry in matrix], 0.0, 0.0])[None]
         how = {"fill_value": 128.0, "interpolation": "NEAREST", "fill_mode": "CONSTANT"}
-        size = tf.shape(image)[:2]
         return tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None], transforms=transforms, output_shape=size, **how
+            images=image[None], transforms=transforms, output_shape=tf.shape(image)[:2], **how
         )
 
     def rotated(image, sign):
@@ -91,8 +85,10 @@ def test_moved_pixels_are_those_of_tensorflows_own_operation(photograph, strengt
         def our(image, sign, name=name):
             return OPERATIONS[name](image[None], strength, sign[None], tf.zeros((1, 2)), 128)
 
-        pictures = [tf.function(function)(tf.constant(photograph), tf.constant(sign)) for function in (our, their)]
-        np.testing.assert_array_equal(*pictures, name)
+        functions = tf.function(our), tf.function(their)
+        for sign in (1.0, -1.0):
+            pictures = [function(tf.constant(photograph), tf.constant(sign)) for function in functions]
+            np.testing.assert_array_equal(*pictures, name)
 
 
 def test_cutout_is_a_grey_square_about_its_place():
@@ -108,13 +104,14 @@ def test_a_flat_picture_stays_flat():
         np.testing.assert_array_equal(changed(name, flat, 1.5), flat, name)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_pictures_of_a_batch_are_those_of_one_by_one(jit):
-    images = np.stack([picture[:32, :48] for picture in photographs()] * 16)
-    numbers = np.random.default_rng(0).random((32, 3, 4), np.float32)
-    numbers[:16, 0, 0] = (np.arange(16) + 0.5) / 16  # all sixteen
-    batch = tf.function(rand_augment)(images, numbers) if jit else rand_augment(images, numbers)
-    for image, its_numbers, expected in zip(images, numbers, batch, strict=True):
+def test_pictures_of_a_batch_are_those_of_one_by_one():
+    images = np.stack([picture[:32, :48] for picture in photographs()] * 8)
+    numbers = np.random.default_rng(0).random((16, 3, 4), np.float32)
+    numbers[:, 0, 0] = (np.arange(16) + 0.5) / 16  # all sixteen
+    np.testing.assert_array_equal(
+        tf.function(rand_augment)(images, numbers[:, :1]), rand_augment(images, numbers[:, :1])
+    )
+    for image, its_numbers, expected in zip(images, numbers, rand_augment(images, numbers), strict=True):
         np.testing.assert_array_equal(rand_augment(image[None], its_numbers[None])[0], expected)
         for choice, sign, *place in its_numbers:
             image = changed(list(OPERATIONS)[int(choice * 16)], image, 1.5, -1.0 if sign < 0.5 else 1.0, place)
@@ -155,14 +152,9 @@ def test_crops_are_resized_as_by_tensorflow_and_mirrored():
     whole = np.floor(tf.image.resize(image, (24, 32)).numpy() + 1 / 64)
     assert np.abs(cropped[0] - whole).max() <= 1
     assert (cropped[2] == image[59, 79]).all()
-
-
-def test_crops_of_the_size_of_the_picture_change_nothing():
-    images = np.stack([picture[:48, :48] for picture in photographs()])
-    windows = np.tile(np.array([[0, 0, 48, 48]], np.int32), (2, 1))
-    same, mirrored = crop_and_flip(images, windows, np.array([False, True]), (48, 48)).numpy()
-    np.testing.assert_array_equal(same, images[0])
-    np.testing.assert_array_equal(mirrored, images[1][:, ::-1])
+    same, mirrored = crop_and_flip(np.stack([image] * 2), windows[[0, 0]], flips[:2], (60, 80)).numpy()
+    np.testing.assert_array_equal(same, image)
+    np.testing.assert_array_equal(mirrored, image[:, ::-1])
 
 
 def test_mixup_and_cutmix_take_the_previous_picture_and_mix_labels_alike():

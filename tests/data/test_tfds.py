@@ -1,9 +1,12 @@
-"""Data sets of TensorFlow Datasets that cannot be trained on as they are: told before training, in one line."""
+"""Data sets of TensorFlow Datasets, and what is told before training of those that cannot be used as they are."""
+
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from image_files import turned
 from tfds_files import write_own_tfds, write_tfds
 
 from keras_mixer import cli
@@ -13,8 +16,6 @@ from keras_mixer.data.sources import load_source
 features = tfds.features
 PIXELS = np.full((8, 8, 3), 100, np.uint8)
 IMAGE, LABEL = features.Image(shape=(8, 8, 3)), features.ClassLabel(names=["dark", "light"])
-TINY = ["--num-blocks", "1", "--hidden-dim", "16", "--tokens-mlp-dim", "8", "--channels-mlp-dim", "32"]
-TINY += ["--epochs", "1", "--warmup-steps", "1", "--global-batch-size", "4", "--image-size", "8"]
 
 
 @pytest.fixture
@@ -26,6 +27,27 @@ def load(tmp_path):
         return load_source("own_set", str(tmp_path), train, test, **options)
 
     return load
+
+
+def test_prepared_data_sets_load_by_name_and_by_folder(load, tmp_path):
+    greys = [np.full((9, 7, 3), value, np.uint8) for value in (60, 180)]
+    images = [lambda: greys[0], lambda: io.BytesIO(turned(greys[1]))]
+    examples = [{"image": images[i % 2](), "label": i % 2} for i in range(20)]
+    features_of = {"image": features.Image(shape=(None, None, 3)), "label": LABEL}
+    source = load(features_of, {"train": examples, "test": examples[:8]}, "train[:75%]")
+    assert source.class_names == ("dark", "light")
+    assert (source.train.size, source.test.size) == (15, 8)
+    for element in source.train.elements:
+        example = source.train.read(element)
+        image = np.asarray(decode_image(example["image"]))
+        assert int(image[0, 0, 0]) == 60 + 120 * int(example["label"])
+        assert image.shape == (9, 7, 3)  # as stored, although an EXIF tag says otherwise
+    assert load_source(str(tmp_path / "own_set" / "1.0.0")).train.size == 20
+    split = load_source("own_set", str(tmp_path), "train[:90%]", "test").train
+    parts = [split.shard(4, index) for index in range(4)]
+    assert sorted(part.size for part in parts) == [4, 4, 5, 5]
+    assert [sum(1 for _ in part.elements) for part in parts] == [part.size for part in parts]
+    assert sum(int(element["label"]) for part in parts for element in part.elements) == 9
 
 
 @pytest.mark.parametrize(
@@ -50,11 +72,7 @@ def test_features_of_another_kind_are_named(load, changed, value, told):
 @pytest.mark.parametrize(
     ("splits", "chosen", "told"),
     [
-        (
-            {"train": 0, "validation": 0, "test": -1},
-            {},
-            r"'test' .* label.* of \['test', 'train', 'validation'\] with --test",
-        ),
+        ({"train": 0, "more": 0, "test": -1}, {}, r"'test' .* label.* of \['more', 'test', 'train'\] with --test"),
         ({"train": 0, "more": -1, "test": 0}, {"train": "more"}, "'more' .* without a label .* with --train-split"),
         ({"train": 0, "test": -1}, {"test": "test[:50%]"}, r"'test\[:50%\]' .* label .* such as 'train\[:90%\]'"),
         ({"train": 0, "test": 0}, {"test": "test[:0]"}, r"'test\[:0\]' of 'own_set' has no images. Choose another"),
@@ -67,37 +85,33 @@ def test_splits_that_cannot_be_used_are_named(load, splits, chosen, told):
         load({"image": IMAGE, "label": LABEL}, examples, **chosen)
 
 
-def test_the_split_that_is_named_trains_and_features_need_no_labels(load, tmp_path, capsys):
+def test_images_of_16_bits_are_read(load):
     images = {"image": features.Image(shape=(8, 8, 1), dtype=np.uint16), "label": LABEL}
-    pixels = np.full((8, 8, 1), 100 << 8, np.uint16)
-    parts = {"train": 0, "validation": 1, "test": -1}
-    examples = {name: [{"image": pixels, "label": label}] * 8 for name, label in parts.items()}
-    source = load(images, examples, test="validation")
+    examples = [{"image": np.full((8, 8, 1), 100 << 8, np.uint16), "label": 0}] * 2
+    source = load(images, {"train": examples, "test": examples})
     assert np.unique(decode_image(next(iter(source.train.elements))["image"])).tolist() == [100]
-    own, run = ["--data-dir", str(tmp_path)], str(tmp_path / "run")
-    train = ["train", "smoke", *TINY, "--data", "own_set", *own, "--workdir", run]
-    assert cli.main(train) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Split 'test' of 'own_set' has images without")
-    assert cli.main([*train, "--test-split", "validation"]) == 0
-    output = tmp_path / "features.npz"
-    assert cli.main(["features", run, "own_set", *own, "--output", str(output), "--layer", "stem"]) == 0
-    assert np.load(output)["labels"].tolist() == [-1] * 8
 
 
-def test_another_label_and_a_single_split_are_used(load, tmp_path, capsys):
-    one = {"image": IMAGE, "label": LABEL, "colour": features.ClassLabel(names=["red", "green", "blue"])}
-    examples = [{"image": PIXELS, "label": 0, "colour": i % 3} for i in range(9)]
-    source = load(one, {"train": examples}, test="train", label="colour")
-    assert source.class_names == ("red", "green", "blue")
-    own, run = ["--data-dir", str(tmp_path), "--label", "colour"], str(tmp_path / "run")
-    train = ["train", "smoke", *TINY, "--data", "own_set", *own, "--workdir", run, "--test-split", "train"]
-    assert cli.main(train) == 0
-    output = tmp_path / "features.npz"
-    features_of = ["features", run, "own_set", *own, "--output", str(output), "--layer", "stem", "--part", "train"]
-    assert cli.main(features_of) == 0
-    assert sorted(np.load(output)["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+def test_features_need_no_labels_and_no_other_split(load, tiny_mixer, tmp_path, capsys):
+    colour = features.ClassLabel(names=["red", "green", "blue"])
+    unlabelled, coloured = ([{"image": PIXELS, "label": -1, "colour": i % 3} for i in range(n)] for n in (8, 9))
+    described = {"image": IMAGE, "label": LABEL, "colour": colour}
+    assert load(described, {"train": coloured}, test="train", label="colour").class_names == ("red", "green", "blue")
     with pytest.raises(ValueError, match=r"Feature 'size' .* It has \['colour', 'image', 'label'\]: choose"):
         load_source("own_set", str(tmp_path), "train", "train", label="size")
+    tiny_mixer(num_blocks=1).save(tmp_path / "model.keras")
+    command = ["features", f"{tmp_path}/model.keras", "own_set", "--data-dir", str(tmp_path), "--layer", "stem"]
+    assert cli.main([*command, "--label", "colour", "--part", "train", "--output", f"{tmp_path}/colours.npz"]) == 0
+    assert sorted(np.load(tmp_path / "colours.npz")["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    write_own_tfds(tmp_path, "other_set", described, {"test": unlabelled})
+    command[2] = "other_set"
+    assert cli.main([*command, "--output", f"{tmp_path}/unlabelled.npz"]) == 0
+    assert np.load(tmp_path / "unlabelled.npz")["labels"].tolist() == [-1] * 8
+    capsys.readouterr()
+    assert (
+        cli.main(["train", "smoke", "--data", "other_set", "--data-dir", str(tmp_path), "--train-split", "test"]) == 2
+    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: Split 'test' of 'other_set' has images without")
 
 
 def test_an_older_version_on_disk_is_used_and_named(tmp_path):

@@ -38,31 +38,20 @@ def examples(split):
 PNG = [encode(image, "PNG") for image in IMAGES]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        (IMAGES, LABELS),
-        (IMAGES, LABELS[:, None].astype(np.uint8)),  # as keras.datasets.cifar10
-        (PNG, list(LABELS)),
-        (np.array(PNG, dtype=object), LABELS),
-        dataset(),
-        dataset(PNG),
-        Records(),
-        Records(PNG, LABELS.tolist()),
-        grain.MapDataset.source(Records()).map(lambda record: record),
-    ],
-    ids=[
-        "pixels",
-        "column",
-        "encoded",
-        "objects",
-        "dataset",
-        "encoded dataset",
-        "records",
-        "encoded records",
-        "grain",
-    ],
-)
+FORMS = {
+    "pixels": (IMAGES, LABELS),
+    "column": (IMAGES, LABELS[:, None].astype(np.uint8)),  # as keras.datasets.cifar10
+    "encoded": (PNG, list(LABELS)),
+    "objects": (np.array(PNG, dtype=object), LABELS),
+    "dataset": dataset(),
+    "encoded dataset": dataset(PNG),
+    "records": Records(),
+    "encoded records": Records(PNG, LABELS.tolist()),
+    "grain": grain.MapDataset.source(Records()).map(lambda record: record),
+}
+
+
+@pytest.mark.parametrize("data", FORMS.values(), ids=FORMS)
 def test_every_form_gives_the_same_examples(data):
     source, described = own_source(data, data, classes=3)
     assert source.class_names == ("0", "1", "2")
@@ -160,6 +149,8 @@ def test_what_only_arrays_tell_must_be_given():
         own_source(dataset(), classes=3)
     with pytest.raises(ValueError, match="number of classes is known only for arrays"):
         own_source((IMAGES, LABELS), dataset())
+    with pytest.raises(ValueError, match=r"passed to keras_mixer.fit"):  # the data of a run on them
+        load_source("own data (train: 10 images)")
 
 
 def test_a_dataset_that_can_be_read_once_is_refused():
@@ -171,23 +162,17 @@ def test_a_dataset_that_can_be_read_once_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("train", "reason"),
+    ("train", "number", "reason"),
     [
-        (
-            dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]),
-            "image 2 of train, counted from 0: its label is 3, expected 0 to 2",
-        ),
-        (([*PNG[:4], PNG[4][:-30], *PNG[5:]], LABELS), "image 4 of train, counted from 0: .*truncated"),
-        (
-            Records([*PNG[:7], b"no image", *PNG[8:]]),
-            "image 7 of train, counted from 0: not an image that Pillow can read",
-        ),
+        (dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]), 2, "its label is 3, expected 0 to 2"),
+        (([*PNG[:4], PNG[4][:-30], *PNG[5:]], LABELS), 4, ".*truncated"),
+        (Records([*PNG[:7], b"no image", *PNG[8:]]), 7, "not an image that Pillow can read"),
     ],
-    ids=["label", "truncated", "no image"],
 )
-def test_an_example_that_cannot_be_used_is_named_by_its_number(train, reason):
+def test_an_example_that_cannot_be_used_is_named_by_its_number(train, number, reason):
     source, _ = own_source(train, (IMAGES, LABELS), classes=3)
-    with pytest.raises(ValueError, match=f"An image cannot be used: {reason}"), naming_damaged_files(source.train):
+    message = f"An image cannot be used: image {number} of train, counted from 0: {reason}"
+    with pytest.raises(ValueError, match=message), naming_damaged_files(source.train):
         list(source.train.elements.map(lambda element: image_of(source.train.read(element))))
 
 
@@ -201,8 +186,3 @@ def test_what_may_be_a_mistake_is_said():
     assert said((IMAGES, LABELS + 1)) == ["No training image has the label 0; labels are counted from 0."]
     (line,) = said(dataset().shuffle(10), classes=3)
     assert line.startswith("Two passes over train start with different examples: parts of one shuffled dataset")
-
-
-def test_a_run_on_own_data_names_no_data_to_load():
-    with pytest.raises(ValueError, match=r"passed to keras_mixer.fit"):
-        load_source("own data (train: 10 images)")

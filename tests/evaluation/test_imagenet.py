@@ -6,7 +6,6 @@ from image_files import encode, turned
 from tfds_files import write_tfds
 
 from keras_mixer.data.decode import decode_image
-from keras_mixer.data.prepared import NotPrepared
 from keras_mixer.evaluation import imagenet
 
 
@@ -108,14 +107,16 @@ def test_v2_folders_are_class_numbers(tmp_path):
 
 
 def test_what_is_absent_is_named_with_the_way_to_get_it(tmp_path):
-    with pytest.raises(NotPrepared, match=r"imagenet_v2/topimages is not prepared: tfds build imagenet_v2/topimages"):
+    with pytest.raises(
+        FileNotFoundError, match=r"imagenet_v2/topimages is not prepared: tfds build imagenet_v2/topimages"
+    ):
         imagenet.v2_split("topimages", tmp_path)
-    with pytest.raises(NotPrepared, match="by hand: manual_dir should contain"):
+    with pytest.raises(FileNotFoundError, match="by hand: manual_dir should contain"):
         imagenet.real_split(tmp_path)
-    with pytest.raises(NotPrepared, match=r"no label file .*reassessed-imagenet"):
+    with pytest.raises(FileNotFoundError, match=r"no label file .*reassessed-imagenet"):
         imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
     (tmp_path / "real.json").write_text("[[1], [2]]")
-    with pytest.raises(NotPrepared, match="no file ILSVRC2012_val"):
+    with pytest.raises(FileNotFoundError, match="no file ILSVRC2012_val"):
         imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
     (tmp_path / "ILSVRC2012_val_00000003.JPEG").write_bytes(b"")
     with pytest.raises(ValueError, match="2 entries, but there is a validation image number 3"):

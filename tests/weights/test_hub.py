@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import zipfile
 from pathlib import Path
 
