@@ -53,7 +53,6 @@ USED = [
     ("composite.py", "_layers", model, None),
     ("evaluation/accuracy.py", "_keras_history", lambda: keras.Input((2,)), None),
     ("export/tflite_metadata.py", "schema_py_generated", tflite, "tensorflow"),
-    ("training/callbacks.py", "_loss_tracker", model, None),
     ("training/devices.py", "_flatten_layers", model, None),
     ("training/optimizers.py", "_all_reduce_sum_gradients", lambda: OPTIMIZER, "tensorflow"),
     ("training/optimizers.py", "_apply_weight_decay", lambda: OPTIMIZER, None),

@@ -8,29 +8,23 @@ import fsspec
 
 from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
-from keras_mixer.training.fit import FitResult, fit
+from keras_mixer.training.fit import fit
+from keras_mixer.training.run import FitResult
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepResult:
-    """The result of `sweep`.
+    """The result of `sweep`."""
 
-    Attributes:
-        accuracies: held-out accuracy for each learning rate; None if training diverged.
-        best: the learning rate with the highest accuracy.
-        final: the run on all training images with the best rate, evaluated on the test images; None with `final=False`.
-    """
-
-    accuracies: dict[float, float | None]
-    best: float
-    final: FitResult | None
+    accuracies: dict[float, float | None]  # held-out, for each learning rate; None if training diverged
+    best: float  # the learning rate with the highest accuracy
+    final: FitResult | None  # the run on all training images with the best rate
 
 
 def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **options) -> SweepResult:
     """Trains a recipe once for each learning rate, then once more with the best; other options are those of `fit`.
 
-    The runs are in `workdir/lr_RATE` and `workdir/final`, and `workdir/sweep.json` is a summary. To resume an
-    interrupted sweep, call it again with the same arguments.
+    The runs are in `workdir/lr_RATE` and `workdir/final`. Call it again with the same arguments to resume.
 
     Args:
         recipe: a `Recipe`, or the name of one.
