@@ -31,8 +31,7 @@ def check_finite(step, **values):
         if not math.isfinite(value):
             raise TrainingDiverged(
                 f"The {name} is {value} by step {step}: training diverged and was stopped. Earlier checkpoints are "
-                "kept. Lower --learning-rate, lengthen --warmup-steps, or clip with --clip-norm 1, in another "
-                "--workdir."
+                "kept. Lower --learning-rate, raise --warmup-steps or clip with --clip-norm 1, in another --workdir."
             )
 
 

@@ -110,9 +110,7 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
             )
         return
     if keras.backend.backend() != "jax":
-        raise ValueError(
-            f"Expected the JAX backend for multiple processes, got {keras.backend.backend()!r}. Set KERAS_BACKEND=jax."
-        )
+        raise ValueError("Multiple processes train together only on the JAX backend. Set KERAS_BACKEND=jax.")
     import jax
 
     others, joined = "the other processes", threading.Event()

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +31,6 @@ from keras_mixer.training.inputs import evaluate_source, own_data, training_sour
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
-from keras_mixer.training.teacher import Teacher, doubt
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
 
@@ -145,10 +144,7 @@ def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
             f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
     if not adapted.epoch_steps(images):
-        raise ValueError(
-            f"global_batch_size={batch} is more than the {images} training images of {source.name!r}; lower "
-            "--global-batch-size."
-        )
+        raise ValueError(f"global_batch_size={batch} is more than the {images} training images; lower it.")
     check_recipe(adapted, devices)
     log(
         f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
@@ -158,14 +154,18 @@ def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
     return adapted
 
 
-def start_of(run, recipe, source, given) -> tuple[keras.Model, dict[str, Any], Teacher | None]:
-    """The model of logits that training starts from, the content of `start.json`, and the teacher.
+def start_of(run, recipe, source, given):
+    """The model of logits that training starts from, the content of `start.json`, and the teacher, a `Teacher` or None.
 
     A run that resumes has model and content already.
     """
-    with run.devices.scope():
-        teacher = Teacher(recipe.teacher) if recipe.teacher else None
-    start, sha256 = run.read_start(), teacher and teacher.sha256
+    start, teacher = run.read_start(), None
+    if recipe.teacher:
+        from keras_mixer.training.teacher import Teacher  # few recipes have one
+
+        with run.devices.scope():
+            teacher = Teacher(recipe.teacher)
+    sha256 = teacher and teacher.sha256
     if start is None:
         model, accuracy = given or start_model(recipe, source, run.log), None
         if given is None and model.get_layer("head").kernel.numpy().any():
@@ -184,7 +184,7 @@ def start_of(run, recipe, source, given) -> tuple[keras.Model, dict[str, Any], T
             )
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
-        if sentence := doubt(recipe):
+        if sentence := teacher.doubt(recipe):
             run.log(sentence)
     return model, start, teacher
 
@@ -222,28 +222,21 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     return model
 
 
-class Part(NamedTuple):
-    """Epochs of equal length: one call of Keras's `fit`."""
+def parts(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
+    """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter.
 
-    first_step: int
-    first_epoch: int
-    last_epoch: int
-    steps_per_epoch: int
-    freeze: bool
-
-
-def parts(recipe, images, step=0) -> Iterator[Part]:
-    """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter."""
+    Each is a call of Keras's `fit`: its first step, first epoch, last epoch, steps per epoch, and whether it freezes.
+    """
     steps, total, frozen = recipe.epoch_steps(images), recipe.total_steps(images), recipe.frozen_steps(images)
     while step < total:
         epoch, done = divmod(step, steps)
         complete = ((frozen if step < frozen else total) - step) // steps
         if done or not complete:
             rest = min(steps - done, total - step)
-            yield Part(step, epoch, epoch + 1, rest, step < frozen)
+            yield step, epoch, epoch + 1, rest, step < frozen
             step += rest
         else:
-            yield Part(step, epoch, epoch + complete, steps, step < frozen)
+            yield step, epoch, epoch + complete, steps, step < frozen
             step += complete * steps
 
 
@@ -272,13 +265,13 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         processes=devices.processes,
     )
     try:
-        for part in parts(recipe, source.train.size, step):
-            trainee.prepare(part.freeze)
+        for first_step, epoch, last_epoch, steps, freeze in parts(recipe, source.train.size, step):
+            trainee.prepare(freeze)
             trainee.fit(
-                training_batches(source.train, recipe, part.first_step, devices),
-                steps_per_epoch=part.steps_per_epoch,
-                initial_epoch=part.first_epoch,
-                epochs=part.last_epoch,
+                training_batches(source.train, recipe, first_step, devices),
+                steps_per_epoch=steps,
+                initial_epoch=epoch,
+                epochs=last_epoch,
                 validation_data=validation,
                 callbacks=own,
                 shuffle=False,  # the stream is shuffled; True only makes Keras warn

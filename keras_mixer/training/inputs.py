@@ -8,6 +8,7 @@ from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import FILES, TEST, counted, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
+from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe
 
@@ -89,8 +90,6 @@ def own_data(recipe: Recipe, overrides, train, test=None, log=print, **options) 
         return recipe, None
     if given := [name for name in ("data", *RECIPE_DATA) if name in overrides]:
         raise ValueError(f"Expected train= or {given[0]}=, got both. Drop one of the two.")
-    from keras_mixer.data.user_data import own_source  # only here: most runs have the data of their recipe
-
     options |= {"test_fraction": recipe.test_fraction, "split_seed": recipe.split_seed, "log": log}
     options["needs_order"] = recipe.holdout > 0 or recipe.data_shards > 1
     source, described = own_source(train, **options)

@@ -1,10 +1,7 @@
 """Learning-rate sweep as in the paper: compare rates on held-out training images, then train on all of them."""
 
 import dataclasses
-import json
 from typing import Annotated
-
-import fsspec
 
 from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
@@ -56,9 +53,6 @@ def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print
     if not reached:
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
     best = max(reached, key=lambda rate: reached[rate])  # the lowest rate in a tie
-    summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
-    with fsspec.open(f"{workdir}/sweep.json", "w", encoding="utf-8") as file:
-        json.dump({**summary, "best": best}, file, indent=2)
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
