@@ -39,9 +39,10 @@ def run(workdir, **overrides):
 def learned(tmp_path_factory):
     """A finished run of 12 epochs on digits, and how often it built a model. Tests that write take a copy."""
     folder, built, build = tmp_path_factory.mktemp("learned") / "run", [], PatchEmbed.build
+    profile = (2, 3) if keras.backend.backend() == "tensorflow" else None  # Keras profiles JAX from Python 3.12 on
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PatchEmbed, "build", lambda layer, shape: (built.append(layer), build(layer, shape))[1])
-        return folder, run(folder, profile_steps=(2, 3), **LEARNING), len(built)
+        return folder, run(folder, profile_steps=profile, **LEARNING), len(built)
 
 
 @pytest.mark.backends
@@ -358,21 +359,22 @@ def test_only_the_head_learns_while_the_rest_is_frozen_and_then_all_of_it(learne
     options = {"weights": str(learned[0]), "warmup_steps": 0}
     before = learned[1].model.get_weights()
 
-    def changed(result):
-        return [bool((one != other).any()) for one, other in zip(before, result.model.get_weights(), strict=True)]
+    def changed(weights):
+        return [bool((one != other).any()) for one, other in zip(before, weights, strict=True)]
 
-    frozen = run(tmp_path / "frozen", freeze_epochs="all", steps=2, **options)
-    assert changed(frozen) == [False] * (len(before) - 2) + [True, True]
     whole = run(tmp_path / "whole", freeze_epochs=1, **options)
-    assert all(changed(whole))
+    assert all(changed(whole.model.get_weights()))
     assert whole.model.trainable
     assert len(whole.model.trainable_weights) == len(before)
-    for stop_at in (3, 5, 7):  # while it is frozen, at the end of that, and after it
+    for stop_at in (5, 7):  # at the end of the frozen epoch, and within the next
         with stopped_at(stop_at):
             run(tmp_path / "stopped", freeze_epochs=1, **options)
+    with np.load(list_checkpoints(tmp_path / "stopped" / "checkpoints")[5]) as archive:
+        weights = [archive[f"model/{i}"] for i in range(len(before))]
+    assert changed(weights) == [False] * (len(before) - 2) + [True, True]
     resumed = run(tmp_path / "stopped", freeze_epochs=1, **options)
     assert_same_weights(whole.model, resumed.model)
-    assert resumed.history["resumed"] == [1, 1, 0]  # the epochs whose first steps their figures leave out
+    assert resumed.history["resumed"] == [0, 1, 0]  # the epoch whose first steps its figures leave out
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_momentum": 0.5, "holdout": 0.2}])
