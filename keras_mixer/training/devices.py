@@ -58,11 +58,11 @@ class Devices:
             failure = error
         text = f"{type(failure).__name__}: {failure}" if failure else ""
         own = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-        everyone = multihost_utils.process_allgather(own)
+        messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
         if failure:
             raise failure
-        for process, row in enumerate(everyone):
-            if message := bytes(row).rstrip(b"\0").decode(errors="replace"):
+        for process, message in enumerate(messages):
+            if message:
                 raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
     def per_replica_seeds(self, model):

@@ -178,10 +178,7 @@ def start_of(run, recipe, source, given):
         if then != now:
             raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
         if start["teacher"] != sha256:
-            raise ValueError(
-                f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "
-                "--workdir."
-            )
+            raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
         if sentence := teacher.doubt(recipe):
@@ -246,13 +243,14 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
-    users = UserCallbacks([best, *callbacks] if best else callbacks, trainee)
+    callbacks = [best, *callbacks] if best else callbacks
+    users = UserCallbacks(callbacks, trainee) if callbacks else None
     progress, checkpoints = Progress(run, trainee, step), Checkpoints(run, step)
     own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
         own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
         own += [TrainingImages(run.tensorboard / "pictures", source.train, recipe)] if step == 0 else []
-    own += [users] if users.callbacks else []
+    own += [users] if users else []
     own += [MovingAverage()] if recipe.ema_momentum else []
     own += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
     batch = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
@@ -283,9 +281,10 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
             checkpoints.save(due=True)  # before the last evaluation, which may fail
         if best and recipe.keep == "best":
             best.restore(trainee)
-        else:
+        elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        users.end_training()
+        if users:
+            users.end_training()
     finally:
         checkpoints.release_signals()
         progress.bar.close()

@@ -46,10 +46,9 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
 
     def take_average(self, variables):
-        """Sets variables to the moving average of their values, if the optimizer has one."""
-        if self.use_ema:
-            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
-                variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
+        """Sets variables to the moving average of their values."""
+        for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+            variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
 
     def _clip_gradients(self, grads):
         return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_global_norm(grads)

@@ -128,7 +128,7 @@ class Run:
         if free < needed:
             raise OSError(
                 f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
-                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
+                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another --workdir."
             )
         write_json(self.config, _as_data(self.recipe))
         if source.images:
@@ -148,7 +148,7 @@ class Run:
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", _state(model))
+        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", _variables(model, model.optimizer))
         for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
             old.unlink()
         self.publish()
@@ -163,7 +163,7 @@ class Run:
                 self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
                 continue
             model.prepare(freeze=step <= model.frozen_steps)
-            _assign(path, _state(model), arrays)
+            _assign(path, _variables(model, model.optimizer), arrays)
             self.log(f"Resuming after step {step} of {model.total_steps}.")
             return step
         if checkpoints:
@@ -173,11 +173,11 @@ class Run:
 
     def save_best(self, model):
         """Keeps the weights of a model as those of the best epoch."""
-        _save(self.best, _weights(model))
+        _save(self.best, _variables(model))
 
     def restore_best(self, model):
         """Gives a model the weights of the best epoch."""
-        _assign(self.best, _weights(model), _load(self.best))
+        _assign(self.best, _variables(model), _load(self.best))
 
     def finish(self, classifier, evaluation, **results) -> FitResult:
         """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
@@ -210,10 +210,8 @@ class Run:
                 self.log(f"Sending {self.name} failed ({error}); it is tried again later.")
                 return
             self.mirror.keep_copy = True
-            raise OSError(
-                f"Sending {self.name} failed ({error}). The files are in {self.path}; run the same command again to "
-                "resume from what was sent before."
-            ) from error
+            kept = f"The files are in {self.path}; run the same command again to resume from what was sent before."
+            raise OSError(f"Sending {self.name} failed ({error}). {kept}") from error
 
     def _lock(self, stack):
         """Locks the folder, which is made if needed, until the end of `stack`; removes what a killed process left."""
@@ -238,14 +236,12 @@ class Run:
             who = "another process"
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
-            raise RunInUse(
-                f"The run directory {self.name} is in use by {who}. Wait for it to finish, stop it, or choose another "
-                "--workdir."
-            ) from error
+            remedy = "Wait for it to finish, stop it, or choose another --workdir."
+            raise RunInUse(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
+            remedy = "Choose another folder with --workdir, or free disk space."
             raise OSError(
-                f"The run directory {self.name} cannot be written ({error.strerror or error}). Choose another folder "
-                "with --workdir, or free disk space."
+                f"The run directory {self.name} cannot be written ({error.strerror or error}). {remedy}"
             ) from error
         for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -285,13 +281,10 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _weights(model):
-    return {f"model/{i}": variable for i, variable in enumerate(model.variables)}
-
-
-def _state(model):
-    """All variables that training depends on, by number: the names of Keras's random states change in a process."""
-    return _weights(model) | {f"optimizer/{i}": variable for i, variable in enumerate(model.optimizer.variables)}
+def _variables(model, optimizer=None):
+    """The variables of a model and its optimizer by number: the names of Keras's random states change in a process."""
+    parts = {"model": model.variables, "optimizer": optimizer.variables if optimizer else ()}
+    return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
 
 
 def _save(path, variables):
