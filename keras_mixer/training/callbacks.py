@@ -163,10 +163,8 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
         if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
-            raise ValueError(
-                f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does. Choose "
-                "learning_rate, warmup_steps and schedule instead."
-            )
+            sets = f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does."
+            raise ValueError(f"{sets} Choose learning_rate, warmup_steps and schedule instead.")
     return found
 
 

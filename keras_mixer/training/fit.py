@@ -104,10 +104,9 @@ def fit_model(
 
     Args:
         recipe: a `Recipe`. With `source`, its data fields are not used; with `model`, its architecture and weights.
-        source: the data, a `Source`; None loads those of the recipe.
-        model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. None builds that
-            of the recipe. A Keras model that is not a Mixer trains in float32, on one device or on JAX. `xla_on_cpu`
-            "auto" does not compile a given model. When a run resumes, the weights come from the checkpoint.
+        source: the data, a `Source`.
+        model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. One that is not a
+            Mixer trains in float32, on one device or on JAX. `xla_on_cpu` "auto" does not compile a given model.
     """
     began, callbacks = time.perf_counter(), checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)

@@ -239,10 +239,8 @@ class Run:
             remedy = "Wait for it to finish, stop it, or choose another --workdir."
             raise RunInUse(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
-            remedy = "Choose another folder with --workdir, or free disk space."
-            raise OSError(
-                f"The run directory {self.name} cannot be written ({error.strerror or error}). {remedy}"
-            ) from error
+            problem = f"cannot be written ({error.strerror or error}). Choose another --workdir, or free disk space."
+            raise OSError(f"The run directory {self.name} {problem}") from error
         for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -250,10 +248,8 @@ class Run:
         own = ("checkpoints", "run.lock", UNFINISHED)  # left by a run that was killed at its start
         others = sorted(name for name in names if not name.startswith(own))
         if others and self.config.name not in names:
-            raise ValueError(
-                f"The run directory {self.name} contains other files ({', '.join(others[:5])}); choose an empty or new "
-                "folder with --workdir."
-            )
+            found = f"contains other files ({', '.join(others[:5])})"
+            raise ValueError(f"The run directory {self.name} {found}; choose an empty or new folder with --workdir.")
 
     def _check_configuration(self):
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
