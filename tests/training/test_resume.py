@@ -1,6 +1,7 @@
 """What a run remembers, what it survives, and who may write to its folder."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -42,8 +43,11 @@ def photos(shared, tmp_path):
 
 
 @pytest.fixture
-def stopped(shared, tmp_path):
-    return shutil.copytree(shared / "stopped", tmp_path / "stopped")
+def stopped(shared, photos, tmp_path):
+    run = shutil.copytree(shared / "stopped", tmp_path / "stopped")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": str(photos)}))
+    return run
 
 
 def fit(workdir, data, said=None, **options):
