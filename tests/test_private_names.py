@@ -52,7 +52,6 @@ USED = [
     ("anatomy.py", "_keras_history", lambda: keras.Input((1,)), None),
     ("composite.py", "_layers", model, None),
     ("export/tflite_metadata.py", "schema_py_generated", tflite, "tensorflow"),
-    ("training/callbacks.py", "_loss_tracker", model, None),
     ("training/devices.py", "_flatten_layers", model, None),
     ("training/optimizers.py", "_all_reduce_sum_gradients", lambda: OPTIMIZER, "tensorflow"),
     ("training/optimizers.py", "_apply_weight_decay", lambda: OPTIMIZER, None),

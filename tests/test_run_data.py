@@ -27,20 +27,22 @@ def fit(data, workdir, said=None, **options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder of 3 x 10 images, of which 6 are for testing, and a finished run on it."""
+    """A folder of 3 x 10 images, of which 6 are for testing, a finished run on it and one stopped after two steps."""
     root = tmp_path_factory.mktemp("finished")
     fit(write_folder(root / "photos", images_per_class=10, classes=CLASSES, parts=()), root / "run")
+    with stopped_at(2):
+        fit(root / "photos", root / "stopped")
     return root
 
 
 @pytest.fixture
 def trained(finished, tmp_path, monkeypatch):
     """A copy of it, in the current folder."""
-    shutil.copytree(finished / "photos", tmp_path / "photos")
-    shutil.copytree(finished / "run", tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"data": "photos"}))
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    for run in ("run", "stopped"):
+        config = json.loads(Path(run, "config.json").read_text())
+        Path(run, "config.json").write_text(json.dumps(config | {"data": "photos"}))
     return tmp_path
 
 
@@ -122,32 +124,23 @@ def test_what_is_held_out_is_recorded_too(options, tmp_path, monkeypatch, km):
     assert evaluated()["test_images"] == test
 
 
-@pytest.fixture
-def stopped(trained):
-    """The folder, and a run on it that was stopped after two steps."""
-
-    with stopped_at(2):
-        fit("photos", "stopped")
-    return trained
-
-
-def test_a_run_resumes_in_a_moved_folder_without_opening_its_images(stopped, monkeypatch):
-    whole = fit("photos", "whole")
+def test_a_run_resumes_in_a_moved_folder_without_opening_its_images(trained, monkeypatch):
+    whole = fit("photos", "run")  # finished: only loaded
     shutil.move("photos", "elsewhere")
     opened = []
     monkeypatch.setattr(Image, "open", opened.append)
     said = []
-    resumed = fit(stopped / "elsewhere", "stopped", said)
+    resumed = fit(trained / "elsewhere", "stopped", said)
     assert "Resuming after step 2 of 4." in said
     assert_same_weights(whole.model, resumed.model)
-    assert json.loads(Path("stopped/config.json").read_text())["data"] == str(stopped / "elsewhere")
+    assert json.loads(Path("stopped/config.json").read_text())["data"] == str(trained / "elsewhere")
     assert fit("elsewhere/", "stopped").metrics == resumed.metrics  # finished: only loaded
     assert not opened
     with pytest.raises(ValueError, match="belongs to another configuration"):
-        fit(write_folder(stopped / "others", classes=CLASSES), "stopped")
+        fit(write_folder(trained / "others", classes=CLASSES), "stopped")
 
 
-def test_a_run_does_not_resume_on_changed_images(stopped):
+def test_a_run_does_not_resume_on_changed_images(trained):
     test, train = files_of("test", "stopped")[0], files_of("train", "stopped")[0]
     kept = train.read_bytes()
     shutil.copy(train, "photos/circle/new.png")

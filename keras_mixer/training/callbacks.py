@@ -13,7 +13,6 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from keras_mixer.data.batches import training_batches
-from keras_mixer.training.run import read_metrics
 
 SHOWN = 36  # augmented training images in TensorBoard
 
@@ -26,39 +25,31 @@ class RunStopped(KeyboardInterrupt):
     """A signal stopped the run; a checkpoint has been saved."""
 
 
-def check_finite(model, step, loss=None):
-    """Raises TrainingDiverged if the mean loss, by default that since the last reset, or the gradient is not finite."""
-    loss = model._loss_tracker.result() if loss is None else loss
-    for name, value in {"loss": loss, "gradient": model.optimizer.gradient_norm}.items():
-        if not math.isfinite(found := float(keras.ops.convert_to_numpy(value))):
+def check_finite(step, **values):
+    """Raises TrainingDiverged if a loss or gradient norm is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
             raise TrainingDiverged(
-                f"The {name} is {found} by step {step}: training diverged and was stopped. Earlier checkpoints are "
-                "kept. Lower --learning-rate, lengthen --warmup-steps, or clip with --clip-norm 1, in another "
-                "--workdir."
+                f"The {name} is {value} by step {step}: training diverged and was stopped. Earlier checkpoints are "
+                "kept. Lower --learning-rate, raise --warmup-steps or clip with --clip-norm 1, in another --workdir."
             )
 
 
 class Progress(keras.callbacks.Callback):
-    """A progress bar for the whole run, and a row of metrics for each epoch; must be the first callback.
+    """A progress bar for the whole run, more logs, and a row of metrics for each epoch; must be the first callback."""
 
-    Adds step, learning rate, gradient norm, images per second, and whether the run was resumed within the epoch, to
-    the logs; loss and accuracy then are those of the rest of the epoch.
-    """
-
-    def __init__(self, run, recipe, start_step, total_steps, resumed):
+    def __init__(self, run, trainee, step):
         super().__init__()
-        self.run, self.recipe, self.step, self.resumed = run, recipe, start_step, resumed
+        self.run, self.recipe, self.step = run, trainee.recipe, step
+        self.resumed = step % trainee.epoch_steps > 0
         self.bar = tqdm(
-            total=total_steps,
-            initial=start_step,
+            total=trainee.total_steps,
+            initial=step,
             unit="step",
-            desc="starting",
+            desc="compiling",  # the bar does not move before the first step ends
             mininterval=0.2 if sys.stderr.isatty() else 10,  # in a log file each update is a new line
             disable=not run.devices.writes,
         )
-
-    def on_train_begin(self, logs=None):
-        self.bar.set_description("compiling")  # the bar does not move before the first step ends
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = self.ended = time.perf_counter()
@@ -71,14 +62,13 @@ class Progress(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        check_finite(self.model, self.step, logs["loss"])
         images = (self.step - self.began_at) * self.recipe.global_batch_size
-        optimizer = self.model.optimizer
         logs["images_per_second"] = images / (self.ended - self.began)
-        logs["step"] = int(optimizer.iterations.numpy())
-        logs["learning_rate"] = float(optimizer.learning_rate)
-        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
-        logs["resumed"] = float(self.resumed)
+        logs["step"] = self.step
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["gradient_norm"] = float(self.model.optimizer.gradient_norm.numpy())
+        logs["resumed"] = float(self.resumed)  # within the epoch: loss and accuracy are those of the rest of it
+        check_finite(self.step, loss=logs["loss"], gradient=logs["gradient_norm"])
         self.resumed = False
         if self.run.devices.writes:
             self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
@@ -89,10 +79,11 @@ class Progress(keras.callbacks.Callback):
 class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the epoch with the best validated accuracy, and stops when it stays the best for long."""
 
-    def __init__(self, run):
+    def __init__(self, run, step):
         super().__init__()
         self.run, self.weights = run, None
-        self.accuracies = read_metrics(run.metrics).get("val_accuracy", [])  # of a run that resumes
+        # Of a run that resumes, without the epochs that it repeats: each process decides alone, and they must agree.
+        self.accuracies = [float(row["val_accuracy"]) for row in run.epochs_until(step)]
 
     def on_epoch_end(self, epoch, logs=None):
         recipe = self.run.recipe
@@ -124,12 +115,13 @@ class BestEpoch(keras.callbacks.Callback):
 
 
 class UserCallbacks(keras.callbacks.CallbackList):
-    """The callbacks passed to `fit`: they see one training, although Keras's `fit` may be called for parts of it."""
+    """Callbacks that see one training, although Keras's `fit` may be called for parts of it."""
 
-    def __init__(self, callbacks, model, epochs, steps):
+    def __init__(self, callbacks, model):
         self.began, self.last_logs = False, None
         super().__init__(callbacks, model=model)
-        super().set_params({"verbose": 0, "epochs": epochs, "steps": steps})
+        epochs = -(-model.total_steps // model.epoch_steps)
+        super().set_params({"verbose": 0, "epochs": epochs, "steps": model.epoch_steps})
 
     def set_params(self, params):
         """Ignores the epochs and steps of a part."""
@@ -151,7 +143,7 @@ class UserCallbacks(keras.callbacks.CallbackList):
 class MovingAverage(keras.callbacks.Callback):
     """The model has the moving average of its weights in a validation, and until the callbacks before this one saw it.
 
-    Keras's `SwapEMAWeights` swaps them by adding and subtracting on TensorFlow, which introduces rounding errors.
+    Keras's `SwapEMAWeights` adds and subtracts on TensorFlow, which rounds.
     """
 
     def on_test_begin(self, logs=None):
@@ -171,10 +163,8 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
         if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
-            raise ValueError(
-                f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does. Choose "
-                "learning_rate, warmup_steps and schedule instead."
-            )
+            sets = f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does."
+            raise ValueError(f"{sets} Choose learning_rate, warmup_steps and schedule instead.")
     return found
 
 
@@ -201,9 +191,8 @@ class TrainingImages(keras.callbacks.Callback):
 class Checkpoints(keras.callbacks.Callback):
     """Saves a checkpoint every so many steps, and another when Ctrl-C or SIGTERM asks to stop; must be the last.
 
-    A signal only sets a flag, which is looked at between two steps, when the state is consistent. Then a checkpoint is
-    saved and `RunStopped` is raised. A second Ctrl-C stops at once, without a checkpoint, as does one before the first
-    step has ended, while the step is compiled.
+    A signal only sets a flag, which is looked at between two steps, when the state is consistent. A second Ctrl-C stops
+    at once, without a checkpoint, as does one while the first step is compiled.
     """
 
     def __init__(self, run, start_step):
@@ -220,15 +209,11 @@ class Checkpoints(keras.callbacks.Callback):
         self.signals = ()
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._save_or_stop()
+        self.save()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save_or_stop()  # after the epoch's metrics, which a run resumed here would not write
+        self.save()  # after the epoch's metrics, which a run resumed here would not write
         self.run.publish()
-
-    def finish(self):
-        """Saves the last step."""
-        self._save_or_stop(due=True)
 
     def release_signals(self):
         """Restores the previous signal handlers."""
@@ -240,11 +225,12 @@ class Checkpoints(keras.callbacks.Callback):
         self.stop_requested = True
         self.release_signals()
 
-    def _save_or_stop(self, due=False):
+    def save(self, due=False):
+        """Saves the present step once if it is due; then stops the run, if that was requested."""
         due = due or self.stop_requested or self.step % self.run.recipe.checkpoint_every_steps == 0
         if due and self.saved != self.step:
             model = self.model  # on JAX this property updates the variables
-            check_finite(model, self.step)
+            check_finite(self.step, gradient=float(model.optimizer.gradient_norm.numpy()))
             self.run.save_checkpoint(model, self.step)
             self.saved = self.step
         if self.stop_requested:

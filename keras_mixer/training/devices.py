@@ -45,10 +45,7 @@ class Devices:
 
     @contextlib.contextmanager
     def all_or_none(self):
-        """A context that succeeds in all processes or in none: if it fails in one, the others raise its message.
-
-        Otherwise they would wait forever at the next collective operation.
-        """
+        """A context that succeeds in all processes or in none: others would wait forever for one that failed."""
         if self.processes == 1:
             yield
             return
@@ -61,18 +58,17 @@ class Devices:
             failure = error
         text = f"{type(failure).__name__}: {failure}" if failure else ""
         own = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-        everyone = multihost_utils.process_allgather(own)
+        messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
         if failure:
             raise failure
-        for process, row in enumerate(everyone):
-            if message := bytes(row).rstrip(b"\0").decode(errors="replace"):
+        for process, message in enumerate(messages):
+            if message:
                 raise ValueError(f"Process {process} of {self.processes} failed: {message}")
 
     def per_replica_seeds(self, model):
         """Makes dropout and stochastic depth use different masks on each replica of a strategy.
 
-        Keras 3.15 mirrors the state of its random generators, so all replicas would use the same mask. Here the replica
-        index is folded into every seed. The mirrored state does not change, so resuming works as before.
+        Keras 3.15 mirrors the state of its random generators. It stays so, but each replica adds its index to the seed.
         """
         for layer in model._flatten_layers() if self.strategy else ():  # no public name reaches the layers in blocks
             if getattr(layer, "seed_generator", None) is not None:
@@ -96,10 +92,7 @@ def _with_replica(next_seed):
 
 
 def join_processes(job_addresses=None, num_processes=None, process_id=None, timeout=JOIN_TIMEOUT):
-    """Connects this process to others that train together, on one machine or many. JAX only, before any computation.
-
-    For an argument that is None, the variable KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES or ..._PROCESS_ID is
-    read. Without any of the six, this process trains alone.
+    """Connects this process to others that train together (JAX), before any computation; None reads Keras's variables.
 
     Args:
         job_addresses: `host:port` of process 0, or of all, separated by commas; "auto" for Cloud TPU and Slurm.
@@ -117,9 +110,7 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
             )
         return
     if keras.backend.backend() != "jax":
-        raise ValueError(
-            f"Expected the JAX backend for multiple processes, got {keras.backend.backend()!r}. Set KERAS_BACKEND=jax."
-        )
+        raise ValueError("Multiple processes train together only on the JAX backend. Set KERAS_BACKEND=jax.")
     import jax
 
     others, joined = "the other processes", threading.Event()
@@ -129,18 +120,13 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
 
     def watch():  # from another thread: no exception reaches JAX's wait
         waiting = min(WAITING_AFTER, timeout / 2)
-        if joined.wait(waiting):
-            return
-        print(f"Waiting for {others} to join at {address}.", file=sys.stderr, flush=True)
-        if joined.wait(timeout - waiting):
-            return
-        print(
-            f"error: Expected {others} to join at {address} within {timeout} s. Start every process with the same "
-            "address, and check that process 0 can be reached there.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(FAILED)
+        if not joined.wait(waiting):
+            print(f"Waiting for {others} to join at {address}.", file=sys.stderr, flush=True)
+        if not joined.wait(timeout - waiting):
+            failure = f"error: Expected {others} to join at {address} within {timeout} s. Start every process with the "
+            failure += "same address, and check that process 0 can be reached there."
+            print(failure, file=sys.stderr, flush=True)
+            os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
@@ -161,11 +147,10 @@ def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
     Raises:
         ValueError: there are no such devices (the message lists those found), or the backend does not support them.
     """
-    if keras.backend.backend() == "jax":
-        return _jax_devices(str(devices))
-    if keras.backend.backend() == "tensorflow":
-        return _tensorflow_devices(str(devices), xla_on_cpu)
-    raise ValueError(f"Expected the backend tensorflow or jax, got {keras.backend.backend()!r}. Set KERAS_BACKEND.")
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise ValueError(f"Expected the backend tensorflow or jax, got {backend!r}. Set KERAS_BACKEND.")
+    return _jax_devices(str(devices)) if backend == "jax" else _tensorflow_devices(str(devices), xla_on_cpu)
 
 
 def check_recipe(recipe, devices: Devices):
@@ -173,10 +158,9 @@ def check_recipe(recipe, devices: Devices):
     batch, divisor = recipe.global_batch_size, devices.count * recipe.accumulation_steps
     if batch % divisor:
         down, up = max(batch // divisor, 1) * divisor, (batch // divisor + 1) * divisor
-        steps = f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
-        raise ValueError(
-            f"global_batch_size={batch} is not divisible by {devices.count} devices{steps}; use {down} or {up}."
-        )
+        among = f"{devices.count} devices"
+        among += f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
+        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {down} or {up}.")
     if recipe.data_shards % devices.processes:
         raise ValueError(
             f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,29 +27,12 @@ from keras_mixer.training.callbacks import (
     checked_callbacks,
 )
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.inputs import evaluate_source, training_source, with_own_data
+from keras_mixer.training.inputs import evaluate_source, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import Run, read_metrics, read_results
-from keras_mixer.training.teacher import Teacher, doubt
+from keras_mixer.training.run import FitResult, Run
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
-from keras_mixer.weights.readers import load_keras
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What `fit` returns.
-
-    Attributes:
-        model: the trained classifier, from pixels to probabilities; saved as `model.keras`.
-        history: one value per epoch for each column of `metrics.csv`.
-        metrics: the content of `results.json`.
-    """
-
-    model: keras.Model
-    history: dict[str, list[float]]
-    metrics: dict[str, Any]
 
 
 def fit(
@@ -107,12 +90,9 @@ def fit(
         >>> keras_mixer.fit("digits", workdir="runs/digits", epochs=1).metrics["accuracy"]  # doctest: +SKIP
         0.93
     """
-    recipe, source = resolve(recipe, **overrides), None
+    recipe = resolve(recipe, **overrides)
     own = {"test": test, "class_names": class_names, "classes": classes}
-    if train is not None:
-        recipe, source = with_own_data(recipe, overrides, train, **own, log=log)
-    elif given := [name for name, value in own.items() if value is not None]:
-        raise ValueError(f"{', '.join(given)} can be used only with train=. Pass the training data too.")
+    recipe, source = own_data(recipe, overrides, train, **own, log=log)
     options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
     return fit_model(recipe, workdir=workdir, source=source, **options)
 
@@ -124,90 +104,85 @@ def fit_model(
 
     Args:
         recipe: a `Recipe`. With `source`, its data fields are not used; with `model`, its architecture and weights.
-        source: the data, a `Source`; None loads those of the recipe.
-        model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. None builds that
-            of the recipe. A Keras model that is not a Mixer trains in float32, on one device or on JAX. `xla_on_cpu`
-            "auto" does not compile a given model. When a run resumes, the weights come from the checkpoint.
+        source: the data, a `Source`.
+        model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. One that is not a
+            Mixer trains in float32, on one device or on JAX. `xla_on_cpu` "auto" does not compile a given model.
     """
-    began, users = time.perf_counter(), checked_callbacks(callbacks)
+    began, callbacks = time.perf_counter(), checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
     log = log if devices.writes else lambda line: None
     with devices.all_or_none():
         run = Run(workdir, recipe, devices, log)
     with run.opened():
         if run.finished:
-            log(f"Run {run.name} is already finished; delete it or choose another --workdir to train again.")
-            return FitResult(load_keras(run.model, compile=True), read_metrics(run.metrics), read_results(run.path))
+            return run.result()
         with devices.all_or_none():
             source = source or training_source(recipe, run.record(), skip_corrupt=skip_corrupt, log=log)
-            log(source.classes())
-            recipe = suited(recipe, source, log)
-            check_recipe(recipe, devices)
-            batch = recipe.global_batch_size
-            log(
-                f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} {recipe.part()} images of "
-                f"{source.name}, {len(source.class_names)} classes; {devices.description}, {batch // devices.count} "
-                f"images per device and {batch} per step"
-            )
-            with devices.scope():
-                teacher = Teacher(recipe.teacher) if recipe.teacher else None
-            model, start = start_of(run, recipe, source, teacher, model)
+            recipe = suited(recipe, source, devices, log)
+            model, start, teacher = start_of(run, recipe, source, model)
             with devices.scope():
                 trainee = TrainingModel.of(model, recipe, source.train.size, devices, teacher)
                 step = run.restore(trainee)
-            if devices.writes:
-                run.begin(source, start, model.count_params(), step)
+            run.begin(source, start, model.count_params(), step)
         with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop), devices.scope():
-            best = train_model(trainee, run, source, step, users, profile_steps)
+            best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
-        for remark in evaluation.remarks():
-            log(remark)
         seconds = round(time.perf_counter() - began, 1)
-        results = run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best, seconds=seconds)
-        return FitResult(classifier, read_metrics(run.metrics), results)
+        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best, seconds=seconds)
 
 
-def suited(recipe: Recipe, source: Source, log) -> Recipe:
-    """The recipe for the data, which `fit_small_data` changes; ValueError if they do not fill one batch."""
+def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
+    """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit its batch."""
+    log(source.classes())
     images, adapted = source.train.size, recipe.for_images(source.train.size)
+    batch = adapted.global_batch_size
     if adapted != recipe:
         log(
-            f"{images} training images are few for this recipe: global_batch_size {adapted.global_batch_size} instead "
-            f"of {recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
+            f"{images} training images are few for this recipe: global_batch_size {batch} instead of "
+            f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
     if not adapted.epoch_steps(images):
-        raise ValueError(
-            f"global_batch_size={adapted.global_batch_size} is more than the {images} training images of "
-            f"{source.name!r}; lower --global-batch-size."
-        )
+        raise ValueError(f"global_batch_size={batch} is more than the {images} training images; lower it.")
+    check_recipe(adapted, devices)
+    log(
+        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
+        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{batch} per step"
+    )
     return adapted
 
 
-def start_of(run, recipe, source, teacher, given) -> tuple[keras.Model, dict[str, Any]]:
-    """The model of logits that training starts from, and the content of `start.json`; a run that resumes has both."""
-    start, hash_of_teacher = run.read_start(), teacher and teacher.sha256
+def start_of(run, recipe, source, given):
+    """The model of logits that training starts from, the content of `start.json`, and the teacher, a `Teacher` or None.
+
+    A run that resumes has model and content already.
+    """
+    start, teacher = run.read_start(), None
+    if recipe.teacher:
+        from keras_mixer.training.teacher import Teacher  # few recipes have one
+
+        with run.devices.scope():
+            teacher = Teacher(recipe.teacher)
+    sha256 = teacher and teacher.sha256
     if start is None:
         model, accuracy = given or start_model(recipe, source, run.log), None
         if given is None and model.get_layer("head").kernel.numpy().any():
             accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
             run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
-        start = {"accuracy": accuracy, "teacher": hash_of_teacher, "model": json.loads(model.to_json())}
+        start = {"accuracy": accuracy, "teacher": sha256, "model": json.loads(model.to_json())}
     else:
         model = given or keras.models.model_from_json(json.dumps(start["model"]))
         then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
         if then != now:
             raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
-        if start["teacher"] != hash_of_teacher:
-            raise ValueError(
-                f"The teacher {recipe.teacher} has changed since this run started. Restore it, or choose another "
-                "--workdir."
-            )
-    if teacher is not None:
+        if start["teacher"] != sha256:
+            raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
+    if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
-        if sentence := doubt(recipe):
+        if sentence := teacher.doubt(recipe):
             run.log(sentence)
-    return model, start
+    return model, start, teacher
 
 
 def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
@@ -243,78 +218,72 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     return model
 
 
-class Part(NamedTuple):
-    """Epochs of equal length: one call of Keras's `fit`."""
+def parts(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
+    """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter.
 
-    first_step: int
-    first_epoch: int
-    last_epoch: int
-    steps_per_epoch: int
-    freeze: bool
-
-
-def parts(recipe, images, step=0) -> Iterator[Part]:
-    """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter."""
+    Each is a call of Keras's `fit`: its first step, first epoch, last epoch, steps per epoch, and whether it freezes.
+    """
     steps, total, frozen = recipe.epoch_steps(images), recipe.total_steps(images), recipe.frozen_steps(images)
     while step < total:
         epoch, done = divmod(step, steps)
         complete = ((frozen if step < frozen else total) - step) // steps
         if done or not complete:
             rest = min(steps - done, total - step)
-            yield Part(step, epoch, epoch + 1, rest, step < frozen)
+            yield step, epoch, epoch + 1, rest, step < frozen
             step += rest
         else:
-            yield Part(step, epoch, epoch + complete, steps, step < frozen)
+            yield step, epoch, epoch + complete, steps, step < frozen
             step += complete * steps
 
 
-def train_model(trainee, run, source, step, users, profile_steps) -> dict[str, Any]:
-    """Trains from a step to the end; returns what the results say of the best epoch."""
-    recipe, devices, steps = trainee.recipe, trainee.devices, trainee.recipe.epoch_steps(source.train.size)
-    best = BestEpoch(run) if recipe.keep == "best" or recipe.patience else None
+def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
+    """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
+    recipe, devices, step = trainee.recipe, trainee.devices, int(trainee.optimizer.iterations.numpy())
+    best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
-    users = UserCallbacks([best, *users] if best else users, trainee, -(-trainee.total_steps // steps), steps)
-    progress = Progress(run, recipe, step, trainee.total_steps, resumed=step % steps > 0)
-    checkpoints = Checkpoints(run, step)
-    callbacks: list[keras.callbacks.Callback] = [progress]
+    callbacks = [best, *callbacks] if best else callbacks
+    users = UserCallbacks(callbacks, trainee) if callbacks else None
+    progress, checkpoints = Progress(run, trainee, step), Checkpoints(run, step)
+    own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
-        tensorboard = keras.callbacks.TensorBoard
-        callbacks.append(tensorboard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0))
-        callbacks += [TrainingImages(run.tensorboard / "pictures", source.train, recipe)] if step == 0 else []
-    callbacks += [users] if users.callbacks else []
-    callbacks += [MovingAverage()] if recipe.ema_momentum else []
-    callbacks += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
+        own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
+        own += [TrainingImages(run.tensorboard / "pictures", source.train, recipe)] if step == 0 else []
+    own += [users] if users else []
+    own += [MovingAverage()] if recipe.ema_momentum else []
+    own += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
+    batch = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
     validation = padded_batches(  # once: the parts share its cache
         source.test,
         image_size=recipe.input_shape()[:2],
-        batch_size=min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count),
+        batch_size=batch,
         crop=recipe.evaluation_crop,
         process=devices.process,
         processes=devices.processes,
     )
     try:
-        for part in parts(recipe, source.train.size, step):
-            trainee.prepare(part.freeze)
+        for first_step, epoch, last_epoch, steps, freeze in parts(recipe, source.train.size, step):
+            trainee.prepare(freeze)
             trainee.fit(
-                training_batches(source.train, recipe, part.first_step, devices),
-                steps_per_epoch=part.steps_per_epoch,
-                initial_epoch=part.first_epoch,
-                epochs=part.last_epoch,
+                training_batches(source.train, recipe, first_step, devices),
+                steps_per_epoch=steps,
+                initial_epoch=epoch,
+                epochs=last_epoch,
                 validation_data=validation,
-                callbacks=callbacks,
+                callbacks=own,
                 shuffle=False,  # the stream is shuffled; True only makes Keras warn
                 verbose=0,
             )
             if trainee.stop_training:
                 break
         if devices.writes:
-            checkpoints.finish()  # before the last evaluation, which may fail
+            checkpoints.save(due=True)  # before the last evaluation, which may fail
         if best and recipe.keep == "best":
             best.restore(trainee)
-        else:
+        elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        users.end_training()
+        if users:
+            users.end_training()
     finally:
         checkpoints.release_signals()
         progress.bar.close()

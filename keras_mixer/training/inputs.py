@@ -78,13 +78,18 @@ def _folder(recipe, **options):
     return folder
 
 
-def with_own_data(recipe: Recipe, overrides, train, test=None, **options) -> tuple[Recipe, Source]:
+def own_data(recipe: Recipe, overrides, train, test=None, log=print, **options) -> tuple[Recipe, Source | None]:
     """The recipe with the caller's data, which its `data` then describes, and the data; see `own_source`."""
+    options["test"] = test
+    if train is None:
+        if given := [name for name, value in options.items() if value is not None]:
+            raise ValueError(f"{', '.join(given)} can be used only with train=. Pass the training data too.")
+        return recipe, None
     if given := [name for name in ("data", *RECIPE_DATA) if name in overrides]:
         raise ValueError(f"Expected train= or {given[0]}=, got both. Drop one of the two.")
-    options |= {"test_fraction": recipe.test_fraction, "split_seed": recipe.split_seed}
-    needs_order = recipe.holdout > 0 or recipe.data_shards > 1
-    source, described = own_source(train, test, needs_order=needs_order, **options)
+    options |= {"test_fraction": recipe.test_fraction, "split_seed": recipe.split_seed, "log": log}
+    options["needs_order"] = recipe.holdout > 0 or recipe.data_shards > 1
+    source, described = own_source(train, **options)
     recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
     return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
 

@@ -19,8 +19,8 @@ def global_norm(gradients):
 class _ClipAfterReduction(keras.optimizers.Optimizer):
     """Clips the gradient after it is summed over replicas, and keeps its norm before. Only kernels decay.
 
-    Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device. The
-    hook belongs to the TensorFlow backend; on other backends, and on one device, the order is already correct.
+    Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device; on
+    JAX the order is correct.
     """
 
     _rate_of_step = None
@@ -32,7 +32,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Updates the variables, with one evaluation of the schedule: Keras has one for each variable that decays."""
+        """Updates the variables with one evaluation of the schedule; Keras's own has one for each that decays."""
         self._rate_of_step = ops.convert_to_tensor(self.learning_rate)
         try:
             super().apply(grads, trainable_variables)
@@ -46,10 +46,9 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
 
     def take_average(self, variables):
-        """Sets variables to the moving average of their values, if the optimizer has one."""
-        if self.use_ema:
-            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
-                variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
+        """Sets variables to the moving average of their values."""
+        for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+            variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
 
     def _clip_gradients(self, grads):
         return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_global_norm(grads)
@@ -80,11 +79,9 @@ class SGD(_ClipAfterReduction, keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class Muon(_ClipAfterReduction, keras.optimizers.Muon):
-    """Keras's Muon, clipping after the all-reduce, with one weight decay for all kernels.
+    """Keras's Muon, clipping after the all-reduce: orthogonalized momentum in the blocks, AdamW for the rest.
 
-    The matrices of the blocks get an orthogonalized momentum: every direction of the update has about the same size.
-    The stem, the head, biases and LayerNorm get AdamW. Source: Keller Jordan's Muon, scaled so that AdamW's rates and
-    decays fit it (arXiv 2502.16982).
+    Source: Keller Jordan's Muon, scaled so that AdamW's rates and decays fit it (arXiv 2502.16982).
     """
 
     def _apply_weight_decay(self, variables):
@@ -93,10 +90,7 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0 to `peak` over the warm-up, then a decay over the remaining steps.
-
-    "cosine" ends at 0, "linear" at `LINEAR_END` of the peak; "staircase" divides by 10 after 40, 60 and 80 % of all
-    steps.
+    """Linear from 0 to `peak` over the warm-up, then a decay over the remaining steps; `Recipe.schedule` has the forms.
 
     Source: big_vision's `create_learning_rate_schedule`; staircase: `get_lr` of google-research/big_transfer.
     """
@@ -159,7 +153,4 @@ def build_loss(recipe):
 @keras.saving.register_keras_serializable("keras_mixer")
 def sigmoid_cross_entropy(labels, logits):
     """`(B, classes), (B, classes) -> (B,)`: binary cross-entropies summed over the classes."""
-    zero = ops.zeros_like(logits)
-    # log(1 + exp(x)) - x * y, in the form that does not overflow
-    loss = ops.maximum(logits, zero) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
-    return ops.sum(loss, axis=-1)
+    return ops.sum(ops.binary_crossentropy(labels, logits, from_logits=True), axis=-1)

@@ -62,8 +62,7 @@ class Recipe:
     holdout: Rate = 0.0
     """Fraction of the training images held out and used in place of the test images, in [0, 1), to choose settings."""
     data_shards: Count = 1
-    """Shards in which the training data are read and shuffled, at least 1; must be a multiple of the number of
-    processes and divide global_batch_size."""
+    """Shards of the training data, at least 1: a multiple of the processes, and a divisor of global_batch_size."""
     test_fraction: Fraction = 0.2
     """Fraction of each class used for testing, in (0, 1), where there is no test split: digits, some image folders."""
     split_seed: CountFrom0 = 0
@@ -118,8 +117,7 @@ class Recipe:
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Decay of the learning rate after the warm-up: cosine to 0, linear to 1e-5 of the peak, or staircase: to a tenth
-    after 40, 60 and 80 % of all steps."""
+    """Decay after the warm-up: cosine to 0, linear to 1e-5 of the peak, staircase: / 10 after 40, 60, 80 % of steps."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     fit_small_data: bool = False
@@ -129,11 +127,9 @@ class Recipe:
     clip_norm: Positive | None = 1.0
     """Maximum global norm of the gradient, greater than 0; None: no clipping."""
     sam_rho: NonNegative = 0.0
-    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05, which takes two passes
-    per step; 0: off."""
+    """Radius of sharpness-aware minimization (arXiv 2010.01412), at least 0, such as 0.05: two passes a step."""
     ema_momentum: Fraction | None = None
-    """Momentum, in (0, 1), such as 0.999, of a moving average of the weights, which is validated and saved;
-    None: off."""
+    """Momentum, in (0, 1), such as 0.999, of an average of the weights that is validated and saved; None: off."""
     freeze_epochs: CountFrom0 | Literal["all"] = 0
     """Epochs at the start in which only the head learns, at least 0; all: the whole run."""
     keep: Literal["last", "best"] = "last"
@@ -159,15 +155,13 @@ class Recipe:
     mixup_alpha: NonNegative = 0.0
     """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
-    """Beta parameter of CutMix, at least 0 (not from the paper); 0: off. With mixup, each batch gets one of
-    the two."""
+    """Beta parameter of CutMix, at least 0 (not from the paper); 0: off. With mixup, each batch gets one of the two."""
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
     cache: bool = False
     """Keep decoded training images in memory, 3 bytes a pixel; for files, and arrays of encoded images."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
-    """How test images are resized: directly, to 256 x 256 then centre crop, or short side to 256 then centre crop (for
-    224 px)."""
+    """How test images are resized: directly, to 256 x 256 or to a short side of 256 and then cropped (for 224 px)."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Compute dtype; weights and logits stay float32."""
@@ -178,8 +172,8 @@ class Recipe:
     rematerialize_tokens: bool = False
     """Recompute only the token-mixing MLPs: about 2 % more FLOPs, and a quarter less memory for activations."""
     xla_on_cpu: Literal["auto"] | bool = "auto"
-    """Compile with XLA on a single CPU too: up to 1.7 times as fast for tiny models, slower for those of Table 1. auto:
-    if a step takes less than 10^9 multiply-accumulates in the forward pass."""
+    """Compile with XLA on a single CPU too: faster for tiny models, slower for those of Table 1. auto: if a step takes
+    less than 10^9 multiply-accumulates in the forward pass."""
     devices: DeviceChoice = "auto"
     """Devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1."""
     seed: Seed = 0

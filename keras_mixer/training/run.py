@@ -18,14 +18,17 @@ from typing import Any
 import filelock
 import keras
 import numpy as np
+import pydantic_core
 
 from keras_mixer.data.image_folder import FILES, ImageFile, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
+from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
 from keras_mixer.storage import LEARNING, PRIVATE, Mirror, address_of
 from keras_mixer.training.devices import ONE_DEVICE, Devices
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.weights.readers import load_keras
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
 MOST_CHECKPOINTS = 2
@@ -36,6 +39,21 @@ PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "ja
 
 class RunInUse(OSError):
     """Another process trains in the folder of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes:
+        model: the trained classifier, from pixels to probabilities; saved as `model.keras`.
+        history: one value per epoch for each column of `metrics.csv`.
+        metrics: the content of `results.json`.
+    """
+
+    model: keras.Model
+    history: dict[str, list[float]]
+    metrics: dict[str, Any]
 
 
 class Run:
@@ -52,8 +70,7 @@ class Run:
             refuse_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir)
-        self.name = address or str(workdir)
-        self.recipe, self.devices, self.log = recipe, devices, log
+        self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
@@ -85,22 +102,10 @@ class Run:
                     stack.callback(self.publish, last=True)
             yield
 
-    def begin(self, source: Source, start, parameters, step):
-        """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
-        needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
-        if free < needed:
-            raise OSError(
-                f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
-                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another folder with --workdir."
-            )
-        write_json(self.config, _as_data(self.recipe))
-        if source.images:
-            write_files(self.files, source)
-        if not list_checkpoints(self.checkpoints):
-            write_json(self.start, start)
-        # Epochs that the run will repeat.
-        _write_rows(self.metrics, [row for row in _rows(self.metrics) if float(row["step"]) <= step])
-        self.publish()
+    def result(self) -> FitResult:
+        """The result of a finished run."""
+        self.log(f"Run {self.name} is already finished; delete it or choose another --workdir to train again.")
+        return FitResult(load_keras(self.model, compile=True), read_metrics(self.metrics), read_results(self.path))
 
     def record(self) -> list[ImageFile]:
         """The training and test image files of the run; empty before the first checkpoint."""
@@ -115,6 +120,85 @@ class Run:
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.start} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
+    def begin(self, source: Source, start, parameters, step):
+        """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
+        if not self.devices.writes:
+            return
+        needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OSError(
+                f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
+                f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another --workdir."
+            )
+        write_json(self.config, _as_data(self.recipe))
+        if source.images:
+            write_files(self.files, source)
+        if not list_checkpoints(self.checkpoints):
+            write_json(self.start, start)
+        _write_rows(self.metrics, self.epochs_until(step))
+        self.publish()
+
+    def epochs_until(self, step) -> list[dict[str, str]]:
+        """The rows of `metrics.csv` that a run resumed after `step` steps will not repeat."""
+        return [row for row in _rows(self.metrics) if float(row["step"]) <= step]
+
+    def append_metrics(self, row):
+        """Appends one epoch to `metrics.csv`."""
+        _write_rows(self.metrics, [*_rows(self.metrics), row])
+
+    def save_checkpoint(self, model, step):
+        """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
+        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", _variables(model, model.optimizer))
+        for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
+            old.unlink()
+        self.publish()
+
+    def restore(self, model) -> int:
+        """Prepares a `TrainingModel` and gives it the newest readable checkpoint; returns its step, 0 without one."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        for step, path in reversed(checkpoints.items()):
+            try:
+                arrays = _load(path)
+            except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
+                self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
+                continue
+            model.prepare(freeze=step <= model.frozen_steps)
+            _assign(path, _variables(model, model.optimizer), arrays)
+            self.log(f"Resuming after step {step} of {model.total_steps}.")
+            return step
+        if checkpoints:
+            raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
+        model.prepare(freeze=model.frozen_steps > 0)
+        return 0
+
+    def save_best(self, model):
+        """Keeps the weights of a model as those of the best epoch."""
+        _save(self.best, _variables(model))
+
+    def restore_best(self, model):
+        """Gives a model the weights of the best epoch."""
+        _assign(self.best, _variables(model), _load(self.best))
+
+    def finish(self, classifier, evaluation, **results) -> FitResult:
+        """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
+        for remark in evaluation.remarks():
+            self.log(remark)
+        versions = {"python": platform.python_version()}
+        for package in PACKAGES:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        recipe, loss = self.recipe, evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
+        metrics = {"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed, "accuracy": evaluation.top1}
+        metrics |= {"top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples}
+        metrics |= {"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])}
+        metrics |= {"parameters": classifier.count_params(), **results}
+        metrics |= {"backend": keras.backend.backend(), "versions": versions}
+        if self.devices.writes:
+            with atomic_write(self.model) as temporary:
+                classifier.save(temporary)
+            write_json(self.results, metrics)
+        return FitResult(classifier, read_metrics(self.metrics), metrics)
+
     def publish(self, last=False):
         """Sends what has changed to the object store; what fails is told, and repeated next time or kept here."""
         if self.mirror is None:
@@ -126,71 +210,8 @@ class Run:
                 self.log(f"Sending {self.name} failed ({error}); it is tried again later.")
                 return
             self.mirror.keep_copy = True
-            raise OSError(
-                f"Sending {self.name} failed ({error}). The files are in {self.path}; run the same command again to "
-                "resume from what was sent before."
-            ) from error
-
-    def save_checkpoint(self, model, step):
-        """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        save_state(self.checkpoints / f"checkpoint-{step:09d}.npz", _state(model))
-        for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
-            old.unlink()
-        self.publish()
-
-    def restore(self, model) -> int:
-        """Prepares a `TrainingModel` and gives it the newest readable checkpoint; returns its step, 0 without one."""
-        for step, path in reversed(list_checkpoints(self.checkpoints).items()):
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    arrays = dict(archive)
-            except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
-                self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
-                continue
-            model.prepare(freeze=step <= model.frozen_steps)
-            restore_state(path, _state(model), arrays)
-            self.log(f"Resuming after step {step} of {model.total_steps}.")
-            return step
-        if list_checkpoints(self.checkpoints):
-            raise ValueError(
-                f"No checkpoint in {self.checkpoints} can be read. Restore one, or choose another --workdir."
-            )
-        model.prepare(freeze=model.frozen_steps > 0)
-        return 0
-
-    def save_best(self, model):
-        """Keeps the weights of a model as those of the best epoch."""
-        save_state(self.best, _weights(model))
-
-    def restore_best(self, model):
-        """Gives a model the weights of the best epoch."""
-        with np.load(self.best, allow_pickle=False) as archive:
-            restore_state(self.best, _weights(model), dict(archive))
-
-    def append_metrics(self, row):
-        """Appends one epoch to `metrics.csv`."""
-        _write_rows(self.metrics, [*_rows(self.metrics), row])
-
-    def finish(self, classifier, evaluation, **results) -> dict[str, Any]:
-        """Writes `model.keras` and `results.json`, in this order; returns the results."""
-        versions = {"python": platform.python_version()}
-        for package in PACKAGES:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions[package] = importlib.metadata.version(package)
-        recipe = self.recipe
-        results = {
-            **{"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed},
-            **{"accuracy": evaluation.top1, "top5": evaluation.top5},
-            "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,  # JSON has no NaN
-            **{"test_images": evaluation.examples, "evaluation_crop": recipe.evaluation_crop},
-            **{"image_size": list(recipe.input_shape()[:2]), "parameters": classifier.count_params(), **results},
-            **{"backend": keras.backend.backend(), "versions": versions},
-        }
-        if self.devices.writes:
-            with atomic_write(self.model) as temporary:
-                classifier.save(temporary)
-            write_json(self.results, results)
-        return results
+            kept = f"The files are in {self.path}; run the same command again to resume from what was sent before."
+            raise OSError(f"Sending {self.name} failed ({error}). {kept}") from error
 
     def _lock(self, stack):
         """Locks the folder, which is made if needed, until the end of `stack`; removes what a killed process left."""
@@ -199,9 +220,8 @@ class Run:
         def unlock():
             owner.unlink(missing_ok=True)
             if self.config.is_file():
-                lock.release()
-                return
-            Path(lock.lock_file).unlink(missing_ok=True)  # training has not begun: nothing shall be left
+                return lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)  # nothing shall be left
             lock.release()
             with contextlib.suppress(OSError):  # there are files in them
                 self.checkpoints.rmdir()
@@ -216,27 +236,20 @@ class Run:
             who = "another process"
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
-            raise RunInUse(
-                f"The run directory {self.name} is in use by {who}. Wait for it to finish, stop it, or choose another "
-                "--workdir."
-            ) from error
+            remedy = "Wait for it to finish, stop it, or choose another --workdir."
+            raise RunInUse(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
-            raise OSError(
-                f"The run directory {self.name} cannot be written ({error.strerror or error}). Choose another folder "
-                "with --workdir, or free disk space."
-            ) from error
-        for folder in (self.path, self.checkpoints):
-            for unfinished in folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            problem = f"cannot be written ({error.strerror or error}). Choose another --workdir, or free disk space."
+            raise OSError(f"The run directory {self.name} {problem}") from error
+        for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _check_names(self, names):
         own = ("checkpoints", "run.lock", UNFINISHED)  # left by a run that was killed at its start
         others = sorted(name for name in names if not name.startswith(own))
         if others and self.config.name not in names:
-            raise ValueError(
-                f"The run directory {self.name} contains other files ({', '.join(others[:5])}); choose an empty or new "
-                "folder with --workdir."
-            )
+            found = f"contains other files ({', '.join(others[:5])})"
+            raise ValueError(f"The run directory {self.name} {found}; choose an empty or new folder with --workdir.")
 
     def _check_configuration(self):
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
@@ -264,27 +277,27 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def save_state(path, variables):
-    """Writes variables by name; the file gets its name when it is complete."""
+def _variables(model, optimizer=None):
+    """The variables of a model and its optimizer by number: the names of Keras's random states change in a process."""
+    parts = {"model": model.variables, "optimizer": optimizer.variables if optimizer else ()}
+    return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
+
+
+def _save(path, variables):
     with atomic_write(path) as temporary:
         np.savez(temporary, **{name: variable.numpy() for name, variable in variables.items()})
 
 
-def restore_state(path, variables, arrays):
-    """Assigns arrays to variables by name; ValueError if they are others."""
+def _load(path):
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _assign(path, variables, arrays):
     if {name: tuple(one.shape) for name, one in variables.items()} != {name: one.shape for name, one in arrays.items()}:
         raise ValueError(f"{path} belongs to another model; use another --workdir.")
     for name, variable in variables.items():
         variable.assign(arrays[name])
-
-
-def _weights(model):
-    return {f"model/{i}": variable for i, variable in enumerate(model.variables)}
-
-
-def _state(model):
-    """All variables that training depends on, by number: the names of Keras's random states change in a process."""
-    return _weights(model) | {f"optimizer/{i}": variable for i, variable in enumerate(model.optimizer.variables)}
 
 
 def _as_data(recipe) -> dict[str, Any]:
@@ -305,13 +318,7 @@ def read_recipe(path) -> Recipe:
 
 def recipe_from(text: bytes) -> Recipe:
     """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
-    try:
-        fields = json.loads(text)
-    except RecursionError as error:  # nested too deeply
-        raise ValueError(str(error)) from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"expected a JSON object, got {type(fields).__name__}")
-    return Recipe(**fields)
+    return Recipe(**check("content", pydantic_core.from_json(text), dict[str, Any]))
 
 
 def read_results(path) -> dict[str, Any]:
@@ -336,16 +343,13 @@ def _rows(path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    reader = csv.DictReader(lines)
-    rows = []
+    reader, rows = csv.DictReader(lines), []
     for row in reader:
         try:
             [float(value) for value in row.values()]
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"Line {reader.line_num} of {path} is damaged: {lines[reader.line_num - 1].strip()!r:.200}. Restore "
-                "the file, or delete that line."
-            ) from error
+            number, line = reader.line_num, lines[reader.line_num - 1].strip()
+            raise ValueError(f"Line {number} of {path} is damaged: {line!r:.200}. Restore or delete it.") from error
         rows.append(row)
     return rows
 

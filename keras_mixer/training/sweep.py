@@ -1,36 +1,27 @@
 """Learning-rate sweep as in the paper: compare rates on held-out training images, then train on all of them."""
 
 import dataclasses
-import json
 from typing import Annotated
-
-import fsspec
 
 from keras_mixer.fields import SOME, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
-from keras_mixer.training.fit import FitResult, fit
+from keras_mixer.training.fit import fit
+from keras_mixer.training.run import FitResult
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepResult:
-    """The result of `sweep`.
+    """The result of `sweep`."""
 
-    Attributes:
-        accuracies: held-out accuracy for each learning rate; None if training diverged.
-        best: the learning rate with the highest accuracy.
-        final: the run on all training images with the best rate, evaluated on the test images; None with `final=False`.
-    """
-
-    accuracies: dict[float, float | None]
-    best: float
-    final: FitResult | None
+    accuracies: dict[float, float | None]  # held-out, for each learning rate; None if training diverged
+    best: float  # the learning rate with the highest accuracy
+    final: FitResult | None  # the run on all training images with the best rate
 
 
 def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **options) -> SweepResult:
     """Trains a recipe once for each learning rate, then once more with the best; other options are those of `fit`.
 
-    The runs are in `workdir/lr_RATE` and `workdir/final`, and `workdir/sweep.json` is a summary. To resume an
-    interrupted sweep, call it again with the same arguments.
+    The runs are in `workdir/lr_RATE` and `workdir/final`. Call it again with the same arguments to resume.
 
     Args:
         recipe: a `Recipe`, or the name of one.
@@ -62,9 +53,6 @@ def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print
     if not reached:
         raise ValueError(f"Training diverged at every learning rate ({', '.join(map(str, rates))}); try lower ones.")
     best = max(reached, key=lambda rate: reached[rate])  # the lowest rate in a tie
-    summary = {"holdout": holdout, "held_out_accuracy": {str(rate): value for rate, value in accuracies.items()}}
-    with fsspec.open(f"{workdir}/sweep.json", "w", encoding="utf-8") as file:
-        json.dump({**summary, "best": best}, file, indent=2)
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")

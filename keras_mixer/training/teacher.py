@@ -27,7 +27,7 @@ class Teacher:
     """
 
     def __init__(self, path):
-        before = keras.distribution.distribution()
+        self.path, before = path, keras.distribution.distribution()
         keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
         try:
             file = model_file(path)
@@ -59,6 +59,20 @@ class Teacher:
                 "teacher trained on the same data."
             )
 
+    def doubt(self, recipe: Recipe) -> str:
+        """A sentence if the teacher is a run that was trained on another part of the same data; otherwise empty."""
+        try:
+            own = read_recipe(self.path)
+        except ValueError:  # a file
+            return ""
+        other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
+        if own.data != recipe.data or not (other_part or own.data_splits() != recipe.data_splits()):
+            return ""
+        return (
+            f"The teacher {self.path} was trained on another part of {own.data}, which may include test images of this "
+            "run: what it memorized of them reaches the student, and the accuracy is too high."
+        )
+
     def __call__(self, images):
         """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.
 
@@ -68,21 +82,6 @@ class Teacher:
             images = ops.image.resize(images, self.size, "bilinear", antialias=False, data_format="channels_last")
         outputs = ops.cast(self.model(images, training=False), "float32")
         return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
-
-
-def doubt(recipe: Recipe) -> str:
-    """A sentence if the teacher is a run that was trained on another part of the same data; otherwise empty."""
-    try:
-        teacher = read_recipe(recipe.teacher)
-    except ValueError:  # a file
-        return ""
-    other_part = recipe.holdout > 0 and abs(teacher.holdout - recipe.holdout) > SAME_HOLDOUT
-    if teacher.data != recipe.data or not (other_part or teacher.data_splits() != recipe.data_splits()):
-        return ""
-    return (
-        f"The teacher {recipe.teacher} was trained on another part of {recipe.data}, which may include test images of "
-        "this run: what it memorized of them reaches the student, and the accuracy is too high."
-    )
 
 
 def _last_activation(model) -> str:

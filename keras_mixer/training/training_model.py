@@ -17,18 +17,15 @@ EPSILON = 1e-12  # a gradient of 0 perturbs nothing
 class TrainingModel(MixerModel):
     """A functional model of logits with the training step of a recipe. Files have all of it but the teacher.
 
-    **Microbatches.** The step keeps the activations of one microbatch at a time. The update is that of the full batch:
-    gradients are averaged over the microbatches, then clipped and applied once. Keras's `gradient_accumulation_steps`
-    accumulates over batches instead, which changes schedules, and fails under MirroredStrategy.
+    **Microbatches.** The activations of one microbatch at a time are kept. Gradients are averaged over them, then
+    clipped and applied once; Keras's `gradient_accumulation_steps` accumulates over batches, which changes schedules.
 
-    **Sharpness-aware minimization** (algorithm 1 of arXiv 2010.01412, p = 2). The step uses the gradient at perturbed
-    weights, `w + rho * g / norm(g)`, where `g` is that of the batch over all devices, so the result does not depend on
-    their number. Both passes have the same images and masks of dropout and stochastic depth; loss and metrics are those
-    of the first.
+    **Sharpness-aware minimization** (algorithm 1 of arXiv 2010.01412, p = 2). The step uses the gradient at the weights
+    `w + rho * g / norm(g)`, where `g` is that of the batch over all devices. Both passes have the same images and masks
+    of dropout and stochastic depth; loss and metrics are those of the first.
 
-    **Teacher** (arXiv 2106.05237). The loss is `t^2 KL(teacher || student)` of both softmax distributions at
-    temperature t, for the same augmented and mixed images; t^2 keeps the size of the gradient (arXiv 1503.02531).
-    Labels are used for metrics and for the validation loss.
+    **Teacher** (arXiv 2106.05237). The loss is `t^2 KL(teacher || student)` at temperature t for the same augmented
+    images; t^2 keeps the size of the gradient (arXiv 1503.02531). Labels are used for metrics and validation.
     """
 
     accumulation_steps = 1  # microbatches; must divide the batch size per device
@@ -39,7 +36,7 @@ class TrainingModel(MixerModel):
 
     @classmethod
     def of(cls, start, recipe, images, devices, teacher=None) -> "TrainingModel":
-        """A copy of a model of logits, to be prepared in the scope of the devices and trained on so many images."""
+        """A copy of a model of logits, to be trained on so many images."""
         keras.utils.set_random_seed(recipe.seed)
         if isinstance(start, MixerModel):
             twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
@@ -59,7 +56,8 @@ class TrainingModel(MixerModel):
         model.set_weights(start.get_weights())
         devices.per_replica_seeds(model)
         model.recipe, model.devices = recipe, devices
-        model.total_steps, model.frozen_steps = recipe.total_steps(images), recipe.frozen_steps(images)
+        model.epoch_steps, model.total_steps = recipe.epoch_steps(images), recipe.total_steps(images)
+        model.frozen_steps = recipe.frozen_steps(images)
         model.body = [layer.name for layer in model.layers if layer.trainable and layer.name != "head"]
         return model
 
@@ -119,8 +117,7 @@ class TrainingModel(MixerModel):
         if not self.sam_rho:
             gradients, loss, outputs = self._tensorflow_gradients(batch)
         else:
-            # Each replica assigns its own copies, all of them the same values. Tensors would be simpler than
-            # assignments, but `tf.recompute_grad` finds the gradients of variables only.
+            # Assigned on each replica, because `tf.recompute_grad` finds the gradients of variables only.
             before, others_before = ([tf.convert_to_tensor(one) for one in part] for part in (weights, others))
             gradients, loss, outputs = self._tensorflow_gradients(batch)
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)

@@ -7,7 +7,9 @@ import pytest
 from small_runs import SMALL
 
 import keras_mixer
-from keras_mixer.training.run import list_checkpoints
+from keras_mixer.training.callbacks import BestEpoch
+from keras_mixer.training.devices import Devices
+from keras_mixer.training.run import Run, list_checkpoints, read_metrics, read_recipe
 
 QUICK = SMALL | {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
 
@@ -56,6 +58,12 @@ def test_callbacks_see_one_training_with_all_logs_and_again_from_the_resumed_epo
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, recorder)
     assert recorder.calls == ["begin, 3 epochs of 5", *epoch(0, 5), *epoch(1, 5)]
+    assert read_metrics(tmp_path / "metrics.csv")["step"] == [5, 10]
+    for workdir in (tmp_path, f"file://{tmp_path}"):  # processes that do not write leave the rows that are repeated
+        run = Run(workdir, read_recipe(tmp_path), Devices("the second of two", 1, process=1))
+        with run.opened():
+            (step,) = list_checkpoints(run.checkpoints)
+            assert BestEpoch(run, step).accuracies == [recorder.logs[0]["val_accuracy"]]
     recorder = Recorder(tmp_path / "checkpoints")
     result = fit(tmp_path, recorder)  # from step 5: the checkpoint of step 10 was not yet written
     assert recorder.calls == ["begin, 3 epochs of 5", *epoch(1, 5), *epoch(2, 2), "end"]

@@ -182,6 +182,7 @@ def test_the_form_of_the_step_for_tpus_trains_the_same_weights(tmp_path, monkeyp
 
 
 def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_path, monkeypatch):
+    """On several replicas with stochastic depth, which the cases above have only on JAX."""
     source = load_source("digits")
 
     def of_unknown_length(split):
@@ -191,7 +192,10 @@ def test_steps_and_examples_are_counted_once_where_the_length_is_unknown(tmp_pat
 
     unknown = dataclasses.replace(source, train=of_unknown_length(source.train), test=of_unknown_length(source.test))
     monkeypatch.setattr(inputs, "load_recipe_source", lambda *arguments, **options: unknown)
-    result = fit(tmp_path, "2", global_batch_size=100, epochs=1, test_fraction=0.2)
+    # a size of its own: TensorFlow once compared the sums of this training with those of an earlier one in the process
+    noise = {"hidden_dim": 24, "drop_path_rate": 0.5, "dropout_rate": 0.1, "learning_rate": 3e-4}
+    result = fit(tmp_path, "2", global_batch_size=100, epochs=1, test_fraction=0.2, **noise)
+    assert np.isfinite(result.metrics["loss"])
     assert result.history["step"] == [14]
     assert result.history["val_accuracy"][-1] == pytest.approx(result.metrics["accuracy"], abs=1e-6)
     assert result.metrics["test_images"] == 360
@@ -217,14 +221,6 @@ def test_replicas_draw_different_masks_at_the_right_rate():
     assert (first != again).any()
     for mask in (first, second):
         assert abs(mask.mean() - 0.7) < 4 * (0.21 / mask.size) ** 0.5
-
-
-def test_stochastic_depth_trains_on_several_replicas(tmp_path):
-    if not ON_TENSORFLOW:
-        pytest.skip("on JAX it is among the cases above")
-    # a size of its own: TensorFlow once compared the sums of this training with those of an earlier one in the process
-    result = fit(tmp_path, "2", hidden_dim=24, drop_path_rate=0.5, dropout_rate=0.1, epochs=1, learning_rate=3e-4)
-    assert np.isfinite(result.metrics["loss"])
 
 
 def test_two_processes_train_to_the_weights_of_one(tmp_path):

@@ -10,7 +10,7 @@ from small_runs import SMALL, assert_same_weights, stopped_at
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.training.inputs import with_own_data
+from keras_mixer.training.inputs import own_data
 
 QUICK = SMALL | {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_every_steps": 4}
 RNG = np.random.default_rng(0)
@@ -57,12 +57,12 @@ def test_a_dataset_that_reshuffles_itself_gives_each_image_its_own_label(tmp_pat
 
 def test_the_recipe_holds_out_and_splits_own_data():
     recipe = keras_mixer.RECIPES["digits"]
-    _, held_out = with_own_data(dataclasses.replace(recipe, holdout=0.25), {}, TRAIN, TEST)
+    _, held_out = own_data(dataclasses.replace(recipe, holdout=0.25), {}, TRAIN, TEST)
     assert (held_out.train.size, held_out.test.size) == (18, 6)
-    _, split = with_own_data(dataclasses.replace(recipe, test_fraction=0.25), {}, (IMAGES, LABELS))
+    _, split = own_data(dataclasses.replace(recipe, test_fraction=0.25), {}, (IMAGES, LABELS))
     assert (split.train.size, split.test.size) == (27, 9)
     with pytest.raises(ValueError, match="holdout and data_shards need a fixed order"):
-        with_own_data(dataclasses.replace(recipe, data_shards=2), {}, dataset(TRAIN).shuffle(24, seed=1), TEST)
+        own_data(dataclasses.replace(recipe, data_shards=2), {}, dataset(TRAIN).shuffle(24, seed=1), TEST)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 import keras_mixer
@@ -21,9 +19,7 @@ def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(tmp
     assert result.final.metrics["test_images"] == 360
     assert sum(f"{train - int(train * 0.2):,} training and {int(train * 0.2)} held-out" in line for line in said) == 3
     assert sum(f"{train:,} training and 360 test" in line for line in said) == 1
-    assert {item.name for item in tmp_path.iterdir()} == {"lr_1e+09", "lr_1e-06", "lr_0.3", "final", "sweep.json"}
-    summary = json.loads((tmp_path / "sweep.json").read_text())
-    assert (summary["best"], summary["holdout"]) == (0.3, 0.2)
+    assert {item.name for item in tmp_path.iterdir()} == {"lr_1e+09", "lr_1e-06", "lr_0.3", "final"}
     said.clear()
     again = sweep("digits", [1e-6, 0.3], workdir=tmp_path, holdout=0.2, **options)
     assert again.best == 0.3

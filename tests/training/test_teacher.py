@@ -11,7 +11,7 @@ from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.teacher import Teacher, doubt
+from keras_mixer.training.teacher import Teacher
 from keras_mixer.training.training_model import TrainingModel
 
 pytestmark = pytest.mark.backends
@@ -103,9 +103,12 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_teacher_that_may_know_the_test_images_is_named(tmp_path):
+    linear().save(tmp_path / "model.keras")
+    run = Teacher(str(tmp_path))
+
     def said(teacher, **split):
         write_json(tmp_path / "config.json", dataclasses.asdict(resolve("digits", **teacher)))
-        return doubt(resolve("digits", teacher=str(tmp_path), **split))
+        return run.doubt(resolve("digits", **split))
 
     assert said({}) == ""
     assert said({"holdout": 1 / 12}, holdout=0.0833333) == ""
@@ -113,7 +116,7 @@ def test_a_teacher_that_may_know_the_test_images_is_named(tmp_path):
     assert said({"data": "fashion_mnist"}, holdout=0.1) == ""
     for teacher, split in (({}, {"holdout": 0.1}), ({"holdout": 0.1}, {"holdout": 0.2}), ({}, {"split_seed": 1})):
         assert said(teacher, **split).startswith(f"The teacher {tmp_path} was trained on another part of digits")
-    assert doubt(resolve("digits", holdout=0.1, teacher=saved(tmp_path, linear()))) == ""
+    assert Teacher(saved(tmp_path, linear())).doubt(resolve("digits", holdout=0.1)) == ""
 
 
 def test_the_same_classes_in_another_order_are_refused(tmp_path, tiny_mixer):
