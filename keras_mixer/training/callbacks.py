@@ -58,7 +58,9 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         self.ended = time.perf_counter()  # excludes validation, which follows the last batch
-        self.bar.set_description("training", refresh=False)
+        if self.bar.desc.startswith("compiling"):
+            self.bar.set_description("training", refresh=False)
+            self.bar.unpause()  # its steps per second leave the compilation out
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
