@@ -132,8 +132,7 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
 
 
 def test_processes_give_the_rows_of_one_and_read_only_their_own_share(train):
-    weights = tuple(np.linspace(0.5, 2, 10))
-    recipe = dataclasses.replace(RECIPE, randaugment_num_ops=0, data_shards=4, class_weights=weights)
+    recipe = dataclasses.replace(RECIPE, data_shards=4, class_weights=tuple(np.linspace(0.5, 2, 10)))
     whole = take(training_batches(train, recipe, 40), 10)  # over the end of an epoch
     parts = []
     for process, processes in ((0, 2), (2, 4), (3, 4)):  # the first half, the last two quarters
