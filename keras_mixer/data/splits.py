@@ -94,14 +94,14 @@ class Source:
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
-    def classes(self) -> str:
-        """The classes in a line, those of image files with the numbers of images."""
+    def classes(self, part="test") -> str:
+        """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
         names = list(self.class_names)
         if not self.images:
             return f"Classes: {some(names, MOST_CLASSES)}"
         train, test = (np.bincount(part.labels(), minlength=len(names)) for part in (self.train, self.test))
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
-        return f"Images per class (training + test): {some(numbers, MOST_CLASSES)}"
+        return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
 
 
 def file_split(files, labels, classes, orientations=None):

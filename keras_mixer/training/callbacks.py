@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from keras_mixer.data.batches import training_batches
 
 SHOWN = 36  # augmented training images in TensorBoard
+LONGEST_UNSAVED = 600  # seconds without a checkpoint
 
 
 class TrainingDiverged(ValueError):
@@ -66,7 +67,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         images = (self.step - self.began_at) * self.recipe.global_batch_size
         logs["images_per_second"] = images / (self.ended - self.began)
-        logs["step"] = self.step
+        logs["step"], logs["seconds"] = self.step, self.run.seconds()
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["gradient_norm"] = float(self.model.optimizer.gradient_norm.numpy())
         logs["resumed"] = float(self.resumed)  # within the epoch: loss and accuracy are those of the rest of it
@@ -74,7 +75,7 @@ class Progress(keras.callbacks.Callback):
         self.resumed = False
         if self.run.devices.writes:
             self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
-        names = {"loss": "loss", "accuracy": "train", "val_accuracy": self.recipe.part()}
+        names = {"loss": "loss", "accuracy": "train_acc", "val_accuracy": f"{self.recipe.part()}_acc"}
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
 
 
@@ -110,7 +111,7 @@ class BestEpoch(keras.callbacks.Callback):
         best = int(np.argmax(self.accuracies))
         found = {"best_epoch": best, "best_accuracy": self.accuracies[best], "last_accuracy": self.accuracies[-1]}
         self.run.log(
-            f"Best validated accuracy {found['best_accuracy']:.2%} after epoch {best + 1} of {len(self.accuracies)}, "
+            f"Best validation accuracy {found['best_accuracy']:.2%} after epoch {best + 1} of {len(self.accuracies)}, "
             f"last {found['last_accuracy']:.2%}; kept: the {self.run.recipe.keep}."
         )
         return found
@@ -191,7 +192,7 @@ class TrainingImages(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves a checkpoint every so many steps, and another when Ctrl-C or SIGTERM asks to stop; must be the last.
+    """Saves a checkpoint every so many steps or ten minutes, and one if Ctrl-C or SIGTERM asks to stop; must be last.
 
     A signal only sets a flag, which is looked at between two steps, when the state is consistent. A second Ctrl-C stops
     at once, without a checkpoint, as does one while the first step is compiled.
@@ -200,6 +201,7 @@ class Checkpoints(keras.callbacks.Callback):
     def __init__(self, run, start_step):
         super().__init__()
         self.run, self.step, self.saved, self.stop_requested, self.handlers = run, start_step, start_step, False, {}
+        self.saved_at = time.monotonic()
         # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
         in_main_thread = threading.current_thread() is threading.main_thread()
         self.signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread and run.devices.processes == 1 else ()
@@ -230,10 +232,11 @@ class Checkpoints(keras.callbacks.Callback):
     def save(self, due=False):
         """Saves the present step once if it is due; then stops the run, if that was requested."""
         due = due or self.stop_requested or self.step % self.run.recipe.checkpoint_every_steps == 0
+        due = due or time.monotonic() - self.saved_at > LONGEST_UNSAVED
         if due and self.saved != self.step:
             model = self.model  # on JAX this property updates the variables
             check_finite(self.step, gradient=float(model.optimizer.gradient_norm.numpy()))
             self.run.save_checkpoint(model, self.step)
-            self.saved = self.step
+            self.saved, self.saved_at = self.step, time.monotonic()
         if self.stop_requested:
             raise RunStopped(f"stopped at step {self.step}")

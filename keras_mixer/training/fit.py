@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from keras_mixer.training.callbacks import (
     checked_callbacks,
 )
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.inputs import evaluate_source, own_data, training_source
+from keras_mixer.training.inputs import evaluate_source, known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
@@ -108,7 +107,7 @@ def fit_model(
         model: from pixels in [0, 255] to logits, with its initial weights; receives the trained ones. One that is not a
             Mixer trains in float32, on one device or on JAX. `xla_on_cpu` "auto" does not compile a given model.
     """
-    began, callbacks = time.perf_counter(), checked_callbacks(callbacks)
+    callbacks = checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
     log = log if devices.writes else lambda line: None
     with devices.all_or_none():
@@ -128,13 +127,12 @@ def fit_model(
             best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
-        seconds = round(time.perf_counter() - began, 1)
-        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best, seconds=seconds)
+        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best)
 
 
 def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
     """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit its batch."""
-    log(source.classes())
+    log(source.classes(recipe.part()))
     images, adapted = source.train.size, recipe.for_images(source.train.size)
     batch = adapted.global_batch_size
     if adapted != recipe:
@@ -180,7 +178,8 @@ def start_of(run, recipe, source, given):
             raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
-        if sentence := teacher.doubt(recipe):
+    for other in filter(None, (recipe.teacher, recipe.weights)):
+        if sentence := known_images(other, recipe, source):
             run.log(sentence)
     return model, start, teacher
 

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import socket
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Run:
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
         self.model, self.results = self.path / "model.keras", self.path / "results.json"
+        self.began = time.perf_counter()  # moved back by what earlier calls took
 
     @property
     def finished(self):
@@ -122,6 +124,8 @@ class Run:
 
     def begin(self, source: Source, start, parameters, step):
         """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
+        rows = self.epochs_until(step)
+        self.began -= float(rows[-1]["seconds"]) if rows else 0
         if not self.devices.writes:
             return
         needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
@@ -135,8 +139,12 @@ class Run:
             write_files(self.files, source)
         if not list_checkpoints(self.checkpoints):
             write_json(self.start, start)
-        _write_rows(self.metrics, self.epochs_until(step))
+        _write_rows(self.metrics, rows)
         self.publish()
+
+    def seconds(self) -> float:
+        """Time since the run started, without that between its end and its resuming, and without epochs repeated."""
+        return round(time.perf_counter() - self.began, 1)
 
     def epochs_until(self, step) -> list[dict[str, str]]:
         """The rows of `metrics.csv` that a run resumed after `step` steps will not repeat."""
@@ -191,7 +199,7 @@ class Run:
         metrics = {"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed, "accuracy": evaluation.top1}
         metrics |= {"top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples}
         metrics |= {"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])}
-        metrics |= {"parameters": classifier.count_params(), **results}
+        metrics |= {"parameters": classifier.count_params(), **results, "seconds": self.seconds()}
         metrics |= {"backend": keras.backend.backend(), "versions": versions}
         if self.devices.writes:
             with atomic_write(self.model) as temporary:
@@ -256,6 +264,7 @@ class Run:
         if not list_checkpoints(self.checkpoints) and not self.finished:
             return  # nothing has been learned that another configuration could spoil
         stored, wanted = json.loads(self.config.read_bytes()), _as_data(self.recipe)
+        stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             splits = (self.recipe.train_split, self.recipe.test_split)
             images = image_folder(self.recipe.data, *splits, log=lambda line: None)

@@ -7,12 +7,9 @@ from keras import ops
 
 from keras_mixer.anatomy import is_mixer
 from keras_mixer.export.predictor import completed
-from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run import read_recipe
 from keras_mixer.weights.readers import load_keras, model_file
 
 MEANINGS = ("linear", "softmax")  # last activations of a teacher
-SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 
 
@@ -58,20 +55,6 @@ class Teacher:
                 f"The teacher has the classes in the order {own[:5]}, the student in {names[:5]}. Use a "
                 "teacher trained on the same data."
             )
-
-    def doubt(self, recipe: Recipe) -> str:
-        """A sentence if the teacher is a run that was trained on another part of the same data; otherwise empty."""
-        try:
-            own = read_recipe(self.path)
-        except ValueError:  # a file
-            return ""
-        other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
-        if own.data != recipe.data or not (other_part or own.data_splits() != recipe.data_splits()):
-            return ""
-        return (
-            f"The teacher {self.path} was trained on another part of {own.data}, which may include test images of this "
-            "run: what it memorized of them reaches the student, and the accuracy is too high."
-        )
 
     def __call__(self, images):
         """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.

@@ -94,7 +94,10 @@ def find(name, variant: Variant | None) -> Published:
         if narrow == sizes and variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
             return published
     known = ", ".join(f"{published.name!r} for {published.variant}" for published in PUBLISHED)
-    raise ValueError(f"There are no public weights {name!r} for {variant.described()}. Published: {known}.")
+    raise ValueError(
+        f"There are no public weights {name!r} for {variant.described()}. Published: {known}. Without "
+        "weights= (on the command line: --weights None) a model of any size starts from random ones."
+    )
 
 
 def download(published: Published) -> Path:

@@ -391,7 +391,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best(tmp_pa
     assert result.metrics["best_accuracy"] == pytest.approx(accuracies[best])
     assert result.metrics["last_accuracy"] == pytest.approx(accuracies[-1])
     assert result.metrics["accuracy"] == pytest.approx(accuracies[best], abs=1e-6)
-    found = f"Best validated accuracy {accuracies[best]:.2%} after epoch {best + 1}"
+    found = f"Best validation accuracy {accuracies[best]:.2%} after epoch {best + 1}"
     assert any(line.startswith(found) for line in said)
     too_high = any("chosen on the test images, so that its accuracy is too high" in line for line in said)
     assert too_high == ("holdout" not in options)

@@ -1,14 +1,19 @@
 """Distillation: the loss, what may be a teacher, and any number of devices."""
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
 import pytest
+from image_files import write_folder
 
 import keras_mixer
+from keras_mixer.data.image_folder import write_files
+from keras_mixer.data.sources import load_source
 from keras_mixer.files import write_json
 from keras_mixer.training.devices import choose_devices
+from keras_mixer.training.inputs import known_images, load_recipe_source
 from keras_mixer.training.optimizers import build_loss, build_optimizer, build_schedule
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.teacher import Teacher
@@ -102,21 +107,40 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(tmp_path):
         resolve("digits", teacher="a.keras", loss="sigmoid")
 
 
-def test_a_teacher_that_may_know_the_test_images_is_named(tmp_path):
-    linear().save(tmp_path / "model.keras")
-    run = Teacher(str(tmp_path))
+def test_a_run_that_may_know_the_test_images_is_named(tmp_path):
+    source = load_source("digits")
 
     def said(teacher, **split):
         write_json(tmp_path / "config.json", dataclasses.asdict(resolve("digits", **teacher)))
-        return run.doubt(resolve("digits", **split))
+        return known_images(tmp_path, resolve("digits", **split), source)
 
     assert said({}) == ""
     assert said({"holdout": 1 / 12}, holdout=0.0833333) == ""
     assert said({"holdout": 0.1}) == ""  # the teacher has seen less
     assert said({"data": "fashion_mnist"}, holdout=0.1) == ""
     for teacher, split in (({}, {"holdout": 0.1}), ({"holdout": 0.1}, {"holdout": 0.2}), ({}, {"split_seed": 1})):
-        assert said(teacher, **split).startswith(f"The teacher {tmp_path} was trained on another part of digits")
-    assert Teacher(saved(tmp_path, linear())).doubt(resolve("digits", holdout=0.1)) == ""
+        assert said(teacher, **split).startswith(f"{tmp_path} was trained on another part of digits")
+    assert known_images("imagenet21k", resolve("digits", holdout=0.1), source) == ""
+
+
+def test_a_run_that_knows_test_images_of_a_folder_is_named_wherever_the_folder_is(tmp_path):
+    write_folder(tmp_path / "photos", images_per_class=10, parts=())
+    recipe = resolve("digits", data=str(tmp_path / "photos"))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "config.json", dataclasses.asdict(recipe))
+    write_files(run / "files.csv", load_recipe_source(recipe, log=str))
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+
+    def said(**fields):
+        other = dataclasses.replace(recipe, data=str(tmp_path / "pictures"), **fields)
+        return known_images(run, other, load_recipe_source(other, log=str))
+
+    assert said() == ""
+    assert re.fullmatch(
+        rf"{run} learned \d of the 4 test images of this run: the accuracy is too high.", said(split_seed=3)
+    )
+    assert "learned 4 of the 4 held-out images" in said(holdout=0.25)
 
 
 def test_the_same_classes_in_another_order_are_refused(tmp_path, tiny_mixer):
