@@ -1,7 +1,6 @@
 """The commands train and sweep. The first argument names a recipe; its fields are options, its values the defaults."""
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -54,7 +53,7 @@ class Train:
 
     def train(self, recipe, workdir, options):
         """Trains and prints the result."""
-        began, workdir = time.perf_counter(), workdir or Path("runs", recipe.name)
+        workdir = workdir or Path("runs", recipe.name)
         metrics = fit(recipe, workdir=workdir, **options).metrics
         results = {
             f"{metrics['part']} accuracy": f"{metrics['accuracy']:.2%}",
@@ -64,7 +63,6 @@ class Train:
             "crop": metrics["evaluation_crop"],
             "parameters": f"{metrics['parameters']:,}",
             "training": f"{metrics['seconds']:.0f} s",
-            "command": f"{time.perf_counter() - began:.0f} s",
         }
         print_table(tuple(results), [tuple(results.values())])
         print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")

@@ -9,8 +9,8 @@ from typing import Literal
 EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
 EVALUATION_CROPS: dict[EvaluationCrop, str] = {
     "resize": "resize to the input size, ignoring the aspect ratio (vit_jax's evaluation)",
-    "resize-crop": "resize to 8/7 of the input size (224 from 256), then central crop (Table 2)",
-    "resmall-crop": "resize the short side to 8/7 of the input side (224 from 256), then central crop (Table 3)",
+    "resize-crop": "resize to 8/7 of the input size (256 for 224 px), then central crop (Table 2)",
+    "resmall-crop": "resize the short side to 8/7 of the input side (256 for 224 px), then central crop (Table 3)",
 }
 
 # Source: appendix B of arXiv 2105.01601, all sixteen.

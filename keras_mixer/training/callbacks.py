@@ -80,7 +80,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best validated accuracy, and stops when it stays the best for long."""
+    """Keeps the weights of the epoch with the best validation accuracy, and stops when it stays the best for long."""
 
     def __init__(self, run, step):
         super().__init__()

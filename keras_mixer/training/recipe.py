@@ -133,10 +133,10 @@ class Recipe:
     freeze_epochs: CountFrom0 | Literal["all"] = 0
     """Epochs at the start in which only the head learns, at least 0; all: the whole run."""
     keep: Literal["last", "best"] = "last"
-    """The model that is saved: that of the last epoch, or of the one with the best validated accuracy. Choose on images
-    held out of training (holdout): on test images the accuracy of the best is too high."""
+    """The model that is saved: that of the last epoch, or of the one with the best validation accuracy. Choose on
+    images held out of training (holdout): on test images the accuracy of the best is too high."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validated accuracy, at least 1; None: never."""
+    """Stop after so many epochs without a better validation accuracy, at least 1; None: never."""
 
     crop_area: Annotated[tuple[Area, Area], ASCENDING] = (0.05, 1.0)
     """Smallest and largest fraction of a training image covered by the random crop, in (0, 1] and ascending."""
@@ -159,7 +159,7 @@ class Recipe:
     shuffle_buffer: Count = 250_000
     """Size of the shuffle buffer in encoded images (or paths), at least 1."""
     cache: bool = False
-    """Keep decoded training images in memory, 3 bytes a pixel; for files, and arrays of encoded images."""
+    """Keep decoded training images in memory, 3 bytes per pixel; for files, and arrays of encoded images."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
     """How test images are resized: directly, to 256 x 256 or to a short side of 256 and then cropped (for 224 px)."""
 
