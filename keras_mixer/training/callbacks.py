@@ -75,7 +75,7 @@ class Progress(keras.callbacks.Callback):
         self.resumed = False
         if self.run.devices.writes:
             self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
-        names = {"loss": "loss", "accuracy": "train_acc", "val_accuracy": f"{self.recipe.part()}_acc"}
+        names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": self.recipe.part()}
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
 
 

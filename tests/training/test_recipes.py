@@ -164,10 +164,14 @@ def test_every_field_states_and_enforces_its_values():
 @pytest.mark.parametrize(("field", "value"), [(field, values[0]) for _, values, fields in RANGES for field in fields])
 def test_the_command_line_refuses_what_python_refuses(field, value, capsys):
     words = map(str, value) if isinstance(value, tuple) else [str(value)]
-    assert cli.main(["train", "digits", f"--{field.replace('_', '-')}", *words, "--dry-run"]) == 2
+    try:
+        status = cli.main(["train", "digits", f"--{field.replace('_', '-')}", *words, "--dry-run"])
+    except SystemExit as stop:  # of tyro, which says in a box what is wrong
+        status = stop.code
+    assert status == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert re.fullmatch(rf"error: .*({field}|--{field.replace('_', '-')})\b.*\n", printed.err)
+    assert re.search(rf"\b{field}\b|--{field.replace('_', '-')}\b", printed.err)
 
 
 def test_a_number_of_devices_may_be_an_integer():
