@@ -84,4 +84,5 @@ class Card:
     def __call__(self):
         from keras_mixer.inspect.model_card import write_model_card
 
-        print(f"Written: {write_model_card(self.run, self.output)}. Add a line such as license: mit below its first.")
+        card = write_model_card(self.run, self.output)
+        print(f"Written: {card}. Add a line such as license: mit after its first line.")

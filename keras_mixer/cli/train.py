@@ -104,6 +104,7 @@ def print_plan(recipe):
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu())
     check_recipe(recipe, devices)
     numbers = plan(recipe)
+    recipe = recipe if numbers.examples is None else recipe.for_images(numbers.examples)
     print_table(("field", "value"), [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()])
 
     def known(value):

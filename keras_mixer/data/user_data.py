@@ -90,7 +90,7 @@ def _part(name, data, count) -> Part:
     images, labels = data[0], _labels(name, data[1], count)
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    if not isinstance(images[0], bytes):
+    if not (isinstance(images, list | tuple) and isinstance(images[0], bytes)):  # NumPy cuts zeros off their ends
         try:
             images = np.asarray(images)
         except ValueError as error:

@@ -129,7 +129,7 @@ def _probabilities(model, outputs) -> np.ndarray:
     activation = activation_of(last)  # of a predictor too
     if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
         problem = f"of shape {keras.tree.map_structure(np.shape, outputs)}"
-    elif hasattr(last, "activation") and activation not in ("linear", *ACTIVATIONS):
+    elif getattr(last, "activation", None) is not None and activation not in ("linear", *ACTIVATIONS):
         problem = f"of {activation}"
     else:
         found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"

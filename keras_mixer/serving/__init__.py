@@ -7,7 +7,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pydantic
 import urllib3
@@ -15,6 +15,7 @@ import urllib3
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import read_image
 from keras_mixer.export.predictor import Prediction
+from keras_mixer.fields import check
 
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
@@ -40,15 +41,13 @@ class Rejected(ServingError):
     """A request has an image that cannot be decoded, or too many images."""
 
 
-class Answer(NamedTuple):
+@pydantic.dataclasses.dataclass(frozen=True)  # which ignores other outputs of a signature
+class Answer:
     """Of the served model for one image: all probabilities in class order, and the best classes, best first."""
 
     probabilities: list[float]
     classes: list[pydantic.NonNegativeInt]
     labels: list[str]
-
-
-ANSWERS = pydantic.TypeAdapter(list[Answer])
 
 
 class Client:
@@ -156,8 +155,8 @@ class Client:
             return f"The server at {self.host} has no model {self.model!r}; check its name. It says: {message}"
         asked = self.version.strip("/").replace("s/", " ") or "version"
         return (
-            f"Model {self.model!r} at {self.host} has no {asked} that is AVAILABLE; it has {', '.join(states)}. Try "
-            "again soon if one is LOADING."
+            f"Model {self.model!r} at {self.host} has no {asked} that is AVAILABLE; it has "
+            f"{', '.join(states) or 'none'}. Try again soon if one is LOADING."
         )
 
 
@@ -175,7 +174,7 @@ def content_of(data: bytes, start) -> dict:
 def answers_in(content, count) -> list[Answer]:
     """The answers for `count` images; ServingError if they are malformed."""
     try:
-        rows = ANSWERS.validate_python(content.get("predictions"))
+        rows = check("predictions", content.get("predictions"), list[Answer])
         for row in rows:
             if len(row.classes) != len(row.labels) or max(row.classes, default=0) >= len(row.probabilities):
                 raise ValueError(f"classes {row.classes!r:.100}, labels {row.labels!r:.100}")

@@ -42,7 +42,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, run, trainee, step):
         super().__init__()
         self.run, self.recipe, self.step = run, trainee.recipe, step
-        self.resumed = step % trainee.epoch_steps > 0
+        self.resumed, self.compiling = step % trainee.epoch_steps > 0, True
         self.bar = tqdm(
             total=trainee.total_steps,
             initial=step,
@@ -59,7 +59,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         self.ended = time.perf_counter()  # excludes validation, which follows the last batch
-        if self.bar.desc.startswith("compiling"):
+        if self.compiling:
+            self.compiling = False
             self.bar.set_description("training", refresh=False)
             self.bar.unpause()  # its steps per second leave the compilation out
         self.bar.update()
@@ -67,7 +68,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         images = (self.step - self.began_at) * self.recipe.global_batch_size
         logs["images_per_second"] = images / (self.ended - self.began)
-        logs["step"], logs["seconds"] = self.step, self.run.seconds()
+        logs["step"] = int(self.model.optimizer.iterations.numpy())
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["gradient_norm"] = float(self.model.optimizer.gradient_norm.numpy())
         logs["resumed"] = float(self.resumed)  # within the epoch: loss and accuracy are those of the rest of it
@@ -88,15 +89,23 @@ class BestEpoch(keras.callbacks.Callback):
         # Of a run that resumes, without the epochs that it repeats: each process decides alone, and they must agree.
         self.accuracies = [float(row["val_accuracy"]) for row in run.epochs_until(step)]
 
+    @property
+    def epochs_since(self) -> int:
+        """The number of epochs since the first of the best."""
+        return len(self.accuracies) - 1 - int(np.argmax(self.accuracies)) if self.accuracies else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the best epoch has stayed the best for long."""
+        return self.run.recipe.patience is not None and self.epochs_since >= self.run.recipe.patience
+
     def on_epoch_end(self, epoch, logs=None):
-        recipe = self.run.recipe
         self.accuracies.append(logs["val_accuracy"])
-        since = len(self.accuracies) - 1 - int(np.argmax(self.accuracies))  # epochs since the first of the best
-        if recipe.keep == "best" and since == 0:
+        if self.run.recipe.keep == "best" and self.epochs_since == 0:
             self.weights = self.model.get_weights()
             if self.run.devices.writes:
                 self.run.save_best(self.model)
-        if recipe.patience is not None and since >= recipe.patience:
+        if self.done:
             self.model.stop_training = True
 
     def restore(self, model):

@@ -141,7 +141,8 @@ def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
             f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
     if not adapted.epoch_steps(images):
-        raise ValueError(f"global_batch_size={batch} is more than the {images} training images; lower it.")
+        few = f"global_batch_size={batch} is more than the {images} training images"
+        raise ValueError(f"{few}; lower --global-batch-size.")
     check_recipe(adapted, devices)
     log(
         f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
@@ -261,7 +262,8 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         processes=devices.processes,
     )
     try:
-        for first_step, epoch, last_epoch, steps, freeze in parts(recipe, source.train.size, step):
+        rest = () if best and best.done else parts(recipe, source.train.size, step)
+        for first_step, epoch, last_epoch, steps, freeze in rest:
             trainee.prepare(freeze)
             trainee.fit(
                 training_batches(source.train, recipe, first_step, devices),
@@ -273,6 +275,8 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
                 shuffle=False,  # the stream is shuffled; True only makes Keras warn
                 verbose=0,
             )
+            if freeze and devices.writes:
+                checkpoints.save(due=True)  # while the optimizer is that of the head
             if trainee.stop_training:
                 break
         if devices.writes:

@@ -75,8 +75,9 @@ def other_source(folder, own: Recipe, wanted: Recipe, **options) -> Source | Non
 
 def known_images(run, recipe: Recipe, source: Source) -> str:
     """A sentence if a run, whose weights or answers are used, learned test images of this one; otherwise empty."""
+    folder = Path(run).parent if Path(run).name == "model.keras" else Path(run)
     try:
-        own, record = read_recipe(run), read_files(Path(run, FILES))
+        own, record = read_recipe(folder), read_files(folder / FILES)
     except ValueError:  # not a run
         return ""
     if record and source.images:
@@ -88,7 +89,7 @@ def known_images(run, recipe: Recipe, source: Source) -> str:
         other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
         known = own.data == recipe.data and (other_part or own.data_splits() != recipe.data_splits())
         said = f"was trained on another part of {own.data}, which may include {recipe.part()} images of this run"
-    return f"{run} {said}: the accuracy is too high." if known else ""
+    return f"{run} {said}: the accuracy may be too high." if known else ""
 
 
 def _folder(recipe, **options):

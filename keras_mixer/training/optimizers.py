@@ -122,7 +122,7 @@ def build_schedule(recipe, total_steps) -> WarmupDecay:
     if recipe.warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
-            "or raise --epochs."
+            "or train for longer (--epochs, --steps)."
         )
     return WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, total_steps)
 

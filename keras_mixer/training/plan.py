@@ -42,6 +42,7 @@ def plan(recipe: Recipe) -> Plan:
     """
     images, classes = KNOWN_DATA.get(recipe.data, (None, None))
     examples = None if images is None else _training_images(recipe, images)
+    recipe = recipe if examples is None else recipe.for_images(examples)
     steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)
     variant, shape = recipe.architecture(), recipe.input_shape()
     parameters = variant.parameters(shape, classes or 0)

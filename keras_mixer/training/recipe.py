@@ -117,7 +117,7 @@ class Recipe:
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Decay after the warm-up: cosine to 0, linear to 1e-5 of the peak, staircase: / 10 after 40, 60, 80 % of steps."""
+    """Decay after the warm-up: cosine to 0, linear to 1e-5 of the peak, staircase: a tenth after 40, 60, 80 % of it."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     fit_small_data: bool = False
@@ -179,7 +179,7 @@ class Recipe:
     seed: Seed = 0
     """Seed of the initial weights, the data order and all augmentation, in [0, 2147483647]."""
     checkpoint_every_steps: Count = 1000
-    """Steps between checkpoints, at least 1; the newest two are kept."""
+    """Steps between checkpoints, at least 1; there is one every ten minutes at least, and the newest two are kept."""
 
     def __post_init__(self):
         for field in ("accumulation_steps", "data_shards"):

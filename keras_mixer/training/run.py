@@ -76,7 +76,7 @@ class Run:
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
         self.model, self.results = self.path / "model.keras", self.path / "results.json"
-        self.began = time.perf_counter()  # moved back by what earlier calls took
+        self.began = time.perf_counter()  # moved back by the seconds before the checkpoint
 
     @property
     def finished(self):
@@ -124,8 +124,6 @@ class Run:
 
     def begin(self, source: Source, start, parameters, step):
         """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
-        rows = self.epochs_until(step)
-        self.began -= float(rows[-1]["seconds"]) if rows else 0
         if not self.devices.writes:
             return
         needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
@@ -139,11 +137,11 @@ class Run:
             write_files(self.files, source)
         if not list_checkpoints(self.checkpoints):
             write_json(self.start, start)
-        _write_rows(self.metrics, rows)
+        _write_rows(self.metrics, self.epochs_until(step))
         self.publish()
 
     def seconds(self) -> float:
-        """Time since the run started, without that between its end and its resuming, and without epochs repeated."""
+        """Seconds of training, loading and evaluation, of all calls; without what was lost after a checkpoint."""
         return round(time.perf_counter() - self.began, 1)
 
     def epochs_until(self, step) -> list[dict[str, str]]:
@@ -156,7 +154,8 @@ class Run:
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", _variables(model, model.optimizer))
+        variables = _variables(model, model.optimizer)
+        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", variables, seconds=self.seconds())
         for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
             old.unlink()
         self.publish()
@@ -170,6 +169,7 @@ class Run:
             except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
                 self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
                 continue
+            self.began -= float(arrays.pop("seconds", 0))
             model.prepare(freeze=step <= model.frozen_steps)
             _assign(path, _variables(model, model.optimizer), arrays)
             self.log(f"Resuming after step {step} of {model.total_steps}.")
@@ -292,9 +292,9 @@ def _variables(model, optimizer=None):
     return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
 
 
-def _save(path, variables):
+def _save(path, variables, **numbers):
     with atomic_write(path) as temporary:
-        np.savez(temporary, **{name: variable.numpy() for name, variable in variables.items()})
+        np.savez(temporary, **{name: variable.numpy() for name, variable in variables.items()}, **numbers)
 
 
 def _load(path):

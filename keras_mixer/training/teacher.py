@@ -5,7 +5,7 @@ import hashlib
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import is_mixer
+from keras_mixer.anatomy import activation_of, is_mixer, last_operation
 from keras_mixer.export.predictor import completed
 from keras_mixer.weights.readers import load_keras, model_file
 
@@ -34,7 +34,7 @@ class Teacher:
         finally:
             keras.distribution.set_distribution(before)
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
-        self.activation = _last_activation(model) if shapes else "unknown"
+        self.activation = activation_of(last_operation(model)) if shapes else "unknown"
         if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3 or self.activation not in MEANINGS:
             raise ValueError(
                 "Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "
@@ -65,12 +65,3 @@ class Teacher:
             images = ops.image.resize(images, self.size, "bilinear", antialias=False, data_format="channels_last")
         outputs = ops.cast(self.model(images, training=False), "float32")
         return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
-
-
-def _last_activation(model) -> str:
-    layer = model.layers[-1]
-    if isinstance(layer, keras.Model):
-        return _last_activation(layer)
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(layer, "activation", None), "__name__", "linear")

@@ -113,7 +113,7 @@ def _check_grids(arrays, shapes, grids, method):
 
 
 def adapt_channels(kernel, channels):
-    """`(h, w, c, C) -> (h, w, channels, C)`, so that a gray image gives the same tokens with any number of channels."""
+    """`(h, w, c, C) -> (h, w, channels, C)`: the channels in turn, scaled so that a gray image gives similar tokens."""
     old = kernel.shape[2]
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)

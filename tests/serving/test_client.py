@@ -18,7 +18,7 @@ from pages import ROOT, blocks
 
 import keras_mixer
 from keras_mixer import cli, serving
-from keras_mixer.serving import Client, Rejected, ServingError, answers_in, content_of
+from keras_mixer.serving import Answer, Client, Rejected, ServingError, answers_in, content_of
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
@@ -79,10 +79,10 @@ def free_port():
 @pytest.mark.parametrize("version", ["", "/versions/4"])
 def test_answers_are_the_models(url, model, images, version):
     answers = Client(url + version).classify(images)
-    for (found, classes, labels), row in zip(answers, expected(model, images), strict=True):
-        np.testing.assert_allclose(found, row, atol=1e-5)
-        assert classes == list(np.argsort(-row)[:5])
-        assert labels == ["abcdefghij"[i] for i in classes]
+    for answer, row in zip(answers, expected(model, images), strict=True):
+        np.testing.assert_allclose(answer.probabilities, row, atol=1e-5)
+        assert answer.classes == list(np.argsort(-row)[:5])
+        assert answer.labels == ["abcdefghij"[i] for i in answer.classes]
 
 
 def test_what_the_graph_does_not_read_is_prepared_here(url, model, tmp_path):
@@ -281,7 +281,7 @@ def test_a_url_that_is_no_server_is_refused(url):
     ids=repr,
 )  # fmt: skip
 def test_a_malformed_answer_is_a_serving_error(content):
-    assert answers_in({"predictions": [ROW]}, 1) == [([0.25, 0.75], [1, 0], ["b", "a"])]
+    assert answers_in({"predictions": [ROW]}, 1) == [Answer([0.25, 0.75], [1, 0], ["b", "a"])]
     with pytest.raises(ServingError, match="not that of a model exported by this package"):
         answers_in(content, 1)
 
@@ -298,7 +298,7 @@ def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, url, m
 
     def ask(number):
         which = number % len(images)
-        (found, *_), *_ = client.classify([images[which]])
+        found = client.classify([images[which]])[0].probabilities
         np.testing.assert_allclose(found, probabilities[which], atol=1e-5)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
