@@ -141,8 +141,9 @@ def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
             f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
     if not adapted.epoch_steps(images):
-        few = f"global_batch_size={batch} is more than the {images} training images"
-        raise ValueError(f"{few}; lower --global-batch-size.")
+        raise ValueError(
+            f"global_batch_size={batch} is more than the {images} training images; lower --global-batch-size."
+        )
     check_recipe(adapted, devices)
     log(
         f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
