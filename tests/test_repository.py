@@ -37,7 +37,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (920, 7),
     "experiments": (1300, 16),
     "benchmarks": (2000, 22),
-    "tests": (12239, 110),
+    "tests": (12250, 110),
 }
 MODEL = ("variants", "layers", "models")
 KERAS_ONLY = (*MODEL, "composite", "mixer_model", "anatomy", "features", "fast_cpu")

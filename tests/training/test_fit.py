@@ -395,10 +395,6 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best(tmp_pa
     assert any(line.startswith(found) for line in said)
     too_high = any("chosen on the test images, so that its accuracy is too high" in line for line in said)
     assert too_high == ("holdout" not in options)
-    (tmp_path / "run" / "results.json").unlink()  # as if it was killed before its end
-    resumed = run(tmp_path / "run", keep="best", patience=2, **options)
-    assert resumed.history == result.history
-    assert_same_weights(result.model, resumed.model)
 
 
 def test_a_recipe_for_beginners_suits_a_few_pictures(tmp_path):
