@@ -61,6 +61,12 @@ def test_translations_equal_pillow(photograph, strength, sign):
         np.testing.assert_array_equal(changed(name, photograph, strength, sign), moved, name)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rotations_turn_like_pillow(photograph, sign):
+    turned = Image.fromarray(photograph).rotate(sign * 30, Image.Resampling.NEAREST, fillcolor=(128,) * 3)
+    assert (changed("Rotate", photograph, 1.0, sign) != np.asarray(turned)).any(-1).mean() < 0.01
+
+
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_rotations_and_shears_are_those_of_tensorflows_own_operation(photograph, strength):
     def projected(image, matrix):

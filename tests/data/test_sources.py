@@ -43,6 +43,8 @@ def test_an_image_folder_becomes_a_source(tmp_path, parts):
         example = source.train.read(element)
         pixels = np.asarray(decode_image(example["image"]))
         assert pixels.mean((0, 1)).argmax() == int(example["label"])
+    held = hold_out(source, 0.25).train
+    assert held.files == tuple(element["path"].decode() for element in held.elements.as_numpy_iterator())
 
 
 def test_a_class_of_the_test_part_alone_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import keras
@@ -176,6 +177,17 @@ def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
         with pytest.raises(ValueError, match=message):
             keras_mixer.export_saved_model(classifier, tmp_path, **options)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
+
+
+def test_a_failed_export_leaves_nothing_half_written(classifier, tmp_path, monkeypatch):
+    def fail(module, folder, signatures):
+        os.makedirs(folder)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        keras_mixer.export_saved_model(classifier, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mixed_precision_model_is_exported_in_float32(classifier, pixels, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import keras
 import pytest
-from small_runs import SMALL
+from small_runs import SMALL, assert_same_weights
 
 import keras_mixer
 from keras_mixer.training.callbacks import BestEpoch
@@ -87,6 +87,17 @@ def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path,
     assert fit(tmp_path, learning_rate=0.1, warmup_steps=1, **average).metrics == result.metrics  # finished
     assert result.metrics == json.loads((tmp_path / "results.json").read_text())
     assert result.metrics["accuracy"] == pytest.approx(result.history["val_accuracy"][0])
+
+
+@pytest.mark.backends
+def test_a_run_that_is_killed_when_its_patience_has_ended_trains_no_further_epoch(tmp_path):
+    options = {"patience": 1, "learning_rate": 1e-12, "head_bias": -2.0}  # which hides what is learned
+    whole = fit(tmp_path, **options)
+    assert whole.history["step"] == [5, 10]
+    (tmp_path / "results.json").unlink()
+    resumed = fit(tmp_path, **options)
+    assert resumed.history == whole.history
+    assert_same_weights(whole.model, resumed.model)
 
 
 def test_what_is_no_callback_or_sets_the_learning_rate_is_refused_before_anything_is_written(tmp_path):

@@ -257,14 +257,14 @@ def test_a_given_model_on_given_data_trains_and_resumes(tmp_path, tiny_mixer):
         assert whole.metrics["start_accuracy"] is None
         assert_same_weights(start, whole.model)
         assert any((mine != before).any() for mine, before in zip(start.get_weights(), weights, strict=True))
-    start.set_weights(weights)
-    with stopped_at(5):
-        train("stopped", start)
-    start.set_weights([weight * 0 for weight in weights])  # a resumed run takes those of its checkpoint
-    resumed = train("stopped", start)
-    assert_same_weights(whole.model, resumed.model)
-    assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
-    assert train("stopped", start).metrics == resumed.metrics  # it is loaded
+        start.set_weights(weights)
+        with stopped_at(5):
+            train(f"stopped {start.name}", start)
+        start.set_weights([weight * 0 for weight in weights])  # a resumed run takes those of its checkpoint
+        resumed = train(f"stopped {start.name}", start)
+        assert_same_weights(whole.model, resumed.model)
+        assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
+        assert train(f"stopped {start.name}", start).metrics == resumed.metrics  # it is loaded
 
 
 def test_only_a_mixer_trains_in_bfloat16_or_on_replicas(tmp_path):
@@ -366,7 +366,7 @@ def test_only_the_head_learns_while_the_rest_is_frozen_and_then_all_of_it(learne
     assert all(changed(whole.model.get_weights()))
     assert whole.model.trainable
     assert len(whole.model.trainable_weights) == len(before)
-    for stop_at in (5, 7):  # at the end of the frozen epoch, and within the next
+    for stop_at in (3, 5, 7):  # while it is frozen, at the end of that, and after it
         with stopped_at(stop_at):
             run(tmp_path / "stopped", freeze_epochs=1, **options)
     with np.load(list_checkpoints(tmp_path / "stopped" / "checkpoints")[5]) as archive:
@@ -374,7 +374,7 @@ def test_only_the_head_learns_while_the_rest_is_frozen_and_then_all_of_it(learne
     assert changed(weights) == [False] * (len(before) - 2) + [True, True]
     resumed = run(tmp_path / "stopped", freeze_epochs=1, **options)
     assert_same_weights(whole.model, resumed.model)
-    assert resumed.history["resumed"] == [0, 1, 0]  # the epoch whose first steps its figures leave out
+    assert resumed.history["resumed"] == [1, 1, 0]  # the epochs whose first steps their figures leave out
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_momentum": 0.5, "holdout": 0.2}])

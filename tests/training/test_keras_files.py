@@ -66,10 +66,10 @@ def test_what_model_checkpoint_writes_is_what_was_validated_and_trains_on(kind, 
     assert max(np.abs(one - old).max() for one, old in zip(loaded.get_weights(), before, strict=True)) > 1e-4
 
 
-def test_the_package_alone_is_enough_to_load(written):
+def test_the_package_alone_is_enough_to_load(written, tmp_path):
+    if not any(written.iterdir()):  # the test above has not run
+        fit(tmp_path, keras.callbacks.ModelCheckpoint(written / "alone.keras"))
     files = sorted(written.glob("*.keras"))
-    if not files:
-        pytest.skip("the test above writes them")
     code = "import keras, sys, keras_mixer\nfor file in sys.argv[1:]: print(keras.saving.load_model(file).class_names)"
     out = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == ["('cat', 'dog')"] * len(files)

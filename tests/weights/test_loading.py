@@ -123,6 +123,8 @@ def test_own_files_load_also_those_that_keras_saves_while_training(source, tmp_p
     said = []
     keras_mixer.load_weights(empty(classes=4), path, log=said.append)
     assert said == ["The file has 10 classes, the model 4 classes: the head starts at zero."]
+    with pytest.raises(ValueError, match="head does not fit"):
+        keras_mixer.load_weights(empty(classes=4), path, head="load")
     wide = keras_mixer.load_weights(empty(input_shape=(32, 16, 3)), path, method="bilinear", log=said.append)
     assert wide.get_layer("mixer_block_0").tokens_mlp_dim == 16
     assert empty(input_shape=(32, 16, 3), weights=path).get_layer("mixer_block_0").tokens_mlp_dim == 32
