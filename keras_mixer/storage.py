@@ -15,6 +15,7 @@ EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras tha
 NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
 LAST = "results.json"  # its presence says that the run is finished
 PRIVATE = (UNFINISHED, "run.lock")  # names that stay on this machine
+ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
 LEARNING = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 
 
@@ -22,6 +23,13 @@ def address_of(path) -> str | None:
     """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
     address = as_address(path)
     return None if address is None or address.split(":")[0] in ELSEWHERE else address
+
+
+def as_addresses(text) -> str:
+    """A path or a text for the user, where addresses stand for the local copies of what they name."""
+    for copy, address in ADDRESSES.items():
+        text = str(text).replace(copy, address)
+    return str(text)
 
 
 class Mirror:
@@ -119,6 +127,7 @@ def local_copy(path, only=None) -> Iterator[Path]:
         if not wanted:
             raise ValueError(f"There is no {only or 'run'} at {address}.")
         mirror.fetch(wanted)
+        ADDRESSES[str(mirror.copy)] = address
         yield mirror.copy
         if names != [""]:
             mirror.send()

@@ -9,6 +9,7 @@ import tyro
 
 from keras_mixer.cli.terminal import Model, NewFile, Run, Runs, print_table
 from keras_mixer.fields import Count, CountFrom0, settings
+from keras_mixer.storage import as_addresses
 from keras_mixer.variants import VARIANTS
 
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -84,4 +85,5 @@ class Card:
     def __call__(self):
         from keras_mixer.inspect.model_card import write_model_card
 
-        print(f"Written: {write_model_card(self.run, self.output)}. Add a line such as license: mit below its first.")
+        file = as_addresses(write_model_card(self.run, self.output))
+        print(f"Written: {file}. Add a line such as license: mit below its first.")

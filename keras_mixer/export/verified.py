@@ -279,6 +279,8 @@ def _batches(images, predictor, size):
     if images is None:
         noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
         images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
+    if isinstance(images, list | tuple) and not images:
+        raise ValueError("Expected images to compare on, or None for noise, got none.")
     array, labels = images if isinstance(images, tuple) and hasattr(images[0], "__array__") else (images, None)
     files = isinstance(array, list | tuple)
     if not files and not hasattr(array, "__array__"):
