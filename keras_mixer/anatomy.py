@@ -104,9 +104,8 @@ class Anatomy:
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class, in order, or its number if names are unknown; empty for features."""
-        if self.output()[0] == "features":
-            return ()
-        return self.facts.class_names or tuple(map(str, range(self.model.output_shape[-1])))
+        classes = 0 if self.output()[0] == "features" else self.model.output_shape[-1]
+        return (self.facts.class_names if classes else None) or tuple(map(str, range(classes)))
 
     @property
     def evaluation_crop(self) -> str:
@@ -185,8 +184,7 @@ def is_mixer(model) -> bool:
 def plain(model, purpose, advice="Pass {}.") -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built, and Keras has not quantized.
 
-    Raises:
-        ValueError: as `anatomy`, or there are other layers; names them, and the purpose such as "load_weights".
+    ValueError as `anatomy`, or if there are other layers; names them, and the purpose such as "load_weights".
     """
     parts = anatomy(model)
     if parts.added:

@@ -35,12 +35,7 @@ def as_addresses(text) -> str:
 class Mirror:
     """A local copy of a folder, or of one object, in an object store. One process at a time may write to it.
 
-    Args:
-        address: such as gs://bucket/folder.
-        copy: path of the copy; None for a new temporary folder.
-
-    Raises:
-        ValueError: the file system is unknown, or its package is missing.
+    The copy is at a path, or in a new temporary folder. ValueError if the file system or its package is missing.
     """
 
     def __init__(self, address, copy=None):
@@ -105,14 +100,8 @@ def _state(file):
 def local_copy(path, only=None) -> Iterator[Path]:
     """A path on this machine for reading: the path itself, or for an address a copy that ends with the block.
 
-    Files that the block writes into the copy of a run are sent back.
-
-    Args:
-        path: a local path, or the address of an object or of a run.
-        only: name of the one file of a run to copy; None for all but checkpoints and TensorBoard's files.
-
-    Raises:
-        ValueError: there is nothing at the address.
+    Files that the block writes into the copy of a run are sent back. Of a run, the file `only` is copied, or else all
+    but checkpoints and TensorBoard's files. ValueError if there is nothing at the address.
     """
     address = address_of(path)
     if address is None:

@@ -34,10 +34,10 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/evaluation": (570, 6),
     "keras_mixer/export": (1305, 9),
     "keras_mixer/inspect": (530, 6),
-    "keras_mixer/cli": (920, 7),
+    "keras_mixer/cli": (926, 7),
     "experiments": (1300, 16),
     "benchmarks": (2000, 22),
-    "tests": (12210, 110),
+    "tests": (12310, 110),
 }
 MODEL = ("variants", "layers", "models")
 KERAS_ONLY = (*MODEL, "composite", "mixer_model", "anatomy", "features", "fast_cpu")

@@ -110,27 +110,27 @@ class Export:
             print_parity(error.parity)
             raise
         print_parity(parity)
-        written = as_addresses(parity.path)
-        print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)")
-        server = f"python -m http.server --directory {written}"
-        print(f"Next:\n  {server if self.format == 'web' else f'keras-mixer predict {written} IMAGE...'}")
+        written, web = as_addresses(parity.path), self.format == "web"
+        use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
+        print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
     def _source(self, crop):
         """The data for the comparison: the given ones, or the run's own."""
-        given, skip_corrupt = self.source.given(train_split=self.train_split), self.source.skip_corrupt
+        given, data = self.source.given(train_split=self.train_split), self.data
+        options = {"skip_corrupt": self.source.skip_corrupt}
         if (self.run / "config.json").is_file():
             recipe = read_recipe(self.run)
-            wanted = dataclasses.replace(recipe, **given, data=self.data or recipe.data)
-            if other_source(self.run, recipe, wanted, skip_corrupt=skip_corrupt, log=lambda line: None) is None:
-                return run_source(self.run, wanted, skip_corrupt=skip_corrupt)
-            splits = wanted.data_splits()  # to calibrate on training images
-            return load_source(wanted.data, wanted.data_dir, **splits, crop=crop, skip_corrupt=skip_corrupt)
-        if self.data is None:
+            wanted = dataclasses.replace(recipe, **given, data=data or recipe.data)
+            if other_source(self.run, recipe, wanted, log=lambda line: None, **options) is None:
+                return run_source(self.run, wanted, **options)
+            # Unlike `other_source`, with training images to calibrate on.
+            data, given = wanted.data, wanted.data_splits() | {"data_dir": wanted.data_dir}
+        if data is None:
             raise ValueError(
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
                 "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
             )
-        return load_source(self.data, **given, crop=crop, skip_corrupt=skip_corrupt)
+        return load_source(data, **given, crop=crop, **options)
 
     def _calibration(self, split, size, crop):
         """`(N, H, W, 3) uint8`: training images as the input of the model."""

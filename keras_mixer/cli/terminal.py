@@ -65,9 +65,7 @@ def with_local_copies(options) -> Iterator[Any]:
 def folder_of(model) -> Path:
     """The folder for what a command writes about a run directory or a file; ValueError if it is a file elsewhere."""
     if is_hub_address(model) or (model.is_file() and as_addresses(model) != str(model)):
-        raise ValueError(
-            "Expected --output PATH for a model on the Hugging Face Hub or a file in a bucket, got no --output."
-        )
+        raise ValueError("Expected --output PATH for a model on the Hugging Face Hub or in a bucket, got no --output.")
     return model if model.is_dir() else model.parent
 
 

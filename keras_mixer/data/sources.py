@@ -106,12 +106,10 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
             table = tf.constant([spelled.index(name) for name in found], tf.int64)
             train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
             return dataclasses.replace(source, class_names=known, train=train, test=test)
-    unnamed = known == tuple(map(str, range(len(known))))
-    same = "Pass data with the same classes, in the same order."
     raise ValueError(
         f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
-        f"{len(known)} ({', '.join(known[:3])}, ...). "
-        + ("If these numbers stand for names, set model.class_names = (...) and save it again." if unnamed else same)
+        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes in the same order, or, if the "
+        "model has no names for its classes, set model.class_names = (...) and save it again."
     )
 
 

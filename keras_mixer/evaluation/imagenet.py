@@ -64,7 +64,7 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
     """
     if label_file is None:
         if images is not None:
-            raise ValueError(f"{images} has no labels by itself. Pass the authors' real.json too, as --real-labels.")
+            raise ValueError(f"{images} does not contain labels. Pass the authors' real.json too, as --real-labels.")
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
     sets = _read_label_file(label_file)
@@ -115,9 +115,7 @@ def _read_label_file(path):
         sets = json.loads(Path(path).read_text(encoding="utf-8"))
         ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no label file {path}. Get real.json from google-research/reassessed-imagenet."
-        ) from error
+        raise FileNotFoundError(f"There is no label file {path}; get google-research/reassessed-imagenet.") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"Expected {path} to be a JSON list of lists of class numbers: {error}") from error
     if sets and (ragged.flat_values.numpy() >= CLASSES).any():

@@ -5,7 +5,6 @@ Arrays are named as in this package; `shapes` are those of the model's weights, 
 
 import re
 
-from keras_mixer.data.splits import some
 from keras_mixer.variants import Variant
 
 HEAD = ("head/kernel", "head/bias")
@@ -61,7 +60,7 @@ def check_fit(arrays, origins, shapes, grids):
         ],
     }
     if any(problems.values()):
-        lists = (f"{kind}: {some(names, LISTED)}" for kind, names in problems.items() if names)
+        lists = (f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"arrays do not fit the model; {'; '.join(lists)}.")
 
 
@@ -74,3 +73,8 @@ def _expected_shape(name, shape, arrays, grids):
         sides = sides if "dense_0" in name else sides[::-1]
         return sides if name.endswith("kernel") else sides[1:]
     return shape
+
+
+def _listed(names):
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"
