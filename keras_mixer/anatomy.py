@@ -102,6 +102,12 @@ class Anatomy:
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in order, or its number if names are unknown; empty for features."""
+        classes = 0 if self.output()[0] == "features" else self.model.output_shape[-1]
+        return (self.facts.class_names if classes else None) or tuple(map(str, range(classes)))
+
+    @property
     def evaluation_crop(self) -> str:
         """The evaluation crop, or that of the paper's Table 3 if it is unknown."""
         return self.facts.evaluation_crop or "resmall-crop"
@@ -175,11 +181,10 @@ def is_mixer(model) -> bool:
         return False
 
 
-def plain(model, purpose) -> Anatomy:
+def plain(model, purpose, advice="Pass {}.") -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built, and Keras has not quantized.
 
-    Raises:
-        ValueError: as `anatomy`, or there are other layers; names them, and the purpose such as "load_weights".
+    ValueError as `anatomy`, or if there are other layers; names them, and the purpose such as "load_weights".
     """
     parts = anatomy(model)
     if parts.added:
@@ -187,7 +192,7 @@ def plain(model, purpose) -> Anatomy:
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
         raise ValueError(
             f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but model {model.name!r} has other layers too: "
-            f"{', '.join(map(repr, parts.added))}. Pass {use}."
+            f"{', '.join(map(repr, parts.added))}. {advice.format(use)}"
         )
     return unquantized(parts)
 

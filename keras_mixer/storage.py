@@ -15,6 +15,7 @@ EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras tha
 NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
 LAST = "results.json"  # its presence says that the run is finished
 PRIVATE = (UNFINISHED, "run.lock")  # names that stay on this machine
+ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
 LEARNING = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 
 
@@ -24,15 +25,17 @@ def address_of(path) -> str | None:
     return None if address is None or address.split(":")[0] in ELSEWHERE else address
 
 
+def as_addresses(text) -> str:
+    """A path or a text for the user, where addresses stand for the local copies of what they name."""
+    for copy, address in ADDRESSES.items():
+        text = str(text).replace(copy, address)
+    return str(text)
+
+
 class Mirror:
     """A local copy of a folder, or of one object, in an object store. One process at a time may write to it.
 
-    Args:
-        address: such as gs://bucket/folder.
-        copy: path of the copy; None for a new temporary folder.
-
-    Raises:
-        ValueError: the file system is unknown, or its package is missing.
+    The copy is at a path, or in a new temporary folder. ValueError if the file system or its package is missing.
     """
 
     def __init__(self, address, copy=None):
@@ -97,14 +100,8 @@ def _state(file):
 def local_copy(path, only=None) -> Iterator[Path]:
     """A path on this machine for reading: the path itself, or for an address a copy that ends with the block.
 
-    Files that the block writes into the copy of a run are sent back.
-
-    Args:
-        path: a local path, or the address of an object or of a run.
-        only: name of the one file of a run to copy; None for all but checkpoints and TensorBoard's files.
-
-    Raises:
-        ValueError: there is nothing at the address.
+    Files that the block writes into the copy of a run are sent back. Of a run, the file `only` is copied, or else all
+    but checkpoints and TensorBoard's files. ValueError if there is nothing at the address.
     """
     address = address_of(path)
     if address is None:
@@ -119,6 +116,7 @@ def local_copy(path, only=None) -> Iterator[Path]:
         if not wanted:
             raise ValueError(f"There is no {only or 'run'} at {address}.")
         mirror.fetch(wanted)
+        ADDRESSES[str(mirror.copy)] = address
         yield mirror.copy
         if names != [""]:
             mirror.send()

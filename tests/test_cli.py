@@ -357,6 +357,16 @@ def test_errors_of_tensorflow_and_its_data_sets_end_with_one_line(error, line, m
     assert refused("variants") == line
 
 
+def test_only_commands_that_resume_say_so(monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    for command, kind in (("variants", look.Variants), ("train", train.Train)):
+        monkeypatch.setattr(kind, "__call__", stop)
+        assert cli.main([command]) == 130
+        assert ("Rerun the same command" in capsys.readouterr().err) == (command == "train")
+
+
 def test_help_explains_every_command_and_option_with_its_default():
     for name in cli.COMMANDS:
         assert f"keras-mixer {name}" in help_of(name)

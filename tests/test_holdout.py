@@ -50,3 +50,4 @@ def test_part_of_the_training_split_is_held_out_too_until_a_test_split_is_named(
     assert "16 training and 4 held-out images" in printed.out
     assert "4 held-out" in main("evaluate", tmp_path / "run").out
     assert "9 test" in main("evaluate", tmp_path / "run", "--test-split", "test").out
+    assert "20 test" in main("evaluate", tmp_path / "run", "--test-split", "train").out  # not those held out

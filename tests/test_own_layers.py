@@ -223,6 +223,13 @@ def test_weights_are_for_mixers_without_other_layers(build, body, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_with_other_layers_says_what_to_save(body, tiny_mixer, tmp_path):
+    sequential(body).save(tmp_path / "a.keras")
+    message = r"load_weights from .*a\.keras .* Save model\.get_layer\('mixer'\) to a file of its own, and load that\.$"
+    with pytest.raises(ValueError, match=message):
+        keras_mixer.load_weights(tiny_mixer(), tmp_path / "a.keras")
+
+
 @pytest.mark.parametrize("build", [mixer_inside_a_model, sequential, own_scaling])
 def test_a_mixer_inside_a_model_is_named(build, body, tiny_mixer, tmp_path):
     model = build(body)

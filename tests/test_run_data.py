@@ -13,6 +13,7 @@ from small_runs import assert_same_weights, stopped_at
 
 import keras_mixer
 from keras_mixer import cli
+from keras_mixer.export import verified
 
 TINY = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 16, "image_size": 16}
 TINY |= {"patch_size": 8, "global_batch_size": 4, "steps": 4, "warmup_steps": 1, "randaugment_num_ops": 0}
@@ -161,6 +162,21 @@ def test_a_run_does_not_resume_on_changed_images(trained):
     train.write_bytes(kept)
     Path("photos/circle/notes.txt").write_text("not an image")
     assert fit("photos", "stopped").metrics["test_images"] == 6
+
+
+def test_an_export_is_compared_on_another_split_of_the_folder(tmp_path, monkeypatch, km):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", images_per_class=4)
+    write_folder(tmp_path / "photos", images_per_class=5, parts=("val",))
+    fit("photos", "run")
+
+    def compare(model, name, path, split, **options):
+        raise ValueError(f"{split.size} images")
+
+    monkeypatch.setattr(verified, "export", compare)
+    assert "8 images" in km("export", "run", "--format", "tflite", status=2)
+    assert "10 images" in km("export", "run", "--format", "tflite", "--test-split", "val", status=2)
+    assert "no folder photos/none" in km("export", "run", "--format", "tflite", "--test-split", "none", status=2)
 
 
 def test_labels_go_by_name(trained, km):

@@ -183,6 +183,19 @@ def test_commands_read_a_run_in_a_bucket_and_write_to_it(address, monkeypatch):
         cli.run("card", ["memory://bucket/none"])
 
 
+def test_what_is_printed_about_a_run_in_a_bucket_names_its_address(address, temporary, monkeypatch, capsys):
+    put(address, "config.json", b"{}")
+    monkeypatch.setattr("keras_mixer.inspect.model_card.write_model_card", lambda run, output: run / "README.md")
+    assert cli.main(["card", address]) == 0
+    assert f"Written: {address}/README.md." in capsys.readouterr().out
+    monkeypatch.undo()
+    assert cli.main(["card", address]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {address}/config.json does not contain")
+    put(address, "one.keras", b"")
+    assert cli.main(["fewshot", f"{address}/one.keras", "digits"]) == 2  # its folder is not on this machine
+    assert "Expected --output PATH" in capsys.readouterr().err
+
+
 def test_google_cloud_storage(monkeypatch, photos, tmp_path):
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks for the kind of bucket, by gRPC
     pytest.importorskip("gcsfs", reason="the extra gcs is not installed")

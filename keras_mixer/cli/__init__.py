@@ -28,7 +28,8 @@ def main(arguments=None) -> int:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as stop:
-        print(f"\n{str(stop).capitalize() or 'Interrupted'}. Rerun the same command to resume.", file=sys.stderr)
+        resume = " Rerun the same command to resume." if arguments[0] in ("train", "sweep") else ""
+        print(f"\n{str(stop).capitalize() or 'Interrupted'}.{resume}", file=sys.stderr)
         return CANCELLED
 
 

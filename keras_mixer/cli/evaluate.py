@@ -20,6 +20,7 @@ from keras_mixer.export.predictor import load_mixer
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, settings
 from keras_mixer.files import write_json
+from keras_mixer.storage import as_addresses
 
 LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
 BATCH_SIZE = 64
@@ -57,13 +58,13 @@ class Evaluate:
         file = self.output or (self.model / "evaluation.json" if own else None)
         if file is not None:
             write_json(file, content)
-            log(f"\nWritten to {file}.")
+            log(f"\nWritten to {as_addresses(file)}.")
         if own:
             from keras_mixer.inspect.confusion import confusion_figure
             from keras_mixer.inspect.figures import write_figure
 
             figure = confusion_figure(result.confusion, source.class_names)
-            log(f"Written to {write_figure(figure, self.model / 'confusion.png')}.")
+            log(f"Written to {as_addresses(write_figure(figure, self.model / 'confusion.png'))}.")
 
     def _of_run(self, log):
         """The result, the data, what was measured, and whether the data are the run's own."""
@@ -76,13 +77,10 @@ class Evaluate:
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
         source = other_source(self.model, recipe, wanted, **options)
         own = source is None and wanted.label == recipe.label
-        if source is None:
-            source = run_source(self.model, wanted, **options)
-        else:
-            wanted = dataclasses.replace(wanted, holdout=0.0)
-        source = with_classes_of(source, model.class_names, log)
+        part = wanted.part() if source is None else "test"
+        source = with_classes_of(source or run_source(self.model, wanted, **options), model.class_names, log)
         result, size = evaluate_source(model, source, wanted, progress=True), list(wanted.input_shape()[:2])
-        about = {"part": wanted.part(), "evaluation_crop": wanted.evaluation_crop, "image_size": size}
+        about = {"part": part, "evaluation_crop": wanted.evaluation_crop, "image_size": size}
         return result, source, about, own
 
     def _of_model(self, log):
@@ -164,7 +162,7 @@ class Fewshot:
             print(remark)
         content = {"data": source.name, "crop": crop, "image_size": list(size), **how}
         write_json(file, content | dataclasses.asdict(result))
-        print(f"Written to {file}.")
+        print(f"Written to {as_addresses(file)}.")
 
 
 @settings

@@ -10,19 +10,21 @@ import numpy as np
 import tyro
 from tqdm.auto import tqdm
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import Predictor, Unsupported, load_model, require_tensorflow
+from keras_mixer.export.predictor import Unsupported, load_model, require_tensorflow
 from keras_mixer.export.verified import FORMATS, ExportDiffers
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
-from keras_mixer.training.inputs import run_source
+from keras_mixer.storage import as_addresses
+from keras_mixer.training.inputs import other_source, run_source
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 
@@ -86,11 +88,11 @@ class Export:
         for name, path in paths.items():
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
-        facts = Predictor.of(model, classifier_activation=self.classifier_activation).facts
-        source = with_classes_of(self._source(facts.evaluation_crop), facts.class_names)
+        crop = anatomy(model).evaluation_crop
+        source = with_classes_of(self._source(crop), anatomy(model).class_names)
         if self.quantization == "int8":
             size = model.input_shape[1:3]
-            options["representative_images"] = self._calibration(source.train, size, facts.evaluation_crop)
+            options["representative_images"] = self._calibration(source.train, size, crop)
         if "web" in paths:
             options |= self._page(source)
         common = {name: getattr(self, name) for name in OF_ALL}
@@ -108,23 +110,27 @@ class Export:
             print_parity(error.parity)
             raise
         print_parity(parity)
-        print(f"\nWritten: {parity.path} ({parity.bytes / 1e6:.2f} MB)")
-        server = f"python -m http.server --directory {parity.path}"
-        print(f"Next:\n  {server if self.format == 'web' else f'keras-mixer predict {parity.path} IMAGE...'}")
+        written, web = as_addresses(parity.path), self.format == "web"
+        use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
+        print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
     def _source(self, crop):
         """The data for the comparison: the given ones, or the run's own."""
-        given, skip_corrupt = self.source.given(train_split=self.train_split), self.source.skip_corrupt
-        recipe = read_recipe(self.run) if (self.run / "config.json").is_file() else None
-        if recipe is not None and self.data in (None, recipe.data):
-            return run_source(self.run, dataclasses.replace(recipe, **given), skip_corrupt=skip_corrupt)
-        if self.data is None:
+        given, data = self.source.given(train_split=self.train_split), self.data
+        options = {"skip_corrupt": self.source.skip_corrupt}
+        if (self.run / "config.json").is_file():
+            recipe = read_recipe(self.run)
+            wanted = dataclasses.replace(recipe, **given, data=data or recipe.data)
+            if other_source(self.run, recipe, wanted, log=lambda line: None, **options) is None:
+                return run_source(self.run, wanted, **options)
+            # Unlike `other_source`, with training images to calibrate on.
+            data, given = wanted.data, wanted.data_splits() | {"data_dir": wanted.data_dir}
+        if data is None:
             raise ValueError(
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
                 "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
             )
-        known = recipe.data_splits() if recipe else {}
-        return load_source(self.data, **known | given, crop=crop, skip_corrupt=skip_corrupt)
+        return load_source(data, **given, crop=crop, **options)
 
     def _calibration(self, split, size, crop):
         """`(N, H, W, 3) uint8`: training images as the input of the model."""
@@ -161,7 +167,7 @@ def export_all(names, verify):
         figures = ("-", "-", "-", "-")
         if parity:
             sizes = f"{parity.bytes / 1e6:,.2f} MB", f"{parity.max_difference:.1e}", f"{parity.agreement:.2%}"
-            figures = (str(parity.path), *sizes)
+            figures = (as_addresses(parity.path), *sizes)
         rows.append((name, *figures, f"{time.perf_counter() - began:.1f}", result))
     print_table(("format", "file", "size", "largest difference", "same top-1", "seconds", "result"), rows)
     if failed:

@@ -9,6 +9,7 @@ import tyro
 
 from keras_mixer.cli.terminal import Model, NewFile, Run, Runs, print_table
 from keras_mixer.fields import Count, CountFrom0, settings
+from keras_mixer.storage import as_addresses
 from keras_mixer.variants import VARIANTS
 
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -84,5 +85,5 @@ class Card:
     def __call__(self):
         from keras_mixer.inspect.model_card import write_model_card
 
-        card = write_model_card(self.run, self.output)
-        print(f"Written: {card}. Add a line such as license: mit after its first line.")
+        file = as_addresses(write_model_card(self.run, self.output))
+        print(f"Written: {file}. Add a line such as license: mit after its first line.")

@@ -16,7 +16,7 @@ import tyro
 
 from keras_mixer.fields import settings
 from keras_mixer.files import atomic_write, refuse_existing
-from keras_mixer.storage import address_of, local_copy
+from keras_mixer.storage import address_of, as_addresses, local_copy
 from keras_mixer.weights.downloads import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -63,16 +63,16 @@ def with_local_copies(options) -> Iterator[Any]:
 
 
 def folder_of(model) -> Path:
-    """The folder for what a command writes about a run directory or a file; ValueError if it is on the Hub."""
-    if is_hub_address(model):
-        raise ValueError("Expected --output PATH for a model on the Hugging Face Hub, got no --output.")
+    """The folder for what a command writes about a run directory or a file; ValueError if it is a file elsewhere."""
+    if is_hub_address(model) or (model.is_file() and as_addresses(model) != str(model)):
+        raise ValueError("Expected --output PATH for a model on the Hugging Face Hub or in a bucket, got no --output.")
     return model if model.is_dir() else model.parent
 
 
 def in_words(error) -> str:
     """The message of an error; of one of TensorFlow or TensorFlow Datasets only the first line."""
     message = str(getattr(error, "message", None) or error).strip() or type(error).__name__
-    return message if isinstance(error, ValueError | OSError) else message.splitlines()[0]
+    return as_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
 
 
 def number(value, form=".4f") -> str:

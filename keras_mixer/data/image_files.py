@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage, as_file, evaluation_image, read_header
-from keras_mixer.data.splits import PARALLEL_CALLS, as_written
+from keras_mixer.data.splits import PARALLEL_CALLS, as_written, some
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
 MOST_NAMED = 20  # images in a message
@@ -64,7 +64,7 @@ def unusable_examples(split, crop=None) -> dict[int, ValueError]:
         if i in usable and split.at is not None:  # a stream may have another order now
             continue
         place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
-        example, label = {}, int(element.get("label", 0))
+        example, label = {}, int(element.get("label", 0)) if split.classes else 0  # else there may be many labels
         try:
             if split.classes and not 0 <= label < split.classes:
                 raise ValueError(f"its label is {label}, expected 0 to {split.classes - 1}")
@@ -90,8 +90,7 @@ def damaged_files(reasons, advice=ADVICE) -> ValueError:
     """An error that names up to `MOST_NAMED` damaged files."""
     if len(reasons) == 1:
         return ValueError(f"An image cannot be used: {reasons[0]}. {advice}".strip())
-    more = [f"and {len(reasons) - MOST_NAMED:,} more"] if len(reasons) > MOST_NAMED else []
-    named = "\n  ".join([*map(str, reasons[:MOST_NAMED]), *more])
+    named = some(list(map(str, reasons)), MOST_NAMED, "\n  ")
     return ValueError(f"{len(reasons):,} images cannot be used:\n  {named}\n{advice}".strip())
 
 

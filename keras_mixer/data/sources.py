@@ -108,7 +108,8 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
             return dataclasses.replace(source, class_names=known, train=train, test=test)
     raise ValueError(
         f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
-        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, in the same order."
+        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes in the same order, or, if the "
+        "model has no names for its classes, set model.class_names = (...) and save it again."
     )
 
 

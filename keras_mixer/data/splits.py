@@ -158,12 +158,13 @@ def stratified_split(labels, test_fraction, seed=0):
     return np.sort(train), np.sort(test)
 
 
-def some(names, most=3) -> str:
+def some(names, most=3, separator=", ") -> str:
     """The first of some names, and how many more there are."""
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *more])
+    return separator.join([*names[:most], *more])
 
 
 def subsample(split: Split, count) -> Split:
-    """At most `count` examples of a split, evenly spaced."""
-    return split.part(np.arange(split.size) % -(-split.size // count) == 0)
+    """`count` examples of a split, or all if there are fewer, evenly spaced."""
+    kept = min(count, split.size)
+    return split.part(np.arange(split.size) * kept % max(split.size, 1) < kept)

@@ -63,6 +63,8 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
     the validation files. Images are then those of TFDS `imagenet2012`, or `ILSVRC2012_val_*.JPEG` below a folder.
     """
     if label_file is None:
+        if images is not None:
+            raise ValueError(f"{images} does not contain labels. Pass the authors' real.json too, as --real-labels.")
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
     sets = _read_label_file(label_file)
@@ -78,7 +80,7 @@ def real_split(data_dir=None, label_file=None, images=None) -> Split:
     paths = _files(images, VALIDATION_FILES)
     numbers = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
     _check_numbers(max(numbers), sets, label_file)
-    files = file_split(paths, numbers, CLASSES)
+    files = file_split(paths, numbers, 0)  # no classes: its labels are the numbers of the files
     return dataclasses.replace(files, read=lambda element: _multi_hot(files.read(element), sets[element["label"] - 1]))
 
 
@@ -113,9 +115,7 @@ def _read_label_file(path):
         sets = json.loads(Path(path).read_text(encoding="utf-8"))
         ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no label file {path}. Get real.json from google-research/reassessed-imagenet."
-        ) from error
+        raise FileNotFoundError(f"There is no label file {path}; get google-research/reassessed-imagenet.") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"Expected {path} to be a JSON list of lists of class numbers: {error}") from error
     if sets and (ragged.flat_values.numpy() >= CLASSES).any():

@@ -61,9 +61,7 @@ class Predictor:
         kind, activation = parts.output(classifier_activation)
         own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
         classes = 0 if kind == "features" else model.output_shape[-1]
-        names = (own.class_names if classes else None) or tuple(map(str, range(classes)))
-        if class_names is not None:
-            names = checked_class_names(class_names)
+        names = parts.class_names if class_names is None else checked_class_names(class_names)
         if len(names) != classes:
             what = f"of {classes} classes" if classes else "without a head, which has no classes"
             raise ValueError(f"{len(names)} class names were given for a model {what}.")

@@ -243,7 +243,7 @@ def compare(reference, opened, batches) -> dict[str, Any]:
             if given[name] is not None:
                 found.setdefault(name, []).append(run(given[name]))
     if not expected:
-        raise ValueError("There is no image to compare on.")
+        raise ValueError("Expected images to compare on, or None for noise, got none.")
     ours, labels = np.concatenate(expected), np.concatenate(truth)
     differences = {name: np.abs(np.concatenate(answers).astype(np.float64) - ours) for name, answers in found.items()}
     best = ours.argmax(1), np.concatenate(found["image"]).argmax(1)
@@ -279,7 +279,8 @@ def _batches(images, predictor, size):
     if images is None:
         noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
         images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
-    array, labels = images if isinstance(images, tuple) and hasattr(images[0], "__array__") else (images, None)
+    pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
+    array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
     if not files and not hasattr(array, "__array__"):
         raise ValueError(f"Expected a list of image files or an array of images, got {type(array).__name__}.")

@@ -1,7 +1,6 @@
 """A self-contained HTML report on finished runs: accuracy, comparison, confident mistakes, confusion, classes."""
 
 import dataclasses
-import json
 import math
 import sys
 from collections import Counter
@@ -23,7 +22,7 @@ from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.figures import figure_url, image_url
 from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.training.inputs import run_source
-from keras_mixer.training.run import read_recipe
+from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MOST_IMAGES = 10_000  # of the test images
@@ -70,17 +69,12 @@ def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
 
 def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     """What the template shows of one run."""
-    if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not a finished run: config.json and results.json are required.")
-    config, results = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "results")
-    )
-    model = load_model(folder)
+    results, recipe, model = read_results(folder), read_recipe(folder), load_model(folder)
     predictor, parts = Predictor.of(model).for_classes("to report on"), anatomy(model)
     report: dict[str, Any] = {
         "name": folder.resolve().name,
-        "config": config,
-        "data": data_name(config["data"]),
+        "config": dataclasses.asdict(recipe),
+        "data": data_name(recipe.data),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
         "architecture": parts.variant().described(),
@@ -92,7 +86,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "problem": "",
     }
     try:
-        source = run_source(folder, read_recipe(folder), skip_corrupt=skip_corrupt)
+        source = run_source(folder, recipe, skip_corrupt=skip_corrupt)
         test = with_classes_of(source, predictor.class_names).test
         report["answers"] = read_answers(predictor, subsample(test, images)) | {"total": test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
@@ -181,8 +175,7 @@ def read_answers(predictor, split) -> dict[str, Any]:
 
 def _differing_settings(configs):
     """`(field, value in each run)` of the recipes, for every field that differs."""
-    fields = dict.fromkeys(field for config in configs for field in config if field != "name")
-    rows = [(field, [config.get(field) for config in configs]) for field in fields]
+    rows = [(field, [config[field] for config in configs]) for field in configs[0] if field != "name"]
     return [(field, values) for field, values in rows if any(value != values[0] for value in values)]
 
 

@@ -94,7 +94,7 @@ def open_weights(source, variant: Variant | None = None, source_grid=None) -> We
     source = downloads.local(source)
     kind, path, facts = kind_of(source), Path(source), None
     if kind == ".keras":
-        parts = plain(load_keras(path), str(path))
+        parts = plain(load_keras(path), f"load_weights from {path}", "Save {} to a file of its own, and load that.")
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
         return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
     if kind == PUBLISHED:

@@ -3,8 +3,8 @@ import pytest
 from image_files import write_folder
 
 from keras_mixer.data.decode import decode_image
-from keras_mixer.data.sources import load_source
-from keras_mixer.data.splits import held_out_places, hold_out, stratified_split
+from keras_mixer.data.sources import load_source, with_classes_of
+from keras_mixer.data.splits import held_out_places, hold_out, pixels_split, stratified_split, subsample
 
 
 def images_of(split):
@@ -75,3 +75,17 @@ def test_a_rounded_fraction_holds_out_the_same_examples():
         np.testing.assert_array_equal(exact, held_out_places(size, rounded))
     with pytest.raises(ValueError, match="leaves nothing"):
         hold_out(load_source("digits"), 0.0001)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1001, 1000), (10, 5), (3, 1000), (1000, 1)])
+def test_a_subsample_has_the_size_asked_for_and_is_evenly_spaced(size, count):
+    split = pixels_split(np.zeros((size, 1, 1, 3), np.uint8), np.arange(size), size)
+    found = subsample(split, count).labels()
+    assert len(found) == min(size, count)
+    assert np.ptp(np.diff(found)) <= 1 if len(found) > 1 else found == 0
+
+
+def test_a_model_without_class_names_is_to_get_them(tmp_path):
+    source = load_source(str(write_folder(tmp_path)))
+    with pytest.raises(ValueError, match=r"set model\.class_names = \(\.\.\.\) and save it again"):
+        with_classes_of(source, ("0", "1"))

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from image_files import encode, turned
 from tfds_files import write_tfds
 
 from keras_mixer.data.decode import decode_image
+from keras_mixer.data.image_files import unusable_examples
 from keras_mixer.evaluation import imagenet
 
 
@@ -73,6 +76,29 @@ def test_real_from_a_label_file_goes_by_the_number_in_the_file_name(tmp_path):
         folder.mkdir(parents=True)
         (folder / f"ILSVRC2012_val_{i + 1:08}.JPEG").write_bytes(encode(picture(guess), "PNG"))
     check(imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path / "images"))
+
+
+def test_a_damaged_image_is_named_whatever_its_labels(tmp_path):
+    (tmp_path / "real.json").write_text(json.dumps([[1]] * 1002))
+    (tmp_path / "ILSVRC2012_val_00001001.JPEG").write_bytes(b"damaged")
+    (tmp_path / "ILSVRC2012_val_00001002.JPEG").write_bytes(encode(picture(1), "PNG"))
+    of_files = imagenet.real_split(label_file=tmp_path / "real.json", images=tmp_path)
+    example = {"image": picture(3), "original_label": 0, "real_label": [3], "file_name": "1"}
+    write_tfds(
+        tmp_path, "imagenet2012_real", {"validation": [example] * 2}, _png_features("imagenet2012_real", tmp_path)
+    )
+    prepared = imagenet.real_split(tmp_path)
+    elements = prepared.elements.enumerate().map(lambda i, one: one | {"image": one["image"] if i == 0 else "damaged"})
+    prepared = dataclasses.replace(prepared, elements=elements)
+    for split, name in ((of_files, "00001001.JPEG"), (prepared, "image 1 of validation")):
+        (reason,) = unusable_examples(split).values()
+        assert name in str(reason)
+        assert re.search("not an image|cannot identify", str(reason))
+
+
+def test_real_images_need_labels(tmp_path):
+    with pytest.raises(ValueError, match=r"Pass the authors' real\.json too, as --real-labels"):
+        imagenet.real_split(tmp_path, images=tmp_path)
 
 
 def test_real_from_a_label_file_and_tfds_images(tmp_path):

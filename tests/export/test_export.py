@@ -39,6 +39,13 @@ def quickly(tflite_file, monkeypatch):
 
 
 @on_tensorflow
+@pytest.mark.parametrize("images", [(), []])
+def test_no_images_to_compare_on_are_refused(classifier, images, tmp_path, quickly):
+    with pytest.raises(ValueError, match="Expected images to compare on, or None for noise, got none"):
+        keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", images)
+
+
+@on_tensorflow
 def test_the_figures_are_returned_and_written_next_to_the_export(classifier, pixels, tmp_path, quickly):
     expected = np.asarray(classifier(pixels))
     labels = expected.argmax(1)

@@ -37,7 +37,7 @@ def test_without_test_images_the_page_shows_the_rest_and_settings_that_differ(wr
     assert "Confusion matrix" not in page
     assert "<strong>87.50 %</strong>± 11.69 %" in page  # sqrt(p (1 - p) / 8)
     assert "<title>a &lt;run&gt;" in page
-    assert re.search(r'<th scope="row">seed</th><td>not set</td><td>7</td>', page)
+    assert re.search(r'<th scope="row">seed</th><td>0</td><td>7</td>', page)
     assert '<th scope="row">steps' not in page
 
 
