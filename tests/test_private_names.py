@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TESTED = PROJECT["tool"]["keras_mixer"]["tested"]
 INSTALLED = {"keras": keras.__version__, "tensorflow": tf.__version__}
-DOCUMENTED = ("_exit", "_replace")  # of os and of named tuples
+DOCUMENTED = ("_exit", "_fields", "_replace")  # of os and of named tuples
 OUTSIDE = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "jax._src", "tyro._")
 
 
