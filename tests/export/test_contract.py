@@ -179,7 +179,7 @@ def test_the_option_decides_what_logits_mean(build, rng, tmp_path):
     )
     with pytest.raises(ValueError, match="classifier_activation='softmax' does not fit a model that ends in sigmoid"):
         keras_mixer.export_tflite(build("sigmoid"), tmp_path / "b.tflite", classifier_activation="softmax")
-    with pytest.raises(ValueError, match="must be None, softmax or sigmoid, got 'relu'"):
+    with pytest.raises(ValueError, match="classifier_activation='relu' does not fit a model that ends in linear"):
         keras_mixer.export_saved_model(model, tmp_path / "c", classifier_activation="relu")
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
     refused("min_agreement must be less than or equal to 1, got 99", min_agreement=99)
     refused("Pass images to compare on: the most probable class of noise", quantization="dynamic_int8")
     refused(r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", images=pixels.swapaxes(1, 2))
-    refused("There is no image to compare on", images=[])
+    refused("Expected images to compare on, or None for noise, got none", images=[])
     refused("a list of image files or an array of images, got dict", images={})
     refused("Unknown evaluation crop 'centre'", evaluation_crop="centre")
     monkeypatch.setitem(sys.modules, "openvino", None)

@@ -33,7 +33,7 @@ def read(path):
 
 def test_the_card_has_the_figures_of_the_run(run, capsys, monkeypatch):
     assert cli.main(["card", str(run)]) == 0
-    assert "Add a license" in capsys.readouterr().out
+    assert "Add a line such as license" in capsys.readouterr().out
     metadata, text = read(run / "README.md")
     assert metadata["library_name"] == "keras"
     assert metadata["pipeline_tag"] == "image-classification"
