@@ -247,8 +247,8 @@ class Run:
             remedy = "Wait for it to finish, stop it, or choose another --workdir."
             raise RunInUse(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
-            problem = f"cannot be written ({error.strerror or error}). Choose another --workdir, or free disk space."
-            raise OSError(f"The run directory {self.name} {problem}") from error
+            failure = f"The run directory {self.name} cannot be written ({error.strerror or error})."
+            raise OSError(f"{failure} Choose another --workdir, or free disk space.") from error
         for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
             shutil.rmtree(unfinished, ignore_errors=True)
 
