@@ -32,8 +32,8 @@ class Anatomy:
         inputs: the tensor of the graph before each layer; `outputs`: the one after it.
     """
 
-    def __init__(self, model, graph, start, end):
-        self.model, self.graph, self._nodes = model, graph, _chain(graph)
+    def __init__(self, model, graph, nodes, start, end):
+        self.model, self.graph, self._nodes = model, graph, nodes if graph is model else _chain(graph)
         self.layers = layers = tuple(node.operation for node in self._nodes)
         self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
@@ -170,7 +170,7 @@ def anatomy(model) -> Anatomy:
         raise _not_a_mixer(model, "a layer is used more than once")
     if layers[end].epsilon != LAYER_NORM_EPSILON:
         raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
-    return Anatomy(model, _opened(model, nodes), start, end)
+    return Anatomy(model, _opened(model, nodes), nodes, start, end)
 
 
 def is_mixer(model) -> bool:

@@ -68,20 +68,20 @@ class Evaluate:
 
     def _of_run(self, log):
         """The result, the data, what was measured, and whether the data are the run's own."""
-        from keras_mixer.training.inputs import evaluate_source, other_source, run_source
+        from keras_mixer.training.inputs import evaluate_source, other_source, run_source, wants_own_data
         from keras_mixer.training.recipes import resolve
         from keras_mixer.training.run import read_recipe
 
         model, recipe = load_mixer(self.model), read_recipe(self.model)
         wanted = resolve(recipe, **self.source.given(data=self.data, evaluation_crop=self.evaluation_crop))
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        source = other_source(self.model, recipe, wanted, **options)
-        own = source is None and wanted.label == recipe.label
-        part = wanted.part() if source is None else "test"
-        source = with_classes_of(source or run_source(self.model, wanted, **options), model.class_names, log)
+        own = wants_own_data(self.model, recipe, wanted)
+        part = wanted.part() if own else "test"
+        source = run_source(self.model, wanted, **options) if own else other_source(wanted, **options)
+        source = with_classes_of(source, model.class_names, log)
         result, size = evaluate_source(model, source, wanted, progress=True), list(wanted.input_shape()[:2])
         about = {"part": part, "evaluation_crop": wanted.evaluation_crop, "image_size": size}
-        return result, source, about, own
+        return result, source, about, own and wanted.label == recipe.label
 
     def _of_model(self, log):
         predictor = load(self.model)

@@ -24,7 +24,7 @@ from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
 from keras_mixer.imagenet_classes import with_names
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import other_source, run_source
+from keras_mixer.training.inputs import run_source, wants_own_data
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 
@@ -88,11 +88,11 @@ class Export:
         for name, path in paths.items():
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
-        crop = anatomy(model).evaluation_crop
-        source = with_classes_of(self._source(crop), anatomy(model).class_names)
+        parts = anatomy(model)
+        source = with_classes_of(self._source(parts.evaluation_crop), parts.class_names)
         if self.quantization == "int8":
             size = model.input_shape[1:3]
-            options["representative_images"] = self._calibration(source.train, size, crop)
+            options["representative_images"] = self._calibration(source.train, size, parts.evaluation_crop)
         if "web" in paths:
             options |= self._page(source)
         common = {name: getattr(self, name) for name in OF_ALL}
@@ -121,9 +121,9 @@ class Export:
         if (self.run / "config.json").is_file():
             recipe = read_recipe(self.run)
             wanted = dataclasses.replace(recipe, **given, data=data or recipe.data)
-            if other_source(self.run, recipe, wanted, log=lambda line: None, **options) is None:
+            if wants_own_data(self.run, recipe, wanted):
                 return run_source(self.run, wanted, **options)
-            # Unlike `other_source`, with training images to calibrate on.
+            # Unlike `other_source`, with training images, to calibrate on.
             data, given = wanted.data, wanted.data_splits() | {"data_dir": wanted.data_dir}
         if data is None:
             raise ValueError(

@@ -16,8 +16,9 @@ class PixelRange:
 
     def add(self, images):
         """Takes in the pixels of a batch of images, unless some are not finite."""
-        if images.size and np.isfinite(images).all():
-            self.lowest, self.highest = min(self.lowest, images.min()), max(self.highest, images.max())
+        lowest, highest = (images.min(), images.max()) if images.size else (np.nan, np.nan)
+        if np.isfinite(lowest) and np.isfinite(highest):  # then all are
+            self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
             self.floating |= not np.issubdtype(images.dtype, np.integer)
 
     def warn(self, expected) -> str:

@@ -56,20 +56,20 @@ def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
     return source
 
 
-def other_source(folder, own: Recipe, wanted: Recipe, **options) -> Source | None:
-    """Data that a run does not know, for testing only; None if the wanted data are the run's own.
-
-    They are its own at another place too: a folder with most of the recorded images, by name and size.
-    """
-    options["crop"] = wanted.evaluation_crop
-    images = image_folder(wanted.data, wanted.train_split, wanted.test_split, **options)
+def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
+    """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
+    images = image_folder(wanted.data, wanted.train_split, wanted.test_split, log=lambda line: None)
     if wanted.test_split == own.test_split:
         record = read_files(folder / FILES)
-        if wanted.data == own.data or (images and record and images.holds(record)):
-            return None
-    elif images and not (images.path / wanted.test_split).is_dir():
+        return wanted.data == own.data or bool(images and record and images.holds(record))
+    if images and not (images.path / wanted.test_split).is_dir():
         raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
-    splits = (wanted.test_split, wanted.test_split, None)
+    return False
+
+
+def other_source(wanted: Recipe, **options) -> Source:
+    """Data that a run does not know, for testing only."""
+    splits, options["crop"] = (wanted.test_split, wanted.test_split, None), wanted.evaluation_crop
     return load_source(wanted.data, wanted.data_dir, *splits, label=wanted.label, **options)
 
 

@@ -24,7 +24,7 @@ class Teacher:
     """
 
     def __init__(self, path):
-        self.path, before = path, keras.distribution.distribution()
+        before = keras.distribution.distribution()
         keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
         try:
             file = model_file(path)
