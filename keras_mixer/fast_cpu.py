@@ -5,6 +5,7 @@ TensorFlow runs every operation on a CPU separately, and each is one pass over m
 
 import functools
 import math
+import os
 
 import keras
 from keras import ops
@@ -76,3 +77,8 @@ def _one_pass(activation):
         return forward(x), lambda gradient: backward(x, gradient)
 
     return compiled
+
+
+def available_cores() -> int:
+    """Cores that this process may use; containers and job schedulers often grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,11 @@
-"""Types of settings with their ranges, checked by pydantic: in Python, in files and on the command line."""
+"""Types of settings with their ranges, checked by pydantic: in Python, in files and on the command line.
+
+Imports neither TensorFlow nor KerasCV, so that a recipe can be checked and `--help` printed without them.
+"""
 
 import functools
 import re
-from typing import Annotated, Any, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform
 
 import pydantic
 from pydantic import AfterValidator, ConfigDict, Field
@@ -39,6 +42,18 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # int32 for tf.random; np.rand
 Text = Annotated[str, where("a non-empty string", lambda text: text.strip() and "\0" not in text)]
 ASCENDING = where("ascending", lambda values: list(values) == sorted(values))
 SOME = where("one value or more", bool)
+
+# Evaluation crops: how an image of any size becomes one of the model's input size.
+EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
+EVALUATION_CROPS: dict[EvaluationCrop, str] = {
+    "resize": "resize to the input size, ignoring the aspect ratio (vit_jax's evaluation)",
+    "resize-crop": "resize to 8/7 of the input size (256 for 224 px), then central crop (Table 2)",
+    "resmall-crop": "resize the short side to 8/7 of the input side (256 for 224 px), then central crop (Table 3)",
+}
+RANDAUGMENT_OPERATIONS = (  # source: appendix B of arXiv 2105.01601, all sixteen
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast"),
+    *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),
+)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))

@@ -1,13 +1,13 @@
 """Files and folders written atomically: complete or absent, whatever stops the program while it writes."""
 
 import contextlib
-import json
-import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import pydantic_core
 
 ADDRESS = re.compile(r"(?P<protocol>[A-Za-z][\w.+:-]+):/+(?P<rest>.*)")  # Path makes gs:/ of gs://; C:/ is a drive
 UNFINISHED = ".writing-"  # start of the names of staging folders
@@ -77,12 +77,4 @@ def _sync(path):
 def write_json(path, content):
     """Writes plain data as a JSON file, atomically; numbers that are not finite, which JSON does not know, as null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(content):
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+        temporary.write_bytes(pydantic_core.to_json(content, indent=2, inf_nan_mode="null") + b"\n")

@@ -29,13 +29,6 @@ def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
     return tuple((wordnet_id, name) for wordnet_id, name, subsets in rows if letter in subsets)
 
 
-def with_names(class_names) -> tuple[str, ...]:
-    """The names of ImageNet classes if `class_names` are their WordNet ids in order, else `class_names` unchanged."""
-    classes = imagenet_classes(len(class_names)) if len(class_names) in SUBSETS else ()
-    ids = tuple(wordnet_id for wordnet_id, _ in classes)
-    return tuple(name for _, name in classes) if ids and ids == tuple(class_names) else tuple(class_names)
-
-
 def checked_class_names(names) -> tuple[str, ...]:
     """One name per class, each a line of text: numbers become text, and white space becomes single blanks.
 

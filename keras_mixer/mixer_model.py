@@ -14,7 +14,7 @@ class ModelFacts:
 
     class_names: tuple[str, ...] | None = None  # one per class, in order
     trained_on: str | None = None  # the data that the classes come from, in a few words for the user
-    evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.data.settings.EVALUATION_CROPS`
+    evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.fields.EVALUATION_CROPS`
     pixel_range: tuple[float, float] | None = None  # values of a black and a white pixel at the stem
     exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
 

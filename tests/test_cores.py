@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from keras_mixer.cores import available_cores
+from keras_mixer.fast_cpu import available_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")

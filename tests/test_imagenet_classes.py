@@ -9,7 +9,7 @@ from weight_files import linen
 
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
-from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes, with_names
+from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 from keras_mixer.weights import published
 
 
@@ -54,14 +54,6 @@ def test_other_shapes_are_rejected():
             keras_mixer.decode_predictions(np.zeros(shape))
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         keras_mixer.decode_predictions(np.zeros((1, 1000)), top=0)
-
-
-def test_wordnet_ids_and_other_names():
-    ids, names = zip(*imagenet_classes(1000), strict=True)
-    assert with_names(ids) == names
-    assert with_names(names) == names
-    assert with_names(ids[::-1]) == ids[::-1]
-    assert with_names(("cat", "dog")) == ("cat", "dog")
 
 
 def test_a_published_classifier_knows_its_class_names(tmp_path, monkeypatch):

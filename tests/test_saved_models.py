@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.idx import CLOTHES
-from keras_mixer.data.sources import load_source
+from keras_mixer.data.sources import CLOTHES, load_source
 from keras_mixer.export.runtimes import load
 
 ROOT = Path(__file__).parents[1]

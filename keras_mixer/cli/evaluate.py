@@ -12,13 +12,12 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, give, log_of, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.settings import EvaluationCrop
 from keras_mixer.data.sources import image_folder, load_source, with_classes_of
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
-from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.predictor import Precision, in_precision, load_mixer
 from keras_mixer.export.runtimes import load
-from keras_mixer.fields import Count, settings
+from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.storage import as_addresses
 
@@ -38,6 +37,7 @@ class Evaluate:
     """Image folder (all images, or its test sub-folder) or TensorFlow Datasets name; a run's own data by default."""
     source: DataOptions = DataOptions()
     evaluation_crop: EvaluationCrop | None = None  # how images are cropped and resized; the model's own by default
+    precision: Precision = "float32"  # bfloat16 is faster on processors with units for it; not for exports
     output: NewFile | None = None  # JSON file to write; it must not exist
     json: bool = False  # print JSON instead of tables
     csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
@@ -72,7 +72,7 @@ class Evaluate:
         from keras_mixer.training.recipes import resolve
         from keras_mixer.training.run import read_recipe
 
-        model, recipe = load_mixer(self.model), read_recipe(self.model)
+        model, recipe = in_precision(load_mixer(self.model), self.precision), read_recipe(self.model)
         wanted = resolve(recipe, **self.source.given(data=self.data, evaluation_crop=self.evaluation_crop))
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
         own = wants_own_data(self.model, recipe, wanted)
@@ -84,7 +84,7 @@ class Evaluate:
         return result, source, about, own and wanted.label == recipe.label
 
     def _of_model(self, log):
-        predictor = load(self.model)
+        predictor = load(self.model, self.precision)
         if self.data is None:
             raise ValueError(
                 f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
@@ -171,9 +171,7 @@ class Imagenet:
 
     model: Model  # a finished run directory or .keras file with 1000 classes
     data_dir: str | None = None  # of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2)
-    real_labels: Path | None = None  # the authors' real.json, instead of imagenet2012_real
-    real_images: Path | None = None  # of real_labels, ILSVRC2012_val_00000001.JPEG, ...; imagenet2012 by default
-    v2_folder: Path | None = None  # of ImageNet-V2 as published by its authors (0 to 999), instead of imagenet_v2
+    real_labels: Path | None = None  # the authors' real.json, for imagenet2012 instead of imagenet2012_real
     evaluation_crop: EvaluationCrop | None = None  # of images; by default the model's own, or resmall-crop
     output: NewFile | None = None  # JSON file to write; it must not exist
 
@@ -213,10 +211,8 @@ class Imagenet:
 
         sets = {
             "ImageNet": (evaluate, partial(validation_split, self.data_dir)),
-            "ReaL": (evaluate_real, partial(real_split, self.data_dir, self.real_labels, self.real_images)),
+            "ReaL": (evaluate_real, partial(real_split, self.data_dir, self.real_labels)),
         }
-        if self.v2_folder:
-            return sets | {f"V2 {self.v2_folder.name}": (evaluate, partial(v2_split, folder=self.v2_folder))}
         return sets | {f"V2 {name}": (evaluate, partial(v2_split, name, self.data_dir)) for name in V2_VARIANTS}
 
 
@@ -235,7 +231,7 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
-        from keras_mixer.evaluation.features_file import write_features
+        from keras_mixer.evaluation.outputs import write_features
 
         model = load_mixer(self.model)
         crop = anatomy(model).evaluation_crop

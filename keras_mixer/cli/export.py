@@ -22,7 +22,6 @@ from keras_mixer.export.verified import FORMATS, ExportDiffers
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
-from keras_mixer.imagenet_classes import with_names
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import run_source, wants_own_data
 from keras_mixer.training.run import read_recipe, read_results
@@ -142,7 +141,7 @@ class Export:
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""
         count = MOST_EXAMPLES if self.examples is None else self.examples
-        shown = example_images(source.test, with_names(source.class_names), count)
+        shown = example_images(source.test, source.class_names, count)
         if not (self.run / "results.json").is_file():
             return {"title": self.run.stem, "examples": shown}
         results = read_results(self.run)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from keras_mixer.cli.terminal import BAD_INPUT, NewFile, give, in_words, print_table
 from keras_mixer.data.image_folder import images_below
-from keras_mixer.export.predictor import Prediction
+from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, Probability, settings
 from keras_mixer.storage import local_copy
@@ -32,6 +32,7 @@ class Predict:
     /versions/N or /labels/LABEL at the end for one version."""
     top_k: Count = 5  # largest number of classes to show per image
     threshold: Probability = 0.0  # leave out classes that are less probable; in [0, 1]
+    precision: Precision = "float32"  # bfloat16 is faster on processors with units for it; not for exports
     timeout: float = 30.0  # seconds to wait for the server's answer
     retries: int = 4  # number of retries, with increasing delays, while the server is busy
     images_per_request: int = 32  # the most images sent to the server at once; halved where it takes fewer
@@ -63,7 +64,7 @@ class Predict:
         """A function that yields an answer for each of some images, and what it was trained on, if that is known."""
         if not self.server:
             with local_copy(self.paths[0]) as model:
-                predictor = load(model)
+                predictor = load(model, self.precision)
                 one = functools.partial(answer, predictor, self.top_k)
                 yield functools.partial(map, one), predictor.facts.trained_on
             return

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_mixer.data.augment import crop_and_flip, crop_windows
-from keras_mixer.data.settings import EVALUATION_CROPS
+from keras_mixer.fields import EVALUATION_CROPS
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
 MOST_ELONGATED = 100  # long side / short side; resizing the short side scales the long one too

@@ -1,16 +1,19 @@
 """Finds a data set: the bundled digits, IDX files, an image folder or a TensorFlow Datasets name.
 
-Labels go by name: those of a data set become the numbers of a model's classes.
+Labels go by name: those of a data set become the numbers of a model's classes. Source: yann.lecun.com/exdb/mnist for
+the IDX format, arXiv 1708.07747 for Fashion-MNIST.
 """
 
 import dataclasses
+import gzip
+import math
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data import idx
 from keras_mixer.data.image_folder import ImageFolder
 from keras_mixer.data.splits import Source, pixels_split, stratified_split
 from keras_mixer.data.user_data import NAME
@@ -18,6 +21,11 @@ from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
+MAGIC = {"images-idx3": 0x0803, "labels-idx1": 0x0801}  # unsigned bytes in three dimensions, in one
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+FASHION_LABELS = 0x2ED6E46A  # CRC-32 of its training labels; the folder may have any name, such as torchvision's "raw"
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def load_source(
@@ -47,12 +55,12 @@ def load_source(
         return images.whole() if test_fraction is None else images.source(test_fraction, split_seed)
     if path.is_file():
         raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
-    if path.is_dir() and idx.is_idx_folder(path):
-        return idx.idx_source(path)
+    if path.is_dir() and is_idx_folder(path):
+        return idx_source(path)
     if data == "digits":
         return _digits(test_fraction or 0.2, split_seed)
-    if data == "fashion_mnist" and data_dir is None and idx.FASHION_MNIST.is_dir():
-        return idx.idx_source(idx.FASHION_MNIST)
+    if data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
+        return idx_source(FASHION_MNIST)
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):
         raise ValueError(f"There is no folder {data}.")
     from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
@@ -64,7 +72,7 @@ def load_source(
 def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:
     """The image folder at a path; None if it is another kind of data."""
     path = Path(data).expanduser()
-    if not path.is_dir() or idx.is_idx_folder(path) or (path / "dataset_info.json").is_file():
+    if not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
     if data in BUILT_IN:
         if not any(path.iterdir()) or any(path.glob("checkpoints")) or any(path.glob("*/checkpoints")):  # of runs
@@ -90,6 +98,50 @@ def _digits(test_fraction, seed):
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     parts = [pixels_split(pixels[part], labels[part], 10) for part in stratified_split(labels, test_fraction, seed)]
     return Source("digits", tuple("0123456789"), *parts)
+
+
+def is_idx_folder(folder) -> bool:
+    """Whether a folder contains files named like those of MNIST."""
+    return any(Path(folder).glob("*-idx[13]-ubyte*"))
+
+
+def idx_source(folder) -> Source:
+    """The data set in a folder of four IDX files, compressed or not; ValueError names a file that cannot be used.
+
+    Fashion-MNIST is known by its labels and has its class names; those of other sets are numbers.
+    """
+    folder, parts = Path(folder), []
+    for part in ("train", "t10k"):
+        (images, path), (labels, of_labels) = (_read_idx(folder, f"{part}-{kind}-ubyte", MAGIC[kind]) for kind in MAGIC)
+        if len(images) != len(labels) or not len(labels):
+            raise ValueError(f"{path} has {len(images):,} images, but {of_labels} has {len(labels):,} labels.")
+        parts.append((images[..., None], labels))
+    classes = 1 + max(int(labels.max()) for _, labels in parts)
+    fashion = classes == len(CLOTHES) and zlib.crc32(parts[0][1].tobytes()) == FASHION_LABELS
+    names = CLOTHES if fashion else tuple(map(str, range(classes)))
+    train, test = (pixels_split(*part, classes) for part in parts)
+    return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)
+
+
+def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
+    """The content of an IDX file, and its path."""
+    path, dimensions = folder / name, magic & 0xFF
+    if not path.exists():
+        path = folder / f"{name}.gz"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
+            content = np.frombuffer(file.read(), np.uint8)
+    except FileNotFoundError as error:
+        raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.") from error
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}). Download it again.") from error
+    if len(header) != 1 + dimensions or header[0] != magic or len(content) != math.prod(header[1:]):
+        raise ValueError(
+            f"{path} is truncated, damaged or not such an IDX file: its header is {header}, and {len(content):,} bytes "
+            "follow. Download it again."
+        )
+    return content.reshape(header[1:]), path
 
 
 def with_classes_of(source: Source, class_names, log=print) -> Source:

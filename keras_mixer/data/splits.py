@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.cores import available_cores
+from keras_mixer.fast_cpu import available_cores
 from keras_mixer.imagenet_classes import checked_class_names
 
 MOST_CLASSES = 20  # in a line
@@ -104,19 +104,18 @@ class Source:
         return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
 
 
-def file_split(files, labels, classes, orientations=None):
-    """A `Split` of image files with their class numbers and EXIF orientations; None uses all images as stored."""
-    paths = tuple(map(os.fspath, files))
+def file_split(paths, labels, classes, orientations):
+    """A `Split` of image files with their class numbers and EXIF orientations."""
     columns = {
         "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
         "label": np.array(labels, np.int64),
-        "orientation": np.array(orientations or [1] * len(paths), np.int32),
+        "orientation": np.array(orientations, np.int32),
     }
 
     def read(element):
         return {"image": tf.io.read_file(element["path"]), **{key: element[key] for key in ("label", "orientation")}}
 
-    return Split.indexed(len(paths), classes, rows_of(columns), read, files=paths)
+    return Split.indexed(len(paths), classes, rows_of(columns), read, files=tuple(paths))
 
 
 def pixels_split(images, labels, classes):

@@ -9,8 +9,7 @@ import numpy as np
 
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.accuracy import pixel_range_of
-from keras_mixer.evaluation.features_file import features_of
-from keras_mixer.evaluation.outputs import guesses
+from keras_mixer.evaluation.outputs import features_of, guesses
 from keras_mixer.features import feature_extractor
 
 SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10

@@ -11,12 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.prepared import prepared_builder, prepared_split
-from keras_mixer.data.splits import Split, file_split
+from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 
 CLASSES = 1000
 V2_VARIANTS = ("matched-frequency", "threshold-0.7", "topimages")
-VALIDATION_FILES = "ILSVRC2012_val_*.JPEG"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,58 +55,38 @@ def validation_split(data_dir=None) -> Split:
     return prepared_split(prepared_builder("imagenet2012", data_dir), "validation", ("label",), lambda element: element)
 
 
-def real_split(data_dir=None, label_file=None, images=None) -> Split:
+def real_split(data_dir=None, label_file=None) -> Split:
     """The validation images with their sets of correct labels, `(1000,) bool`; FileNotFoundError if not on disk.
 
-    Labels are those of TFDS `imagenet2012_real`, or of the authors' `real.json`: a list of label lists in the order of
-    the validation files. Images are then those of TFDS `imagenet2012`, or `ILSVRC2012_val_*.JPEG` below a folder.
+    They are those of TFDS `imagenet2012_real`, or of `imagenet2012` with the labels in the authors' `real.json`: a list
+    of label lists in the order of the validation files.
     """
     if label_file is None:
-        if images is not None:
-            raise ValueError(f"{images} does not contain labels. Pass the authors' real.json too, as --real-labels.")
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
     sets = _read_label_file(label_file)
-    if images is None:
-        builder = prepared_builder("imagenet2012", data_dir)
-        _check_numbers(builder.info.splits["validation"].num_examples, sets, label_file)
+    builder = prepared_builder("imagenet2012", data_dir)
+    images = builder.info.splits["validation"].num_examples
+    if images > sets.nrows():
+        raise ValueError(f"{label_file} has {int(sets.nrows())} entries for {images} validation images.")
 
-        def by_name(element):
-            number = tf.strings.regex_replace(element["file_name"], r".*_(\d+)\.\w+$", r"\1")
-            return _multi_hot(element, sets[tf.strings.to_number(number, tf.int64) - 1])
+    def by_name(element):
+        number = tf.strings.regex_replace(element["file_name"], r".*_(\d+)\.\w+$", r"\1")
+        return _multi_hot(element, sets[tf.strings.to_number(number, tf.int64) - 1])
 
-        return prepared_split(builder, "validation", ("file_name",), by_name)
-    paths = _files(images, VALIDATION_FILES)
-    numbers = [int(path.stem.rsplit("_", 1)[1]) for path in paths]
-    _check_numbers(max(numbers), sets, label_file)
-    files = file_split(paths, numbers, 0)  # no classes: its labels are the numbers of the files
-    return dataclasses.replace(files, read=lambda element: _multi_hot(files.read(element), sets[element["label"] - 1]))
+    return prepared_split(builder, "validation", ("file_name",), by_name)
 
 
-def v2_split(variant="matched-frequency", data_dir=None, folder=None) -> Split:
-    """ImageNet-V2 in one of its selections: of TFDS, or the authors' folder with images in `FOLDER/0` to `/999`."""
-    if folder is None:
-        builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
-        return prepared_split(builder, "test", ("label",), lambda element: element)
-    paths = _files(folder, "*/*.jp*g")
-    try:
-        labels = [int(path.parent.name) for path in paths]  # not by position: sorted as text, "10" comes before "2"
-    except ValueError as error:
-        raise ValueError(f"Expected folders 0 to {CLASSES - 1} in {folder}: {error}") from error
-    return file_split(paths, labels, CLASSES)
+def v2_split(variant="matched-frequency", data_dir=None) -> Split:
+    """ImageNet-V2 in one of its selections, of TFDS `imagenet_v2`; FileNotFoundError if it is not on disk."""
+    builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
+    return prepared_split(builder, "test", ("label",), lambda element: element)
 
 
 def check_classes(model):
     """Raises ValueError unless the model has the 1000 classes of ImageNet."""
     if model.output_shape[-1] != CLASSES:
         raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
-
-
-def _files(folder, pattern):
-    found = sorted((path for path in Path(folder).rglob(pattern) if path.is_file()), key=lambda path: path.name)
-    if not found:
-        raise FileNotFoundError(f"{folder} contains no file {pattern}.")
-    return found
 
 
 def _read_label_file(path):
@@ -121,11 +100,6 @@ def _read_label_file(path):
     if sets and (ragged.flat_values.numpy() >= CLASSES).any():
         raise ValueError(f"{path} has class numbers above {CLASSES - 1}.")
     return ragged
-
-
-def _check_numbers(largest, sets, path):
-    if largest > sets.nrows():
-        raise ValueError(f"{path} has {int(sets.nrows())} entries, but there is a validation image number {largest}.")
 
 
 def _multi_hot(example, labels):

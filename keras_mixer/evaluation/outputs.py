@@ -5,11 +5,15 @@ The highest value ranks first; among equal values the lower index does. NaN is n
 
 import operator
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
+
+from keras_mixer.features import feature_extractor
+from keras_mixer.files import atomic_write, refuse_existing
 
 ARRAY_BATCH_SIZE = 64  # images of arrays per batch
 EXPECTED = "Expected (images, labels) batches, a tf.data.Dataset or PyDataset of them, or two arrays (images, labels)"
@@ -77,6 +81,37 @@ def class_numbers(labels, classes=None) -> np.ndarray:
     if classes is not None and (numbers.min() < 0 or numbers.max() >= classes):
         raise ValueError(f"Labels run from {numbers.min()} to {numbers.max()}, but the model has {classes} classes.")
     return numbers
+
+
+def features_of(extractor, batches, description, progress=False, mean=False, pixels=None):
+    """`(N, ...) float32, (N,) int64`: the only feature of an extractor for all images, and their labels.
+
+    `mean` averages grids over their tokens; the other arguments are those of `outputs_of`.
+    """
+    rows = []
+    for outputs, labels in outputs_of(extractor, batches, description, progress, pixels):
+        (feature,) = (np.asarray(output, np.float32) for output in outputs.values())
+        if mean:
+            feature = feature.reshape(len(feature), -1, feature.shape[-1]).mean(1)  # a vector is its own mean
+        rows.append((feature, class_numbers(labels)))
+    if not rows:
+        raise ValueError(f"There are no images to compute {description} from.")
+    return map(np.concatenate, zip(*rows, strict=True))
+
+
+def write_features(model, batches, path, *, layer="pre_logits", class_names=(), progress=False):
+    """Writes an `.npz` file with `features` `(N, ...)` float32, `labels` `(N,)` int64 and `class_names`.
+
+    All features are kept in memory until the file is written, atomically. ValueError if it exists or does not end in
+    .npz, or if the layer, named as in `keras_mixer.feature_extractor`, is unknown.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"Expected a path ending in .npz, got {path}.")
+    refuse_existing(path)
+    features, labels = features_of(feature_extractor(model, [layer]), batches, "features", progress)
+    with atomic_write(path) as temporary:
+        np.savez(temporary, features=features, labels=labels, class_names=np.array(class_names, "U"))
 
 
 def guesses(scores) -> np.ndarray:

@@ -14,7 +14,7 @@ from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebui
 from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.data.settings import EVALUATION_CROPS
+from keras_mixer.fields import EVALUATION_CROPS, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -22,6 +22,7 @@ from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Unsupported(ValueError):
@@ -49,11 +50,11 @@ class Predictor:
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
-    model: keras.Model | None = None  # in float32, with preprocessing and activation; None for an export
+    model: keras.Model | None = None  # with preprocessing and activation; None for an export
 
     @classmethod
-    def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None) -> "Predictor":
-        """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, float32.
+    def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
+        """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, the precision.
 
         Arguments and errors are those of `export_saved_model`.
         """
@@ -68,7 +69,7 @@ class Predictor:
         if crop not in EVALUATION_CROPS:
             raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
         facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
-        ready = completed(in_precision(model, "float32"), activation if kind == "logits" else None)
+        ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
         return cls(runtime, facts, shape, output, activation, ready.predict_on_batch, model=ready)
@@ -156,6 +157,8 @@ def read_description(text, path) -> dict[str, Any]:
 
 def in_precision(model, precision) -> keras.Model:
     """The model with its body in a precision and all other layers in float32; itself if it is so already."""
+    # Weights are stored in the precision, too. Under Keras's mixed precision, every call would cast them.
+    check("precision", precision, Precision)
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     if parts.quantized is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.cores import available_cores
 from keras_mixer.export.predictor import Predictor, Unsupported, load_model, read_description
+from keras_mixer.fast_cpu import available_cores
 from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
@@ -17,12 +17,14 @@ METADATA_KEY = "keras_mixer"  # in the metadata of an ONNX file, in the rt_info 
 OPENVINO_FILE = "model.xml"  # its weights are next to it in model.bin
 
 
-def load(path) -> Predictor:
+def load(path, precision="float32") -> Predictor:
     """Opens a classifier for use: a finished run, a `.keras` file, or an export of any format but the web page.
 
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all for the newest), a
             `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for one file.
+        precision: of a run or a `.keras` file: "float32", or "bfloat16", in which weights before the head are then
+            stored and multiplied: faster on processors with units for it, slower on others. An export has its own.
 
     Returns:
         A `Predictor` with the methods `predict(image, top_k=5)` for one image of any size, and `probabilities(batch)`
@@ -30,7 +32,8 @@ def load(path) -> Predictor:
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: it is none of these, was not written by this package, has no head, or its runtime is not installed.
+        ValueError: it is none of these, was not written by this package, has no head, its runtime is not installed, or
+            the precision does not fit.
 
     Example:
         >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
@@ -43,9 +46,11 @@ def load(path) -> Predictor:
         versions = [int(item.name) for item in path.iterdir() if item.name.isdigit()]
         path = path / str(max(versions)) if versions else path
     if path.suffix == ".keras" or (path / "model.keras").is_file():
-        return Predictor.of(load_model(path)).for_classes("to predict")
+        return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
     if (path / "config.json").is_file():
         raise ValueError(f"{path} is a run that did not finish: train again to resume it.")
+    if precision != "float32":
+        raise ValueError(f"{path} is an export, which has a precision of its own. Leave out precision={precision!r}.")
     return open_export(path).for_classes("to predict")
 
 
@@ -105,8 +110,11 @@ def _open_saved_model(path):
     return Predictor("TensorFlow", **known, run=call("serving_default"), other_inputs=others)
 
 
-def open_interpreter(path):
-    """A TFLite interpreter and its name: LiteRT if installed, else the one inside TensorFlow."""
+def _open_tflite(path):
+    """The runtime, the description, shapes of input and output by name, and what runs a batch; so do the others."""
+    described = None
+    with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
+        described = archive.read(DESCRIPTION)
     try:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -115,15 +123,7 @@ def open_interpreter(path):
         import tensorflow as tf
 
         Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
-    return Interpreter(model_path=str(path), num_threads=available_cores()), name
-
-
-def _open_tflite(path):
-    """The runtime, the description, shapes of input and output by name, and what runs a batch; so do the others."""
-    described = None
-    with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
-        described = archive.read(DESCRIPTION)
-    interpreter, name = open_interpreter(path)
+    interpreter = Interpreter(model_path=str(path), num_threads=available_cores())
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
     shapes = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
@@ -131,21 +131,13 @@ def _open_tflite(path):
 
     def run(images):
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only
-        batches = [run_tflite(runner, padded[i : i + size]) for i in range(0, len(padded), size)]
-        return np.concatenate(batches)[: len(images)]
+        padded = padded.astype(details["image"]["dtype"])  # float32 or uint8, as the probabilities
+        batches = [runner(image=padded[i : i + size])["probabilities"] for i in range(0, len(padded), size)]
+        probabilities = np.concatenate(batches)[: len(images)]
+        scale, zero_point = details["probabilities"]["quantization"]
+        return (probabilities.astype(np.float32) - zero_point) * scale if scale else probabilities
 
     return name, described, shapes, run
-
-
-def run_tflite(runner, images):
-    """Runs one batch of the file's size; float32 probabilities, whether the file takes float32 or uint8 pixels."""
-    wanted = runner.get_input_details()["image"]
-    given = runner.get_output_details()["probabilities"]
-    probabilities = runner(image=np.asarray(images, wanted["dtype"]))["probabilities"]
-    if given["dtype"] is np.uint8:
-        scale, zero_point = given["quantization"]
-        probabilities = (probabilities.astype(np.float32) - zero_point) * scale
-    return probabilities
 
 
 def _open_onnx(path):

@@ -20,7 +20,6 @@ from keras_mixer.export.predictor import Predictor, in_precision, require_tensor
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.files import publish, refuse_address, staging_folder
 
-PRECISIONS = ("float32", "bfloat16")
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
 NAME, SIGNATURE_NAME, KEY, VALUE = 1, 3, 1, 2
@@ -86,10 +85,7 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    # Not mixed precision, which would store float32 weights and convert them in every call.
-    model = predictor.model if precision == "float32" else in_precision(predictor.model, precision)
+    model = in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)
     described = folder / SAVED_MODEL_DESCRIPTION

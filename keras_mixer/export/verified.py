@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import anatomy, probabilities_of
-from keras_mixer.cores import available_cores
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
@@ -22,6 +21,7 @@ from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import MODEL, write_web
+from keras_mixer.fast_cpu import available_cores
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
 

@@ -20,16 +20,7 @@ from keras_mixer.fields import check
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
 ADDRESS = re.compile(r"(https?://[^/?#]+(?:/[^?#]*?)?/v1/models/([^/:?#]+))(/versions/\d+|/labels/[^/:?#]+)?/?")
-STATUSES = {  # of servers and of proxies before them; the first four may pass
-    429: "it limits the number of requests",
-    502: "a proxy got no answer from TensorFlow Serving",
-    503: "it is busy or starting",
-    504: "a proxy did not wait long enough: send fewer images, or raise its time limit",
-    401: 'it needs a token: pass --header "Authorization: Bearer TOKEN"',
-    403: "it does not allow this: is the token in --header right?",
-    413: "it takes no request of this size: raise the limit of the proxy (client_max_body_size of nginx)",
-}
-RETRIED = (429, 502, 503, 504)
+RETRIED, TOO_LARGE = (429, 502, 503, 504), 413  # statuses of servers and of proxies before them
 BACKOFF = 0.2  # seconds before the second retry; doubled for each further one
 
 
@@ -74,7 +65,7 @@ class Client:
             )
         if timeout <= 0 or retries < 0 or images_per_request < 1:
             raise ValueError("Expected timeout > 0, retries >= 0 and images_per_request >= 1.")
-        self.url, self.model, self.version = match[1], match[2], match[3] or ""
+        self.url, self.model = f"{match[1]}{match[3] or ''}", match[2]
         self.host = urllib3.util.parse_url(str(url)).netloc
         self.timeout, self.retries, self.images_per_request = timeout, retries, images_per_request
         how: dict[str, Any] = {"connect": False, "read": False, "other": 0, "raise_on_status": False}
@@ -117,24 +108,23 @@ class Client:
         """The answers for encoded images (JPEG or PNG as bytes), in one request."""
         instances = [{NAME: {"b64": base64.b64encode(image).decode()}} for image in images]
         body = {"signature_name": NAME, "instances": instances}
-        return answers_in(self._request("POST", f"{self.url}{self.version}:predict", json=body), len(images))
+        return answers_in(self._request(body), len(images))
 
-    def _request(self, method, url, **body):
+    def _request(self, body):
         try:
-            response = self._pool.request(method, url, **body)
+            response = self._pool.request("POST", f"{self.url}:predict", json=body)
         except urllib3.exceptions.HTTPError as error:
             raise ServingError(
                 f"{self.host} gave no answer: {getattr(error, 'reason', None) or error}. Is TensorFlow Serving running "
                 "there (REST port, 8501)? If it is slow, raise --timeout or send fewer images."
             ) from error
-        status, start = response.status, f"{self.host} answered {response.status}"
-        if status in STATUSES:
-            attempts = f" to {self.retries + 1} attempts" if status in RETRIED else ""
-            raise (Rejected if status == 413 else ServingError)(f"{start}{attempts}: {STATUSES[status]}.")
+        status, start = response.status, f"{self.host} answered {response.status} {response.reason}"
+        if status in RETRIED:
+            raise ServingError(f"{start} to {self.retries + 1} attempts.")
+        if status == TOO_LARGE:
+            raise Rejected(f"{start}: it takes no request of this size. Raise the limit of the proxy.")
         content = content_of(response.data, start)
         message = str(content.get("error", content))
-        if status == 404 and method == "POST":
-            raise ServingError(self._why_not_found(message))
         if status == 400 and (UNREADABLE in message or "Task size" in message):
             raise Rejected(message)
         if status == 400 and "signature" in message.lower():
@@ -145,19 +135,6 @@ class Client:
         if status != 200:
             raise ServingError(f"{start}: {message}")
         return content
-
-    def _why_not_found(self, message):
-        """Explains "servable not found" by the versions of the model on the server and their states."""
-        try:
-            known = self._request("GET", self.url)["model_version_status"]
-            states = [f"{one['version']} {one['state']} {one['status']['error_message']}".strip() for one in known]
-        except (ServingError, KeyError, TypeError):
-            return f"The server at {self.host} has no model {self.model!r}; check its name. It says: {message}"
-        asked = self.version.strip("/").replace("s/", " ") or "version"
-        return (
-            f"Model {self.model!r} at {self.host} has no {asked} that is AVAILABLE; it has "
-            f"{', '.join(states) or 'none'}. Try again soon if one is LOADING."
-        )
 
 
 def content_of(data: bytes, start) -> dict:

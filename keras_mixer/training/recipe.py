@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from keras_mixer.data.settings import RANDAUGMENT_OPERATIONS, EvaluationCrop
 from keras_mixer.fields import (
     ASCENDING,
+    RANDAUGMENT_OPERATIONS,
     SOME,
     Count,
     CountFrom0,
+    EvaluationCrop,
     Field,
     Fraction,
     NonNegative,

@@ -49,7 +49,10 @@ class WeightFile:
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
         if side * side == tokens > 0:
             return side, side
-        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid; pass source_grid=(rows, columns).")
+        raise ValueError(
+            f"The {tokens} tokens of {self.path} are not a square grid. Load them into a model of the image size that "
+            "they are for, then call change_resolution."
+        )
 
     def widened(self, variant: Variant, grid) -> Variant:
         """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
@@ -89,26 +92,26 @@ def kind_of(source) -> str:
     return kind
 
 
-def open_weights(source, variant: Variant | None = None, source_grid=None) -> WeightFile:
+def open_weights(source, variant: Variant | None = None) -> WeightFile:
     """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
     source = downloads.local(source)
-    kind, path, facts = kind_of(source), Path(source), None
+    kind, path, facts, grid = kind_of(source), Path(source), None, None
     if kind == ".keras":
         parts = plain(load_keras(path), f"load_weights from {path}", "Save {} to a file of its own, and load that.")
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
         return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
     if kind == PUBLISHED:
         checkpoint = published.find(str(source), variant)
-        path, facts, source_grid = published.download(checkpoint), checkpoint.facts, checkpoint.grid
+        path, facts, grid = published.download(checkpoint), checkpoint.facts, checkpoint.grid
     arrays = read_arrays(path)
     try:
         named, origins, of_layout, notes = own_names(arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return WeightFile(path, named, origins, facts or of_layout, source_grid, notes)
+    return WeightFile(path, named, origins, facts or of_layout, grid, notes)
 
 
-def load_weights(model, source, *, head="auto", method=None, source_grid=None, log=None):
+def load_weights(model, source, *, head="auto", method=None, log=None):
     """Loads weights into a model, all or nothing.
 
     Args:
@@ -122,7 +125,6 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
         method: for a model with another image size than the file. None or "block_diagonal" applies the paper's rule,
             which needs whole tiles and a model with D_S times their number; "bilinear" resizes the token weights to
             any grid and keeps D_S (not from the paper).
-        source_grid: rows and columns of the file's tokens, if it does not contain them and they are not a square.
         log: called with each line about an adaptation, such as a head that starts at zero. None logs each line as a
             warning of the logger "keras_mixer", which Python prints by default.
 
@@ -144,7 +146,7 @@ def load_weights(model, source, *, head="auto", method=None, source_grid=None, l
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     parts = plain(model, "load_weights")
-    file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant(), source_grid)
+    file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant())
     file.check_form({name: getattr(parts.facts, name) for name in FORMS})
     lines: list[str] = list(file.notes)
     arrays = _fitting_arrays(parts, file, head, method, lines)

@@ -10,7 +10,7 @@ from image_files import encode, evaluated, example, photographs, turned
 from PIL import Image, ImageOps
 
 from keras_mixer.data.decode import NotAnImage, decode_image, decode_jpeg_or_png, read_header, training_crop
-from keras_mixer.data.settings import EVALUATION_CROPS
+from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.training.recipe import Recipe
 
 MIDDLE = tf.constant([[0.5, 0.5, 0.3, 0.7, 0.2]])  # area, aspect, place, flip

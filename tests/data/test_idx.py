@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_mixer.data import idx
+from keras_mixer.data import sources
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
 
@@ -52,14 +52,14 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, packed):
 def test_fashion_mnist_is_known_by_its_labels(tmp_path, monkeypatch):
     _, labels = write_set(tmp_path / "raw")["train"]
     assert load_source(str(tmp_path / "raw")).class_names == tuple("0123456789")
-    monkeypatch.setattr(idx, "FASHION_LABELS", idx.zlib.crc32(labels.astype(np.uint8).tobytes()))
-    assert load_source(str(tmp_path / "raw")).class_names == idx.CLOTHES
-    assert tuple(tfds.builder("fashion_mnist").info.features["label"].names) == idx.CLOTHES
+    monkeypatch.setattr(sources, "FASHION_LABELS", sources.zlib.crc32(labels.astype(np.uint8).tobytes()))
+    assert load_source(str(tmp_path / "raw")).class_names == sources.CLOTHES
+    assert tuple(tfds.builder("fashion_mnist").info.features["label"].names) == sources.CLOTHES
 
 
 def test_the_name_fashion_mnist_finds_the_installed_files_and_says_so(tmp_path, monkeypatch):
     write_set(tmp_path / "fashion-mnist")
-    monkeypatch.setattr(idx, "FASHION_MNIST", tmp_path / "fashion-mnist")
+    monkeypatch.setattr(sources, "FASHION_MNIST", tmp_path / "fashion-mnist")
     assert load_source("fashion_mnist").name == f"fashion-mnist (IDX files in {tmp_path / 'fashion-mnist'})"
 
 

@@ -197,6 +197,7 @@ def only_imports(code):
 
 
 # Keras warns of the default of `fit(shuffle=)` wherever it gets a dataset.
+@pytest.mark.notebooks
 @pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_of_a_page_runs_from_top_to_bottom(page, table, tmp_path, monkeypatch, capsys):

@@ -17,13 +17,14 @@ from keras_mixer.training.recipe import Recipe
 
 REFERENCE, CARDS = ROOT / "docs" / "reference", ROOT / "saved_models"
 MESSAGES = re.compile(r"^(?:- |  )`(.+)`<br>$", re.M)
-OF_OTHERS = {  # messages of Python, Keras and TensorFlow
+OF_OTHERS = {  # messages of Python, Keras, TensorFlow and its server
     "No module named 'tensorflow'",
     "Could not locate class 'MixerModel'...",
     "Detected incompatible Protobuf Gencode/Runtime versions when loading tensorflow_metadata/...",
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "oneDNN custom operations are on. You may see slightly different numerical results...",
     "This TensorFlow binary is optimized to use available CPU instructions...",
+    "Servable not found for request: ...",
     "UserWarning: ... was passed, but will be ignored since the data ...",
 }
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.evaluation.features_file import write_features
+from keras_mixer.evaluation.outputs import write_features
 
 pytestmark = pytest.mark.backends
 

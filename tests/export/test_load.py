@@ -60,6 +60,24 @@ def test_a_run_and_its_file_predict_as_the_model(model, run, photograph, capsys)
 
 
 @pytest.mark.backends
+def test_in_bfloat16_the_weights_are_stored_so_and_the_answers_close(model, run, rng, photograph, capsys, tmp_path):
+    pixels = rng.integers(0, 256, (8, 16, 24, 3), dtype=np.uint8)
+    exact, loaded = keras_mixer.load(run).probabilities(pixels), keras_mixer.load(run, precision="bfloat16")
+    assert {weight.dtype for weight in loaded.model.get_layer("mixer_block_0").weights} == {"bfloat16"}
+    found = loaded.probabilities(pixels)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.02
+    assert cli.main(["predict", str(run), str(photograph), "--precision", "bfloat16", "--json"]) == 0
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert printed["probabilities"] == pytest.approx(loaded.predict(photograph).probabilities)
+    with pytest.raises(ValueError, match="precision must be 'float32' or 'bfloat16', got 'float16'"):
+        keras_mixer.load(run, precision="float16")
+    (tmp_path / "a.tflite").write_bytes(b"")
+    with pytest.raises(ValueError, match="is an export, which has a precision of its own"):
+        keras_mixer.load(tmp_path / "a.tflite", precision="bfloat16")
+
+
+@pytest.mark.backends
 def test_useless_paths_are_refused(model, photograph, tmp_path):
     with pytest.raises(FileNotFoundError, match="no model at"):
         keras_mixer.load(tmp_path / "nothing")

@@ -172,7 +172,7 @@ def test_versions_count_up_and_are_never_overwritten(classifier, tmp_path):
         ({"version": 7}, r"7 exists already .* use version 9"),
         ({"version": 0}, "positive"),
         ({"top_k": 0}, "top_k must be at least 1"),
-        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
     ]:
         with pytest.raises(ValueError, match=message):
             keras_mixer.export_saved_model(classifier, tmp_path, **options)

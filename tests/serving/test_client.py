@@ -97,10 +97,9 @@ def test_what_the_graph_does_not_read_is_prepared_here(url, model, tmp_path):
 
 
 def test_what_is_not_there_is_named(url, images):
-    with pytest.raises(ServingError, match="has no model 'mixes'; check its name"):
-        Client(url[:-1] + "s").classify(images)
-    with pytest.raises(ServingError, match=r"'mixer' at .* has no version 7 that is AVAILABLE; it has 4 AVAILABLE\."):
-        Client(url + "/versions/7").classify(images)
+    for address, name in ((url[:-1] + "s", "mixes"), (url + "/versions/7", "mixer")):
+        with pytest.raises(ServingError, match=f"answered 404 Not Found: .*{name}"):
+            Client(address).classify(images)
 
 
 def test_an_unreadable_file_is_named(url, images, tmp_path):
@@ -186,16 +185,16 @@ def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
 @pytest.mark.parametrize(
     ("status", "attempts", "message"),
     [
-        (429, 3, "limits the number of requests"),
-        (502, 3, "a proxy got no answer from TensorFlow Serving"),
-        (503, 3, "is busy or starting"),
-        (504, 3, "a proxy did not wait long enough"),
-        (413, 1, "takes no request of this size: raise the limit of the proxy"),
-        (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
-        (403, 1, "is the token in --header right"),
+        (429, 3, "429 Too Many Requests to 3 attempts"),
+        (502, 3, "502 Bad Gateway to 3 attempts"),
+        (503, 3, "503 Service Unavailable to 3 attempts"),
+        (504, 3, "504 Gateway Timeout to 3 attempts"),
+        (413, 1, "takes no request of this size. Raise the limit of the proxy"),
+        (401, 1, "401 Unauthorized with something that is not JSON"),
+        (403, 1, "403 Forbidden with something that is not JSON"),
     ],
 )
-def test_what_proxies_answer_is_explained_and_what_may_pass_is_retried(
+def test_what_proxies_answer_is_named_and_what_may_pass_is_retried(
     gateway, files, status, attempts, message, monkeypatch
 ):
     url, answers, asked = gateway
@@ -225,20 +224,6 @@ def test_a_port_nobody_listens_at_is_named(images):
 
 
 @pytest.mark.parametrize(
-    ("state", "error", "message"),
-    [("LOADING", "", "5 LOADING. Try again soon"), ("END", "no file", "5 END no file.")],
-)
-def test_a_model_that_is_loading_or_broken_is_told_apart(gateway, images, state, error, message):
-    url, answers, asked = gateway
-    status = {"version": "5", "state": state, "status": {"error_code": "UNKNOWN", "error_message": error}}
-    answers += [(404, b'{"error": "Servable not found for request: Latest(mixer)"}')]
-    answers += [(200, json.dumps({"model_version_status": [status]}).encode())]
-    with pytest.raises(ServingError, match=f"'mixer' at .* has no version that is AVAILABLE; it has {message}"):
-        Client(f"{url}/v1/models/mixer").classify(images)
-    assert [path for path, *_ in asked] == ["/v1/models/mixer:predict", "/v1/models/mixer"]
-
-
-@pytest.mark.parametrize(
     ("url", "host"),
     [
         ("http://a.b:8501/v1/models/m/versions/12", "a.b:8501"),
@@ -250,7 +235,7 @@ def test_a_model_that_is_loading_or_broken_is_told_apart(gateway, images, state,
 def test_addresses(url, host):
     client = Client(url)
     assert (client.host, client.model) == (host, "m")
-    assert client.url + client.version == url.rstrip("/")
+    assert client.url == url.rstrip("/")
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/x", "ftp://a:1/b"])

@@ -16,11 +16,10 @@ LABELS = np.arange(40) % 2
 SIGMOID = {"loss": "sigmoid", "label_smoothing": 0.0}
 KINDS = {
     "AdamW, two devices": {"clip_norm": 0.5, "devices": 2, "head_bias": -3.0},
-    "SGD": {"optimizer": "sgd", "schedule": "staircase"},
+    "SGD, sharpness-aware": {"optimizer": "sgd", "schedule": "staircase", "sam_rho": 0.1},
     "Muon": {"optimizer": "muon", "schedule": "linear"},
     "moving average": {"ema_momentum": 0.9, "learning_rate": 0.05, **SIGMOID},
     "microbatches, bfloat16": {"accumulation_steps": 2, "precision": "mixed_bfloat16"},
-    "sharpness-aware": {"sam_rho": 0.1},
 }
 
 
