@@ -1,18 +1,21 @@
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 VIRTUAL_DEVICES = 4
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={VIRTUAL_DEVICES}"  # read when JAX starts
 if os.environ.get("KERAS_BACKEND") == "jax":  # where tiny models take longer to optimize than they then run
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    compiled = tempfile.TemporaryDirectory()  # what one test compiles, the next ones load
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import keras
 import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.training import recipe
+from keras_mixer.training import fit as loop, recipe
 
 sys.path.append(str(Path(__file__).parents[1]))  # experiments/ is not installed
 
@@ -48,10 +51,11 @@ def rng():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_xla_by_default():
-    """XLA takes longer to compile tiny models than their few training steps take here."""
+def short_starts():
+    """XLA takes longer to compile tiny models than their few steps take here; pictures need a pipeline of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "XLA_BELOW_MACS", 0)
+        patch.setattr(loop, "TrainingImages", lambda *arguments: keras.callbacks.Callback())
         yield
 
 

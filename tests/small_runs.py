@@ -10,6 +10,7 @@ import pytest
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
+SMALL |= {"randaugment_num_ops": 0}  # a sixth of the time of such a run is its tracing
 
 
 def quiet(*lines):

@@ -26,10 +26,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (10223, 75),
+    "keras_mixer": (10238, 75),
     "keras_mixer/*.py": (1603, 14),
     "keras_mixer/weights": (990, 9),
-    "keras_mixer/data": (1950, 11),
+    "keras_mixer/data": (1958, 11),
     "keras_mixer/training": (2235, 13),
     "keras_mixer/evaluation": (538, 5),
     "keras_mixer/export": (1290, 9),
@@ -37,7 +37,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (922, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (12276, 85),
+    "tests": (12288, 85),
 }
 MODEL = ("variants", "layers", "models")
 KERAS_ONLY = (*MODEL, "composite", "mixer_model", "anatomy", "features", "fast_cpu")

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from keras_mixer.data.decode import Header, NotAnImage, content_sum
 from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
@@ -186,11 +189,16 @@ class ImageFolder:
         return {images[i]: reason for i, reason in unusable_examples(split, self.crop).items()}
 
     def _remark(self, images):
-        """Says which images are for training and for testing too."""
+        """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
         trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
         if twice := [path for path, other in pairs if other and self._equal(path, other)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
+        for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
+            with Image.open(self.path / image.path) as opened:
+                if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
+                    self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
+                    return
 
     def _equal(self, path, other):
         return filecmp.cmp(self.path / path, self.path / other, shallow=False)

@@ -20,7 +20,14 @@ from keras_mixer.fields import check
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
 ADDRESS = re.compile(r"(https?://[^/?#]+(?:/[^?#]*?)?/v1/models/([^/:?#]+))(/versions/\d+|/labels/[^/:?#]+)?/?")
-RETRIED, TOO_LARGE = (429, 502, 503, 504), 413  # statuses of servers and of proxies before them
+EXPLAINED = {  # statuses of servers and of proxies before them; all but 413 may pass
+    413: "it takes no request of this size: raise the limit of the proxy",
+    429: "it limits the number of requests",
+    502: "a proxy got no answer from TensorFlow Serving",
+    503: "it is busy or starting",
+    504: "a proxy did not wait long enough: send fewer images, or raise its time limit",
+}
+RETRIED = (429, 502, 503, 504)
 BACKOFF = 0.2  # seconds before the second retry; doubled for each further one
 
 
@@ -120,9 +127,9 @@ class Client:
             ) from error
         status, start = response.status, f"{self.host} answered {response.status} {response.reason}"
         if status in RETRIED:
-            raise ServingError(f"{start} to {self.retries + 1} attempts.")
-        if status == TOO_LARGE:
-            raise Rejected(f"{start}: it takes no request of this size. Raise the limit of the proxy.")
+            raise ServingError(f"{start} to {self.retries + 1} attempts: {EXPLAINED[status]}.")
+        if status in EXPLAINED:
+            raise Rejected(f"{start}: {EXPLAINED[status]}.")
         content = content_of(response.data, start)
         message = str(content.get("error", content))
         if status == 400 and (UNREADABLE in message or "Task size" in message):

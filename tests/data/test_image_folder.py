@@ -177,5 +177,9 @@ def test_what_spoils_a_result_is_said(tmp_path):
     for old, new in ((0, "new"), (1, "other")):
         file = sorted((folder / "train" / "circle").iterdir())[old]
         shutil.copy(file, folder / "test" / "circle" / f"{new}{file.suffix}")
+    dark = np.full((16, 16), 4095, np.uint16)
+    for file in (folder / "train" / "stripe").iterdir():
+        Image.fromarray(dark).save(file.with_suffix(".png"))
     load_source(str(folder), log=said.append)
     assert said[0].startswith("Training images that are test images too: 2 (test/circle/new")
+    assert "png has 16 bits per pixel and uses 12: it is almost black. Scale it by 16." in said[1]

@@ -185,11 +185,11 @@ def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
 @pytest.mark.parametrize(
     ("status", "attempts", "message"),
     [
-        (429, 3, "429 Too Many Requests to 3 attempts"),
-        (502, 3, "502 Bad Gateway to 3 attempts"),
-        (503, 3, "503 Service Unavailable to 3 attempts"),
-        (504, 3, "504 Gateway Timeout to 3 attempts"),
-        (413, 1, "takes no request of this size. Raise the limit of the proxy"),
+        (429, 3, "to 3 attempts: it limits the number of requests"),
+        (502, 3, "to 3 attempts: a proxy got no answer from TensorFlow Serving"),
+        (503, 3, "to 3 attempts: it is busy or starting"),
+        (504, 3, "to 3 attempts: a proxy did not wait long enough"),
+        (413, 1, "takes no request of this size: raise the limit of the proxy"),
         (401, 1, "401 Unauthorized with something that is not JSON"),
         (403, 1, "403 Forbidden with something that is not JSON"),
     ],

@@ -19,7 +19,8 @@ from keras_mixer import cli
 from keras_mixer.data.batches import evaluation_batches, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.layers import PatchEmbed
-from keras_mixer.training.callbacks import TrainingDiverged
+from keras_mixer.training import fit as loop
+from keras_mixer.training.callbacks import TrainingDiverged, TrainingImages
 from keras_mixer.training.fit import fit_model, parts, start_model
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
@@ -28,7 +29,7 @@ from keras_mixer.training.run import Run, list_checkpoints, read_recipe
 QUICK = {"epochs": 3, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 4}  # 5 steps an epoch
 
 
-LEARNING = {"epochs": 12, "learning_rate": 1e-2}
+LEARNING = {"epochs": 12, "learning_rate": 1e-2, "randaugment_num_ops": 1}
 
 
 def run(workdir, **overrides):
@@ -41,6 +42,7 @@ def learned(tmp_path_factory):
     folder, built, build = tmp_path_factory.mktemp("learned") / "run", [], PatchEmbed.build
     profile = (2, 3) if keras.backend.backend() == "tensorflow" else None  # Keras profiles JAX from Python 3.12 on
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "TrainingImages", TrainingImages)
         patch.setattr(PatchEmbed, "build", lambda layer, shape: (built.append(layer), build(layer, shape))[1])
         return folder, run(folder, profile_steps=profile, **LEARNING), len(built)
 

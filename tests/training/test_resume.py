@@ -63,6 +63,7 @@ def test_a_run_resumes_without_its_weights_and_works_nothing_out_again(tiny_mixe
     start.save(tmp_path / "start.keras")
     # Weights for 16 px widen the token-mixing MLPs of a model for 32 px.
     options = {"weights": str(tmp_path / "start.keras"), "image_size": 32, "accumulation_steps": 2}
+    options |= {"randaugment_num_ops": 1}
     whole_run = fit(tmp_path / "whole", photos, **options)
     with stopped_at(5):
         fit(tmp_path / "stopped", photos, **options)
