@@ -1,9 +1,10 @@
 """Contestant: this package, and the matrix product in the same framework.
 
-Arguments: `rematerialize`; `xla` compiles with XLA; `export` runs a SavedModel of the precision of the case; `litert`
-and a quantization (or `float32`) run a LiteRT file on two threads.
+Arguments: `rematerialize`; `xla` compiles with XLA; `load` runs what `keras_mixer.load` makes of a `.keras` file in the
+precision of the case, `export` a SavedModel; `litert` and a quantization (or `float32`) a LiteRT file on two threads.
 """
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -12,19 +13,21 @@ from protocol import serve
 from speed import Case, images_of, model_of, prepare, prepare_limit, session_of
 
 import keras_mixer
+from keras_mixer.export.predictor import Predictor
 
 WORDS = sys.argv[1:]
 THREADS = 2
 
 
-def _exported(case):
-    """A SavedModel, as TensorFlow Serving runs it; converted from the float32 model."""
+def _opened(case):
+    """A `.keras` file, or a SavedModel as TensorFlow Serving runs it; converted from the float32 model."""
     model = model_of(Case(case.kind, case.variant, case.batch_size, image_size=case.image_size))
+    if "load" in WORDS:
+        return functools.partial(Predictor.of(model, precision=case.precision).run, images_of(case))
     with tempfile.TemporaryDirectory() as folder:
         keras_mixer.export_saved_model(model, Path(folder, "export"), precision=case.precision)
         run = session_of(Path(folder, "export"))
-    images = images_of(case)
-    return lambda: run(images)
+    return functools.partial(run, images_of(case))
 
 
 def _litert(case, quantization):
@@ -47,11 +50,11 @@ def _prepare(request):
     if request["kind"] == "limit":
         return prepare_limit(request["precision"])
     case = Case(**request)
-    if case.kind != "forward" and {"export", "litert"} & set(WORDS):
-        raise ValueError("an export does not train")
-    if "litert" in WORDS:
-        return _litert(case, WORDS[-1])
-    return _exported(case) if "export" in WORDS else prepare(case, "rematerialize" in WORDS, "xla" in WORDS or "auto")
+    if not {"export", "litert", "load"} & set(WORDS):
+        return prepare(case, "rematerialize" in WORDS, "xla" in WORDS or "auto")
+    if case.kind != "forward":
+        raise ValueError("a file does not train")
+    return _litert(case, WORDS[-1]) if "litert" in WORDS else _opened(case)
 
 
 serve(_prepare)

@@ -20,7 +20,11 @@ PLAIN, MEMORY = (word in sys.argv[1:] for word in ("plain", "memory"))
 
 def _batches(case):
     """Batches of a folder in two classes; for the training step, with labels of 1000."""
-    changes = {"data": f"{case['folder']}/train", "image_size": case["image_size"], "global_batch_size": case["batch_size"]}
+    changes = {
+        "data": f"{case['folder']}/train",
+        "image_size": case["image_size"],
+        "global_batch_size": case["batch_size"],
+    }
     if not PLAIN:
         changes |= {"randaugment_num_ops": 2, "randaugment_level": 15.0, "mixup_alpha": 0.5}
     recipe = resolve("finetune", **changes)

@@ -4,9 +4,8 @@
     python benchmarks/run.py --timm PYTHON --flax PYTHON --output benchmarks/results/NAME.json
 
 PYTHON is the interpreter of an environment with the packages of a peer (timm: torch, timm, torchvision; Flax: flax and
-optax). A peer that is not given is skipped; one that does not
-start is reported and skipped. Contestants take turns, A B A B, while the others wait; results are medians over all
-rounds. `--kinds` also accepts litert, input, memory and growth.
+optax). A peer that is not given is skipped; one that does not start is reported and skipped. Contestants take turns,
+A B A B; results are medians over all rounds. `--kinds` also accepts litert, input, memory and growth.
 """
 
 import argparse
@@ -20,10 +19,10 @@ from contestants import OURS, Contestant, competed, failed, in_turn, middle, pee
 from photographs import write_photographs
 from speed import CALLS, Case, limit_operations
 
-# Other ways to run this package: arguments of `ours.py`, environment variables
-OURS_OTHERWISE = {
+OURS_OTHERWISE = {  # other ways to run this package: arguments of `ours.py`, environment variables
     "keras_mixer, XLA": (["xla"], {}),
     "keras_mixer on JAX": ([], {"KERAS_BACKEND": "jax"}),
+    "keras_mixer, load": (["load"], {}),
     "keras_mixer, SavedModel": (["export"], {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
 }
 PHOTOGRAPHS = 512

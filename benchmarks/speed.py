@@ -82,17 +82,12 @@ def images_of(case):
     return np.random.default_rng(0).integers(0, 256, (case.batch_size, *case.shape)).astype(np.float32)
 
 
-def labels_of(case):
-    """`(B, classes) float32`: one-hot."""
-    return np.eye(CLASSES, dtype=np.float32)[np.random.default_rng(0).integers(0, CLASSES, case.batch_size)]
-
-
 def prepare(case, rematerialize=False, xla="auto"):
     """A function without arguments that runs one call of a case and waits for its result; see `compiled_model`."""
     model, images = compiled_model(case, rematerialize, xla), images_of(case)
     if case.kind == "forward":
         return lambda: model.predict_on_batch(images)
-    labels = labels_of(case)
+    labels = np.eye(CLASSES, dtype=np.float32)[np.random.default_rng(0).integers(0, CLASSES, case.batch_size)]
     return lambda: model.train_on_batch(images, labels)
 
 
