@@ -170,7 +170,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=["forward", "train"], choices=("forward", "train", *FURTHER))
     parser.add_argument("--seconds", type=float, default=12.0, help="per case and contestant")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--otherwise", action="store_true", help="also XLA, JAX and a SavedModel of this package")
+    parser.add_argument("--otherwise", action="store_true", help="also XLA, JAX, load and a SavedModel of this package")
     parser.add_argument("--output", type=Path, help="JSON file; must not exist")
     options = parser.parse_args()
     record(measured(options), options.output, [OURS, *peers(options)])

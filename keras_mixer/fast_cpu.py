@@ -1,4 +1,4 @@
-"""LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs; elsewhere they cost nothing.
+"""The cores there are, and LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs, at no cost elsewhere.
 
 TensorFlow runs every operation on a CPU separately, and each is one pass over memory. docs/performance.md has figures.
 """

@@ -1,7 +1,4 @@
-"""Types of settings with their ranges, checked by pydantic: in Python, in files and on the command line.
-
-Imports neither TensorFlow nor KerasCV, so that a recipe can be checked and `--help` printed without them.
-"""
+"""Types and choices of settings, checked by pydantic: in Python, in files, on the command line; without TensorFlow."""
 
 import functools
 import re
@@ -39,7 +36,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # int32 for tf.random; np.random accepts no negative seed
-Text = Annotated[str, where("a non-empty string", lambda text: text.strip() and "\0" not in text)]
+TEXT = re.compile(r"(?s)(?=.*\S)[^\0\ud800-\udfff]+")  # surrogates stand for bytes that are not UTF-8
+Text = Annotated[str, where("a non-empty string in UTF-8", TEXT.fullmatch)]
 ASCENDING = where("ascending", lambda values: list(values) == sorted(values))
 SOME = where("one value or more", bool)
 

@@ -1,6 +1,7 @@
 """Files and folders written atomically: complete or absent, whatever stops the program while it writes."""
 
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -77,4 +78,5 @@ def _sync(path):
 def write_json(path, content):
     """Writes plain data as a JSON file, atomically; numbers that are not finite, which JSON does not know, as null."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(pydantic_core.to_json(content, indent=2, inf_nan_mode="null") + b"\n")
+        plain = pydantic_core.to_jsonable_python(content, inf_nan_mode="null")
+        temporary.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from image_files import encode, photographs
+from small_runs import SMALL
 
 import keras_mixer
 from keras_mixer import cli
@@ -16,8 +17,7 @@ from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.inspect.saliency import write_saliency
 
 IMAGES, LABELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), "uint8"), np.arange(20) % 2
-QUICK = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
-QUICK |= {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1}
+QUICK = SMALL | {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1}
 CLEAN = [
     (["cat\n", "\tdog "], ("cat", "dog")),
     (["red\r\npanda", "polar\N{LINE SEPARATOR}bear"], ("red panda", "polar bear")),
@@ -43,7 +43,6 @@ def fit(folder, **options):
     return keras_mixer.fit("digits", workdir=folder, log=lambda line: None, **(QUICK | options))
 
 
-@pytest.mark.backends
 def test_training_cleans_names(tmp_path):
     names, clean = CLEAN[0]
     model = fit(tmp_path / "run", train=(IMAGES, LABELS), class_names=names).model

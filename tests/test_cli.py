@@ -34,7 +34,7 @@ from keras_mixer.training.sweep import SweepResult
 FOLDER = Path(keras_mixer_command.__file__).parent
 QUICK = ["--num-blocks", "1", "--hidden-dim", "32", "--tokens-mlp-dim", "16", "--channels-mlp-dim", "64"]
 QUICK += ["--epochs", "8", "--global-batch-size", "128", "--learning-rate", "1e-2", "--warmup-steps", "5"]
-QUICK += ["--checkpoint-every-steps", "20", "--xla-on-cpu", "False", "--devices", "cpu"]
+QUICK += ["--checkpoint-every-steps", "20", "--xla-on-cpu", "False", "--devices", "cpu", "--randaugment-num-ops", "0"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import image_folder, load_source, with_classes_of
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
-from keras_mixer.export.predictor import Precision, in_precision, load_mixer
+from keras_mixer.export.predictor import Precision, Predictor, load_mixer
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
@@ -52,7 +52,7 @@ class Evaluate:
         content = {"accuracy": result.top1, "top5": result.top5, "loss": loss, "test_images": result.examples} | about
         content |= {"non_finite": result.non_finite, "constant": result.constant, "data": source.name}
         content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
-        content |= {"confusion": result.confusion.tolist()}
+        content |= {"confusion": result.confusion.tolist(), "precision": self.precision}
         if give(self, content, ("class", "images", "accuracy"), rows):
             print_evaluation(result, about, rows)
         file = self.output or (self.model / "evaluation.json" if own else None)
@@ -72,7 +72,9 @@ class Evaluate:
         from keras_mixer.training.recipes import resolve
         from keras_mixer.training.run import read_recipe
 
-        model, recipe = in_precision(load_mixer(self.model), self.precision), read_recipe(self.model)
+        model, recipe = load_mixer(self.model), read_recipe(self.model)
+        exact = self.precision == "float32"
+        model = model if exact else Predictor.of(model, precision=self.precision).model
         wanted = resolve(recipe, **self.source.given(data=self.data, evaluation_crop=self.evaluation_crop))
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
         own = wants_own_data(self.model, recipe, wanted)
@@ -81,7 +83,7 @@ class Evaluate:
         source = with_classes_of(source, model.class_names, log)
         result, size = evaluate_source(model, source, wanted, progress=True), list(wanted.input_shape()[:2])
         about = {"part": part, "evaluation_crop": wanted.evaluation_crop, "image_size": size}
-        return result, source, about, own and wanted.label == recipe.label
+        return result, source, about, own and exact and wanted.label == recipe.label
 
     def _of_model(self, log):
         predictor = load(self.model, self.precision)

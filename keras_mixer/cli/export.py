@@ -189,8 +189,7 @@ def print_parity(parity):
         (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
         ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
     ]
-    if parity.minimum_runtime:
-        rows.append(("minimum runtime", "", f"TensorFlow Lite {parity.minimum_runtime}", ""))
+    rows += [("minimum runtime", "", f"TensorFlow Lite {parity.minimum_runtime}", "")] * bool(parity.minimum_runtime)
     print_table((f"{parity.images:,} images", "model (Keras)", f"export ({parity.runtime})", "allowed"), rows)
 
 

@@ -32,7 +32,7 @@ class Predict:
     /versions/N or /labels/LABEL at the end for one version."""
     top_k: Count = 5  # largest number of classes to show per image
     threshold: Probability = 0.0  # leave out classes that are less probable; in [0, 1]
-    precision: Precision = "float32"  # bfloat16 is faster on processors with units for it; not for exports
+    precision: Precision = "float32"  # bfloat16 is faster on processors with units for it; not for exports and servers
     timeout: float = 30.0  # seconds to wait for the server's answer
     retries: int = 4  # number of retries, with increasing delays, while the server is busy
     images_per_request: int = 32  # the most images sent to the server at once; halved where it takes fewer
@@ -51,9 +51,8 @@ class Predict:
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
         predictions = [self._without_improbable(one) for one in answers if isinstance(one, Prediction)]
-        content = [dataclasses.asdict(prediction) for prediction in predictions]
         rows = [(p.image, *answer) for p in predictions for answer in zip(p.labels, p.probabilities, strict=True)]
-        if give(self, content, ("image", "class", "probability"), rows):
+        if give(self, list(map(dataclasses.asdict, predictions)), ("image", "class", "probability"), rows):
             print_predictions(predictions)
             if trained_on:
                 print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")

@@ -1,4 +1,4 @@
-"""A model's outputs over labelled images, in the forms that Keras users have them, and how they are ranked.
+"""A model's outputs or features over labelled images, in the forms that Keras users have them; how outputs are ranked.
 
 The highest value ranks first; among equal values the lower index does. NaN is not ranked.
 """

@@ -50,10 +50,12 @@ class Predictor:
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
-    model: keras.Model | None = None  # with preprocessing and activation; None for an export
+    model: Any = None  # a keras.Model with preprocessing and activation; None for an export
 
     @classmethod
-    def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
+    def of(
+        cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"
+    ) -> "Predictor":
         """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, the precision.
 
         Arguments and errors are those of `export_saved_model`.
@@ -156,8 +158,7 @@ def read_description(text, path) -> dict[str, Any]:
 
 
 def in_precision(model, precision) -> keras.Model:
-    """The model with its body in a precision and all other layers in float32; itself if it is so already."""
-    # Weights are stored in the precision, too. Under Keras's mixed precision, every call would cast them.
+    """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
     check("precision", precision, Precision)
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]

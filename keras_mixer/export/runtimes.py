@@ -23,8 +23,8 @@ def load(path, precision="float32") -> Predictor:
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all for the newest), a
             `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for one file.
-        precision: of a run or a `.keras` file: "float32", or "bfloat16", in which weights before the head are then
-            stored and multiplied: faster on processors with units for it, slower on others. An export has its own.
+        precision: of a run or a `.keras` file: "float32", or "bfloat16" for all weights and products before the head,
+            which is faster on processors with units for it, and slower on others. An export has its own.
 
     Returns:
         A `Predictor` with the methods `predict(image, top_k=5)` for one image of any size, and `probabilities(batch)`
@@ -32,8 +32,7 @@ def load(path, precision="float32") -> Predictor:
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: it is none of these, was not written by this package, has no head, its runtime is not installed, or
-            the precision does not fit.
+        ValueError: it is none of these or not of this package, has no head or another precision, or lacks its runtime.
 
     Example:
         >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
@@ -50,7 +49,7 @@ def load(path, precision="float32") -> Predictor:
     if (path / "config.json").is_file():
         raise ValueError(f"{path} is a run that did not finish: train again to resume it.")
     if precision != "float32":
-        raise ValueError(f"{path} is an export, which has a precision of its own. Leave out precision={precision!r}.")
+        raise ValueError(f"precision={precision!r} is for runs and .keras files, not for {path}. Leave it out.")
     return open_export(path).for_classes("to predict")
 
 

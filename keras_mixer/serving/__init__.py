@@ -20,7 +20,9 @@ from keras_mixer.fields import check
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
 ADDRESS = re.compile(r"(https?://[^/?#]+(?:/[^?#]*?)?/v1/models/([^/:?#]+))(/versions/\d+|/labels/[^/:?#]+)?/?")
-EXPLAINED = {  # statuses of servers and of proxies before them; all but 413 may pass
+EXPLAINED = {  # statuses of servers and of proxies before them
+    401: 'it needs a token: pass --header "Authorization: Bearer TOKEN"',
+    403: "it does not allow this: is the token in --header right?",
     413: "it takes no request of this size: raise the limit of the proxy",
     429: "it limits the number of requests",
     502: "a proxy got no answer from TensorFlow Serving",
@@ -126,10 +128,9 @@ class Client:
                 "there (REST port, 8501)? If it is slow, raise --timeout or send fewer images."
             ) from error
         status, start = response.status, f"{self.host} answered {response.status} {response.reason}"
-        if status in RETRIED:
-            raise ServingError(f"{start} to {self.retries + 1} attempts: {EXPLAINED[status]}.")
         if status in EXPLAINED:
-            raise Rejected(f"{start}: {EXPLAINED[status]}.")
+            attempts = f" to {self.retries + 1} attempts" if status in RETRIED else ""
+            raise (Rejected if status == 413 else ServingError)(f"{start}{attempts}: {EXPLAINED[status]}.")
         content = content_of(response.data, start)
         message = str(content.get("error", content))
         if status == 400 and (UNREADABLE in message or "Task size" in message):

@@ -49,10 +49,7 @@ class WeightFile:
         side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
         if side * side == tokens > 0:
             return side, side
-        raise ValueError(
-            f"The {tokens} tokens of {self.path} are not a square grid. Load them into a model of the image size that "
-            "they are for, then call change_resolution."
-        )
+        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid. Load them at their image size.")
 
     def widened(self, variant: Variant, grid) -> Variant:
         """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""

@@ -114,6 +114,7 @@ def test_a_folder_with_a_name_that_is_not_utf_8_trains(tmp_path):
     fit(folder, tmp_path / "run", log=[].append)
     os.rename(path, os.fsencode(folder / "train") + b"/M\xfcnchen")
     refused(folder, tmp_path / "other", "class folder .* is not UTF-8")
+    refused(os.fsdecode(os.fsencode(folder) + b"\xf6"), tmp_path / "other", "data must be a non-empty string in UTF-8")
 
 
 @pytest.mark.parametrize(

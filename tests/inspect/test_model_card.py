@@ -6,19 +6,18 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from small_runs import SMALL
 
 import keras_mixer
 from keras_mixer import cli
-
-SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
-SMALL |= {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1, "devices": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
     data = (images, np.arange(24) % 3)
-    options = SMALL | {"train": data, "test": data, "class_names": ("cat", "dog", "a|b"), "log": lambda line: None}
+    options = SMALL | {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1, "devices": "cpu"}
+    options |= {"train": data, "test": data, "class_names": ("cat", "dog", "a|b"), "log": lambda line: None}
     folder = tmp_path_factory.mktemp("runs") / "pets"
     keras_mixer.fit("digits", workdir=folder, **options)
     return folder

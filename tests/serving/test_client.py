@@ -190,8 +190,8 @@ def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
         (503, 3, "to 3 attempts: it is busy or starting"),
         (504, 3, "to 3 attempts: a proxy did not wait long enough"),
         (413, 1, "takes no request of this size: raise the limit of the proxy"),
-        (401, 1, "401 Unauthorized with something that is not JSON"),
-        (403, 1, "403 Forbidden with something that is not JSON"),
+        (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
+        (403, 1, "is the token in --header right"),
     ],
 )
 def test_what_proxies_answer_is_named_and_what_may_pass_is_retried(
