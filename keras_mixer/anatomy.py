@@ -181,7 +181,7 @@ def is_mixer(model) -> bool:
         return False
 
 
-def plain(model, purpose, advice="Pass {}.") -> Anatomy:
+def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built, and Keras has not quantized.
 
     ValueError as `anatomy`, or if there are other layers; names them, and the purpose such as "load_weights".

@@ -225,7 +225,7 @@ def test_weights_are_for_mixers_without_other_layers(build, body, tmp_path):
 
 def test_a_file_with_other_layers_says_what_to_save(body, tiny_mixer, tmp_path):
     sequential(body).save(tmp_path / "a.keras")
-    message = r"load_weights from .*a\.keras .* Save model\.get_layer\('mixer'\) to a file of its own, and load that\.$"
+    message = r"load_weights from .*a\.keras .* Save model\.get_layer\('mixer'\) to a file, and load that\.$"
     with pytest.raises(ValueError, match=message):
         keras_mixer.load_weights(tiny_mixer(), tmp_path / "a.keras")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_mixer.anatomy import anatomy
-from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, give, log_of, print_table
+from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, log_of, print_data, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import image_folder, load_source, with_classes_of
@@ -53,7 +53,7 @@ class Evaluate:
         content |= {"non_finite": result.non_finite, "constant": result.constant, "data": source.name}
         content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
         content |= {"confusion": result.confusion.tolist(), "precision": self.precision}
-        if give(self, content, ("class", "images", "accuracy"), rows):
+        if print_data(self, content, ("class", "images", "accuracy"), rows):
             print_evaluation(result, about, rows)
         file = self.output or (self.model / "evaluation.json" if own else None)
         if file is not None:
@@ -248,5 +248,5 @@ class Features:
         with naming_damaged_files(split, crop=crop):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
-        if give(self, content):
+        if print_data(self, content):
             print(f"Written: {self.output} ({self.layer} of {split.size} images, {crop})")

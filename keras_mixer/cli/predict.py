@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.cli.terminal import BAD_INPUT, NewFile, give, in_words, print_table
+from keras_mixer.cli.terminal import BAD_INPUT, NewFile, in_words, print_data, print_table
 from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
@@ -52,7 +52,7 @@ class Predict:
             print(f"error: {in_words(error)}", file=sys.stderr)
         predictions = [self._without_improbable(one) for one in answers if isinstance(one, Prediction)]
         rows = [(p.image, *answer) for p in predictions for answer in zip(p.labels, p.probabilities, strict=True)]
-        if give(self, list(map(dataclasses.asdict, predictions)), ("image", "class", "probability"), rows):
+        if print_data(self, list(map(dataclasses.asdict, predictions)), ("image", "class", "probability"), rows):
             print_predictions(predictions)
             if trained_on:
                 print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")

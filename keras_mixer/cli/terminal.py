@@ -87,7 +87,7 @@ def print_table(header, rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def give(options, content, header=(), rows=()) -> bool:
+def print_data(options, content, header=(), rows=()) -> bool:
     """Prints the content if `--json` is given, writes rows for `--csv`; returns whether tables are still wanted."""
     if getattr(options, "csv", None) is not None:
         with atomic_write(options.csv) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -117,8 +117,8 @@ def fit_model(
             return run.result()
         with devices.all_or_none():
             source = source or training_source(recipe, run.record(), skip_corrupt=skip_corrupt, log=log)
-            recipe = suited(recipe, source, devices, log)
-            model, start, teacher = start_of(run, recipe, source, model)
+            recipe = adapted_recipe(recipe, source, devices, log)
+            model, start, teacher = starting_point(run, recipe, source, model)
             with devices.scope():
                 trainee = TrainingModel.of(model, recipe, source.train.size, devices, teacher)
                 step = run.restore(trainee)
@@ -130,7 +130,7 @@ def fit_model(
         return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best)
 
 
-def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
+def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
     """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit its batch."""
     log(source.classes(recipe.part()))
     images, adapted = source.train.size, recipe.for_images(source.train.size)
@@ -153,7 +153,7 @@ def suited(recipe: Recipe, source: Source, devices, log) -> Recipe:
     return adapted
 
 
-def start_of(run, recipe, source, given):
+def starting_point(run, recipe, source, given):
     """The model of logits that training starts from, the content of `start.json`, and the teacher, a `Teacher` or None.
 
     A run that resumes has model and content already.
@@ -219,7 +219,7 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     return model
 
 
-def parts(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
+def segments(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
     """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter.
 
     Each is a call of Keras's `fit`: its first step, first epoch, last epoch, steps per epoch, and whether it freezes.
@@ -254,7 +254,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     own += [MovingAverage()] if recipe.ema_momentum else []
     own += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
     batch = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
-    validation = padded_batches(  # once: the parts share its cache
+    validation = padded_batches(  # once: the segments share its cache
         source.test,
         image_size=recipe.input_shape()[:2],
         batch_size=batch,
@@ -263,7 +263,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         processes=devices.processes,
     )
     try:
-        rest = () if best and best.done else parts(recipe, source.train.size, step)
+        rest = () if best and best.done else segments(recipe, source.train.size, step)
         for first_step, epoch, last_epoch, steps, freeze in rest:
             trainee.prepare(freeze)
             trainee.fit(

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, plain
+from keras_mixer.anatomy import Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.layers import LayerNorm
 from keras_mixer.mixer_model import ModelFacts
@@ -140,7 +140,7 @@ def save_official(model, path):
     if path.suffix != ".npz":
         raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
-    parts = plain(model, "save_official")
+    parts = plain_mixer(model, "save_official")
     facts = parts.facts
     if facts.exact_gelu or facts.pixel_range != OFFICIAL.pixel_range:
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, plain
+from keras_mixer.anatomy import Anatomy, plain_mixer
 from keras_mixer.mixer_model import MixerModel, ModelFacts
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
@@ -94,7 +94,7 @@ def open_weights(source, variant: Variant | None = None) -> WeightFile:
     source = downloads.local(source)
     kind, path, facts, grid = kind_of(source), Path(source), None, None
     if kind == ".keras":
-        parts = plain(load_keras(path), f"load_weights from {path}", "Save {} to a file of its own, and load that.")
+        parts = plain_mixer(load_keras(path), f"load_weights from {path}", "Save {} to a file, and load that.")
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
         return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
     if kind == PUBLISHED:
@@ -142,7 +142,7 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
         raise ValueError(f'head must be "auto" or "load", got {head!r}.')
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
-    parts = plain(model, "load_weights")
+    parts = plain_mixer(model, "load_weights")
     file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant())
     file.check_form({name: getattr(parts.facts, name) for name in FORMS})
     lines: list[str] = list(file.notes)

@@ -21,7 +21,7 @@ from keras_mixer.data.sources import load_source
 from keras_mixer.layers import PatchEmbed
 from keras_mixer.training import fit as loop
 from keras_mixer.training.callbacks import TrainingDiverged, TrainingImages
-from keras_mixer.training.fit import fit_model, parts, start_model
+from keras_mixer.training.fit import fit_model, segments, start_model
 from keras_mixer.training.inputs import evaluate_source, load_recipe_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import Run, list_checkpoints, read_recipe
@@ -345,7 +345,7 @@ def test_a_recipe_comes_back_from_its_run_directory(tmp_path):
 def test_the_parts_of_a_run_are_whole_epochs_where_they_can_be():
     def planned(step=0, **options):
         recipe = resolve("digits", global_batch_size=10, **({"epochs": 4, "warmup_steps": 0} | options))
-        return list(parts(recipe, 59, step))
+        return list(segments(recipe, 59, step))
 
     assert planned() == [(0, 0, 4, 5, False)]
     assert planned(7) == [(7, 1, 2, 3, False), (10, 2, 4, 5, False)]
