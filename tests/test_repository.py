@@ -37,7 +37,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (922, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (12288, 85),
+    "tests": (12287, 85),
 }
 MODEL = ("variants", "layers", "models")
 KERAS_ONLY = (*MODEL, "composite", "mixer_model", "anatomy", "features", "fast_cpu")

@@ -159,6 +159,7 @@ def read_description(text, path) -> dict[str, Any]:
 
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
+    check("precision", precision, Precision)
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     if parts.quantized is not None:
@@ -167,7 +168,6 @@ def in_precision(model, precision) -> keras.Model:
         raise ValueError(f"The layer {parts.quantized} is quantized, so the model cannot compute in {precision}.")
     if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
         return model
-    check("precision", precision, Precision)
     new = rebuild(model, precision=precision)
     copy_weights(parts.layers, anatomy(new).layers)
     return new

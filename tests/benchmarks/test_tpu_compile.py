@@ -81,12 +81,13 @@ def without_device(text):
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="lowers on the JAX backend only")
 @pytest.mark.backends
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(
-    ("count", "options"),
+    "options",
     [
-        (1, {}),
-        (4, {"accumulation_steps": 2, "ema_momentum": 0.9, "drop_path_rate": 0.1, "precision": "mixed_bfloat16"}),
-        (4, {"sam_rho": 0.1, "drop_path_rate": 0.1}),
+        {},
+        {"accumulation_steps": 2, "ema_momentum": 0.9, "drop_path_rate": 0.1, "precision": "mixed_bfloat16"},
+        {"sam_rho": 0.1, "drop_path_rate": 0.1},
     ],
     ids=["plain", "all", "sam"],
 )

@@ -168,7 +168,6 @@ class Form(keras.callbacks.Callback):
         self.flattened = self.model.get_layer("mixer_block_0").flattened
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="the layers are the same on JAX")
 def test_the_form_of_the_step_for_tpus_trains_the_same_weights(tmp_path, monkeypatch):
     options, form = {"learning_rate": 3e-4, "drop_path_rate": 0.1, "mixup_alpha": 0.2}, Form()
     one = fit(tmp_path / "one", "cpu", callbacks=form, **options)

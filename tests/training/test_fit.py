@@ -260,14 +260,14 @@ def test_a_given_model_on_given_data_trains_and_resumes(tmp_path, tiny_mixer):
         assert whole.metrics["start_accuracy"] is None
         assert_same_weights(start, whole.model)
         assert any((mine != before).any() for mine, before in zip(start.get_weights(), weights, strict=True))
-    start.set_weights(weights)
-    with stopped_at(5):
-        train("stopped", start)
-    start.set_weights([weight * 0 for weight in weights])  # a resumed run takes those of its checkpoint
-    resumed = train("stopped", start)
-    assert_same_weights(whole.model, resumed.model)
-    assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
-    assert train("stopped", start).metrics == resumed.metrics  # it is loaded
+        start.set_weights(weights)
+        with stopped_at(5):
+            train(f"stopped {start.name}", start)
+        start.set_weights([weight * 0 for weight in weights])  # a resumed run takes those of its checkpoint
+        resumed = train(f"stopped {start.name}", start)
+        assert_same_weights(whole.model, resumed.model)
+        assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
+        assert train(f"stopped {start.name}", start).metrics == resumed.metrics  # it is loaded
 
 
 def test_only_a_mixer_trains_in_bfloat16_or_on_replicas(tmp_path):
