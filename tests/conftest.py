@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.training import fit as loop, recipe
+from keras_mixer.training import recipe
 
 sys.path.append(str(Path(__file__).parents[1]))  # experiments/ is not installed
 
@@ -52,10 +52,9 @@ def rng():
 
 @pytest.fixture(scope="session", autouse=True)
 def short_starts():
-    """XLA takes longer to compile tiny models than their few steps take here; pictures need a pipeline of their own."""
+    """XLA takes longer to compile tiny models than their few steps take here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "XLA_BELOW_MACS", 0)
-        patch.setattr(loop, "TrainingImages", lambda *arguments: keras.callbacks.Callback())
         yield
 
 

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+import keras_mixer
 from keras_mixer.training.callbacks import Checkpoints, RunStopped
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
@@ -15,6 +16,12 @@ SMALL |= {"randaugment_num_ops": 0}  # a sixth of the time of such a run is its 
 
 def quiet(*lines):
     pass
+
+
+def fit(workdir, *callbacks, said=None, **options):
+    """Trains a tiny model on digits, or on what the options say; appends the lines for the user to `said`."""
+    log = quiet if said is None else said.append
+    return keras_mixer.fit("digits", workdir=workdir, callbacks=callbacks, log=log, **(SMALL | options))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Callbacks of a run: progress and metrics, checkpoints, the best epoch, and a clean stop on Ctrl-C or divergence."""
 
-import dataclasses
 import math
 import signal
 import sys
@@ -9,12 +8,8 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_mixer.data.batches import training_batches
-
-SHOWN = 36  # augmented training images in TensorBoard
 LONGEST_UNSAVED = 600  # seconds without a checkpoint
 
 
@@ -178,26 +173,6 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
             sets = f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does."
             raise ValueError(f"{sets} Choose learning_rate, warmup_steps and schedule instead.")
     return found
-
-
-class TrainingImages(keras.callbacks.Callback):
-    """Shows augmented training images in TensorBoard, written after the first step, which does not wait for them."""
-
-    def __init__(self, folder, split, recipe):
-        super().__init__()
-        few = {"global_batch_size": min(SHOWN, split.size), "accumulation_steps": 1, "data_shards": 1}
-        self.folder, self.split = folder, split
-        self.recipe = dataclasses.replace(recipe, shuffle_buffer=16 * SHOWN, **few)
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.split is not None:
-            images = next(iter(training_batches(self.split, self.recipe)))[0].numpy()  # (N, h, w, 3) in [0, 255]
-            side = math.isqrt(len(images))
-            rows = images[: side**2].reshape(side, side, *images.shape[1:])
-            grid = np.concatenate(np.concatenate(rows, axis=1), axis=1)  # (side * h, side * w, 3)
-            with tf.summary.create_file_writer(str(self.folder)).as_default(0):
-                tf.summary.image("training images, augmented", grid[None] / 255)
-            self.split = None
 
 
 class Checkpoints(keras.callbacks.Callback):

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 
 KINDS = ("auto", "cpu", "gpu", "tpu")
-MESSAGE_BYTES = 4096  # of an error that is sent to the other processes
 JOIN_VARIABLES = [f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")]  # Keras's
 WAITING_AFTER = 20  # seconds until a process says for whom it waits
 JOIN_TIMEOUT = 280  # seconds; JAX aborts the process after 300, with a stack trace
@@ -56,14 +55,11 @@ class Devices:
             yield
         except Exception as error:
             failure = error
-        text = f"{type(failure).__name__}: {failure}" if failure else ""
-        own = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-        messages = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(own)]
+        failed = multihost_utils.process_allgather(np.array(failure is not None))
         if failure:
             raise failure
-        for process, message in enumerate(messages):
-            if message:
-                raise ValueError(f"Process {process} of {self.processes} failed: {message}")
+        if failed.any():
+            raise ValueError(f"Process {failed.argmax()} of {self.processes} failed; see what it printed.")
 
     def per_replica_seeds(self, model):
         """Makes dropout and stochastic depth use different masks on each replica of a strategy.

@@ -21,12 +21,11 @@ from keras_mixer.training.callbacks import (
     Checkpoints,
     MovingAverage,
     Progress,
-    TrainingImages,
     UserCallbacks,
     checked_callbacks,
 )
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.inputs import evaluate_source, known_images, own_data, training_source
+from keras_mixer.training.inputs import evaluate_source, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
@@ -180,9 +179,6 @@ def starting_point(run, recipe, source, given):
             raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
-    for other in filter(None, (recipe.teacher, recipe.weights)):
-        if sentence := known_images(other, recipe, source):
-            run.log(sentence)
     return model, start, teacher
 
 
@@ -249,7 +245,6 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
         own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
-        own += [TrainingImages(run.tensorboard / "pictures", source.train, recipe)] if step == 0 else []
     own += [users] if users else []
     own += [MovingAverage()] if recipe.ema_momentum else []
     own += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it

@@ -1,17 +1,19 @@
-"""The user's callbacks: what they are called with and when, on both engines, and after a stop."""
+"""What a run survives bit for bit, and what the user's callbacks see of it; both engines."""
 
-import json
+import signal
 
 import keras
+import numpy as np
 import pytest
-from small_runs import SMALL, assert_same_weights
+from small_runs import assert_same_weights, fit, stopped_at
 
 import keras_mixer
 from keras_mixer.training.callbacks import BestEpoch
 from keras_mixer.training.devices import Devices
 from keras_mixer.training.run import Run, list_checkpoints, read_metrics, read_recipe
 
-QUICK = SMALL | {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
+QUICK = {"steps": 12, "global_batch_size": 256, "warmup_steps": 2, "checkpoint_every_steps": 5}  # 5 an epoch
+NOISE = {"mixup_alpha": 0.2, "drop_path_rate": 0.2, "dropout_rate": 0.1, "ema_momentum": 0.9, "sam_rho": 0.1}
 
 
 class Recorder(keras.callbacks.Callback):
@@ -29,9 +31,6 @@ class Recorder(keras.callbacks.Callback):
         assert logs["loss"] > 0
         self.calls.append("step")
 
-    def on_test_end(self, logs=None):
-        self.calls.append("test")
-
     def on_epoch_end(self, epoch, logs=None):
         self.calls.append(f"end of epoch {epoch}")
         self.logs.append(dict(logs))
@@ -45,59 +44,94 @@ class Recorder(keras.callbacks.Callback):
 
 
 def epoch(number, steps):
-    return [f"epoch {number}", *["step"] * steps, "test", f"end of epoch {number}"]
+    return [f"epoch {number}", *["step"] * steps, f"end of epoch {number}"]
 
 
-def fit(workdir, *callbacks, **options):
-    return keras_mixer.fit("digits", workdir=workdir, callbacks=callbacks, log=lambda line: None, **(QUICK | options))
+def save_teacher(path):
+    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]).save(path)
+    return path.read_bytes()
 
 
 @pytest.mark.backends
-def test_callbacks_see_one_training_with_all_logs_and_again_from_the_resumed_epoch(tmp_path):
-    recorder = Recorder(tmp_path / "checkpoints", stop_after=1)
+def test_a_run_that_is_stopped_and_damaged_ends_with_the_same_weights_and_callbacks_see_one_training(tmp_path):
+    teacher, said = tmp_path / "teacher.keras", []
+    original, handler = save_teacher(teacher), signal.getsignal(signal.SIGINT)
+    folder, options = tmp_path / "stopped", QUICK | NOISE | {"teacher": str(teacher)}
+    whole = fit(tmp_path / "whole", **options)
+
+    recorder = Recorder(folder / "checkpoints", stop_after=1)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, recorder)
+        fit(folder, recorder, **options)
     assert recorder.calls == ["begin, 3 epochs of 5", *epoch(0, 5), *epoch(1, 5)]
-    assert read_metrics(tmp_path / "metrics.csv")["step"] == [5, 10]
-    for workdir in (tmp_path, f"file://{tmp_path}"):  # processes that do not write leave the rows that are repeated
-        run = Run(workdir, read_recipe(tmp_path), Devices("the second of two", 1, process=1))
+    assert read_metrics(folder / "metrics.csv")["step"] == [5, 10]
+    for workdir in (folder, f"file://{folder}"):  # processes that do not write leave the rows that are repeated
+        run = Run(workdir, read_recipe(folder), Devices("the second of two", 1, process=1))
         with run.opened():
             (step,) = list_checkpoints(run.checkpoints)
             assert BestEpoch(run, step).accuracies == [recorder.logs[0]["val_accuracy"]]
-    recorder = Recorder(tmp_path / "checkpoints")
-    result = fit(tmp_path, recorder)  # from step 5: the checkpoint of step 10 was not yet written
+
+    with stopped_at(7):  # from step 5: the checkpoint of step 10 was not yet written
+        fit(folder, **options)
+    save_teacher(teacher)
+    with pytest.raises(ValueError, match="has changed since this run started"):
+        fit(folder, **options)
+    teacher.write_bytes(original)
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    assert list(checkpoints) == [5, 7]
+    checkpoints[7].write_bytes(checkpoints[7].read_bytes()[:5000])
+
+    recorder = Recorder(folder / "checkpoints")
+    result = fit(folder, recorder, said=said, **options)
+    assert any(line.startswith(f"Checkpoint {checkpoints[7]} is damaged") for line in said)
+    assert "Resuming after step 5 of 12." in said
+    assert_same_weights(whole.model, result.model)
+    assert result.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert signal.getsignal(signal.SIGINT) is handler
     assert recorder.calls == ["begin, 3 epochs of 5", *epoch(1, 5), *epoch(2, 2), "end"]
     columns = {"accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", "gradient_norm", "images_per_second"}
     assert columns <= set(recorder.logs[0])
     for name in ("loss", "val_accuracy", "step"):
         assert [logs[name] for logs in recorder.logs] == result.history[name][1:]
-    again = Recorder(tmp_path / "checkpoints")
-    fit(tmp_path, again)  # finished
+    again = Recorder(folder / "checkpoints")
+    assert fit(folder, again, **options).metrics == result.metrics  # finished
     assert again.calls == []
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("average", [{}, {"ema_momentum": 0.5}])
-def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path, average):
+def test_early_stopping_ends_a_run_as_finished_and_can_restore_weights(tmp_path):
     never_better = keras.callbacks.EarlyStopping("step", mode="min", patience=1, restore_best_weights=True)
-    result = fit(tmp_path, never_better, learning_rate=0.1, warmup_steps=1, **average)
+    options = QUICK | {"learning_rate": 0.1, "warmup_steps": 1, "ema_momentum": 0.5}
+    result = fit(tmp_path, never_better, **options)
     assert result.history["step"] == [5, 10]  # not the last two steps, which are another part
     first, second = result.history["val_loss"]
     assert first != pytest.approx(second, rel=1e-3)
-    assert fit(tmp_path, learning_rate=0.1, warmup_steps=1, **average).metrics == result.metrics  # finished
-    assert result.metrics == json.loads((tmp_path / "results.json").read_text())
+    assert fit(tmp_path, **options).metrics == result.metrics  # finished
     assert result.metrics["accuracy"] == pytest.approx(result.history["val_accuracy"][0])
 
 
 @pytest.mark.backends
-def test_a_run_that_is_killed_when_its_patience_has_ended_trains_no_further_epoch(tmp_path):
-    options = {"patience": 1, "learning_rate": 1e-12, "head_bias": -2.0}  # which hides what is learned
-    whole = fit(tmp_path, **options)
-    assert whole.history["step"] == [5, 10]
-    (tmp_path / "results.json").unlink()
+def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best_also_after_a_kill(tmp_path):
+    said = []
+    # After the first epochs the rate is so large that the accuracy falls.
+    options = QUICK | {"steps": None, "epochs": 12, "optimizer": "sgd", "learning_rate": 1.5, "warmup_steps": 40}
+    options |= {"clip_norm": None, "ema_momentum": 0.5, "drop_path_rate": 0.1, "devices": "2"}
+    options |= {"keep": "best", "patience": 2}
+    result = fit(tmp_path, said=said, **options)
+    accuracies = result.history["val_accuracy"]
+    best = int(np.argmax(accuracies))
+    assert len(accuracies) == min(best + 3, 12)
+    assert result.metrics["best_epoch"] == best
+    assert result.metrics["best_accuracy"] == pytest.approx(accuracies[best])
+    assert result.metrics["last_accuracy"] == pytest.approx(accuracies[-1])
+    assert result.metrics["accuracy"] == pytest.approx(accuracies[best], abs=1e-6)
+    found = f"Best validation accuracy {accuracies[best]:.2%} after epoch {best + 1}"
+    assert any(line.startswith(found) for line in said)
+    assert any("chosen on the test images, so that its accuracy is too high" in line for line in said)
+
+    (tmp_path / "results.json").unlink()  # killed when its patience had ended: it trains no further epoch
     resumed = fit(tmp_path, **options)
-    assert resumed.history == whole.history
-    assert_same_weights(whole.model, resumed.model)
+    assert resumed.history == result.history
+    assert_same_weights(result.model, resumed.model)
 
 
 def test_what_is_no_callback_or_sets_the_learning_rate_is_refused_before_anything_is_written(tmp_path):

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 
 from keras_mixer.training.optimizers import (
-    AdamW,
     WarmupDecay,
     build_loss,
     build_optimizer,
-    build_schedule,
     sigmoid_cross_entropy,
 )
 from keras_mixer.training.recipes import resolve
@@ -31,23 +29,6 @@ def rate_at(recipe, step, total_steps):
     return recipe.learning_rate * decay[recipe.schedule] * (min(step / warmup, 1) if warmup else 1)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "staircase"])
-@pytest.mark.parametrize("warmup_steps", [0, 4])
-@pytest.mark.parametrize("total_steps", [20, 24])
-def test_the_learning_rate_of_every_step_follows_its_formula(schedule, warmup_steps, total_steps):
-    recipe = resolve("digits", **(BASE | {"schedule": schedule, "warmup_steps": warmup_steps}))
-    rates = build_schedule(recipe, total_steps)
-    expected = [rate_at(recipe, step, total_steps) for step in range(total_steps)]
-    np.testing.assert_allclose([float(rates(step)) for step in range(total_steps)], expected, rtol=1e-5, atol=1e-9)
-    copy = type(rates).from_config(rates.get_config())
-    assert float(copy(7)) == float(rates(7))
-
-
-def test_a_run_of_warm_up_alone_is_refused():
-    with pytest.raises(ValueError, match="warmup_steps=4 leaves nothing of a run of 4 steps"):
-        build_schedule(resolve("digits", **BASE), 4)
-
-
 def orthogonalized(matrix):
     """Five Newton-Schulz steps of Muon: about U V^T of the singular value decomposition U S V^T."""
     x = matrix / np.linalg.norm(matrix)
@@ -57,10 +38,11 @@ def orthogonalized(matrix):
     return x
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "staircase"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_ten_updates_equal_the_rule_in_numpy(optimizer, clip_norm, schedule, rng):
+@pytest.mark.parametrize(
+    ("optimizer", "clip_norm", "schedule"),
+    [("adamw", 0.5, "cosine"), ("adamw", None, "linear"), ("muon", 0.5, "linear"), ("sgd", 0.5, "staircase")],
+)
+def test_ten_updates_equal_the_rule_in_numpy(optimizer, clip_norm, schedule, rng, monkeypatch):
     recipe = resolve("digits", **(BASE | {"optimizer": optimizer, "clip_norm": clip_norm, "schedule": schedule}))
     shapes = {"block/kernel": (3, 4), "stem/kernel": (2, 2, 3, 4), "head/kernel": (4, 3), "bias": 4, "gamma": 4}
     values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
@@ -70,11 +52,15 @@ def test_ten_updates_equal_the_rule_in_numpy(optimizer, clip_norm, schedule, rng
         with keras.name_scope(scope) if scope else contextlib.nullcontext():
             variables.append(keras.Variable(value, name=name, dtype="float32"))
     rule = build_optimizer(recipe, 12)
-    first, second = (dict.fromkeys(values, 0.0) for _ in range(2))
+    first, second, asked, rates = *(dict.fromkeys(values, 0.0) for _ in range(2)), [], WarmupDecay.__call__
+    monkeypatch.setattr(WarmupDecay, "__call__", lambda *arguments: (asked.append(step), rates(*arguments))[1])
+    rule.build(variables)
+    asked.clear()
     for step in range(10):
         gradients = {name: rng.normal(size=value.shape) for name, value in values.items()}
         rule.apply([keras.ops.convert_to_tensor(g.astype("float32")) for g in gradients.values()], variables)
         norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+        assert float(rule.gradient_norm.numpy()) == pytest.approx(norm, rel=1e-6)  # before clipping
         rate = rate_at(recipe, step, 12)
         for name, gradient in gradients.items():
             if clip_norm is not None:
@@ -94,25 +80,7 @@ def test_ten_updates_equal_the_rule_in_numpy(optimizer, clip_norm, schedule, rng
                 values[name] = values[name] - decay + first[name]
     for variable, expected in zip(variables, values.values(), strict=True):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=0, atol=1e-6)
-
-
-def test_adamw_is_big_visions_chain_with_a_decay_of_one_ten_thousandth(rng):
-    """There clip, adam, times rate, plus 1e-4 w, times the share of the peak that the schedule says."""
-    recipe = resolve("imagenet1k_b16", warmup_steps=3)
-    kernel = rng.normal(size=(4, 5))
-    variable = keras.Variable(kernel, name="kernel")
-    rule = build_optimizer(recipe, 20)
-    first = second = 0.0
-    for step in range(10):
-        gradient = rng.normal(size=kernel.shape)
-        rule.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [variable])
-        share = rate_at(recipe, step, 20) / 1e-3  # of the peak
-        gradient = gradient / max(1, np.sqrt((gradient**2).sum()))
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.999 * second + 0.001 * gradient**2
-        adam = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
-        kernel = kernel - share * (1e-3 * adam + 1e-4 * kernel)
-    np.testing.assert_allclose(variable.numpy(), kernel, atol=1e-6)
+    assert asked == list(range(10))  # once a step, although each kernel decays
 
 
 def test_the_running_average_follows_its_formula_and_is_taken_when_asked(rng):
@@ -129,43 +97,12 @@ def test_the_running_average_follows_its_formula_and_is_taken_when_asked(rng):
     np.testing.assert_allclose(variable.numpy(), average, atol=1e-7)
 
 
-def test_the_norm_of_the_gradient_before_clipping_is_kept():
-    variables = [keras.Variable(np.zeros(2)), keras.Variable(np.zeros(1))]
-    for clip_norm in (None, 0.5):
-        rule = build_optimizer(resolve("digits", **(BASE | {"clip_norm": clip_norm})), 24)
-        rule.apply([keras.ops.convert_to_tensor(np.array(g, "float32")) for g in ([2, 3], [6])], variables)
-        assert float(rule.gradient_norm.numpy()) == pytest.approx(7)
-
-
-def test_sigmoid_loss_sums_over_classes_without_overflow(rng):
+def test_losses_equal_their_formulas_without_overflow():
     logits = np.array([[-6.9, 0.0, 50.0], [200.0, -200.0, 1.0]], np.float32)
     labels = np.array([[0, 1, 0.5], [1, 0, 0]], np.float32)
     expected = (np.logaddexp(0, logits.astype(np.float64)) - logits * labels).sum(1)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(sigmoid_cross_entropy(labels, logits)), expected, rtol=1e-6)
-
-
-def test_label_smoothing_spreads_over_all_classes():
-    loss = build_loss(resolve("digits", label_smoothing=0.1))
     logits = np.array([[2.0, 0.0]], np.float32)
     log_p = logits[0] - np.log(np.exp(logits[0]).sum())
-    expected = -(0.95 * log_p[0] + 0.05 * log_p[1])
-    assert abs(float(loss(np.array([[1.0, 0.0]], np.float32), logits)) - expected) < 1e-6
-
-
-def test_a_step_evaluates_the_schedule_once():
-    class Counting(WarmupDecay):
-        calls = 0
-
-        def __call__(self, step):
-            Counting.calls += 1
-            return super().__call__(step)
-
-    variables = [keras.Variable(np.ones(3), name=f"kernel_{i}") for i in range(4)]
-    optimizer = AdamW(Counting("linear", 0.1, 0, 10), weight_decay=0.5)
-    optimizer.build(variables)
-    Counting.calls = 0
-    optimizer.apply([keras.ops.zeros(3)] * 4, variables)
-    assert Counting.calls == 1
-    for variable in variables:
-        np.testing.assert_allclose(variable.numpy(), 1 - 0.1 * 0.5, rtol=1e-6)  # zero gradients: only decayed
-    assert float(optimizer.learning_rate) < 0.1  # the next step's
+    smooth = build_loss(resolve("digits", label_smoothing=0.1))(np.array([[1.0, 0.0]], np.float32), logits)
+    assert float(smooth) == pytest.approx(-(0.95 * log_p[0] + 0.05 * log_p[1]), abs=1e-6)
