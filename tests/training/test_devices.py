@@ -89,7 +89,7 @@ def test_microbatches_perturbed_weights_and_a_teacher_on_several_devices_are_tho
     monkeypatch.setattr(inputs, "load_recipe_source", lambda *arguments, **options: unknown)
     # a size of its own: TensorFlow once compared the sums of this training with those of an earlier one in the process
     options = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "linear", "ema_momentum": 0.7, "hidden_dim": 24}
-    options |= {"data_shards": 1, "class_weights": None, "sam_rho": 0.1, "teacher": str(teacher)}
+    options |= {"data_shards": 1, "class_weights": None, "sam_rho": 0.1, "teacher": str(teacher), "drop_path_rate": 0.0}
     one = fit(tmp_path / "one", "cpu", **options)
     assert one.metrics["test_images"] == 360
     assert_equal(one, fit(tmp_path / "several", SEVERAL, accumulation_steps=5, rematerialize_tokens=True, **options))

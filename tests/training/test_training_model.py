@@ -6,7 +6,7 @@ import pytest
 from small_runs import quiet
 
 import keras_mixer
-from keras_mixer.training.devices import ONE_DEVICE
+from keras_mixer.training.devices import choose_devices
 from keras_mixer.training.optimizers import build_loss, build_optimizer
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.teacher import Teacher
@@ -86,7 +86,7 @@ def test_both_passes_draw_the_same_masks_and_each_step_draws_others(tiny_mixer, 
     trained = []
     for rho in (0.0, 1e-7):
         recipe = resolve("digits", global_batch_size=8, steps=10, sam_rho=rho, **SGD)
-        model = TrainingModel.of(start, recipe, 24, ONE_DEVICE)
+        model = TrainingModel.of(start, recipe, 24, choose_devices("cpu"))
         model.prepare()
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
         trained.append(model.get_weights())
