@@ -207,10 +207,8 @@ def preprocess_image(image, model) -> np.ndarray:
         >>> keras_mixer.preprocess_image(np.zeros((480, 640, 3), np.uint8), keras_mixer.MixerS32()).shape
         (224, 224, 3)
     """
-    if isinstance(model, Predictor):
-        size, crop = model.input_shape[:2], model.facts.evaluation_crop
-    else:
-        size, crop = model.input_shape[1:3], anatomy(model).evaluation_crop
+    size = model.input_shape[-3:-1]
+    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
     return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
 
 

@@ -56,13 +56,12 @@ def export_tflite(
     path = Path(path)
     refuse_existing(path)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
-    options = {"quantization": quantization, "representative_images": representative_images, "batch_size": batch_size}
     with atomic_write(path) as temporary:
-        write_tflite(predictor, temporary, **options)
+        write_tflite(predictor, temporary, quantization, representative_images, batch_size)
     return path
 
 
-def write_tflite(predictor, path, *, quantization=None, representative_images=None, batch_size=1):
+def write_tflite(predictor, path, quantization=None, representative_images=None, batch_size=1):
     """Writes the file; arguments and errors are those of `export_tflite`."""
     check("quantization", quantization, Literal[None, "float16", "dynamic_int8", "int8"])
     check("batch_size", batch_size, Count)

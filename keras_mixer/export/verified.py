@@ -141,7 +141,7 @@ def export(
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
-            (`(class name, bytes)` of images to click).
+            (`(class name, bytes of a PNG file)` to click).
 
     Returns:
         A `Parity` with the figures and the `path` written.
