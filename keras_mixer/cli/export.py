@@ -44,8 +44,8 @@ else:
 class Export:
     """Export a finished run to another runtime and verify the export against the run on test images.
 
-    The comparison is printed and saved next to the export as NAME.parity.json. An export that fails it is kept as
-    NAME.failed, and the command ends with an error. From Python: `keras_mixer.export`.
+    The comparison is printed and saved next to the export as NAME.parity.json. An export that fails it is not written,
+    and the command ends with an error. From Python: `keras_mixer.export`.
     """
 
     run: Run  # folder of a finished run, or a .keras file, also hf://owner/name/file
@@ -166,7 +166,7 @@ def export_all(names, verify):
         figures = ("-", "-", "-", "-")
         if parity:
             sizes = f"{parity.bytes / 1e6:,.2f} MB", f"{parity.max_difference:.1e}", f"{parity.agreement:.2%}"
-            figures = (as_addresses(parity.path), *sizes)
+            figures = (as_addresses(parity.path) if parity.passed else "-", *sizes)
         rows.append((name, *figures, f"{time.perf_counter() - began:.1f}", result))
     print_table(("format", "file", "size", "largest difference", "same top-1", "seconds", "result"), rows)
     if failed:

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebui
 from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.fields import EVALUATION_CROPS, check
+from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -66,8 +66,7 @@ class Predictor:
         classes = 0 if kind == "features" else model.output_shape[-1]
         names = parts.class_names if class_names is None else checked_class_names(class_names)
         if len(names) != classes:
-            what = f"of {classes} classes" if classes else "without a head, which has no classes"
-            raise ValueError(f"{len(names)} class names were given for a model {what}.")
+            raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
         if crop not in EVALUATION_CROPS:
             raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
         facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
@@ -152,14 +151,13 @@ def read_description(text, path) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ValueError(f"{path}: the description of the model is damaged ({wrong}).") from error
-    if None in (facts.class_names, facts.evaluation_crop) or facts.pixel_range != PIXELS:
-        raise ValueError(f"{path}: the description of the model is damaged ({facts!r:.200}).")
     return {"facts": facts, **dict(interface)}
 
 
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
-    check("precision", precision, Precision)
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     if parts.quantized is not None:
@@ -209,10 +207,8 @@ def preprocess_image(image, model) -> np.ndarray:
         >>> keras_mixer.preprocess_image(np.zeros((480, 640, 3), np.uint8), keras_mixer.MixerS32()).shape
         (224, 224, 3)
     """
-    if isinstance(model, Predictor):
-        size, crop = model.input_shape[:2], model.facts.evaluation_crop
-    else:
-        size, crop = model.input_shape[1:3], anatomy(model).evaluation_crop
+    size = model.input_shape[-3:-1]
+    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
     return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
 
 
@@ -220,9 +216,8 @@ def read(image, prepare, crop):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
     if isinstance(image, bytes):
         try:
-            return prepare(
-                {"image": tf.constant(image), "orientation": read_header(io.BytesIO(image), crop).orientation}
-            )
+            header = read_header(io.BytesIO(image), crop)
+            return prepare({"image": tf.constant(image), "orientation": header.orientation})
         except Exception as error:  # Pillow and TensorFlow have many types
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
     if not hasattr(image, "__array__"):
@@ -233,11 +228,7 @@ def read(image, prepare, crop):
             f"Expected the pixels of an image (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}. Batches of the "
             "model's size go to probabilities()."
         )
-    try:
-        return prepare({"image": tf.constant(pixels)})
-    except tf.errors.InvalidArgumentError as error:
-        height, width, _ = pixels.shape
-        raise ValueError(f"An image of {height} x {width} px is too long for the crop {crop}.") from error
+    return prepare({"image": tf.constant(pixels)})
 
 
 def load_mixer(path) -> keras.Model:

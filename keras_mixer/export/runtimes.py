@@ -56,61 +56,49 @@ def load(path, precision="float32") -> Predictor:
 def open_export(path) -> Predictor:
     """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file."""
     path = Path(path)
-    if (path / "saved_model.pb").is_file():
-        return _open_saved_model(path)
     path = path / OPENVINO_FILE if (path / OPENVINO_FILE).is_file() else path
     openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
-    if path.suffix not in openers:
+    opener = _open_saved_model if (path / "saved_model.pb").is_file() else openers.get(path.suffix)
+    if opener is None:
         raise ValueError(
             f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, "
             "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
         )
     try:
-        runtime, described, shapes, run = openers[path.suffix](path)
+        runtime, described, inputs = opener(path)
     except Unsupported:
         raise
     except Exception as error:  # each runtime has its own
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
-    found = ", ".join(f"{name} {sides}" for name, sides in shapes.items())
     if described is None:
-        raise _foreign(path, f"it has {found}")
-    known = read_description(described, path)
-    shape, classes = known["input_shape"], len(known["facts"].class_names)
-    if {name: sides[1:] for name, sides in shapes.items()} != {"image": shape, "probabilities": (classes,)}:
-        raise ValueError(  # changed by another program
-            f"{path} has another layout than this package writes. Expected image (B, {', '.join(map(str, shape))}) and "
-            f"probabilities (B, {classes}), got {found}. Export the model again."
+        raise ValueError(
+            f"{path} was not written by this package, so its classes and preprocessing are unknown. Write it with "
+            "keras-mixer export."
         )
-    return Predictor(runtime, **known, run=run)
-
-
-def _foreign(path, why):
-    return ValueError(
-        f"{path} was not written by this package ({why}), so its classes and preprocessing are unknown. "
-        "Write it with keras-mixer export."
-    )
+    run = inputs.pop("image")
+    return Predictor(runtime, **read_description(described, path), run=run, other_inputs=inputs)
 
 
 def _open_saved_model(path):
+    """The runtime, the description (None if there is none), and what runs a batch of each input; so do the others."""
     import tensorflow as tf
 
-    if not (path / SAVED_MODEL_DESCRIPTION).is_file():
-        raise _foreign(path, f"it lacks {SAVED_MODEL_DESCRIPTION}")
-    known = read_description((path / SAVED_MODEL_DESCRIPTION).read_bytes(), path)
+    description = path / SAVED_MODEL_DESCRIPTION
     loaded = tf.saved_model.load(str(path))
-    output = "pre_logits" if known["output"] == "features" else "probabilities"
 
     def call(name):
         ((argument, spec),) = loaded.signatures[name].structured_input_signature[1].items()
+        found = loaded.signatures[name].structured_outputs
+        output = "probabilities" if "probabilities" in found else "pre_logits"
         return lambda images: loaded.signatures[name](**{argument: tf.constant(images, spec.dtype)})[output].numpy()
 
-    others = {name: call(name) for name in ("image_uint8", "image_bytes") if name in loaded.signatures}
-    return Predictor("TensorFlow", **known, run=call("serving_default"), other_inputs=others)
+    signatures = {"image": "serving_default", "image_uint8": "image_uint8", "image_bytes": "image_bytes"}
+    inputs = {argument: call(name) for argument, name in signatures.items() if name in loaded.signatures}
+    return "TensorFlow", description.read_bytes() if description.is_file() else None, inputs
 
 
 def _open_tflite(path):
-    """The runtime, the description, shapes of input and output by name, and what runs a batch; so do the others."""
     described = None
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
@@ -125,8 +113,7 @@ def _open_tflite(path):
     interpreter = Interpreter(model_path=str(path), num_threads=available_cores())
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
-    shapes = {name: tuple(map(int, one["shape"])) for name, one in details.items()}
-    size = next(iter(shapes.values()))[0]  # images per call
+    size = details["image"]["shape"][0]  # images per call
 
     def run(images):
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only
@@ -136,7 +123,7 @@ def _open_tflite(path):
         scale, zero_point = details["probabilities"]["quantization"]
         return (probabilities.astype(np.float32) - zero_point) * scale if scale else probabilities
 
-    return name, described, shapes, run
+    return name, described, {"image": run}
 
 
 def _open_onnx(path):
@@ -145,12 +132,11 @@ def _open_onnx(path):
     options.intra_op_num_threads = available_cores()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    shapes = {one.name: tuple(one.shape) for one in (*session.get_inputs(), *session.get_outputs())}
 
     def run(images):
         return session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
 
-    return "ONNX Runtime", described, shapes, run
+    return "ONNX Runtime", described, {"image": run}
 
 
 def _open_openvino(path):
@@ -162,15 +148,10 @@ def _open_openvino(path):
     compiled = core.compile_model(model, "CPU", exact)
     described = model.get_rt_info([METADATA_KEY]).astype(str) if model.has_rt_info([METADATA_KEY]) else None
 
-    def shape(port):
-        return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
-
-    shapes = {name: shape(port) for port in (*model.inputs, *model.outputs) for name in port.names}
-
     def run(images):
         return np.array(compiled({"image": np.asarray(images, np.float32)})["probabilities"])
 
-    return "OpenVINO", described, shapes, run
+    return "OpenVINO", described, {"image": run}
 
 
 def import_extra(module, extra):

@@ -18,7 +18,7 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
-from keras_mixer.files import publish, refuse_address, staging_folder
+from keras_mixer.files import publish, refuse_existing, staging_folder
 
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
@@ -74,6 +74,7 @@ def export_saved_model(
     require_tensorflow()
     target = version_folder(path, version)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
+    refuse_existing(target)
     with staging_folder(target.parent) as staging:
         written = staging / target.resolve().parent.name / target.name
         write_saved_model(predictor, written, top_k=top_k, precision=precision)
@@ -83,8 +84,6 @@ def export_saved_model(
 
 def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     model = in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)
@@ -117,18 +116,12 @@ def _message(fields) -> bytes:
 
 
 def version_folder(path, version=None) -> Path:
-    """`path/VERSION` for a version that does not exist yet, by default the one after the newest."""
-    refuse_address(path)
-    folder = Path(path)
-    taken = [int(item.name) for item in folder.glob("*") if item.name.isdigit()]
-    version = max(taken, default=0) + 1 if version is None else version
+    """`path/VERSION`, by default the version after the newest."""
+    if version is None:
+        version = 1 + max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
     if version < 1:
         raise ValueError(f"version must be a positive integer, got {version!r}.")
-    if version in taken:
-        raise ValueError(
-            f"{folder / str(version)} exists already and is not overwritten; use version {max(taken) + 1}."
-        )
-    return folder / str(version)
+    return Path(path) / str(version)
 
 
 def write_functions(functions, model, folder):

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tensorflow as tf
 
 from keras_mixer.export.predictor import Predictor, require_tensorflow
@@ -57,28 +56,18 @@ def export_tflite(
     path = Path(path)
     refuse_existing(path)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
-    options = {"quantization": quantization, "representative_images": representative_images, "batch_size": batch_size}
     with atomic_write(path) as temporary:
-        write_tflite(predictor, temporary, **options)
+        write_tflite(predictor, temporary, quantization, representative_images, batch_size)
     return path
 
 
-def write_tflite(predictor, path, *, quantization=None, representative_images=None, batch_size=1):
+def write_tflite(predictor, path, quantization=None, representative_images=None, batch_size=1):
     """Writes the file; arguments and errors are those of `export_tflite`."""
     check("quantization", quantization, Literal[None, "float16", "dynamic_int8", "int8"])
     check("batch_size", batch_size, Count)
     if (quantization == "int8") != (representative_images is not None):
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
-    if path.suffix != ".tflite":
-        raise ValueError(f"Expected a path that ends in .tflite, got {path.name}.")
     model, shape, facts = predictor.for_conversion("for TFLite").model, predictor.input_shape, predictor.facts
-    if representative_images is not None:
-        found = np.shape(representative_images)
-        if found[1:] != shape or found[0] < batch_size:
-            raise ValueError(
-                f"representative_images must have the shape (N, {', '.join(map(str, shape))}) with N at least the "
-                f"batch size {batch_size}, got {found}."
-            )
     content = _convert(model, quantization, representative_images, batch_size)
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {facts.evaluation_crop}"
     path.write_bytes(add_metadata(content, model.name, shape, words))

@@ -95,12 +95,12 @@ class Parity:
 
 
 class ExportDiffers(ValueError):
-    """An export differs too much from its model; `parity` has the figures and the path where it is kept."""
+    """An export differs too much from its model; `parity` has the figures."""
 
     def __init__(self, parity: Parity):
         super().__init__(
             f"The export differs too much from its model: largest difference {parity.max_difference:.1e}, same top-1 "
-            f"{parity.agreement:.2%}. It is kept as {parity.path}."
+            f"{parity.agreement:.2%}. {parity.path} was not written."
         )
         self.parity = parity
 
@@ -141,15 +141,15 @@ def export(
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
-            (`(class name, bytes)` of images to click).
+            (`(class name, bytes of a PNG file)` to click).
 
     Returns:
         A `Parity` with the figures and the `path` written.
 
     Raises:
-        ValueError: the export differs too much (it is then kept as NAME.failed, and `error.parity` has the figures),
-            the output exists, the model or an argument does not fit the format, an extra is not installed, or Keras
-            runs on another backend. Nothing is written to `path` then.
+        ValueError: the export differs too much (`error.parity` has the figures), the output exists, the model or an
+            argument does not fit the format, an extra is not installed, or Keras runs on another backend. Nothing is
+            written then.
 
     Example:
         >>> keras_mixer.export(model, "tflite", "model.tflite", ["cat.jpg"]).max_difference  # doctest: +SKIP
@@ -184,12 +184,10 @@ def export(
             **compare(reference_of(model, predictor.activation), opened, batches),
         )
         if not parity.passed:
-            parity = dataclasses.replace(parity, path=_free_name(target))
-        refuse_existing(parity.path)  # another process may have been faster
-        publish(written, parity.path)
-    write_json(parity.path.with_name(f"{parity.path.name}.parity.json"), parity.as_json())
-    if not parity.passed:
-        raise ExportDiffers(parity)
+            raise ExportDiffers(parity)
+        refuse_existing(target)  # another process may have been faster
+        publish(written, target)
+    write_json(target.with_name(f"{target.name}.parity.json"), parity.as_json())
     return parity
 
 
@@ -282,8 +280,6 @@ def _batches(images, predictor, size):
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
-    if not files and not hasattr(array, "__array__"):
-        raise ValueError(f"Expected a list of image files or an array of images, got {type(array).__name__}.")
     labels = np.full(len(array), -1) if labels is None else np.asarray(labels)
     for start in range(0, len(array), size):
         some = array[start : start + size]
@@ -294,8 +290,3 @@ def _batches(images, predictor, size):
             )
         encoded = np.array([read(one, for_server, crop).numpy() for one in some], object) if files else None
         yield pixels, labels[start : start + size], encoded
-
-
-def _free_name(target):
-    names = (f"{target.stem}.failed{f'-{i}' if i > 1 else ''}{target.suffix}" for i in range(1, 1000))
-    return next(path for path in map(target.with_name, names) if not path.exists())

@@ -31,7 +31,6 @@ PACKAGES = {  # of the npm registry, with the SHA-256 of their archives
 # The browser downloads one of them: for WebGPU, for WebAssembly, for WebAssembly without relaxed SIMD.
 RUNTIMES = ("litert_wasm_jspi_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
 CANDIDATES = 50  # test images to choose examples from, evenly spaced
-JPEG = b"\xff\xd8"
 LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 
 
@@ -59,9 +58,8 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
         "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }
     card = {"name": title, "model_bytes": size, "facts": [[term, text] for term, text in shown.items() if text]}
-    names = [f"examples/{i}.{'jpg' if image.startswith(JPEG) else 'png'}" for i, (_, image) in enumerate(examples)]
-    card["examples"] = [{"file": name, "label": label} for name, (label, _) in zip(names, examples, strict=True)]
-    files |= {name: image for name, (_, image) in zip(names, examples, strict=True)}
+    card["examples"] = [{"file": f"examples/{i}.png", "label": label} for i, (label, _) in enumerate(examples)]
+    files |= {f"examples/{i}.png": image for i, (_, image) in enumerate(examples)}
     write_json(folder / "model.json", predictor.as_json())
     write_json(folder / "card.json", card)
     for name, content in files.items():
@@ -99,21 +97,16 @@ def package_files(package) -> dict[str, bytes]:
 def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
     """`(class name, encoded image)` of up to `count` test images, each of another class.
 
-    The images are encoded again, so they carry no camera data or place: as PNG, large ones reduced and as JPEG.
+    The images are encoded again, as PNG and at most 512 px long, so they carry no camera data or place.
     """
     found: dict[int, bytes] = {}
     for example in subsample(split, CANDIDATES).elements.map(split.read) if count else ():
         if int(example["label"]) not in found:
             with contextlib.suppress(Exception):  # damaged images are no examples
-                found[int(example["label"])] = _encoded_again(example)
+                image, file = Image.fromarray(image_of(example).numpy()), io.BytesIO()
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+                image.save(file, "PNG")
+                found[int(example["label"])] = file.getvalue()
     labels = sorted(found)
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)) if labels else ()
     return [(class_names[labels[i]], found[labels[i]]) for i in chosen]
-
-
-def _encoded_again(example):
-    image, file = Image.fromarray(image_of(example).numpy()), io.BytesIO()
-    kind = "JPEG" if max(image.size) > LONGEST_SIDE else "PNG"
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    image.save(file, kind, quality=90)
-    return file.getvalue()

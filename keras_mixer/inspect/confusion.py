@@ -7,15 +7,9 @@ MOST_NAMES = 60  # largest number of classes for which axes show names
 
 
 def mistakes(confusion, class_names, count=10):
-    """The most frequent mistakes.
+    """`(label, prediction, images, fraction of the label's images)` of the most frequent mistakes.
 
-    Args:
-        confusion: `(K, K)` image counts; rows are labels, columns are predictions.
-        class_names: K names.
-        count: maximum number of mistakes to return.
-
-    Returns:
-        `(label, prediction, images, fraction of the label's images)`, most frequent first.
+    Rows of the confusion matrix `(K, K)` are labels, columns are predictions, cells are numbers of images.
     """
     wrong = np.array(confusion)
     totals = wrong.sum(1)
@@ -30,12 +24,7 @@ def mistakes(confusion, class_names, count=10):
 
 
 def confusion_figure(confusion, class_names):
-    """The confusion matrix as a heat map, each row normalized to fractions of its label's images.
-
-    Args:
-        confusion: `(K, K)` image counts; rows are labels, columns are predictions.
-        class_names: K names.
-    """
+    """The confusion matrix as a heat map, each row normalized to fractions of its label's images."""
     from matplotlib.figure import Figure  # takes a second, needed only here; no display, no global state
 
     confusion = np.asarray(confusion)

@@ -27,17 +27,9 @@ SECTION_OF_ITS_OWN = ("name", "seed", "evaluation_crop", *PATHS)
 
 
 def write_model_card(run, output=None) -> Path:
-    """Writes the model card of a run.
+    """Writes the model card of a finished run, by default to its README.md; returns the `Path` written.
 
-    Args:
-        run: folder of a finished run; results of exports in it (`*.parity.json`) are included.
-        output: the file to write, which must not exist; None for README.md in the run.
-
-    Returns:
-        The `Path` written.
-
-    Raises:
-        ValueError: the run is not finished, or the file exists.
+    Results of exports in the run (`*.parity.json`) are included. ValueError if it is not finished, or the file exists.
     """
     from huggingface_hub import ModelCard  # takes half a second, needed only here
 
@@ -112,13 +104,12 @@ def _changed_settings(recipe):
 
 
 def _exports(folder):
-    """One row for each export in the run that was found equal to the model."""
+    """One row for each export in the run."""
     rows = []
     for path in sorted(folder.rglob("*.parity.json")):
         parity = json.loads(path.read_text(encoding="utf-8"))
-        if parity["passed"]:
-            name = path.relative_to(folder).as_posix().removesuffix(".parity.json")
-            accuracy = "-" if parity["export_accuracy"] is None else f"{parity['export_accuracy']:.2%}"
-            agreement = f"{parity['images']:,}", f"{parity['agreement']:.2%}", f"{parity['max_difference']:.1e}"
-            rows.append((f"`{name}`", f"{parity['bytes'] / 1e6:.2f} MB", parity["runtime"], *agreement, accuracy))
+        name = path.relative_to(folder).as_posix().removesuffix(".parity.json")
+        accuracy = "-" if parity["export_accuracy"] is None else f"{parity['export_accuracy']:.2%}"
+        agreement = f"{parity['images']:,}", f"{parity['agreement']:.2%}", f"{parity['max_difference']:.1e}"
+        rows.append((f"`{name}`", f"{parity['bytes'] / 1e6:.2f} MB", parity["runtime"], *agreement, accuracy))
     return rows

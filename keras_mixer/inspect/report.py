@@ -31,19 +31,10 @@ BATCH_SIZE = 64
 
 
 def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
-    """Writes the report.
+    """Writes the report on folders of finished runs to a new `.html` file; returns its `Path`.
 
-    Args:
-        runs: folders of finished runs.
-        output: the `.html` file to write; must not exist.
-        images: largest number of test images that each model classifies for the report, evenly spaced.
-        skip_corrupt: leave out image files that cannot be decoded.
-
-    Returns:
-        The `Path` written.
-
-    Raises:
-        ValueError: there are no runs, a run is not finished, or the file exists or does not end in .html.
+    Each model classifies at most `images` test images, evenly spaced. ValueError if there are no runs, a run is not
+    finished, or the file exists or does not end in .html.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -95,33 +86,11 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     return report
 
 
-@dataclasses.dataclass(frozen=True)
-class Mistake:
-    """A test image that a model gets wrong.
-
-    Attributes:
-        pixels: `(H, W, 3) uint8`, as the model sees it.
-        label: its class.
-        guess: the predicted class.
-        confidence: probability of the predicted class.
-        of_label: probability of its own class.
-        position: in the split.
-    """
-
-    pixels: np.ndarray
-    label: int
-    guess: int
-    confidence: float
-    of_label: float
-    position: int
-
-
-def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]]:
-    """The confusion matrix `(K, K) int64` of a classifier on a split, and its wrong answers of highest probability."""
-    classes = len(predictor.class_names)
-    size, crop = predictor.input_shape[:2], predictor.facts.evaluation_crop
+def read_answers(predictor, split) -> dict[str, Any]:
+    """What the template shows of a model's answers on the images of a split."""
+    names, size, crop = predictor.class_names, predictor.input_shape[:2], predictor.facts.evaluation_crop
     batches = evaluation_batches(split, image_size=size, batch_size=min(BATCH_SIZE, split.size), crop=crop)
-    confusion, found, position = np.zeros((classes, classes), np.int64), [], 0
+    confusion, shown, position = np.zeros((len(names), len(names)), np.int64), [], 0
     progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
     with progress, naming_damaged_files(split, crop=crop):
         for images, labels in batches.as_numpy_iterator():
@@ -129,35 +98,18 @@ def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]
             guessed = guesses(probabilities)
             count_guesses(confusion, labels, guessed)
             for i in np.flatnonzero((guessed != labels) & (guessed != NO_GUESS)):
-                label, guess = int(labels[i]), int(guessed[i])
-                sure, of_label = (float(probabilities[i, index]) for index in (guess, label))
-                found.append(Mistake(images[i], label, guess, sure, of_label, position + int(i)))
-            found = sorted(found, key=lambda mistake: -mistake.confidence)[:MOST_MISTAKES]
+                sure, of_label = (float(probabilities[i, index]) for index in (guessed[i], labels[i]))
+                mistake = {"pixels": images[i].astype(np.uint8), "confidence": sure, "of_label": of_label}
+                shown.append(mistake | {"classes": (guessed[i], labels[i]), "position": position + int(i)})
+            shown = sorted(shown, key=lambda mistake: -mistake["confidence"])[:MOST_MISTAKES]
             position += len(labels)
             progress.update(len(labels))
-    return confusion, found
-
-
-def read_answers(predictor, split) -> dict[str, Any]:
-    """What the template shows of a model's answers on the images of a split."""
-    names = predictor.class_names
-    confusion, found = most_confident_mistakes(predictor, split)
-    shown = []
-    for mistake in found:
-        image = mistake.pixels.astype(np.uint8)
+    for mistake in shown:
+        mistake["guess"], mistake["label"] = (names[index] for index in mistake["classes"])
+        mistake["overlay"] = overlay(mistake["pixels"], saliency(predictor, mistake["pixels"], *mistake["classes"]))
         # Two levels: the file and its class. More could name folders of one machine.
-        file = "/".join(Path(split.files[mistake.position]).parts[-2:]) if split.files else ""
-        shown.append(
-            {
-                "pixels": image,
-                "overlay": overlay(image, saliency(predictor, image, mistake.guess, mistake.label)),
-                "label": names[mistake.label],
-                "guess": names[mistake.guess],
-                "confidence": mistake.confidence,
-                "of_label": mistake.of_label,
-                "name": file or f"test image {mistake.position}",
-            }
-        )
+        file = "/".join(Path(split.files[mistake["position"]]).parts[-2:]) if split.files else ""
+        mistake["name"] = file or f"test image {mistake['position']}"
     images, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
     precision, recall = (
         np.divide(right, total, out=np.full(len(names), np.nan), where=total > 0) for total in (predicted, images)

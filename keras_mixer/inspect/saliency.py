@@ -20,11 +20,7 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     A patch is covered with the median color of the image, so a patch that shows nothing has exactly 0; on large grids,
     squares of patches are covered together. Positive values support the class, negative values contradict it.
 
-    Args:
-        predictor: a `Predictor` of a Keras model.
-        image: pixels as the model expects them.
-        class_index: the class.
-        rival: another class. The map is then that of the difference of the two probabilities.
+    With a rival, the map is that of the difference of the two probabilities.
 
     Source: occlusion sensitivity, Zeiler and Fergus 2014 (arXiv 1311.2901), with the model's own patches.
     """
@@ -55,20 +51,10 @@ def overlay(image, activation) -> np.ndarray:
 
 
 def write_saliency(model, image_path, output, class_name=None) -> str:
-    """Draws an image next to what its patches contribute to a class, with its probability and a scale.
+    """Draws an image next to what its patches contribute to a class, by default the most probable one.
 
-    Args:
-        model: a classifier of this package.
-        image_path: an image file.
-        output: the image file to write; must not exist.
-        class_name: the class; None for the most probable one.
-
-    Returns:
-        The name of the class shown.
-
-    Raises:
-        FileNotFoundError: the image file does not exist.
-        ValueError: the class is unknown, the image cannot be decoded, the model has no head, or `output` exists.
+    Returns the name of the class. ValueError if it is unknown, the image cannot be decoded, the model has no head, or
+    `output` exists.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize

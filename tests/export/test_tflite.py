@@ -4,36 +4,11 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_mixer
 from keras_mixer.export.tflite_metadata import KEY, minimum_runtime
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="written by TensorFlow")
-
-
-def test_a_file_of_two_images_a_call_takes_any_number(classifier, pixels, tmp_path):
-    loaded = keras_mixer.load(keras_mixer.export_tflite(classifier, tmp_path / "digits.tflite", batch_size=2))
-    for count in (1, 2, 5):
-        np.testing.assert_allclose(loaded.probabilities(pixels[:count]), classifier(pixels[:count]), atol=1e-5)
-
-
-def test_full_int8_takes_uint8_pixels_and_gives_uint8_probabilities(classifier, pixels, tmp_path):
-    path = keras_mixer.export_tflite(
-        classifier, tmp_path / "digits.tflite", quantization="int8", representative_images=pixels
-    )
-    runner = tf.lite.Interpreter(str(path)).get_signature_runner("serving_default")
-    assert runner.get_input_details()["image"]["dtype"] is np.uint8
-    assert runner.get_output_details()["probabilities"]["dtype"] is np.uint8
-    found = keras_mixer.load(path).probabilities(pixels[:1])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, classifier(pixels[:1]), atol=0.2)
-
-
-def test_the_file_says_which_runtime_it_needs(classifier, pixels, tflite_file, tmp_path):
-    assert minimum_runtime(tflite_file.read_bytes()) == "2.9.0"  # the first with GELU
-    options = {"quantization": "dynamic_int8", "min_agreement": 0}
-    assert keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", pixels, **options).minimum_runtime >= "2.17"
 
 
 def test_names_and_preprocessing_travel_inside(classifier, tflite_file):
@@ -46,6 +21,7 @@ def test_names_and_preprocessing_travel_inside(classifier, tflite_file):
     assert description["evaluation_crop"] == "resmall-crop"
     assert description["input_shape"] == [16, 24, 3]
     content = tflite_file.read_bytes()
+    assert minimum_runtime(content) == "2.9.0"  # the first with GELU
     model = schema.Model.GetRootAsModel(content, 0)
     entries = {model.Metadata(i).Name().decode(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
     metadata = model.Buffers(entries[KEY]).DataAsNumpy().tobytes()
@@ -58,9 +34,10 @@ def test_names_and_preprocessing_travel_inside(classifier, tflite_file):
     assert byte(child(child(image, 3), 1), 0) == 1  # RGB
     assert byte(first(image, 4), 0) == 1  # NormalizationOptions
     assert byte(first(first(first(root, 3), 3), 6), 2) == 2  # TENSOR_AXIS_LABELS
+    start = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
     for i in range(model.BuffersLength()):  # kernels read constants in place
         data = model.Buffers(i).DataAsNumpy()
-        assert isinstance(data, int) or (data.__array_interface__["data"][0] - address(content)) % 16 == 0
+        assert isinstance(data, int) or (data.__array_interface__["data"][0] - start) % 16 == 0
 
 
 def child(table, number):
@@ -76,21 +53,12 @@ def byte(table, number):
     return table.Bytes[table.Pos + table.Offset(4 + 2 * number)]
 
 
-def address(content):
-    return np.frombuffer(content, np.uint8).__array_interface__["data"][0]
-
-
-def test_unfit_arguments_are_refused(classifier, pixels, tmp_path):
+def test_unfit_arguments_are_refused(classifier, tmp_path):
     (tmp_path / "there.tflite").write_bytes(b"precious")
-    turned = {"quantization": "int8", "representative_images": pixels.swapaxes(1, 2)}
     for name, options, message in [
         ("a.tflite", {"quantization": "int4"}, "must be None, 'float16', 'dynamic_int8' or 'int8', got 'int4'"),
         ("a.tflite", {"quantization": "int8"}, "representative_images are needed"),
-        ("a.tflite", {"representative_images": pixels}, "representative_images are needed"),
-        ("a.tflite", turned, r"shape \(N, 16, 24, 3\) .* got \(5, 24, 16, 3\)"),
-        ("a.lite", {}, r"ends in \.tflite"),
         ("a.tflite", {"batch_size": 0}, "batch_size must be greater than or equal to 1, got 0"),
-        ("a.tflite", {"class_names": list("abcdefghi")}, r"9 class names .* 10 classes"),
         ("there.tflite", {}, "not overwritten"),
     ]:
         with pytest.raises(ValueError, match=message):
