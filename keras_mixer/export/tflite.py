@@ -71,7 +71,7 @@ def write_tflite(predictor, path, *, quantization=None, representative_images=No
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     if path.suffix != ".tflite":
         raise ValueError(f"Expected a path that ends in .tflite, got {path.name}.")
-    model, shape, facts = predictor.for_conversion("for TFLite").model, predictor.input_shape, predictor.facts
+    model, shape, facts = predictor.for_classes("for TFLite").model, predictor.input_shape, predictor.facts
     if representative_images is not None:
         found = np.shape(representative_images)
         if found[1:] != shape or found[0] < batch_size:
