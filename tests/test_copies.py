@@ -118,10 +118,10 @@ class Gated(keras_mixer.MlpBlock):
 
 
 def test_a_layer_may_be_derived_and_its_arguments_cannot_be_changed():
-    layer, stem = Gated(8, name="gated"), keras_mixer.PatchEmbed(4, 8)
+    layer, block = Gated(8, name="gated"), keras_mixer.MixerBlock(8, 16)
     copied = Gated.from_config(layer.get_config())
     assert (copied.mlp_dim, copied.gate, copied.name) == (8, 0.5, "gated")
-    for changed, name in ((layer, "gate"), (layer, "exact_gelu"), (stem, "pixel_range")):
+    for changed, name in ((layer, "gate"), (block, "exact_gelu"), (block, "drop_path_rates")):
         with pytest.raises(AttributeError, match=rf"{name}.*cannot be changed. Make a new {type(changed).__name__}"):
             setattr(changed, name, 1)
 
