@@ -13,8 +13,6 @@ import pytest
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
 
-pytestmark = pytest.mark.backends
-
 PIXELS = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
 
 
@@ -59,6 +57,7 @@ def paths(weights):
     return sorted(weight.path.split("mixer/")[-1] for weight in weights)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("way", WAYS)
 def test_arguments_frozen_layers_and_what_a_model_knows_survive(tiny_mixer, way, tmp_path):
     form = {"pixel_range": (0, 1), "exact_gelu": True, "include_preprocessing": False}
@@ -141,6 +140,7 @@ def test_a_model_that_keras_has_quantized_is_refused(tiny_mixer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.backends
 def test_a_lora_update_is_part_of_the_kernel(tiny_mixer, tmp_path):
     model = tiny_mixer()
     for layer in (model.get_layer("mixer_block_0").channel_mixing.dense_0, model.get_layer("head")):
@@ -158,6 +158,7 @@ def test_a_lora_update_is_part_of_the_kernel(tiny_mixer, tmp_path):
         keras_mixer.load_weights(model, tmp_path / "lora.npz")
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("name", "value", "tolerance"),
     [

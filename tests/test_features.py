@@ -4,8 +4,6 @@ import pytest
 
 import keras_mixer
 
-pytestmark = pytest.mark.backends
-
 EVERY = ["stem", "block_0", "block_1", "block_1/token_mixing", "block_1/channel_mixing", "pre_logits", "logits"]
 
 
@@ -13,6 +11,7 @@ def computed(model, pixels):
     return keras.tree.map_structure(keras.ops.convert_to_numpy, model(pixels))
 
 
+@pytest.mark.backends
 def test_features_are_the_numbers_the_model_computes(tiny_mixer, rng):
     model, pixels = tiny_mixer(input_shape=(16, 24, 3)), rng.integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     assert list(keras_mixer.feature_extractor(model).output) == ["stem", "block_0", "block_1", "pre_logits", "logits"]
@@ -31,6 +30,7 @@ def test_features_are_the_numbers_the_model_computes(tiny_mixer, rng):
     np.testing.assert_allclose(computed(extractor, pixels)["logits"], logits + np.arange(10.0), atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("exact_gelu", [False, True])
 def test_an_extractor_and_its_model_are_saved_apart(tiny_mixer, rng, tmp_path, exact_gelu):
     model, pixels = tiny_mixer(drop_path_rate=0.5, exact_gelu=exact_gelu), rng.integers(0, 256, (2, 16, 16, 3))

@@ -9,8 +9,6 @@ from conftest import randomize
 import keras_mixer
 from keras_mixer.layers import MixerBlock
 
-pytestmark = pytest.mark.backends
-
 
 def weights_of(model):
     return {weight.path: weight.numpy().astype(np.float64) for weight in model.weights}
@@ -30,6 +28,7 @@ def assert_equals_the_oracle(model, rng):
     assert np.abs(predict(model, pixels) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("input_shape", "patch_size"), [((16, 48, 3), 4), ((24, 16, 1), (8, 4)), ((12, 12, 5), (3, 6))]
 )
@@ -47,6 +46,7 @@ def test_a_published_size_equals_the_oracle(rng):
     assert_equals_the_oracle(randomize(keras_mixer.MixerS32(classes=7, classifier_activation=None), rng), rng)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(("training", "exact_gelu"), [(False, False), (True, False), (True, True)])
 def test_gradients_equal_finite_differences_of_the_oracle(tiny_mixer, rng, training, exact_gelu):
     sizes = {"patch_size": 2, "hidden_dim": 4, "tokens_mlp_dim": 3, "channels_mlp_dim": 5, "input_shape": (4, 6, 3)}
@@ -95,6 +95,7 @@ def test_stochastic_depth_rises_linearly_over_the_mlps(tiny_mixer):
     np.testing.assert_allclose(rates, np.linspace(0, 0.5, 6))
 
 
+@pytest.mark.backends
 def test_stochastic_depth_drops_whole_examples_and_rescales_the_rest(rng):
     block = MixerBlock(8, 16, drop_path_rates=(0.5, 0.0))
     x = rng.normal(size=(64, 6, 4)).astype(np.float32)

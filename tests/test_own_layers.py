@@ -8,11 +8,7 @@ import keras_mixer
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import open_export
 
-pytestmark = pytest.mark.backends
 layers = keras.layers
-tensorflow_only = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow"
-)
 PIXELS = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3)).astype("float32")
 NAMES = tuple("abcde")
 
@@ -53,6 +49,7 @@ def pixels_scaled_by_the_caller(body):
 BUILDERS = (layer_before_the_head, mixer_inside_a_model, sequential, operations, pixels_scaled_by_the_caller)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
 def test_the_whole_model_is_used_widened_and_kept_apart_from_official_weights(build, body, rng, tmp_path):
     model = build(body)
@@ -71,7 +68,6 @@ def test_the_whole_model_is_used_widened_and_kept_apart_from_official_weights(bu
     assert not list(tmp_path.iterdir())
 
 
-@tensorflow_only
 def test_the_whole_model_is_exported(body, tmp_path):
     model = mixer_inside_a_model(body)
     served = open_export(keras_mixer.export_saved_model(model, tmp_path / "served", class_names=NAMES))
@@ -156,7 +152,6 @@ class WithOwnStep(keras_mixer.MixerModel):
         return super().train_step(*arguments) | {"own": 1}
 
 
-@tensorflow_only
 def test_a_model_with_a_train_step_of_its_own_is_a_mixer(tiny_mixer, tmp_path):
     base = tiny_mixer(classes=3)
     base.class_names = ("a", "b", "c")

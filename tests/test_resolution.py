@@ -7,13 +7,12 @@ import pytest
 import keras_mixer
 from keras_mixer.layers import MixerBlock
 
-pytestmark = pytest.mark.backends
-
 
 def logits(model, images):
     return keras.ops.convert_to_numpy(model(images))
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("tiles", [(1, 2), (3, 2)])
 @pytest.mark.parametrize(("input_shape", "patch_size"), [((16, 24, 3), 4), ((24, 16, 1), (8, 4))])
 def test_logits_of_the_widened_model_are_the_mean_over_its_tiles(tiny_mixer, rng, tiles, input_shape, patch_size):

@@ -84,7 +84,6 @@ def test_official_files_are_exact_to_the_bit_and_of_any_precision(source, weight
         assert all(np.array_equal(w.numpy(), weights[w.path].astype(dtype).astype("f4")) for w in model.weights)
 
 
-@pytest.mark.backends
 def test_own_files_load_also_those_that_keras_saves_while_training(tmp_path):
     path, loss = tmp_path / "own.weights.h5", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained, said = empty(), []
@@ -102,7 +101,6 @@ def test_own_files_load_also_those_that_keras_saves_while_training(tmp_path):
         keras_mixer.load_weights(empty(), tmp_path / "other.weights.h5")
 
 
-@pytest.mark.backends
 def test_weights_of_another_form_are_refused(weights, official, tmp_path):
     """GELU form and pixel range belong to a model; a file for another form would give wrong answers."""
     timms = empty(weights=saved(tmp_path / "timm.npz", timm(weights)))
