@@ -112,13 +112,6 @@ class Anatomy:
         """The evaluation crop, or that of the paper's Table 3 if it is unknown."""
         return self.facts.evaluation_crop or "resmall-crop"
 
-    @property
-    def quantized(self) -> str | None:
-        """Path of the first layer that Keras has quantized, whose weights are then others; None if there is none."""
-        layers = (layer for layer in self.layers if isinstance(layer, keras.layers.Layer))
-        parts = (part for layer in layers for part in layer._flatten_layers())
-        return next((part.path for part in parts if part.quantization_mode is not None), None)
-
     def variant(self) -> Variant:
         """The sizes of the model."""
         height, width = self.stem.patch_size
@@ -170,6 +163,9 @@ def anatomy(model) -> Anatomy:
         raise _not_a_mixer(model, "a layer is used more than once")
     if layers[end].epsilon != LAYER_NORM_EPSILON:
         raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
+    parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
+    if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
+        raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
     return Anatomy(model, _opened(model, nodes), nodes, start, end)
 
 
@@ -182,7 +178,7 @@ def is_mixer(model) -> bool:
 
 
 def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
-    """The layers of a model that `keras_mixer.Mixer` could have built, and Keras has not quantized.
+    """The layers of a model that `keras_mixer.Mixer` could have built.
 
     ValueError as `anatomy`, or if there are other layers; names them, and the purpose such as "load_weights".
     """
@@ -194,13 +190,6 @@ def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
             f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but model {model.name!r} has other layers too: "
             f"{', '.join(map(repr, parts.added))}. {advice.format(use)}"
         )
-    return unquantized(parts)
-
-
-def unquantized(parts) -> Anatomy:
-    """The same layers; ValueError if Keras has quantized one of them."""
-    if parts.quantized is not None:
-        raise ValueError(f"The layer {parts.quantized} is quantized. Use the model from before its quantization.")
     return parts
 
 

@@ -81,10 +81,7 @@ def feature_extractor(model, names=None):
         if not set(wanted).isdisjoint(mlps[name]):
             outputs = MlpOutputs(block, name=f"{block.name}_mlps")(parts.inputs[block])
             found |= dict(zip(mlps[name], outputs, strict=True))
-    chosen = {name: _as_grid(found[name], parts) for name in wanted}
+    grid = (-1, *parts.grid, parts.stem.hidden_dim)
+    tensors = {name: found[name] for name in wanted}
+    chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in tensors.items()}
     return keras.Model(parts.graph.inputs[0], chosen, name=f"{model.name}_features", trainable=model.trainable)
-
-
-def _as_grid(x, parts):
-    """`(B, S, C) -> (B, g_h, g_w, C)`; other features unchanged."""
-    return ops.reshape(x, (-1, *parts.grid, parts.stem.hidden_dim)) if len(x.shape) == 3 else x

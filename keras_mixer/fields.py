@@ -84,13 +84,10 @@ def check(name, value, wanted):
 
 
 def _in_words(error, name=None) -> str:
-    lines: dict[str, tuple[Any, list[str]]] = {}  # by place: the value, and what it must be
+    """A line for each wrong value: its name, what it must be (of a union, each form), and what it is."""
+    wrong: dict[str, tuple[Any, list[str]]] = {}
     for one in error.errors():
-        place = str(name or (one["loc"] or ("",))[0])
         words = re.sub(r"^(\w+ )?should ", "must ", one["msg"].removeprefix("Value error, "))
-        _, found = lines.setdefault(place, (one["input"], []))
-        found.append(words.removeprefix("must ") if found else words)
-    return "\n".join(
-        f"{place} {' or '.join(words)}, got {value!r:.200}." if place else " ".join(words)
-        for place, (value, words) in lines.items()
-    )
+        wrong.setdefault(str(name or next(iter(one["loc"]), "")), (one["input"], []))[1].append(words)
+    lines = (f"{place} {' or '.join(words)}, got {value!r:.200}." for place, (value, words) in wrong.items() if place)
+    return "\n".join(lines).replace(" or must ", " or ") or wrong[""][1][0]

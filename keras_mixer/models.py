@@ -5,6 +5,7 @@ Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `p
 """
 
 import dataclasses
+import inspect
 import numbers
 
 import keras
@@ -13,7 +14,7 @@ from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
 from keras_mixer.variants import VARIANTS, Variant, as_pair, is_count, token_grid
-from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.loading import FORMS, load_weights, open_weights
 
 
 def Mixer(
@@ -78,7 +79,14 @@ def Mixer(
         >>> keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(32, 48, 1), classes=10).output_shape
         (None, 10)
     """
-    _check_arguments(input_shape, include_top, pooling, classes)
+    if len(input_shape) != 3 or not is_count(input_shape[2]):
+        raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
+    if pooling not in (None, "avg"):
+        raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
+    if include_top and not is_count(classes):
+        raise ValueError(
+            f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
+        )
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
             raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
@@ -92,10 +100,7 @@ def Mixer(
         weights = open_weights(weights, variant)
         tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
         exact_gelu, pixel_range = weights.form(exact_gelu, pixel_range)
-    policy = keras.config.dtype_policy()
-    if policy.quantization_mode is not None:
-        raise ValueError(f"The dtype policy {policy.name!r} quantizes. Build the model in float32, then call quantize.")
-    exact = keras.backend.result_type(policy.variable_dtype, "float32")
+    exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     last_mlp = max(2 * num_blocks - 1, 1)
 
     image = keras.Input(input_shape, dtype=exact, name="image")  # bfloat16 would round pixels to 8 bits
@@ -124,48 +129,26 @@ def Mixer(
     return model
 
 
-def _check_arguments(input_shape, include_top, pooling, classes):
-    if len(input_shape) != 3 or not is_count(input_shape[2]):
-        raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
-    if pooling not in (None, "avg"):
-        raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
-    if include_top and not is_count(classes):
-        raise ValueError(
-            f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
-        )
+SIGNATURE = inspect.Signature(  # of the functions below
+    [
+        parameter
+        for name, parameter in inspect.signature(Mixer).parameters.items()
+        if parameter.kind == inspect.Parameter.KEYWORD_ONLY and name not in FORMS
+    ]
+)
 
 
 def _variant(key):
-    """Returns the function that builds one row of Table 1; all share this signature."""
+    """Returns the function that builds one row of Table 1; all share `SIGNATURE`."""
+    name = f"Mixer{key.replace('/', '')}"
 
-    def build(
-        *,
-        input_shape=(224, 224, 3),
-        include_preprocessing=True,
-        include_top=True,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        weights=None,
-        dropout_rate=0.0,
-        drop_path_rate=0.0,
-        name=None,
-    ):
-        return Mixer(
-            **dataclasses.asdict(VARIANTS[key]),
-            input_shape=input_shape,
-            include_preprocessing=include_preprocessing,
-            include_top=include_top,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            weights=weights,
-            dropout_rate=dropout_rate,
-            drop_path_rate=drop_path_rate,
-            name=name or f"mixer_{key.replace('/', '').lower()}",
-        )
+    def build(**options):
+        SIGNATURE.bind(**options)
+        named = {"name": options.get("name") or f"mixer_{name[5:].lower()}"}
+        return Mixer(**dataclasses.asdict(VARIANTS[key]) | options | named)
 
-    build.__name__ = build.__qualname__ = f"Mixer{key.replace('/', '')}"
+    build.__signature__ = SIGNATURE  # type: ignore[attr-defined]
+    build.__name__ = build.__qualname__ = name
     build.__doc__ = f"""Mixer-{key} of Table 1: `(B, H, W, channels) -> (B, classes)`.
 
     Args, Returns and Raises are those of `keras_mixer.Mixer`, with the sizes filled in:

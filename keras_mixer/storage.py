@@ -11,7 +11,6 @@ import fsspec
 from keras_mixer.files import UNFINISHED, as_address, atomic_write
 
 ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
-EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3"}  # protocols and the extras that install their packages
 NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
 LAST = "results.json"  # its presence says that the run is finished
 PRIVATE = (UNFINISHED, "run.lock")  # names that stay on this machine
@@ -39,13 +38,11 @@ class Mirror:
     """
 
     def __init__(self, address, copy=None):
-        protocol = address.split("://")[0]
-        options = {"use_listings_cache": False} | ({"auto_mkdir": True} if protocol == "file" else {})
+        options = {"use_listings_cache": False} | ({"auto_mkdir": True} if address.startswith("file:") else {})
         try:
             self.system, self.root = fsspec.core.url_to_fs(address, **options)
         except (ImportError, ValueError) as error:
-            needed = f" Install keras-mixer[{EXTRAS[protocol]}]." if protocol in EXTRAS else ""
-            raise ValueError(f"{address} cannot be opened: {error}.{needed}") from error
+            raise ValueError(f"{address} cannot be opened: {error}") from error
         self.address, self.keep_copy = address, False
         self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
         self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked

@@ -204,7 +204,7 @@ def write_weights(path, model):
     for weight in model.weights:
         scale = np.prod(weight.shape[:-1]) ** -0.5 if weight.path.endswith("kernel") else 0.1
         arrays[weight.path] = scale * rng.standard_normal(weight.shape, np.float32) + weight.path.endswith("gamma")
-    np.savez(path, **linen(arrays, sum(name.endswith("layer_norm_0/beta") for name in arrays)))
+    np.savez(path, **linen(arrays))
 
 
 def pictures(count, classes):

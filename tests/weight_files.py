@@ -6,6 +6,51 @@ import threading
 
 import numpy as np
 
+# Their words for ours.
+LINEN = {"mixer_block_": "MixerBlock_", "/layer_norm_": "/LayerNorm_", "/dense_": "/Dense_"}
+LINEN |= {"/gamma": "/scale", "/beta": "/bias"}
+PRE_LINEN = LINEN | {
+    "stem": "embedding",
+    "pre_head_layer_norm": "Mixer/encoder_norm",
+    "mixer_block_": "Mixer/encoderblock_",
+    **{f"_mixing/dense_{k}/{part}": f"_mixing_phase_0/{part}{k + 1}" for k in (0, 1) for part in ("kernel", "bias")},
+}
+TIMM = {
+    "stem": "stem.proj",
+    "pre_head_layer_norm": "norm",
+    "mixer_block_": "blocks.",
+    **{f"/layer_norm_{k}": f".norm{k + 1}" for k in (0, 1)},
+    **{f"/{ours}_mixing/dense_{k}": f".mlp_{ours}s.fc{k + 1}" for k in (0, 1) for ours in ("token", "channel")},
+    **{"/kernel": ".weight", "/gamma": ".weight", "/bias": ".bias", "/beta": ".bias"},
+}
+
+
+def _renamed(weights, words):
+    """`(our name, theirs, array)` of each weight."""
+    for ours, array in weights.items():
+        theirs = ours
+        for word, other in sorted(words.items(), key=lambda pair: -len(pair[0])):
+            theirs = theirs.replace(word, other)
+        yield ours, theirs, array
+
+
+def linen(weights):
+    """The official layout of today from our weights by name."""
+    return {theirs: array for _, theirs, array in _renamed(weights, LINEN)}
+
+
+def pre_linen(weights, first_norm=0):
+    """The older official layout: other scopes, axes of length 1, LayerNorms numbered from anywhere."""
+    words = PRE_LINEN | {f"/layer_norm_{k}/": f"/LayerNorm_{k + first_norm}/" for k in (0, 1)}
+    return {theirs: array[None] if "_mixing/" in ours else array for ours, theirs, array in _renamed(weights, words)}
+
+
+def timm(weights):
+    """timm's names and PyTorch's orientation."""
+    order = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+    named = _renamed(weights, TIMM)
+    return {theirs: np.ascontiguousarray(array.transpose(order[array.ndim])) for _, theirs, array in named}
+
 
 @contextlib.contextmanager
 def serving(answer):
@@ -38,62 +83,3 @@ def send(handler, content, length=None, status=200, headers=()):
     handler.end_headers()
     if handler.command != "HEAD":
         handler.wfile.write(content)
-
-
-def linen(weights, blocks):
-    """The official layout of today from our weights by name."""
-    arrays = {}
-    for part in ("kernel", "bias"):
-        arrays[f"stem/{part}"] = weights[f"stem/{part}"]
-        arrays[f"head/{part}"] = weights[f"head/{part}"]
-    arrays["pre_head_layer_norm/scale"] = weights["pre_head_layer_norm/gamma"]
-    arrays["pre_head_layer_norm/bias"] = weights["pre_head_layer_norm/beta"]
-    for i in range(blocks):
-        for k in (0, 1):
-            arrays[f"MixerBlock_{i}/LayerNorm_{k}/scale"] = weights[f"mixer_block_{i}/layer_norm_{k}/gamma"]
-            arrays[f"MixerBlock_{i}/LayerNorm_{k}/bias"] = weights[f"mixer_block_{i}/layer_norm_{k}/beta"]
-            for mlp in ("token_mixing", "channel_mixing"):
-                for part in ("kernel", "bias"):
-                    own = weights[f"mixer_block_{i}/{mlp}/dense_{k}/{part}"]
-                    arrays[f"MixerBlock_{i}/{mlp}/Dense_{k}/{part}"] = own
-    return arrays
-
-
-def pre_linen(weights, blocks, first_norm=0):
-    """The older official layout: other scopes, axes of length 1, LayerNorms numbered from anywhere."""
-    arrays = {}
-    for part in ("kernel", "bias"):
-        arrays[f"embedding/{part}"] = weights[f"stem/{part}"]
-        arrays[f"head/{part}"] = weights[f"head/{part}"]
-    arrays["Mixer/encoder_norm/scale"] = weights["pre_head_layer_norm/gamma"]
-    arrays["Mixer/encoder_norm/bias"] = weights["pre_head_layer_norm/beta"]
-    for i in range(blocks):
-        block = f"Mixer/encoderblock_{i}"
-        for k in (0, 1):
-            arrays[f"{block}/LayerNorm_{k + first_norm}/scale"] = weights[f"mixer_block_{i}/layer_norm_{k}/gamma"]
-            arrays[f"{block}/LayerNorm_{k + first_norm}/bias"] = weights[f"mixer_block_{i}/layer_norm_{k}/beta"]
-            for mlp in ("token_mixing", "channel_mixing"):
-                for part in ("kernel", "bias"):
-                    own = weights[f"mixer_block_{i}/{mlp}/dense_{k}/{part}"]
-                    arrays[f"{block}/{mlp}_phase_0/{part}{k + 1}"] = own[None]
-    return arrays
-
-
-def timm(weights, blocks):
-    """timm's names and PyTorch's orientation."""
-    arrays = {
-        "stem.proj.weight": weights["stem/kernel"].transpose(3, 2, 0, 1),
-        "stem.proj.bias": weights["stem/bias"],
-        "norm.weight": weights["pre_head_layer_norm/gamma"],
-        "norm.bias": weights["pre_head_layer_norm/beta"],
-        "head.weight": weights["head/kernel"].T,
-        "head.bias": weights["head/bias"],
-    }
-    for i in range(blocks):
-        for k in (0, 1):
-            arrays[f"blocks.{i}.norm{k + 1}.weight"] = weights[f"mixer_block_{i}/layer_norm_{k}/gamma"]
-            arrays[f"blocks.{i}.norm{k + 1}.bias"] = weights[f"mixer_block_{i}/layer_norm_{k}/beta"]
-            for theirs, ours in {"mlp_tokens": "token_mixing", "mlp_channels": "channel_mixing"}.items():
-                arrays[f"blocks.{i}.{theirs}.fc{k + 1}.weight"] = weights[f"mixer_block_{i}/{ours}/dense_{k}/kernel"].T
-                arrays[f"blocks.{i}.{theirs}.fc{k + 1}.bias"] = weights[f"mixer_block_{i}/{ours}/dense_{k}/bias"]
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -15,7 +15,7 @@ def write_onnx(predictor, path):
     onnx, _ = import_extra("onnx", "onnx"), import_extra("tf2onnx", "onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses a NumPy name that tf2onnx once needed
-        _named(predictor.for_conversion("for ONNX").model).export(str(path), format="onnx", verbose=False)
+        _named(predictor.for_classes("for ONNX").model).export(str(path), format="onnx", verbose=False)
     written = onnx.load(str(path))
     for tensor in (*written.graph.input, *written.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # tf2onnx calls it unk__ and a number
@@ -30,7 +30,7 @@ def write_openvino(predictor, folder):
     core.set_property({"ENABLE_MMAP": False})  # Windows cannot remove a mapped file
     with tempfile.TemporaryDirectory() as name:
         bare = Path(name) / OPENVINO_FILE
-        _named(predictor.for_conversion("for OpenVINO").model).export(str(bare), format="openvino", verbose=False)
+        _named(predictor.for_classes("for OpenVINO").model).export(str(bare), format="openvino", verbose=False)
         written = core.read_model(str(bare))
     written.set_rt_info(json.dumps(predictor.as_json()), [METADATA_KEY])
     folder.mkdir()

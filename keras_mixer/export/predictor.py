@@ -94,15 +94,6 @@ class Predictor:
             )
         return self
 
-    def for_conversion(self, purpose) -> "Predictor":
-        """The same predictor; Unsupported as `for_classes`, or if converters lack the layers of a quantized model."""
-        if (quantized := anatomy(self.model).quantized) is not None:
-            raise Unsupported(
-                f"Keras has quantized the layer {quantized}, which only a SavedModel can carry. Export the model from "
-                "before: TFLite files have a quantization of their own."
-            )
-        return self.for_classes(purpose)
-
     def probabilities(self, images) -> np.ndarray:
         """`(B, H, W, channels) in [0, 255] -> (B, classes) float32`, of images of the model's size.
 
@@ -160,10 +151,6 @@ def in_precision(model, precision) -> keras.Model:
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
-    if parts.quantized is not None:
-        if precision == "float32":
-            return model
-        raise ValueError(f"The layer {parts.quantized} is quantized, so the model cannot compute in {precision}.")
     if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
         return model
     new = rebuild(model, precision=precision)

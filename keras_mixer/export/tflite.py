@@ -67,7 +67,7 @@ def write_tflite(predictor, path, quantization=None, representative_images=None,
     check("batch_size", batch_size, Count)
     if (quantization == "int8") != (representative_images is not None):
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
-    model, shape, facts = predictor.for_conversion("for TFLite").model, predictor.input_shape, predictor.facts
+    model, shape, facts = predictor.for_classes("for TFLite").model, predictor.input_shape, predictor.facts
     content = _convert(model, quantization, representative_images, batch_size)
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {facts.evaluation_crop}"
     path.write_bytes(add_metadata(content, model.name, shape, words))

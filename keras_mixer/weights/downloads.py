@@ -4,19 +4,17 @@ import contextlib
 import os
 import re
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_mixer.files import atomic_write
+from keras_mixer.files import as_address, atomic_write
 
 HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 HUB_PAGE = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+).*")
 WEIGHTS = (".keras", ".safetensors", ".npz")
 KNOWN = (*WEIGHTS, ".weights.h5", ".tflite", ".onnx")
-KERAS_PARTS = ("metadata.json", "config.json", "model.weights.h5")  # what model.save("hf://...") uploads
 
 
 def cache_path(name) -> Path:
@@ -49,17 +47,17 @@ def cached_download(url, name, check) -> Path:
 
 def is_hub_address(source) -> bool:
     """Whether a source is on the Hugging Face Hub."""
-    return _address(source).startswith("hf://")
+    return (as_address(source) or "").startswith("hf://")
 
 
 def local(source):
     """The downloaded file for an `hf://owner/name[@revision][/file]` address; every other source unchanged.
 
-    Without a file, the repository must have exactly one weights file, or a model that Keras saved to the Hub. If the
-    Hub cannot be reached, the cache of huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror.
-    ValueError for an address or a file of another kind, OSError if the download fails.
+    Without a file, the repository must have exactly one weights file. If the Hub cannot be reached, the cache of
+    huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror. ValueError for an address or a file of another
+    kind, OSError if the download fails.
     """
-    address = _address(source)
+    address = as_address(source) or ""
     if address.startswith(("https://", "http://")):
         page = HUB_PAGE.fullmatch(address)
         use = f"Use hf://{page[1]}@{page[2]}/{page[3]}." if page else "Download the file, and pass its path."
@@ -78,31 +76,13 @@ def local(source):
     try:
         if match["file"]:
             return Path(huggingface_hub.hf_hub_download(match["repository"], match["file"], **place))
-        files = [*(f"*{suffix}" for suffix in WEIGHTS), *KERAS_PARTS]
-        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=files, **place))
+        patterns = [f"*{suffix}" for suffix in WEIGHTS]
+        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=patterns, **place))
     except Exception as error:  # of its HTTP library, which differs between versions
         status = getattr(getattr(error, "response", None), "status_code", 0)
         again = "" if 400 <= status < 500 else " Run the command again to retry."
         raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}{again}") from error
-    return _only_model(folder, address)
-
-
-def _address(source):
-    """The text of a source; `Path` has made `hf:/` of `hf://`."""
-    text = source.as_posix() if isinstance(source, Path) else str(source)
-    return re.sub("^(hf|https?):/+", r"\1://", text)
-
-
-def _only_model(folder, address):
-    """The model in a folder of a repository, if there is one and no other."""
     found = sorted(file for file in folder.rglob("*") if file.name.endswith(WEIGHTS))
-    if not found and all((folder / part).is_file() for part in KERAS_PARTS):
-        packed = cache_path(f"{address.removeprefix('hf://').replace('/', '--')}-{folder.name}.keras")
-        if not packed.is_file():
-            with atomic_write(packed) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for part in KERAS_PARTS:
-                    archive.write(folder / part, part)
-        return packed
     if len(found) != 1:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found) or "none"
         raise ValueError(f"Expected one weights file in {address}, got {names}. Name one: hf://owner/name/file.")

@@ -129,7 +129,7 @@ def save_official(model, path):
 
     Raises:
         ValueError: the name does not end in `.npz`, the file exists (nothing is overwritten), or the layout cannot
-            carry the model: other layers, quantized ones, the erf GELU, another pixel range.
+            carry the model: other layers, the erf GELU, another pixel range.
 
     Source: names and shapes of google-research/vision_transformer, vit_jax/models_mixer.py.
 

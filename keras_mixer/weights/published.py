@@ -83,11 +83,8 @@ def find(name, variant: Variant | None) -> Published:
     """The published checkpoint of a name for a model of these sizes, or a widened one; ValueError if there is none."""
     candidates = [published for published in PUBLISHED if published.name == name]
     if variant is None:
-        variants = [published.variant for published in candidates]
-        raise ValueError(
-            f"{name!r} is published for {', '.join(variants)}: the name alone does not identify a file. Build the "
-            f"model with it, such as keras_mixer.Mixer{variants[0].replace('/', '')}(weights={name!r}), and save that."
-        )
+        known = ", ".join(published.variant for published in candidates)
+        raise ValueError(f"{name!r} is published for {known}. Build one of them with weights={name!r}, and save that.")
     for published in candidates:
         sizes = VARIANTS[published.variant]
         narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from keras_mixer.anatomy import anatomy, copy_weights, rebuild, unquantized
+from keras_mixer.anatomy import anatomy, copy_weights, rebuild
 from keras_mixer.variants import token_grid
 from keras_mixer.weights.layouts import weights_of
 
@@ -52,7 +52,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    parts = unquantized(anatomy(model))
+    parts = anatomy(model)
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
     hidden = parts.blocks[0].tokens_mlp_dim
     if method == "block_diagonal":
