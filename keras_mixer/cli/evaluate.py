@@ -1,7 +1,7 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
+import contextlib
 import dataclasses
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,14 @@ from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.storage import as_addresses
 
-LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
 BATCH_SIZE = 64
+
+
+@contextlib.contextmanager
+def batches_of(*splits, size, crop):
+    """Batches of the images of each split, in the size of a model; a file damaged inside is named."""
+    with naming_damaged_files(*splits, crop=crop):
+        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 @settings
@@ -97,8 +103,7 @@ class Evaluate:
         given = self.source.given(train_split=split, test_split=split)
         options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
         source = with_classes_of(load_source(self.data, **given, **options), predictor.class_names, log)
-        batches = evaluation_batches(source.test, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-        with naming_damaged_files(source.test, crop=crop):
+        with batches_of(source.test, size=size, crop=crop) as (batches,):
             result = evaluate(predictor, batches, progress=True)
         return result, source, {"part": "test", "evaluation_crop": crop, "image_size": size}, False
 
@@ -111,17 +116,13 @@ def print_evaluation(result, about, per_class):
     for remark in result.remarks():
         print(remark)
     print_table(("class", "accuracy"), [(name, f"{found:.2%}") for name, _, found in per_class if found is not None])
-    names = [name for name, *_ in per_class]
-    if len(names) <= LARGEST_TABLE:
-        print("\nConfusion matrix: rows are labels, columns predictions.")
-        counts = [[str(count or ".") for count in row] for row in result.confusion.tolist()]
-        print_table(("", *names), [(name, *row) for name, row in zip(names, counts, strict=True)])
-        return
     from keras_mixer.inspect.confusion import mistakes
 
-    print("\nMost frequent errors:")
-    rows = [(*pair, str(images), f"{part:.1%}") for *pair, images, part in mistakes(result.confusion, names)]
-    print_table(("label", "prediction", "images", "of the label"), rows)
+    found = mistakes(result.confusion, [name for name, *_ in per_class])
+    rows = [(*pair, str(images), f"{part:.1%}") for *pair, images, part in found]
+    if rows:
+        print("\nMost frequent errors:")
+        print_table(("label", "prediction", "images", "of the label"), rows)
 
 
 @settings
@@ -147,18 +148,16 @@ class Fewshot:
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
-        parts = source.train, source.test
-        batches = [evaluation_batches(part, image_size=size, batch_size=BATCH_SIZE, crop=crop) for part in parts]
-        began, classes = time.perf_counter(), len(source.class_names)
+        classes = len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with naming_damaged_files(*parts, crop=crop):
+        with batches_of(source.train, source.test, size=size, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
         accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
         rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
         print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
-            f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}, {time.perf_counter() - began:.1f} s"
+            f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}"
         )
         for remark in result.remarks():
             print(remark)
@@ -178,21 +177,28 @@ class Imagenet:
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
-        from keras_mixer.evaluation.imagenet import check_classes
+        from keras_mixer.evaluation import imagenet
 
         model = load_mixer(self.model)
-        check_classes(model)
+        imagenet.check_classes(model)
         crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
-        for name, (measure, open_split) in self._sets().items():
+        sets = {
+            "ImageNet": (evaluate, partial(imagenet.validation_split, self.data_dir)),
+            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir, self.real_labels)),
+            **{
+                f"V2 {name}": (evaluate, partial(imagenet.v2_split, name, self.data_dir))
+                for name in imagenet.V2_VARIANTS
+            },
+        }
+        for name, (measure, open_split) in sets.items():
             try:
                 split = open_split()
             except FileNotFoundError as error:
                 absent.append(f"{name}: {error}")
                 continue
-            batches = evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-            with naming_damaged_files(split, crop=crop, advice=""):
+            with batches_of(split, size=size, crop=crop) as (batches,):
                 result = measure(model, batches, progress=True)
             rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
             content[name] = {"accuracy": result.top1, "images": result.examples}
@@ -206,16 +212,6 @@ class Imagenet:
         if self.output is not None:
             write_json(self.output, content)
             print(f"Written to {self.output}.")
-
-    def _sets(self):
-        """By name, the function that measures and the one that opens the images."""
-        from keras_mixer.evaluation.imagenet import V2_VARIANTS, evaluate_real, real_split, v2_split, validation_split
-
-        sets = {
-            "ImageNet": (evaluate, partial(validation_split, self.data_dir)),
-            "ReaL": (evaluate_real, partial(real_split, self.data_dir, self.real_labels)),
-        }
-        return sets | {f"V2 {name}": (evaluate, partial(v2_split, name, self.data_dir)) for name in V2_VARIANTS}
 
 
 @settings
@@ -243,9 +239,8 @@ class Features:
         options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
-        batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=BATCH_SIZE, crop=crop)
         about = {"layer": self.layer, "class_names": source.class_names}
-        with naming_damaged_files(split, crop=crop):
+        with batches_of(split, size=model.input_shape[1:3], crop=crop) as (batches,):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
         if print_data(self, content):

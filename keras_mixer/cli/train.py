@@ -105,21 +105,19 @@ def print_plan(recipe):
     check_recipe(recipe, devices)
     numbers = plan(recipe)
     recipe = recipe if numbers.examples is None else recipe.for_images(numbers.examples)
-    print_table(("field", "value"), [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()])
-
-    def known(value):
-        return f"{value:,}" if value is not None else "unknown before the data are read"
-
-    rows = {
-        "training images": known(numbers.examples),
-        "classes": known(numbers.classes),
-        "steps per epoch": known(numbers.steps_per_epoch),
-        "steps": known(numbers.total_steps),
-        "devices": devices.description,
-        "images per device": f"{recipe.global_batch_size // devices.count:,}",
-        "parameters": f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}",
-        "GMACs per image": f"{numbers.macs / 1e9:.3f}{' x 2 passes, SAM' if recipe.sam_rho else ''}",
-        "memory of weights and optimizer": f"{numbers.weight_bytes / 1e9:.2f} GB",
+    counts = {
+        "training images": numbers.examples,
+        "classes": numbers.classes,
+        "steps per epoch": numbers.steps_per_epoch,
+        "steps": numbers.total_steps,
     }
-    print()
-    print_table(("plan", ""), list(rows.items()))
+    rows = [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()]
+    rows += [(name, f"{count:,}" if count else "unknown before the data are read") for name, count in counts.items()]
+    rows += [
+        ("devices", devices.description),
+        ("images per device", f"{recipe.global_batch_size // devices.count:,}"),
+        ("parameters", f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}"),
+        ("GMACs per image", f"{numbers.macs / 1e9:.3f}{' x 2 passes, SAM' if recipe.sam_rho else ''}"),
+        ("memory of weights and optimizer", f"{numbers.weight_bytes / 1e9:.2f} GB"),
+    ]
+    print_table(("setting", "value"), rows)
