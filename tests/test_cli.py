@@ -156,9 +156,8 @@ def test_evaluate_gives_the_accuracy_of_the_run_and_that_of_its_model_on_named_d
     content = json.loads(printed("evaluate", model, "--data", "digits", "--json", "--csv", table))
     assert (content["accuracy"], content["test_images"]) == (trained["accuracy"], 360)
     assert content["loss"] == pytest.approx(trained["loss"], rel=1e-4)
-    rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert [row["class"] for row in rows] == list("0123456789")
-    assert [float(row["accuracy"]) for row in rows] == content["per_class"]
+    rows = [(row["class"], float(row["accuracy"])) for row in csv.DictReader(table.read_text().splitlines())]
+    assert rows == list(zip("0123456789", content["per_class"], strict=True))
     assert "is not a run, which would know its test data. Pass them with --data" in refused("evaluate", model)
 
 
@@ -193,17 +192,14 @@ def test_an_export_predicts_and_is_evaluated_as_its_run(finished_run, digit_file
 
 def test_every_other_command_uses_a_run(finished_run, digit_files, tmp_path, printed, monkeypatch):
     printed("convert", finished_run / "model.keras", tmp_path / "model.npz")
-    with np.load(tmp_path / "model.npz") as file:
-        assert file["MixerBlock_0/token_mixing/Dense_0/kernel"].shape == (16, 16)
+    assert np.load(tmp_path / "model.npz")["MixerBlock_0/token_mixing/Dense_0/kernel"].shape == (16, 16)
     options = "--layer", "block_0", "--output", tmp_path / "features.npz", "--json"
     about = json.loads(printed("features", finished_run, "digits", *options))
     assert (about["images"], about["layer"]) == (360, "block_0")
-    with np.load(tmp_path / "features.npz") as file:
-        assert file["features"].shape == (360, 4, 4, 32)
+    assert np.load(tmp_path / "features.npz")["features"].shape == (360, 4, 4, 32)
     options = "--output", tmp_path / "three.png", "--class-name", "3"
     assert "(class 3)" in printed("saliency", finished_run, digit_files[3], *options)
-    with Image.open(tmp_path / "three.png") as picture:
-        assert picture.size == (1008, 460)
+    assert Image.open(tmp_path / "three.png").convert("L").size == (1008, 460)
     out = printed("fewshot", finished_run, "digits", "--shots", "1", "5", "--seeds", "0", "1")
     assert "360 test images of digits, 10 classes, 32 features of pre_logits" in out
     assert json.loads((finished_run / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}

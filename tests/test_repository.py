@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import inspect
 import re
 import subprocess
@@ -51,8 +52,9 @@ def text_of(*names):
     return ROOT.joinpath(*names).read_text(encoding="utf-8")
 
 
+@functools.cache
 def nodes(path):
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def imports(path):

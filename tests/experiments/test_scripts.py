@@ -1,24 +1,11 @@
 """Every script of experiments/ in small form: each draws its figure or prints its table (marker `experiments`)."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 from tfds_files import write_tfds
 
-from experiments import (
-    avg5,
-    data_size,
-    linear_cost,
-    pareto,
-    permutation,
-    teacher,
-    token_weights,
-    tradeoff,
-    untied,
-    vtab,
-)
+from experiments import data_size, linear_cost, pareto, permutation, teacher, token_weights, tradeoff, untied, vtab
 from experiments.training import Training
 
 pytestmark = pytest.mark.experiments
@@ -35,10 +22,8 @@ def runs(tmp_path_factory):
     return folder
 
 
-def drawn(path):
-    with Image.open(path) as figure:
-        assert np.ptp(np.asarray(figure.convert("L"))) > 100
-    return True
+def drawn(*paths):
+    return all(np.ptp(np.asarray(Image.open(path).convert("L"))) > 100 for path in paths)
 
 
 def test_data_size_and_tradeoff(runs, capsys):
@@ -66,27 +51,15 @@ def test_token_weights_and_stem(runs, tmp_path, capsys):
     (run,) = (runs / "runs").glob("Mixer_72_images_seed_0")
     token_weights.main(run, tmp_path / "w.png", blocks=(0, 9))
     token_weights.main(run / "model.keras", tmp_path / "s.png", stem=True)
-    assert drawn(tmp_path / "w.png")
-    assert drawn(tmp_path / "s.png")
+    assert drawn(tmp_path / "w.png", tmp_path / "s.png")
     assert capsys.readouterr().out.count("\n") == 3  # one block exists
 
 
 def test_linear_cost_and_pareto(tmp_path, capsys):
     linear_cost.main(tmp_path / "l.png", (32, 64), hidden_dim=64, tokens_mlp_dim=8, seconds=0.02, training=True)
     pareto.main(tmp_path / "p.png", own=("mine,80.5,900,",))
-    assert drawn(tmp_path / "l.png")
-    assert drawn(tmp_path / "p.png")
+    assert drawn(tmp_path / "l.png", tmp_path / "p.png")
     assert "| 1.000 |" in capsys.readouterr().out
-
-
-def test_avg5(tmp_path, capsys):
-    results = {"accuracy": 0.9, "part": "test", "test_images": 9, "evaluation_crop": "resize", "image_size": [8, 8]}
-    for name in avg5.FIVE.values():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"data": name}))
-        (tmp_path / name / "results.json").write_text(json.dumps(results))
-    avg5.main(tuple(tmp_path.iterdir()))
-    assert "Avg 5: 90.00%" in capsys.readouterr().out
 
 
 def test_vtab(tiny_mixer, tmp_path, capsys):
