@@ -8,13 +8,12 @@ import numpy as np
 import tyro
 
 from keras_mixer.anatomy import anatomy
+from keras_mixer.cli.evaluate import batches_of
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
-from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import load_model, require_tensorflow
+from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
@@ -23,7 +22,6 @@ from keras_mixer.training.inputs import load_recipe_source, run_source, wants_ow
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 
-BATCH_SIZE = 32  # of the images for calibration
 MOST_EXAMPLES = 5  # on a page, unless a number is given
 OF_ALL = ("classifier_activation", "max_difference", "min_agreement")  # options of all formats
 OF_SOME = ("quantization", "precision", "version", "top_k", "batch_size", "examples")
@@ -67,7 +65,6 @@ class Export:
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
-        require_tensorflow()
         options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
         kind = verified.format_with(self.format, options)
         path = self.output or folder_of(self.run) / "export" / kind.name
@@ -76,8 +73,9 @@ class Export:
         parts = anatomy(model)
         source = with_classes_of(self._source(parts.evaluation_crop), parts.class_names)
         if self.quantization == "int8":
-            size = model.input_shape[1:3]
-            options["representative_images"] = self._calibration(source.train, size, parts.evaluation_crop)
+            some = subsample(source.train, self.calibration_images)
+            with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
+                options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
         if self.format == "web":
             options |= self._page(source)
         options |= {name: getattr(self, name) for name in OF_ALL}
@@ -107,13 +105,6 @@ class Export:
             )
         return load_source(self.data, **given, crop=crop, **options)
 
-    def _calibration(self, split, size, crop):
-        """`(N, H, W, 3) uint8`: training images as the input of the model."""
-        few = subsample(split, self.calibration_images)
-        with naming_damaged_files(few, crop=crop):
-            batches = evaluation_batches(few, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-            return np.concatenate([images.numpy() for images, _ in batches])
-
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""
         count = MOST_EXAMPLES if self.examples is None else self.examples
@@ -129,14 +120,12 @@ class Export:
 def print_parity(parity):
     """Prints how an export compares with its model."""
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
+    accuracies = number(parity.model_accuracy, ".2%"), number(parity.export_accuracy, ".2%")
     needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
-    found = parity.model_accuracy, parity.export_accuracy
-    accuracies = ("unknown" if accuracy is None else f"{accuracy:.2%}" for accuracy in found)
     rows = [
         ("top-1 accuracy", *accuracies, ""),
         ("same top-1", "", f"{parity.agreement:.2%}", "-" if needed is None else f"at least {needed:.2%}"),
         (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", allowed),
-        ("mean difference", "", f"{parity.mean_difference:.1e}", ""),
         (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
         ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
     ]
