@@ -33,7 +33,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/evaluation": (538, 5),
     "keras_mixer/export": (1290, 9),
     "keras_mixer/inspect": (520, 6),
-    "keras_mixer/cli": (799, 7),
+    "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
     "tests": (12287, 85),
