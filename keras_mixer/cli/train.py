@@ -65,7 +65,7 @@ class Train:
 
 @settings
 class Sweep(Train):
-    """Train with each learning rate, a tenth of the training images (or --holdout) held out, then on all with the best."""
+    """Train with each learning rate, a tenth of the data (or --holdout) held out, then on all with the best."""
 
     RECIPE: ClassVar[str] = "finetune"
 
