@@ -252,6 +252,13 @@ with keras_mixer_command.without_startup_messages():
     assert "<string>" in crash
 
 
+def test_messages_are_shown_to_a_user_who_asks_for_them(monkeypatch):
+    monkeypatch.setenv(keras_mixer_command.LOG_LEVEL, "0")
+    monkeypatch.setattr(keras_mixer_command, "without_startup_messages", mock.Mock(side_effect=AssertionError))
+    monkeypatch.setattr(sys, "argv", ["keras-mixer", "variants"])
+    assert keras_mixer_command.main() == 0
+
+
 def test_help_version_and_a_wrong_command_need_no_package():
     code = """
 import sys, keras_mixer_command
