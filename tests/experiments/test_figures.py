@@ -46,7 +46,6 @@ def test_a_network_sees_the_same_pixels_in_another_order(rng):
         np.testing.assert_array_equal(*sort)
 
 
-@pytest.mark.backends
 def test_every_group_of_channels_has_the_papers_token_mlp_of_its_own(rng):
     groups, mlps = GroupedTokenMlp(4, 5), [keras_mixer.MlpBlock(5) for _ in range(4)]
     x = rng.normal(size=(2, 12, 8)).astype(np.float32)  # (B, S, C)
@@ -124,7 +123,6 @@ def test_avg_5_is_the_mean_over_data_sets_not_over_runs(tmp_path, capsys):
     assert "Avg 5: 56.00%" in capsys.readouterr().out
 
 
-@pytest.mark.backends
 def test_a_network_is_measured_at_equal_distances_with_its_own_pixels(tmp_path):
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))
