@@ -26,36 +26,23 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_DEVICES)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def keras_home(tmp_path_factory):
-    """A cache of its own, with what earlier exports downloaded for the browser."""
+    """A cache of the tests' own, with what earlier exports downloaded for the browser; short starts of training."""
     real = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer")
     home = tmp_path_factory.mktemp("keras_home")
     (home / "keras_mixer").mkdir()
     for file in real.glob("*.tgz"):
         (home / "keras_mixer" / file.name).symlink_to(file)
-    return home
-
-
-@pytest.fixture(autouse=True)
-def separate_cache(keras_home):
-    """Tests leave nothing in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_HOME", str(keras_home))
-        yield
+        patch.setenv("KERAS_HOME", str(home))
+        patch.setattr(recipe, "XLA_BELOW_MACS", 0)  # XLA compiles tiny models for longer than their few steps take
+        yield home
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def short_starts():
-    """XLA takes longer to compile tiny models than their few steps take here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "XLA_BELOW_MACS", 0)
-        yield
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """The pages of the documentation as data: their blocks of code and their links."""
 
-import dataclasses
 import re
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"(```|~~~)(\w*)\n(.*?)^\1$", re.M | re.S)
-MARK = re.compile(r"<!-- not run here: (.+) -->\n$")
-PRINTED = "<!-- printed by the block above -->\n"
-AMONG = "<!-- among the lines printed by the block above, with other numbers -->\n"
+FENCE = re.compile(r"(?:^<!-- ([^\n]+) -->\n)?^(```|~~~)(\w*)\n(.*?)^\2$", re.M | re.S)
 GENERATED = re.compile(r"^::: ([\w.]+)$", re.M)  # the docstring of this object; its name becomes an anchor
 
 
@@ -19,30 +16,17 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted(texts)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A block of code of a page; `not_run` says why, where a comment above it excuses it from running.
+class Block(NamedTuple):
+    """A block of code of a page, with the comment above it: why it is not run, or that a block before it prints it."""
 
-    `printed`: it is marked as all that the block before it prints; `among`: as some lines of that, numbers aside.
-    """
-
+    mark: str
     language: str
     code: str
-    not_run: str | None
-    printed: bool = False
-    among: bool = False
 
 
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page in order."""
-    text = page.read_text(encoding="utf-8")
-    found = []
-    for match in FENCE.finditer(text):
-        before = text[: match.start()]
-        mark = MARK.search(before)
-        printed, among = before.endswith(PRINTED), before.endswith(AMONG)
-        found.append(Block(match[2], match[3], mark[1] if mark else None, printed, among))
-    return found
+    return [Block(mark, language, code) for mark, _, language, code in FENCE.findall(page.read_text(encoding="utf-8"))]
 
 
 def prose(page: Path) -> str:
@@ -58,10 +42,6 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """What a link to a page may point at: its headings as MkDocs and GitHub name them, and documented objects."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
-    return {slug(heading) for heading in headings} | set(GENERATED.findall(prose(page)))
-
-
-def slug(heading) -> str:
-    """`Your own images (few)` -> `your-own-images-few`."""
-    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
+    plain = (unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode() for heading in headings)
+    slugs = {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
+    return slugs | set(GENERATED.findall(prose(page)))

@@ -1,7 +1,6 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
-import dataclasses
-import time
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +12,29 @@ from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_o
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import image_folder, load_source, with_classes_of
+from keras_mixer.evaluation import imagenet
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
-from keras_mixer.export.predictor import Precision, Predictor, load_mixer
+from keras_mixer.evaluation.outputs import write_features
+from keras_mixer.export.predictor import Precision, load_mixer
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
+from keras_mixer.inspect.confusion import confusion_figure, mistakes
+from keras_mixer.inspect.figures import write_figure
 from keras_mixer.storage import as_addresses
+from keras_mixer.training.inputs import evaluate_source, other_source, run_source, wants_own_data
+from keras_mixer.training.recipes import resolve
+from keras_mixer.training.run import read_recipe
 
-LARGEST_TABLE = 20  # largest number of classes for which the confusion matrix is printed
 BATCH_SIZE = 64
+
+
+@contextlib.contextmanager
+def batches_of(*splits, size, crop):
+    """Batches of the images of each split, in the size of a model; a file damaged inside is named."""
+    with naming_damaged_files(*splits, crop=crop):
+        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 @settings
@@ -43,85 +55,63 @@ class Evaluate:
     csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
 
     def __call__(self):
-        log = log_of(self)
-        is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
-        result, source, about, own = self._of_run(log) if is_run else self._of_model(log)
+        log, (model, wanted, is_own) = log_of(self), self._model_and_recipe()
+        options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
+        source = run_source(self.model, wanted, **options) if is_own else other_source(wanted, **options)
+        source = with_classes_of(source, model.class_names, log)
+        result = evaluate_source(model, source, wanted, progress=True)
         classes = zip(source.class_names, result.examples_per_class.tolist(), result.per_class().tolist(), strict=True)
         rows = [(name, images, accuracy if images else None) for name, images, accuracy in classes]
         loss = result.loss if np.isfinite(result.loss) else None  # JSON has no NaN
-        content = {"accuracy": result.top1, "top5": result.top5, "loss": loss, "test_images": result.examples} | about
-        content |= {"non_finite": result.non_finite, "constant": result.constant, "data": source.name}
+        content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": loss, "data": source.name}
+        content |= {"part": wanted.part() if is_own else "test", "evaluation_crop": wanted.evaluation_crop}
+        content |= {"image_size": list(wanted.input_shape()[:2]), "precision": self.precision}
+        content |= {"test_images": result.examples, "non_finite": result.non_finite, "constant": result.constant}
         content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
-        content |= {"confusion": result.confusion.tolist(), "precision": self.precision}
+        content |= {"confusion": result.confusion.tolist()}
         if print_data(self, content, ("class", "images", "accuracy"), rows):
-            print_evaluation(result, about, rows)
-        file = self.output or (self.model / "evaluation.json" if own else None)
-        if file is not None:
+            print_evaluation(result, content)
+        kept = is_own and self.precision == "float32" and self.source.label is None
+        if file := self.output or (self.model / "evaluation.json" if kept else None):
             write_json(file, content)
             log(f"\nWritten to {as_addresses(file)}.")
-        if own:
-            from keras_mixer.inspect.confusion import confusion_figure
-            from keras_mixer.inspect.figures import write_figure
-
+        if kept:
             figure = confusion_figure(result.confusion, source.class_names)
             log(f"Written to {as_addresses(write_figure(figure, self.model / 'confusion.png'))}.")
 
-    def _of_run(self, log):
-        """The result, the data, what was measured, and whether the data are the run's own."""
-        from keras_mixer.training.inputs import evaluate_source, other_source, run_source, wants_own_data
-        from keras_mixer.training.recipes import resolve
-        from keras_mixer.training.run import read_recipe
-
-        model, recipe = load_mixer(self.model), read_recipe(self.model)
-        exact = self.precision == "float32"
-        model = model if exact else Predictor.of(model, precision=self.precision).model
-        wanted = resolve(recipe, **self.source.given(data=self.data, evaluation_crop=self.evaluation_crop))
-        options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        own = wants_own_data(self.model, recipe, wanted)
-        part = wanted.part() if own else "test"
-        source = run_source(self.model, wanted, **options) if own else other_source(wanted, **options)
-        source = with_classes_of(source, model.class_names, log)
-        result, size = evaluate_source(model, source, wanted, progress=True), list(wanted.input_shape()[:2])
-        about = {"part": part, "evaluation_crop": wanted.evaluation_crop, "image_size": size}
-        return result, source, about, own and exact and wanted.label == recipe.label
-
-    def _of_model(self, log):
-        predictor = load(self.model, self.precision)
+    def _model_and_recipe(self):
+        """The model, a recipe that says on what and how it is evaluated, and whether the data are those of its run."""
+        given = self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
+        is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
+        exact = is_run and self.precision == "float32"
+        model: Any = load_mixer(self.model) if exact else load(self.model, self.precision)
+        if is_run:
+            recipe = read_recipe(self.model)
+            wanted = resolve(recipe, **given)
+            return model, wanted, wants_own_data(self.model, recipe, wanted)
         if self.data is None:
             raise ValueError(
                 f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
                 "TensorFlow Datasets name or digits)."
             )
-        size, split = list(predictor.input_shape[:2]), self.source.test_split or "test"
-        crop = self.evaluation_crop or predictor.facts.evaluation_crop
-        given = self.source.given(train_split=split, test_split=split)
-        options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
-        source = with_classes_of(load_source(self.data, **given, **options), predictor.class_names, log)
-        batches = evaluation_batches(source.test, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-        with naming_damaged_files(source.test, crop=crop):
-            result = evaluate(predictor, batches, progress=True)
-        return result, source, {"part": "test", "evaluation_crop": crop, "image_size": size}, False
+        own = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
+        return model, resolve("digits", **(own | given)), False
 
 
-def print_evaluation(result, about, per_class):
+def print_evaluation(result, content):
     """Prints the tables and remarks of an evaluation."""
-    part, crop, (height, width) = about.values()
-    scores = f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {part}"
-    print_table(("top-1", "top-5", "loss", "images", "crop", "input"), [(*scores, crop, f"{height} x {width}")])
+    scores = f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {content['part']}"
+    how = content["evaluation_crop"], "{} x {}".format(*content["image_size"])
+    print_table(("top-1", "top-5", "loss", "images", "crop", "input"), [(*scores, *how)])
     for remark in result.remarks():
         print(remark)
-    print_table(("class", "accuracy"), [(name, f"{found:.2%}") for name, _, found in per_class if found is not None])
-    names = [name for name, *_ in per_class]
-    if len(names) <= LARGEST_TABLE:
-        print("\nConfusion matrix: rows are labels, columns predictions.")
-        counts = [[str(count or ".") for count in row] for row in result.confusion.tolist()]
-        print_table(("", *names), [(name, *row) for name, row in zip(names, counts, strict=True)])
-        return
-    from keras_mixer.inspect.confusion import mistakes
-
-    print("\nMost frequent errors:")
+    names, accuracies = content["class_names"], content["per_class"]
+    found = [(name, f"{value:.2%}") for name, value in zip(names, accuracies, strict=True) if value is not None]
+    print_table(("class", "accuracy"), found)
     rows = [(*pair, str(images), f"{part:.1%}") for *pair, images, part in mistakes(result.confusion, names)]
-    print_table(("label", "prediction", "images", "of the label"), rows)
+    if rows:
+        print("\nMost frequent errors:")
+        print_table(("label", "prediction", "images", "of the label"), rows)
 
 
 @settings
@@ -147,23 +137,20 @@ class Fewshot:
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
-        parts = source.train, source.test
-        batches = [evaluation_batches(part, image_size=size, batch_size=BATCH_SIZE, crop=crop) for part in parts]
-        began, classes = time.perf_counter(), len(source.class_names)
+        classes = len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with naming_damaged_files(*parts, crop=crop):
+        with batches_of(source.train, source.test, size=size, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
         accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
         rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
         print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
-            f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}, {time.perf_counter() - began:.1f} s"
+            f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}"
         )
         for remark in result.remarks():
             print(remark)
-        content = {"data": source.name, "crop": crop, "image_size": list(size), **how}
-        write_json(file, content | dataclasses.asdict(result))
+        write_json(file, {"data": source.name, "crop": crop, "image_size": list(size), **how, **vars(result)})
         print(f"Written to {as_addresses(file)}.")
 
 
@@ -178,21 +165,23 @@ class Imagenet:
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
-        from keras_mixer.evaluation.imagenet import check_classes
-
         model = load_mixer(self.model)
-        check_classes(model)
+        imagenet.check_classes(model)
         crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
-        for name, (measure, open_split) in self._sets().items():
+        sets: dict[str, tuple[Any, Any]] = {
+            "ImageNet": (evaluate, partial(imagenet.validation_split, self.data_dir)),
+            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir, self.real_labels)),
+        }
+        sets |= {f"V2 {v2}": (evaluate, partial(imagenet.v2_split, v2, self.data_dir)) for v2 in imagenet.V2_VARIANTS}
+        for name, (measure, open_split) in sets.items():
             try:
                 split = open_split()
             except FileNotFoundError as error:
                 absent.append(f"{name}: {error}")
                 continue
-            batches = evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-            with naming_damaged_files(split, crop=crop, advice=""):
+            with batches_of(split, size=size, crop=crop) as (batches,):
                 result = measure(model, batches, progress=True)
             rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
             content[name] = {"accuracy": result.top1, "images": result.examples}
@@ -206,16 +195,6 @@ class Imagenet:
         if self.output is not None:
             write_json(self.output, content)
             print(f"Written to {self.output}.")
-
-    def _sets(self):
-        """By name, the function that measures and the one that opens the images."""
-        from keras_mixer.evaluation.imagenet import V2_VARIANTS, evaluate_real, real_split, v2_split, validation_split
-
-        sets = {
-            "ImageNet": (evaluate, partial(validation_split, self.data_dir)),
-            "ReaL": (evaluate_real, partial(real_split, self.data_dir, self.real_labels)),
-        }
-        return sets | {f"V2 {name}": (evaluate, partial(v2_split, name, self.data_dir)) for name in V2_VARIANTS}
 
 
 @settings
@@ -233,8 +212,6 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
-        from keras_mixer.evaluation.outputs import write_features
-
         model = load_mixer(self.model)
         crop = anatomy(model).evaluation_crop
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
@@ -243,9 +220,8 @@ class Features:
         options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
-        batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=BATCH_SIZE, crop=crop)
         about = {"layer": self.layer, "class_names": source.class_names}
-        with naming_damaged_files(split, crop=crop):
+        with batches_of(split, size=model.input_shape[1:3], crop=crop) as (batches,):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
         if print_data(self, content):

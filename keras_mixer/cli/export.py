@@ -1,43 +1,32 @@
 """Models for other programs: export, which verifies each file against the run, and convert."""
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from tqdm.auto import tqdm
 
 from keras_mixer.anatomy import anatomy
+from keras_mixer.cli.evaluate import batches_of
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
-from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source, with_classes_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import Unsupported, load_model, require_tensorflow
-from keras_mixer.export.verified import FORMATS, ExportDiffers
+from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import run_source, wants_own_data
+from keras_mixer.training.inputs import load_recipe_source, run_source, wants_own_data
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 
-ALL = "all"
-BATCH_SIZE = 32  # of the images for calibration
 MOST_EXAMPLES = 5  # on a page, unless a number is given
 OF_ALL = ("classifier_activation", "max_difference", "min_agreement")  # options of all formats
 OF_SOME = ("quantization", "precision", "version", "top_k", "batch_size", "examples")
 In = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal[(*FORMATS, ALL)]  # the choices listed by --help
 
 
 @settings
@@ -49,12 +38,12 @@ class Export:
     """
 
     run: Run  # folder of a finished run, or a .keras file, also hf://owner/name/file
-    format: FormatName = "saved_model"
-    """saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino, web (a page for browsers), or
-    all: every one that this model and machine allow, in one table."""
+    format: Literal["saved_model", "tflite", "onnx", "openvino", "web"] = "saved_model"
+    """saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino or web (a page for
+    browsers)."""
     output: Path | None = None
-    """The file to write, or the folder: for saved_model that of all versions, for all that of all exports. By default
-    RUN/export/saved_model, model.tflite, model.onnx, openvino, web."""
+    """The file to write, or the folder: for saved_model that of all versions. By default RUN/export/saved_model,
+    model.tflite, model.onnx, openvino, web."""
     quantization: Literal["float16", "dynamic_int8", "int8"] | None = None
     """For tflite and web: float16 or dynamic_int8 (weights only); for tflite also int8 (uint8 input and output too)."""
     precision: Literal["float32", "bfloat16"] | None = None
@@ -76,36 +65,23 @@ class Export:
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
-        require_tensorflow()
-        folder = folder_of(self.run) / "export" if self.output is None else self.output
         options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        if self.format != ALL:
-            verified.format_with(self.format, options)
-        paths = {name: folder / one.name for name, one in FORMATS.items() if self.format in (name, ALL)}
-        if self.format != ALL and self.output is not None:
-            paths = {self.format: self.output}
-        for name, path in paths.items():
-            refuse_existing(FORMATS[name].target(path, self.version))
+        kind = verified.format_with(self.format, options)
+        path = self.output or folder_of(self.run) / "export" / kind.name
+        refuse_existing(kind.target(path, self.version))
         model = load_model(self.run)
         parts = anatomy(model)
         source = with_classes_of(self._source(parts.evaluation_crop), parts.class_names)
         if self.quantization == "int8":
-            size = model.input_shape[1:3]
-            options["representative_images"] = self._calibration(source.train, size, parts.evaluation_crop)
-        if "web" in paths:
+            some = subsample(source.train, self.calibration_images)
+            with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
+                options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
+        if self.format == "web":
             options |= self._page(source)
-        common = {name: getattr(self, name) for name in OF_ALL}
-        split = subsample(source.test, self.images)
-
-        def verify(name):
-            own = {key: value for key, value in options.items() if key in FORMATS[name].options}
-            return verified.export(model, name, paths[name], split, **common, **own)
-
-        if self.format == ALL:
-            return export_all(paths, verify)
+        options |= {name: getattr(self, name) for name in OF_ALL}
         try:
-            parity = verify(self.format)
-        except ExportDiffers as error:
+            parity = verified.export(model, self.format, path, subsample(source.test, self.images), **options)
+        except verified.ExportDiffers as error:
             print_parity(error.parity)
             raise
         print_parity(parity)
@@ -115,28 +91,19 @@ class Export:
 
     def _source(self, crop):
         """The data for the comparison: the given ones, or the run's own."""
-        given, data = self.source.given(train_split=self.train_split), self.data
-        options = {"skip_corrupt": self.source.skip_corrupt}
+        given, options = self.source.given(train_split=self.train_split), {"skip_corrupt": self.source.skip_corrupt}
         if (self.run / "config.json").is_file():
             recipe = read_recipe(self.run)
-            wanted = dataclasses.replace(recipe, **given, data=data or recipe.data)
+            wanted = dataclasses.replace(recipe, **given, data=self.data or recipe.data)
             if wants_own_data(self.run, recipe, wanted):
                 return run_source(self.run, wanted, **options)
-            # Unlike `other_source`, with training images, to calibrate on.
-            data, given = wanted.data, wanted.data_splits() | {"data_dir": wanted.data_dir}
-        if data is None:
+            return load_recipe_source(dataclasses.replace(wanted, holdout=0.0), **options)
+        if self.data is None:
             raise ValueError(
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
                 "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
             )
-        return load_source(data, **given, crop=crop, **options)
-
-    def _calibration(self, split, size, crop):
-        """`(N, H, W, 3) uint8`: training images as the input of the model."""
-        few = subsample(split, self.calibration_images)
-        with naming_damaged_files(few, crop=crop):
-            batches = evaluation_batches(few, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-            return np.concatenate([images.numpy() for images, _ in batches])
+        return load_source(self.data, **given, crop=crop, **options)
 
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""
@@ -150,42 +117,16 @@ class Export:
         return {"title": self.run.resolve().name, "facts": facts, "examples": shown}
 
 
-def export_all(names, verify):
-    """Prints a row for each format; one that is impossible for this model or machine has not failed."""
-    rows, failed = [], []
-    for name in tqdm(names, leave=False, unit="format", file=sys.stderr):
-        began, parity, result = time.perf_counter(), None, "written"
-        try:
-            parity = verify(name)
-        except Unsupported as error:
-            result = f"not possible: {' '.join(str(error).split())}"
-        except Exception as error:  # each format has its own libraries; whatever fails in one, the others are written
-            failed.append(name)
-            parity, reason = getattr(error, "parity", None), " ".join(str(error).split()) or type(error).__name__
-            result = "differs too much" if parity else f"failed: {reason}"
-        figures = ("-", "-", "-", "-")
-        if parity:
-            sizes = f"{parity.bytes / 1e6:,.2f} MB", f"{parity.max_difference:.1e}", f"{parity.agreement:.2%}"
-            figures = (as_addresses(parity.path) if parity.passed else "-", *sizes)
-        rows.append((name, *figures, f"{time.perf_counter() - began:.1f}", result))
-    print_table(("format", "file", "size", "largest difference", "same top-1", "seconds", "result"), rows)
-    if failed:
-        raise ValueError(f"Not every format could be verified: {', '.join(failed)}. The table says why.")
-    if "written" not in [result for *_, result in rows]:
-        raise ValueError("No format is possible for this model on this machine. The table says why.")
-
-
 def print_parity(parity):
     """Prints how an export compares with its model."""
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
-    needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
     found = parity.model_accuracy, parity.export_accuracy
     accuracies = ("unknown" if accuracy is None else f"{accuracy:.2%}" for accuracy in found)
+    needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
     rows = [
         ("top-1 accuracy", *accuracies, ""),
         ("same top-1", "", f"{parity.agreement:.2%}", "-" if needed is None else f"at least {needed:.2%}"),
         (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", allowed),
-        ("mean difference", "", f"{parity.mean_difference:.1e}", ""),
         (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
         ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
     ]

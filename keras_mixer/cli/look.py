@@ -32,8 +32,7 @@ class Variants:
             except ValueError:
                 cost = "-", "-"
             rows.append((name, *map(str, dataclasses.astuple(variant)), *cost))
-        header = ("variant", "patch", "blocks", "hidden", "tokens", "channels", "parameters", "GMACs")
-        print_table(header, rows)
+        print_table(("variant", "patch", "blocks", "hidden", "tokens", "channels", "parameters", "GMACs"), rows)
 
 
 @settings

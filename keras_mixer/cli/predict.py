@@ -15,6 +15,7 @@ from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, Probability, settings
+from keras_mixer.serving import Client
 from keras_mixer.storage import local_copy
 
 MANY_IMAGES = 300  # from this number on, a progress bar is shown
@@ -41,52 +42,45 @@ class Predict:
     csv: NewFile | None = None  # CSV file to write, one row per image and class; it must not exist
 
     def __call__(self):
-        if len(self.paths) < (1 if self.server else 2):
+        paths, trained_on = self.paths if self.server else self.paths[1:], None
+        if not paths:
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
-        with self._classifier() as (answers_to, trained_on):
-            images = [file for path in self.paths[0 if self.server else 1 :] for file in files_at(path)]
-            few = len(images) < MANY_IMAGES
-            answers = list(tqdm(answers_to(images), "predicting", len(images), file=sys.stderr, disable=few))
+        with contextlib.ExitStack() as opened:
+            if self.server:
+                classify = functools.partial(opened.enter_context(self._client()).predict, top_k=self.top_k)
+            else:
+                predictor = load(opened.enter_context(local_copy(self.paths[0])), self.precision)
+                classify = functools.partial(map, functools.partial(answer, predictor, self.top_k))
+                trained_on = predictor.facts.trained_on
+            # A folder is its images at any depth; anything else is read or complained about.
+            images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
+            hidden = len(images) < MANY_IMAGES
+            answers = list(tqdm(classify(images), "predicting", len(images), file=sys.stderr, disable=hidden))
         failed = [error for error in answers if isinstance(error, Exception)]
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
         predictions = [self._without_improbable(one) for one in answers if isinstance(one, Prediction)]
+        header = "image", "class", "probability"
         rows = [(p.image, *answer) for p in predictions for answer in zip(p.labels, p.probabilities, strict=True)]
-        if print_data(self, list(map(dataclasses.asdict, predictions)), ("image", "class", "probability"), rows):
-            print_predictions(predictions)
+        if print_data(self, list(map(dataclasses.asdict, predictions)), header, rows):
+            table = [(image, label, f"{value:.2%}") for image, label, value in rows]
+            table += [(one.image, "(none)", "") for one in predictions if not one.labels]
+            print_table(header, table)
             if trained_on:
                 print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
         return int(bool(failed))
 
-    @contextlib.contextmanager
-    def _classifier(self):
-        """A function that yields an answer for each of some images, and what it was trained on, if that is known."""
-        if not self.server:
-            with local_copy(self.paths[0]) as model:
-                predictor = load(model, self.precision)
-                one = functools.partial(answer, predictor, self.top_k)
-                yield functools.partial(map, one), predictor.facts.trained_on
-            return
-        from keras_mixer.serving import Client
-
+    def _client(self):
         if not all(":" in line for line in self.header):
             raise ValueError('Expected --header "NAME: VALUE", got a header without a colon.')
         headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in self.header)}
         client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
-        try:
-            yield functools.partial(client.predict, top_k=self.top_k), None
-        finally:
-            client.close()
+        return contextlib.closing(client)
 
     def _without_improbable(self, prediction) -> Prediction:
         count = sum(not value < self.threshold for value in prediction.probabilities)  # the best are first; NaN stays
         labels, probabilities = prediction.labels[:count], prediction.probabilities[:count]
         return dataclasses.replace(prediction, labels=labels, probabilities=probabilities)
-
-
-def files_at(path) -> list:
-    """The image files in a folder at any depth; for anything else the path, which is read or complained about."""
-    return (images_below(path) if path.is_dir() else []) or [path]
 
 
 def answer(predictor, top_k, image) -> Prediction | Exception:
@@ -95,12 +89,3 @@ def answer(predictor, top_k, image) -> Prediction | Exception:
         return predictor.predict(image, top_k)
     except BAD_INPUT as error:
         return error
-
-
-def print_predictions(predictions):
-    """Prints one row for each class of each image, and one for an image without any."""
-    rows = []
-    for one in predictions:
-        answers = zip(one.labels, (f"{value:.2%}" for value in one.probabilities), strict=True)
-        rows += [("" if rank else one.image, *row) for rank, row in enumerate(list(answers) or [("(none)", "")])]
-    print_table(("image", "class", "probability"), rows)

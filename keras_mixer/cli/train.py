@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, settings
@@ -20,12 +20,11 @@ class Train:
     """Train a recipe."""
 
     RECIPE: ClassVar[str] = "digits"  # if none is named
-    CHANGED: ClassVar[dict[str, Any]] = {}  # fields of a recipe with other defaults
 
     recipe: Recipe
     workdir: str | None = None
-    """Folder of the run, or an address such as gs://BUCKET/RUN; runs/NAME by default. Rerun the same command to
-    resume."""
+    """Folder of the run, or of all runs of a sweep, or an address such as gs://BUCKET/RUN; runs/NAME by default, or
+    runs/NAME_sweep. Rerun the same command to resume."""
     skip_corrupt: bool = False  # leave out image files that cannot be decoded, instead of stopping
     dry_run: bool = False  # print the plan and its cost, without reading the data
     profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
@@ -41,8 +40,7 @@ class Train:
         named = arguments and not arguments[0].startswith("-")
         recipe = resolve(arguments[0] if named else cls.RECIPE)
         description = f"{cls.__doc__} Defaults are those of recipe {recipe.name!r}; all recipes: {', '.join(RECIPES)}."
-        default = cls(dataclasses.replace(recipe, **cls.CHANGED))
-        return arguments[bool(named) :], {"default": default, "description": description}
+        return arguments[bool(named) :], {"default": cls(recipe), "description": description}
 
     def __call__(self):
         join_processes(self.job_addresses, self.num_processes, self.process_id)
@@ -55,16 +53,10 @@ class Train:
         """Trains and prints the result."""
         workdir = workdir or Path("runs", recipe.name)
         metrics = fit(recipe, workdir=workdir, **options).metrics
-        results = {
-            f"{metrics['part']} accuracy": f"{metrics['accuracy']:.2%}",
-            "top-5": f"{metrics['top5']:.2%}",
-            "loss": number(metrics["loss"]),
-            "images": str(metrics["test_images"]),
-            "crop": metrics["evaluation_crop"],
-            "parameters": f"{metrics['parameters']:,}",
-            "training": f"{metrics['seconds']:.0f} s",
-        }
-        print_table(tuple(results), [tuple(results.values())])
+        header = (f"{metrics['part']} accuracy", "top-5", "loss", "images", "crop", "parameters", "training")
+        scores = f"{metrics['accuracy']:.2%}", f"{metrics['top5']:.2%}", number(metrics["loss"])
+        how = str(metrics["test_images"]), metrics["evaluation_crop"], f"{metrics['parameters']:,}"
+        print_table(header, [(*scores, *how, f"{metrics['seconds']:.0f} s")])
         print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
         print(f"  keras-mixer export {workdir} --format saved_model\n  tensorboard --logdir {workdir}/tensorboard")
         page = "report.html" if address_of(workdir) else f"{workdir}/report.html"
@@ -73,14 +65,10 @@ class Train:
 
 @settings
 class Sweep(Train):
-    """Train once for each learning rate with some training images held out, then once more on all with the best."""
+    """Train with each learning rate, a tenth of the data (or --holdout) held out, then on all with the best."""
 
     RECIPE: ClassVar[str] = "finetune"
-    CHANGED: ClassVar[dict[str, Any]] = {"holdout": 0.1}
 
-    workdir: str | None = None
-    """Folder of all runs, or an address such as gs://BUCKET/SWEEP; runs/NAME_sweep by default. Rerun the same command
-    to resume."""
     learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
     skip_final: bool = False  # skip the last run, on all training images with the best rate
@@ -88,7 +76,7 @@ class Sweep(Train):
     def train(self, recipe, workdir, options):
         """Tries every learning rate, and prints a table of the results."""
         workdir = workdir or Path("runs", f"{recipe.name}_sweep")
-        options |= {"holdout": recipe.holdout, "final": not self.skip_final}
+        options |= {"final": not self.skip_final} | ({"holdout": recipe.holdout} if recipe.holdout else {})
         result = sweep(dataclasses.replace(recipe, holdout=0.0), self.learning_rates, workdir=workdir, **options)
         found = result.accuracies.items()
         rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in found]
@@ -105,21 +93,8 @@ def print_plan(recipe):
     check_recipe(recipe, devices)
     numbers = plan(recipe)
     recipe = recipe if numbers.examples is None else recipe.for_images(numbers.examples)
-    print_table(("field", "value"), [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()])
-
-    def known(value):
-        return f"{value:,}" if value is not None else "unknown before the data are read"
-
-    rows = {
-        "training images": known(numbers.examples),
-        "classes": known(numbers.classes),
-        "steps per epoch": known(numbers.steps_per_epoch),
-        "steps": known(numbers.total_steps),
-        "devices": devices.description,
-        "images per device": f"{recipe.global_batch_size // devices.count:,}",
-        "parameters": f"{numbers.parameters:,}{'' if numbers.classes else ' without the head'}",
-        "GMACs per image": f"{numbers.macs / 1e9:.3f}{' x 2 passes, SAM' if recipe.sam_rho else ''}",
-        "memory of weights and optimizer": f"{numbers.weight_bytes / 1e9:.2f} GB",
-    }
-    print()
-    print_table(("plan", ""), list(rows.items()))
+    figures = {"devices": devices.description, "images per device": recipe.global_batch_size // devices.count}
+    figures |= {name.replace("_", " "): value for name, value in dataclasses.asdict(numbers).items()}
+    rows = [(name, str(value)) for name, value in dataclasses.asdict(recipe).items()]
+    rows += [(name, f"{value:,}" if isinstance(value, int) else value or "unknown") for name, value in figures.items()]
+    print_table(("setting", "value"), rows)

@@ -7,7 +7,6 @@ import os
 import runpy
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import gpu
@@ -61,70 +60,29 @@ def test_the_vit_is_the_published_one_and_ratios_are_as_the_papers(monkeypatch):
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.experiments)])
-def test_every_case_can_be_called_again_and_again(precision):
-    forward = speed.prepare(Case("forward", "S/32", 2, precision, image_size=32, num_blocks=1))
+def test_every_case_can_be_called_again_and_again():
+    forward = speed.prepare(Case("forward", "S/32", 2, "float32", image_size=32, num_blocks=1))
     assert np.asarray(forward()).shape == (2, 1000)
-    train = speed.prepare(Case("train", "S/32", 2, precision, image_size=32, num_blocks=1))
+    train = speed.prepare(Case("train", "S/32", 2, "float32", image_size=32, num_blocks=1))
     losses = [float(np.asarray(train()).ravel()[0]) for _ in range(3)]
     assert losses[2] < losses[0]  # it really trains
-    assert np.isfinite(speed.prepare_limit(precision, side=16)())
-    assert keras.config.dtype_policy().name == "float32"
-
-
-CONTESTANT = """
-import sys, time
-sys.path.insert(0, {benchmarks!r})
-from protocol import serve
-print("noise of a framework")
-def prepare(case):
-    if case["kind"] == "train":
-        raise ValueError("no training here")
-    held = []
-    return lambda: (time.sleep(0.001), held.append(b"x" * 30_000_000), held.pop())
-serve(prepare)
-"""
-
-
-def requests_of(requests):
-    return "".join(json.dumps(request) + "\n" for request in requests)
-
-
-def answers_in(out):
-    lines = [line for line in out.splitlines() if line.startswith(protocol.MARK)]
-    return [json.loads(line.removeprefix(protocol.MARK)) for line in lines]
-
-
-def test_contestants_answer_one_request_a_line_whatever_else_they_print():
-    forward, train = {"kind": "forward"}, {"kind": "train"}
-    requests = [{"do": "hello"}, {"do": "memory", "case": forward}, {"do": "prepare", "case": forward}]
-    requests += [{"do": "time", "seconds": 0.01}, {"do": "prepare", "case": train}]
-    command, given = [sys.executable, "-c", CONTESTANT.format(benchmarks=str(BENCHMARKS))], requests_of(requests)
-    out = subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
-    hello, memory, _, times, failed = answers_in(out)
-    assert hello["versions"]["numpy"] == np.__version__
-    if sys.platform == "linux":
-        assert 29_000_000 < memory["bytes"] < 70_000_000
-    assert len(times["seconds"]) >= 3
-    assert 0 < times["cpu_seconds"] < sum(times["seconds"])
-    assert failed == {"error": "ValueError: no training here"}
-
-
-def test_threads_call_at_the_same_time():
-    meeting = threading.Barrier(3, timeout=10)  # breaks unless all three threads are inside a call
-    assert len(protocol.timed(meeting.wait, {"seconds": 0, "fewest": 2, "in_flight": 3})) == 6
-    assert len(protocol.timed(lambda: None, {"seconds": 0})) == protocol.FEWEST_CALLS
+    assert np.isfinite(speed.prepare_limit("float32", side=16)())
 
 
 @on_tensorflow
-def test_a_saved_model_runs_in_a_session(tiny_mixer, tmp_path, monkeypatch, capsys):
+def test_a_contestant_answers_one_request_a_line_and_calls_in_threads(tiny_mixer, tmp_path, monkeypatch, capsys):
+    """That of SavedModels, which it runs in a session."""
     keras_mixer.export_saved_model(tiny_mixer(num_blocks=1), tmp_path / "float32")
     case = {"path": str(tmp_path / "float32"), "precision": "float32", "batch_size": 2, "image_size": 16}
-    requests = [{"do": "prepare", "case": case}, {"do": "time", "seconds": 0, "fewest": 2, "in_flight": 2}]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(requests_of(requests)))
+    requests = [{"do": "hello"}, {"do": "prepare", "case": case}, {"do": "prepare", "case": {}}]
+    requests.insert(2, {"do": "time", "seconds": 0, "fewest": 2, "in_flight": 3})
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, requests))))
     runpy.run_path(str(BENCHMARKS / "serving_peer.py"))
-    _, times = answers_in(capsys.readouterr().out)
-    assert len(times["seconds"]) == 4
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(protocol.MARK)]
+    hello, _, times, failed = (json.loads(line.removeprefix(protocol.MARK)) for line in lines)
+    assert hello["versions"]["numpy"] == np.__version__
+    assert len(times["seconds"]) == 6
+    assert failed["error"].startswith("KeyError")
 
 
 @on_tensorflow
@@ -143,16 +101,10 @@ def test_throughput_counts_in_the_graph_and_draws(tiny_mixer, tmp_path, capsys):
 
 
 @pytest.mark.experiments
-def test_gpu_runs_on_a_cpu_and_names_what_is_missing(tmp_path):
-    missing, output = tmp_path / "python", tmp_path / "gpu.json"
-    missing.write_text("#!/bin/sh\nexit 1\n")
-    missing.chmod(0o755)
-    command = [sys.executable, gpu.__file__, "--tiny", "--only", "tiny/4", "--kinds", "train"]
-    command += ["--seconds", "0.01", "--timm", str(missing), "--output", str(output)]
+def test_gpu_runs_on_a_cpu(tmp_path):
+    command = [sys.executable, gpu.__file__, "--tiny", "--only", "tiny/4", "--kinds", "train", "--seconds", "0.01"]
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "timm tiny/4\n  left out: the process ended" in out
-    (row,) = json.loads(output.read_text())["rows"]
+    subprocess.run([*command, "--output", tmp_path / "gpu.json"], check=True, env=environment)
+    (row,) = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert (row["contestant"], row["kind"], row["variant"]) == ("keras", "train", "tiny/4")
-    assert row["images_per_second"] > 0
-    assert row["mfu"] > 0
+    assert min(row["images_per_second"], row["mfu"]) > 0

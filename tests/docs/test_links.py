@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-from pages import ROOT, anchors, links, pages, prose
+from pages import ROOT, anchors, links, pages
 
 OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "notebooks/README.md")
 OWN = [*pages(), *(ROOT / name for name in OTHERS), *sorted((ROOT / "experiments").glob("*.md"))]
@@ -32,10 +32,3 @@ def test_every_page_of_the_site_is_in_its_navigation():
     there = {page for page in pages() if (ROOT / "docs") in page.parents}
     notebooks = {ROOT / "docs" / "notebooks" / f"{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {ROOT / "docs" / name for name in named} == there | notebooks  # docs/generated.py makes pages of notebooks
-
-
-def test_no_item_of_a_list_runs_into_a_paragraph():
-    """A re-wrap that joins lines leaves " - **" in the middle of a sentence."""
-    for page in OWN:
-        for paragraph in re.split(r"\n\s*\n", prose(page)):
-            assert " - **" not in " ".join(re.split(r"\n *- ", f"\n{paragraph}")), f"{page}: {paragraph}"

@@ -44,40 +44,6 @@ def test_clevr_asks_for_number_and_nearness(tmp_path):
     assert answers(vtab.read_task(VTAB_TASKS["clevr_distance"], tmp_path), "test") == [0, 1, 2, 3, 4, 5]
 
 
-def test_kitti_asks_for_the_nearest_vehicle():
-    task = VTAB_TASKS["kitti_distance"]
-    for types, depths, expected in [
-        ([0, 3], [7.9, 2.0], 0),  # a pedestrian at 2 m is no vehicle
-        ([2, 1], [30.0, 12.0], 1),
-        ([1], [45.0], 2),
-        ([3, 7], [5.0, 6.0], 3),
-        ([], [], 3),
-    ]:
-        places = tf.constant([[0.0, 0.0, depth] for depth in depths], shape=(len(depths), 3))
-        assert int(task.answer({"type": tf.constant(types, tf.int64), "location": places})) == expected
-
-
-def test_validation_images_come_from_the_part_that_the_protocol_says(tmp_path):
-    grey = np.full((96, 96, 1), 7, np.uint8)
-    part = [{"image": grey, "label_azimuth": i % 18} for i in range(1000)]
-    write_tfds(tmp_path, "smallnorb", {"train": part, "test": part[:500]})
-    data = vtab.read_task(VTAB_TASKS["smallnorb_azimuth"], tmp_path)
-    assert answers(data, "train") == [i % 18 for i in range(800)]
-    assert answers(data, "validation") == [i % 18 for i in range(200)]
-    assert answers(data, "both") == answers(data, "train") + answers(data, "validation")
-    assert answers(data, "test") == [i % 18 for i in range(250, 500)]
-    assert vtab.read_task(VTAB_TASKS["svhn"], tmp_path) is None  # not on disk
-
-
-def test_dsprites_pixels_become_visible(tmp_path):
-    sprite = np.zeros((64, 64, 1), np.uint8)
-    sprite[20:30, 20:30] = 1
-    write_tfds(tmp_path, "dsprites", {"train": [{"image": sprite, "label_x_position": 31}] * 10})
-    ((image, label),) = vtab.read_task(VTAB_TASKS["dsprites_position"], tmp_path)["test"]
-    assert tf.io.decode_image(image).numpy().max() == 255
-    assert int(label) == 15
-
-
 def test_the_recipe_of_a_task_is_that_of_the_paper():
     fields = (vtab.fields_of(VTAB_TASKS[name], 0.003, 0, steps=500) for name in ("pets", "clevr_count"))
     pets, count = (resolve("finetune", **of_task) for of_task in fields)
