@@ -107,10 +107,7 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
 
 
 def _probabilities(model, outputs) -> np.ndarray:
-    """`(B, outputs) -> (B, classes) float64`: logits, if the last layer is linear, become probabilities.
-
-    One output that is not a softmax is the probability of class 1 of two.
-    """
+    """`(B, outputs) -> (B, classes) float64`, also of logits; a single output without softmax is that of class 1."""
     last, found = last_operation(model), np.asarray(outputs, np.float64)
     activation = activation_of(last)  # of a predictor too
     binary = found.shape[1:] == (1,) and activation != "softmax"

@@ -33,10 +33,7 @@ class RealEvaluation:
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """Accuracy with multiple correct labels per image; images without labels are left out.
-
-    The data set is `(images, allowed)` batches; allowed `(B, classes)` is true for each correct label.
-    """
+    """Accuracy where labels `(B, classes)` are true for each correct class; images without labels are left out."""
     correct = images = examples = non_finite = 0
     for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
         allowed = allowed.astype(bool)
@@ -56,10 +53,7 @@ def validation_split(data_dir=None) -> Split:
 
 
 def real_split(data_dir=None, label_file=None) -> Split:
-    """The validation images with their sets of correct labels, `(1000,) bool`; FileNotFoundError if not on disk.
-
-    The labels are those of TFDS `imagenet2012_real`, or of the authors' `real.json` for the images of `imagenet2012`.
-    """
+    """The validation images with all correct labels, `(1000,) bool`: TFDS's, or those of the authors' `real.json`."""
     if label_file is None:
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))

@@ -1,7 +1,4 @@
-"""A model's outputs or features over labelled images, in the forms that Keras users have them; how outputs are ranked.
-
-The highest value ranks first; among equal values the lower index does. NaN is not ranked.
-"""
+"""A model's outputs or features over labelled images, in the forms that Keras users have them, and their ranking."""
 
 import operator
 import sys
@@ -24,12 +21,11 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
-    batches, count = dataset, None
     if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
-        arrays = _images_and_labels(dataset)
-        places = [slice(i, i + ARRAY_BATCH_SIZE) for i in range(0, len(arrays[0]), ARRAY_BATCH_SIZE)]
-        batches, count = (tuple(array[place] for array in arrays) for place in places), len(places)
-    for batch in tqdm(batches, desc=description, total=count, unit="batch", disable=not progress, file=sys.stderr):
+        images, labels = _images_and_labels(dataset)
+        starts = range(0, len(images), ARRAY_BATCH_SIZE)
+        dataset = [(images[i : i + ARRAY_BATCH_SIZE], labels[i : i + ARRAY_BATCH_SIZE]) for i in starts]
+    for batch in tqdm(dataset, description, unit="batch", disable=not progress, file=sys.stderr):
         images, labels = _images_and_labels(batch)
         if pixels is not None:
             pixels.add(images)

@@ -72,7 +72,7 @@ def test_test_images_without_finite_features_count_as_wrong_and_mistakes_are_ref
     assert result.mean(8) == pytest.approx(8 / 11)
     assert (result.test_images, result.non_finite, len(result.remarks())) == (11, 3, 1)
     lost = [(np.full_like(images, np.nan), labels) for images, labels in train]
-    with pytest.raises(ValueError, match="24 of 24 training images have features that are not finite"):
+    with pytest.raises(ValueError, match="Training images have features that are not finite"):
         keras_mixer.few_shot(model, lost, test)
     with pytest.warns(UserWarning, match="the model expects -1") as warned:
         result = keras_mixer.few_shot(model, [(images * 100, labels) for images, labels in train], test)
