@@ -1,187 +1,94 @@
-"""A stand-in for TensorFlow Serving that answers from an exported SavedModel: predictions and the state of its version
-over REST as its documentation describes them, predictions over gRPC by its own stubs.
+"""A stand-in for TensorFlow Serving: images as bytes, answered by an exported SavedModel over REST and gRPC.
 
-Source: TensorFlow Serving's api_rest.md, http_rest_api_handler.cc, http_rest_api_util.cc, get_model_status_impl.cc.
+Source: TensorFlow Serving's api_rest.md; gRPC by its own stubs.
 """
 
 import base64
 import contextlib
-import functools
 import json
-import re
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(:predict)?", re.I)
-HTTP_STATUS = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400}
 
+class ModelServer(ThreadingHTTPServer):
+    """Serves the newest `base_path/VERSION/` there is when it is first asked; `answered` counts its predictions."""
 
-class Failure(Exception):
-    """An error with one of gRPC's codes."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-
-
-class ModelServer:
-    """Serves the newest `base_path/VERSION/` there is when it is first asked.
-
-    Attributes:
-        delay: seconds before a prediction is answered.
-        answered: number of predictions so far.
-    """
+    daemon_threads, request_queue_size = True, 128
 
     def __init__(self, name, base_path):
-        self.name, self.base_path = name, Path(base_path)
-        self.delay, self.answered, self._lock = 0.0, 0, threading.Lock()
-        self._rest = Rest(("127.0.0.1", 0), self)
-        self._thread = threading.Thread(target=self._rest.serve_forever, args=(0.05,))
-        self.rest_port, self.grpc_port, self._grpc = self._rest.server_port, None, None
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.base_path, self.answered, self.lock = base_path, 0, threading.Lock()
+        self.rest_port, self.url = self.server_port, f"http://127.0.0.1:{self.server_port}/v1/models/{name}"
+        self.signatures, self.grpc = None, None
 
     def __enter__(self):
-        with contextlib.suppress(ImportError):
-            self._grpc, self.grpc_port = serve_grpc(self)
-        self._thread.start()
+        with contextlib.suppress(ImportError):  # without tensorflow-serving-api
+            self.grpc, self.grpc_port = serve_grpc(self)
+        threading.Thread(target=self.serve_forever, args=(0.05,)).start()
         return self
 
     def __exit__(self, *exception):
-        if self._grpc:
-            self._grpc.stop(None).wait()
-        self._rest.shutdown()
-        self._rest.server_close()
-        self._thread.join()
+        if self.grpc:
+            self.grpc.stop(None).wait()
+        self.shutdown()
+        self.server_close()
 
-    @functools.cached_property
-    def version(self):
-        versions = [int(path.name) for path in self.base_path.iterdir() if path.name.isdigit()]
-        if not versions:
-            raise Failure("NOT_FOUND", f"Servable not found for request: Latest({self.name})")
-        return max(versions)
-
-    @functools.cached_property
-    def model(self):
-        return tf.saved_model.load(str(self.base_path / str(self.version)))
-
-    def signature(self, name, version, signature_name):
-        if name != self.name or version not in (None, self.version):
-            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise Failure("NOT_FOUND", f"Servable not found for request: {asked}")
-        if signature_name not in self.model.signatures:
-            raise Failure("INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found in signature def')
-        return self.model.signatures[signature_name]
-
-    def predict(self, signature, inputs):
-        time.sleep(self.delay)
-        try:
-            outputs = signature(**inputs)
-        except tf.errors.InvalidArgumentError as error:
-            raise Failure("INVALID_ARGUMENT", error.message) from error
-        with self._lock:
+    def predict(self, signature, images):
+        with self.lock:
+            if self.signatures is None:
+                newest = max(self.base_path.iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
+                self.signatures = tf.saved_model.load(str(newest)).signatures
+        outputs = self.signatures[signature](image_bytes=tf.constant(images))
+        with self.lock:
             self.answered += 1
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
-class Rest(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address, models):
-        super().__init__(address, RestHandler)
-        self.models = models
-
-
-class RestHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(BaseHTTPRequestHandler):
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def log_message(self, *arguments):
         pass
 
     def do_GET(self):
-        self._answer(self._status)
+        self.answer(200, {"model_version_status": [{"version": "1", "state": "AVAILABLE"}]})
 
     def do_POST(self):
-        self._answer(self._predict)
-
-    def _answer(self, act):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        images = [row.get("image_bytes", row)["b64"] for row in request["instances"]]
         try:
-            match = PATH.fullmatch(self.path)
-            if not match or bool(match[3]) != (self.command == "POST"):
-                raise Failure("INVALID_ARGUMENT", f"Malformed request: {self.command} {self.path}")
-            code, content = 200, act(match[1], match[2] and int(match[2]), body)
-        except Failure as failure:
-            code, content = HTTP_STATUS[failure.code], {"error": str(failure)}
-        encoded = json.dumps(content, indent=1).encode()
-        with contextlib.suppress(ConnectionError):  # the client gave up
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
+            outputs = self.server.predict(request["signature_name"], list(map(base64.b64decode, images)))
+        except tf.errors.InvalidArgumentError as error:
+            return self.answer(400, {"error": error.message})
+        columns = [(np.char.decode(a.astype("S")) if a.dtype == object else a).tolist() for a in outputs.values()]
+        self.answer(200, {"predictions": [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]})
 
-    def _status(self, name, version, body):
-        models = self.server.models
-        if name != models.name or version not in (None, models.version):
-            raise Failure("NOT_FOUND", f"Could not find any versions of model {name}")
-        status = {"error_code": "OK", "error_message": ""}
-        return {"model_version_status": [{"version": str(models.version), "state": "AVAILABLE", "status": status}]}
-
-    def _predict(self, name, version, body):
-        """Answers the row format: an instance is an image or a dictionary; multiple outputs are dictionaries."""
-        models, request = self.server.models, json.loads(body)
-        signature = models.signature(name, version, request.get("signature_name", "serving_default"))
-        ((key, spec),) = signature.structured_input_signature[1].items()
-        images = [row[key] if isinstance(row, dict) and key in row else row for row in request["instances"]]
-        outputs = models.predict(signature, {key: tf.constant(decoded(images), spec.dtype)})
-        columns = {name: as_json(array) for name, array in outputs.items()}
-        if len(columns) == 1:
-            return {"predictions": next(iter(columns.values()))}
-        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
-
-
-def decoded(value):
-    if isinstance(value, dict):
-        return base64.b64decode(value["b64"])
-    return [decoded(item) for item in value] if isinstance(value, list) else value
-
-
-def as_json(array):
-    """Strings as text; floats as short as float32 allows."""
-    kinds = {"O": bytes.decode, "f": lambda x: float(str(x))}
-    return np.vectorize(kinds.get(array.dtype.kind, int), otypes=[object])(array).tolist()
+    def answer(self, status, content):
+        encoded = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(encoded)))
+        self.end_headers()
+        self.wfile.write(encoded)
 
 
 def serve_grpc(models):
-    """Starts a gRPC server; returns it and its port.
-
-    Raises:
-        ImportError: tensorflow-serving-api is not installed.
-    """
+    """Starts a gRPC server; returns it and its port. ImportError if tensorflow-serving-api is not installed."""
     import grpc
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
     class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
-            spec, response = request.model_spec, predict_pb2.PredictResponse()
-            try:
-                signature = models.signature(spec.name, None, spec.signature_name)
-                inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
-                for name, values in models.predict(signature, inputs).items():
-                    response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
-            except Failure as failure:
-                context.abort(getattr(grpc.StatusCode, failure.code), str(failure))
+            response = predict_pb2.PredictResponse()
+            images = tf.make_ndarray(request.inputs["image_bytes"])
+            for name, values in models.predict(request.model_spec.signature_name, images).items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
             return response
 
-    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    server = grpc.server(ThreadPoolExecutor(32), options=unlimited)
+    server = grpc.server(ThreadPoolExecutor(4))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -2,17 +2,9 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 
-from keras_mixer.anatomy import (
-    ACTIVATIONS,
-    activation_of,
-    anatomy,
-    implied_activation,
-    last_operation,
-    probabilities_of,
-)
+from keras_mixer.anatomy import activation_of, anatomy, implied_activation, last_operation, probabilities_of
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
@@ -57,12 +49,11 @@ class Evaluation:
 
     def remarks(self) -> list[str]:
         """One sentence per problem with the pixels (range) or the outputs (not finite, constant); empty without any."""
-        sentences = describe_outputs(self.examples, self.non_finite, self.constant)
-        return [self.range_remark, *sentences] if self.range_remark else sentences
+        return describe_outputs(self.examples, self.non_finite, self.constant, self.range_remark)
 
 
 def evaluate(model, dataset, *, progress=False) -> Evaluation:
-    """Measures accuracy and loss of a classifier on a data set, in bounded memory.
+    """Measures accuracy and loss of a classifier on a data set; keeps a few numbers per image in memory.
 
     Warns if the pixels cannot be in the range that the model expects, as far as its first layer tells.
 
@@ -87,61 +78,48 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         >>> keras_mixer.evaluate(model, batches).top1  # doctest: +SKIP
         0.994
     """
-    pixels = PixelRange()
-    examples, in_top5, non_finite, loss, constant = 0, 0, 0, 0.0, True
+    pixels, rows, first = PixelRange(), [], None
     for outputs, labels in outputs_of(model, dataset, "evaluating", progress, pixels):
         probabilities = _probabilities(model, outputs)
-        classes = probabilities.shape[1]
-        labels = class_numbers(labels, classes)
-        if not examples:
-            confusion, per_class = np.zeros((classes, classes), np.int64), np.zeros(classes, np.int64)
-            first = probabilities[0]
+        labels, classes = class_numbers(labels, probabilities.shape[1]), probabilities.shape[1]
+        first = probabilities[0] if first is None else first
         of_label = probabilities[np.arange(len(labels)), labels]
-        loss -= np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).sum()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]  # NaN last
-        in_top5 += int(((best == labels[:, None]).any(1) & ~np.isnan(of_label)).sum())
-        count_guesses(confusion, labels, guesses(probabilities))
-        per_class += np.bincount(labels, minlength=classes)
-        non_finite += int((~np.isfinite(probabilities)).any(1).sum())
-        constant = constant and bool((probabilities == first).all())
-        examples += len(labels)
-    if not examples:
+        in_top5 = (best == labels[:, None]).any(1) & ~np.isnan(of_label)
+        finite, same = np.isfinite(probabilities).all(1), (probabilities == first).all(1)
+        rows.append((labels, guesses(probabilities), of_label, in_top5, finite, same))
+    if not rows:
         raise ValueError("The data set to evaluate on is empty.")
+    labels, guessed, of_label, in_top5, finite, same = map(np.concatenate, zip(*rows, strict=True))
+    confusion = np.zeros((classes, classes), np.int64)
+    count_guesses(confusion, labels, guessed)
     return Evaluation(
-        examples=examples,
-        top1=int(np.trace(confusion)) / examples,
-        top5=in_top5 / examples,
-        loss=float(loss / examples),
+        examples=len(labels),
+        top1=float(np.mean(guessed == labels)),
+        top5=float(np.mean(in_top5)),
+        loss=float(-np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).mean()),
         confusion=confusion,
-        examples_per_class=per_class,
-        non_finite=non_finite,
-        constant=constant and examples > 1,
+        examples_per_class=np.bincount(labels, minlength=classes),
+        non_finite=int((~finite).sum()),
+        constant=bool(same.all()) and len(labels) > 1,
         range_remark=pixels.warn(pixel_range_of(model)),
     )
 
 
 def _probabilities(model, outputs) -> np.ndarray:
-    """`(B, outputs) -> (B, classes) float64`: logits, if the last layer is linear, become probabilities.
-
-    One output that is not a softmax is the probability of class 1 of two.
-    """
-    last, problem = last_operation(model), ""
+    """`(B, outputs) -> (B, classes) float64`, also of logits; a single output without softmax is that of class 1."""
+    last, found = last_operation(model), np.asarray(outputs, np.float64)
     activation = activation_of(last)  # of a predictor too
-    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
-        problem = f"of shape {keras.tree.map_structure(np.shape, outputs)}"
-    elif getattr(last, "activation", None) is not None and activation not in ("linear", *ACTIVATIONS):
-        problem = f"of {activation}"
-    else:
-        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"
-        if activation == "linear":
-            found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
-        finite = found[np.isfinite(found)]
-        if finite.size and not -TOLERANCE <= finite.min() <= finite.max() <= 1 + TOLERANCE:
-            problem = f"from {finite.min():.3g} to {finite.max():.3g} after {getattr(last, 'name', last)}"
-    if problem:
+    binary = found.shape[1:] == (1,) and activation != "softmax"
+    if activation == "linear" and found.ndim == 2:
+        found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
+    finite = found[np.isfinite(found)]
+    lowest, highest = finite.min(initial=0), finite.max(initial=0)
+    if found.ndim != 2 or lowest < -TOLERANCE or highest > 1 + TOLERANCE:
         raise ValueError(
-            f"Expected a model of class probabilities or logits (B, classes), got outputs {problem}. End it in "
-            "softmax, sigmoid or a Dense layer without activation. few_shot evaluates a model without a head."
+            f"Expected a model of class probabilities or logits (B, classes), got outputs {found.shape} from "
+            f"{lowest:.3g} to {highest:.3g} after {getattr(last, 'name', last)}. End it in softmax, sigmoid or a Dense "
+            "layer without activation. few_shot evaluates a model without a head."
         )
     return np.concatenate([1 - found, found], 1) if binary else found
 

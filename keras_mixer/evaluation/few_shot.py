@@ -4,13 +4,15 @@ Shapes: N support images, D features, K classes.
 """
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.accuracy import pixel_range_of
-from keras_mixer.evaluation.outputs import features_of, guesses
+from keras_mixer.evaluation.outputs import class_numbers, describe_outputs, features_of
 from keras_mixer.features import feature_extractor
+from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
 
 SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10
 CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias
@@ -45,8 +47,7 @@ class FewShot:
 
     def remarks(self) -> list[str]:
         """One sentence per problem with the pixels (range) or the features (not finite); empty if all is well."""
-        broken = f"{self.non_finite:,} test images have features that are NaN or infinite and count as errors."
-        return [self.range_remark] * bool(self.range_remark) + [broken] * bool(self.non_finite)
+        return describe_outputs(self.test_images, self.non_finite, range_remark=self.range_remark)
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
@@ -79,24 +80,16 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         >>> keras_mixer.few_shot(model, train_batches, test_batches).mean(5)  # doctest: +SKIP
         0.87
     """
-    if not 0 < l2 < np.inf:
-        raise ValueError(f"l2 must be a finite number greater than 0, got {l2!r}.")
-    for name, values, least in (("shots", shots, 1), ("seeds", seeds, 0)):
-        if not len(values) or min(values) < least or any(value != int(value) for value in values):
-            raise ValueError(f"{name} must be one or more integers of at least {least}, got {tuple(values)!r}.")
-    shots, seeds = tuple(map(int, shots)), tuple(map(int, seeds))
+    l2 = check("l2", l2, Positive)
+    shots = check("shots", list(shots), Annotated[tuple[Count, ...], SOME])
+    seeds = check("seeds", list(seeds), Annotated[tuple[CountFrom0, ...], SOME])
     extractor, pixels = feature_extractor(model, [layer]), PixelRange()
-    support, support_labels = features_of(extractor, train, "training features", progress, True, pixels)
-    if broken := int((~np.isfinite(support).all(1)).sum()):
-        raise ValueError(
-            f"{broken:,} of {len(support):,} training images have features that are not finite (NaN or infinity), so "
-            "no classifier can be fitted. Check the weights of the model."
-        )
-    queries, labels = features_of(extractor, test, "test features", progress, True, pixels)
+    support, support_labels = features_of(extractor, train, "training features", progress, pixels)
+    if not np.isfinite(support).all():
+        raise ValueError("Training images have features that are not finite, so no classifier can be fitted.")
+    queries, labels = features_of(extractor, test, "test features", progress, pixels)
     classes = int(support_labels.max()) + 1 if classes is None else classes
-    for name, found in (("Training", support_labels), ("Test", labels)):
-        if found.min() < 0 or found.max() >= classes:
-            raise ValueError(f"{name} labels run from {found.min()} to {found.max()}, but there are {classes} classes.")
+    class_numbers(np.concatenate([support_labels, labels]), classes)
     finite = np.isfinite(queries).all(1)
     accuracy: dict[int, tuple[float, ...]] = dict.fromkeys(shots, ())
     sizes = {}
@@ -106,8 +99,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         for count in shots:
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             scores = least_squares(support[chosen], support_labels[chosen], classes, l2)
-            correct = guesses(scores(queries[finite])) == labels[finite]
-            accuracy[count] += (float(correct.sum() / len(labels)),)
+            accuracy[count] += (float(np.mean(finite & (scores(queries).argmax(1) == labels))),)
             sizes[count] = len(chosen)
     return FewShot(
         accuracy=accuracy,
@@ -135,8 +127,5 @@ def least_squares(features, labels, classes, l2=L2):
 
     x = standardized(features)  # (N, D + 1)
     y = 2.0 * np.eye(classes)[np.asarray(labels)] - 1.0  # (N, K)
-    if len(x) < x.shape[1]:  # the smaller of two systems with the same solution
-        kernel = x.T @ np.linalg.solve(x @ x.T + l2 * np.eye(len(x)), y)  # (D + 1, K)
-    else:
-        kernel = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
+    kernel = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)  # (D + 1, K)
     return lambda queries: standardized(queries) @ kernel

@@ -33,10 +33,7 @@ class RealEvaluation:
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """Accuracy with multiple correct labels per image; images without labels are left out.
-
-    The data set is `(images, allowed)` batches; allowed `(B, classes)` is true for each correct label.
-    """
+    """Accuracy where labels `(B, classes)` are true for each correct class; images without labels are left out."""
     correct = images = examples = non_finite = 0
     for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
         allowed = allowed.astype(bool)
@@ -56,19 +53,12 @@ def validation_split(data_dir=None) -> Split:
 
 
 def real_split(data_dir=None, label_file=None) -> Split:
-    """The validation images with their sets of correct labels, `(1000,) bool`; FileNotFoundError if not on disk.
-
-    They are those of TFDS `imagenet2012_real`, or of `imagenet2012` with the labels in the authors' `real.json`: a list
-    of label lists in the order of the validation files.
-    """
+    """The validation images with all correct labels, `(1000,) bool`: TFDS's, or those of the authors' `real.json`."""
     if label_file is None:
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
-    sets = _read_label_file(label_file)
+    sets = tf.ragged.constant(json.loads(Path(label_file).read_text(encoding="utf-8")), tf.int64, ragged_rank=1)
     builder = prepared_builder("imagenet2012", data_dir)
-    images = builder.info.splits["validation"].num_examples
-    if images > sets.nrows():
-        raise ValueError(f"{label_file} has {int(sets.nrows())} entries for {images} validation images.")
 
     def by_name(element):
         number = tf.strings.regex_replace(element["file_name"], r".*_(\d+)\.\w+$", r"\1")
@@ -87,19 +77,6 @@ def check_classes(model):
     """Raises ValueError unless the model has the 1000 classes of ImageNet."""
     if model.output_shape[-1] != CLASSES:
         raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
-
-
-def _read_label_file(path):
-    try:
-        sets = json.loads(Path(path).read_text(encoding="utf-8"))
-        ragged = tf.ragged.constant(sets, dtype=tf.int64, ragged_rank=1)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no label file {path}; get google-research/reassessed-imagenet.") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"Expected {path} to be a JSON list of lists of class numbers: {error}") from error
-    if sets and (ragged.flat_values.numpy() >= CLASSES).any():
-        raise ValueError(f"{path} has class numbers above {CLASSES - 1}.")
-    return ragged
 
 
 def _multi_hot(example, labels):

@@ -2,28 +2,27 @@
 
 import json
 import re
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import keras
 import numpy as np
 import pytest
 from conftest import randomize
 from image_files import encode, evaluated, photographs, turned
-from model_server import ModelServer
+from model_server import Handler, ModelServer
 from pages import ROOT, blocks
 
 import keras_mixer
 from keras_mixer import cli, serving
-from keras_mixer.serving import Answer, Client, Rejected, ServingError, answers_in, content_of
+from keras_mixer.serving import Answer, Client, ServingError, answers_in, content_of
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
-CLIENTS, REQUESTS = 32, 320
 ROW = {"probabilities": [0.25, 0.75], "classes": [1, 0], "labels": ["b", "a"]}
+GOOD = (200, None)
 
 
 @pytest.fixture(scope="module")
@@ -34,92 +33,63 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def base_path(model, tmp_path_factory):
+def stand_in(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "mixer"
     keras_mixer.export_saved_model(model, folder, version=4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def stand_in(base_path):
-    with ModelServer("mixer", base_path) as server:
+    with ModelServer("mixer", folder) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def url(stand_in):
-    return f"http://127.0.0.1:{stand_in.rest_port}/v1/models/mixer"
+def files(tmp_path_factory):
+    """What the graph reads (JPEG, PNG with alpha, grey PNG) and what is prepared here (a turned photograph, WebP)."""
+    folder, photograph = tmp_path_factory.mktemp("images"), photographs()[1]
+    contents = {
+        "a.jpg": encode(photograph, "JPEG"),
+        "b.png": encode(photograph[:50, :40], "PNG", "RGBA"),
+        "c.png": encode(photograph, "PNG", "L"),
+        "turned.jpg": turned(photograph),
+        "e.webp": encode(photograph, "WEBP", lossless=True),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
 
 
 @pytest.fixture(scope="module")
-def images():
-    photograph = photographs()[1]
-    return [turned(photograph), encode(photograph[:50, :40], "PNG", "RGBA"), encode(photograph, "PNG", "L")]
+def rows(model, files):
+    """The probabilities of the model itself for these files."""
+    upright = [(path.read_bytes(), 6 if path.name == "turned.jpg" else 1) for path in files]
+    pixels = [evaluated(encoded, (8, 8), "resize", orientation) for encoded, orientation in upright]
+    return np.asarray(model(np.stack(pixels).astype(np.float32)))
 
 
-@pytest.fixture
-def files(images, tmp_path):
-    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
-    for path, content in zip(paths, images, strict=True):
-        path.write_bytes(content)
-    return paths
-
-
-def expected(model, images):
-    pixels = np.stack([evaluated(image, (8, 8), "resize") for image in images]).astype(np.float32)
-    return np.asarray(model(pixels))
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-@pytest.mark.parametrize("version", ["", "/versions/4"])
-def test_answers_are_the_models(url, model, images, version):
-    answers = Client(url + version).classify(images)
-    for answer, row in zip(answers, expected(model, images), strict=True):
+def test_answers_are_the_models_whatever_the_format(stand_in, files, rows):
+    client = Client(f"{stand_in.url}/versions/4")
+    for answer, row in zip(client.classify([path.read_bytes() for path in files[:3]]), rows, strict=False):
         np.testing.assert_allclose(answer.probabilities, row, atol=1e-5)
-        assert answer.classes == list(np.argsort(-row)[:5])
-        assert answer.labels == ["abcdefghij"[i] for i in answer.classes]
+        assert (
+            answer.labels
+            == ["abcdefghij"[i] for i in answer.classes]
+            == ["abcdefghij"[i] for i in np.argsort(-row)[:5]]
+        )
+    for top_k, named in ((3, 3), (8, 5)):  # exported with the best five
+        for path, prediction, row in zip(files, client.predict(files, top_k), rows, strict=True):
+            assert prediction.image == str(path)
+            assert prediction.labels == tuple("abcdefghij"[i] for i in np.argsort(-row)[:named])
+            np.testing.assert_allclose(prediction.probabilities, np.sort(row)[::-1][:named], atol=1e-5)
 
 
-def test_what_the_graph_does_not_read_is_prepared_here(url, model, tmp_path):
-    photograph = photographs()[0]
-    contents = {"turned.jpg": turned(photograph), "a.webp": encode(photograph, "WEBP", lossless=True)}
-    for name, content in contents.items():
+def test_a_broken_file_is_named_and_the_others_are_answered(stand_in, files, tmp_path):
+    for name, content in (("cut.png", files[1].read_bytes()[:200]), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
-    upright = encode(np.rot90(evaluated(turned(photograph), photograph.shape[:2], "resize").numpy(), -1), "PNG")
-    rows = expected(model, [upright, encode(photograph, "PNG")])
-    for answer, row in zip(Client(url).predict([tmp_path / name for name in contents]), rows, strict=True):
-        np.testing.assert_allclose(answer.probabilities, np.sort(row)[:-6:-1], atol=1e-5)
-
-
-def test_what_is_not_there_is_named(url, images):
-    for address, name in ((url[:-1] + "s", "mixes"), (url + "/versions/7", "mixer")):
-        with pytest.raises(ServingError, match=f"answered 404 Not Found: .*{name}"):
-            Client(address).classify(images)
-
-
-def test_an_unreadable_file_is_named(url, images, tmp_path):
-    client = Client(url)
-    with pytest.raises(Rejected, match=r"cannot be decoded.*indices in the batch:\] \[1\]"):
-        client.classify([images[0], b"no image"])
-    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "c.png")]
-    for path, content in zip(paths, [images[0], images[1][:200], images[1]], strict=True):
-        path.write_bytes(content)
-    (tmp_path / "e.png").write_bytes(b"")
-    found = list(client.predict([*paths, tmp_path / "d.jpg", tmp_path / "e.png"]))
-    assert [str(answer) for answer in found if isinstance(answer, Exception)] == [
-        f"{paths[1]}: the server cannot decode it.",
-        f"There is no image file {tmp_path / 'd.jpg'}.",
-        f"{tmp_path / 'e.png'}: empty",
-    ]
-    assert [answer.image for answer in found if not isinstance(answer, Exception)] == [*map(str, paths[::2])]
-    assert [prediction.image for prediction in client.predict([paths[2], paths[0]])] == [*map(str, paths[::-2])]
-    with pytest.raises(ValueError, match="returns only its 5 best classes; use --top-k 5"):
-        list(client.predict(paths[:1], top_k=6))
+    client, bad = Client(stand_in.url), [tmp_path / name for name in ("cut.png", "missing.jpg", "empty.png")]
+    with pytest.raises(ValueError, match=r"cannot be decoded.*indices in the batch:\] \[1\]"):
+        client.classify([files[0].read_bytes(), b"no image"])
+    found = list(client.predict([files[2], *bad, files[0]]))
+    told = f"{bad[0]}: the server cannot decode it.", f"There is no image file {bad[1]}.", f"{bad[2]}: empty"
+    assert tuple(map(str, found[1:4])) == told
+    assert [found[0].image, found[4].image] == [str(files[2]), str(files[0])]
 
 
 @pytest.fixture
@@ -127,177 +97,113 @@ def gateway():
     """A proxy in front of a server: answers from a list of `(status, content)`, and keeps what it was asked."""
     answers, asked = [], []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Gateway(Handler):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or '{"instances": []}')
-            asked.append((self.path, dict(self.headers), len(body["instances"])))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.path, self.headers["Authorization"], len(body["instances"])))
             status, content = answers.pop(0) if len(answers) > 1 else answers[0]
-            content = json.dumps(content(body)).encode() if callable(content) else content
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(status, content or {"predictions": [ROW] * len(body["instances"])})
 
-        do_GET = do_POST
-
-        def log_message(self, *arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
-        thread.start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, args=(0.05,)).start()
         yield f"http://127.0.0.1:{proxy.server_port}", answers, asked
         proxy.shutdown()
-        thread.join()
-
-
-def good(body):
-    return {"predictions": [ROW] * len(body["instances"])}
 
 
 def test_a_path_a_label_and_a_token_reach_the_server(gateway, files, capsys):
     url, answers, asked = gateway
-    answers.append((200, good))
+    answers.append(GOOD)
     address = f"{url}/team/v1/models/mixer/labels/stable"
     options = ["--server", address, "--header", "Authorization: Bearer abc", "--images-per-request", "2", "--json"]
-    assert cli.main(["predict", *map(str, files), *options]) == 0
-    assert [(path, count) for path, _, count in asked] == [
-        ("/team/v1/models/mixer/labels/stable:predict", count) for count in (2, 1)
-    ]
-    assert asked[0][1]["Authorization"] == "Bearer abc"
+    assert cli.main(["predict", *map(str, files[:3]), *options]) == 0
+    path = "/team/v1/models/mixer/labels/stable:predict"
+    assert asked == [(path, "Bearer abc", 2), (path, "Bearer abc", 1)]
     assert [row["labels"] for row in json.loads(capsys.readouterr().out)] == [["b", "a"]] * 3
 
 
-def test_a_server_that_takes_fewer_images_gets_fewer(gateway, files):
+@pytest.mark.parametrize("refusal", [(400, {"error": "Task size 3 is larger than 1"}), (413, "<html>")])
+def test_a_request_that_is_too_large_is_sent_in_halves(gateway, files, refusal):
     url, answers, asked = gateway
-    error = b'{"error": "Task size 3 is larger than maximum input batch size 1"}'
-    answers += [(400, error), (200, good)]
-    client = Client(f"{url}/v1/models/mixer")
-    assert len(list(client.predict(files))) == 3
-    assert [count for *_, count in asked] == [3, 1, 2]
-    assert client.images_per_request == 1
-    answers[:] = [(413, b"<html>"), (200, good)]
-    asked.clear()
-    assert len(list(Client(f"{url}/v1/models/mixer").predict(files))) == 3
+    answers += [refusal, GOOD]
+    assert len(list(Client(f"{url}/v1/models/mixer").predict(files[:3]))) == 3
     assert [count for *_, count in asked] == [3, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("status", "attempts", "message"),
     [
-        (429, 3, "to 3 attempts: it limits the number of requests"),
-        (502, 3, "to 3 attempts: a proxy got no answer from TensorFlow Serving"),
-        (503, 3, "to 3 attempts: it is busy or starting"),
-        (504, 3, "to 3 attempts: a proxy did not wait long enough"),
+        (429, 3, "limits the number of requests"),
+        (502, 3, "a proxy got no answer from TensorFlow Serving"),
+        (503, 3, "busy or starting"),
+        (504, 3, "a proxy did not wait long enough"),
         (413, 1, "takes no request of this size: raise the limit of the proxy"),
         (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
-        (403, 1, "is the token in --header right"),
+        (404, 1, "Servable not found"),
+        (400, 1, "Serving signature name"),
     ],
 )
-def test_what_proxies_answer_is_named_and_what_may_pass_is_retried(
-    gateway, files, status, attempts, message, monkeypatch
-):
+def test_a_refusal_is_explained_and_what_may_pass_is_retried(gateway, files, status, attempts, message, monkeypatch):
     url, answers, asked = gateway
-    answers.append((status, b"<html>"))
     monkeypatch.setattr(serving, "BACKOFF", 0.001)
+    answers.append((status, {"error": message}))
     client = Client(f"{url}/v1/models/mixer", retries=2)
-    with pytest.raises(ServingError, match=message) as caught:
+    with pytest.raises((ServingError, ValueError), match=f"{url}/v1/models/mixer answered {status} .*: .*{message}"):
         list(client.predict(files[:1]))
-    assert f"answered {status}" in str(caught.value)
     assert len(asked) == attempts
     if attempts > 1:
-        answers[:] = [(status, b"<html>"), (200, good)]
-        assert len(list(client.predict(files))) == 3
+        answers[:] = [(status, "<html>"), GOOD]
+        assert len(list(client.predict(files[:1]))) == 1
 
 
-def test_a_slow_server_is_not_waited_for(stand_in, url, images, monkeypatch):
-    monkeypatch.setattr(stand_in, "delay", 0.6)
+def test_a_server_that_does_not_answer_is_not_waited_for(stand_in, files, monkeypatch):
+    images, predict = [files[0].read_bytes()], stand_in.predict
+    monkeypatch.setattr(stand_in, "predict", lambda *arguments: time.sleep(0.5) or predict(*arguments))
     with pytest.raises(ServingError, match=r"gave no answer: .*Read timed out.* raise --timeout"):
-        Client(url, timeout=0.2).classify(images)
-    time.sleep(0.6)
-
-
-def test_a_port_nobody_listens_at_is_named(images):
-    client = Client(f"http://127.0.0.1:{free_port()}/v1/models/mixer", retries=1)
+        Client(stand_in.url, timeout=0.2).classify(images)
+    time.sleep(0.5)
     with pytest.raises(ServingError, match=r"gave no answer: .*Connection refused\. Is TensorFlow Serving running"):
-        client.classify(images)
+        Client("http://127.0.0.1:1/v1/models/mixer").classify(images)
 
 
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("http://a.b:8501/v1/models/m/versions/12", "a.b:8501"),
-        ("https://a.b/v1/models/m/", "a.b"),
-        ("https://a.b/some/prefix/v1/models/m/labels/canary", "a.b"),
-        ("http://[::1]:8501/v1/models/m", "[::1]:8501"),
-    ],
-)
-def test_addresses(url, host):
-    client = Client(url)
-    assert (client.host, client.model) == (host, "m")
-    assert client.url == url.rstrip("/")
+def test_addresses():
+    prefix = "https://a.b/some/prefix/v1/models/m/labels/canary"
+    for good in ("http://a.b:8501/v1/models/m/versions/12", "http://[::1]:8501/v1/models/m/", prefix):
+        assert Client(good).url == good.rstrip("/")
+    for bad in ("", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/v1/models/m"):
+        with pytest.raises(ValueError, match="Expected a server like http://HOST:8501/v1/models/NAME"):
+            Client(bad)
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/x", "ftp://a:1/b"])
-def test_a_url_that_is_no_server_is_refused(url):
-    with pytest.raises(ValueError, match="Expected a server like http://HOST:8501/v1/models/NAME"):
-        Client(url)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {},
-        {"predictions": None},
-        {"predictions": [ROW, ROW]},
-        {"predictions": [[0.25, 0.75]]},
-        {"predictions": [{"probabilities": [1.0]}]},
-        *({"predictions": [ROW | change]} for change in (
-            {"probabilities": ["a", "b"]},
-            {"probabilities": 1.0},
-            {"probabilities": [[0.25], []]},
-            {"classes": [2, 0]},
-            {"classes": [-1, 0]},
-            {"classes": [1.5, 0]},
-            {"classes": [1]},
-            {"labels": None},
-        )),
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_a_malformed_answer_is_a_serving_error(content):
+def test_a_malformed_answer_is_a_serving_error():
     assert answers_in({"predictions": [ROW]}, 1) == [Answer([0.25, 0.75], [1, 0], ["b", "a"])]
-    with pytest.raises(ServingError, match="not that of a model exported by this package"):
-        answers_in(content, 1)
+    changes = {"probabilities": ["a"]}, {"classes": [2, 0]}, {"classes": [1]}, {"labels": None}
+    for predictions in (None, [ROW, ROW], [[0.25, 0.75]], *([ROW | change] for change in changes)):
+        with pytest.raises(ServingError, match="not that of a model exported by this package"):
+            answers_in({"predictions": predictions}, 1)
+    for data in (b"", b"<html>", b"\xff", b"[" * 100_000):
+        with pytest.raises(ServingError, match="that is not JSON: is it the REST port"):
+            content_of(data, "it answered 200")
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", b"\xff", b"[" * 100_000])
-def test_what_is_no_json_is_a_serving_error(data):
-    with pytest.raises(ServingError, match="that is not JSON: is it the REST port"):
-        content_of(data, "it answered 200")
-    assert content_of(b"[1]", "it") == {"error": [1]}
-
-
-def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, url, model, images):
-    probabilities, before, client = expected(model, images), stand_in.answered, Client(url)
+def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, files, rows):
+    before, client, images = stand_in.answered, Client(stand_in.url), [path.read_bytes() for path in files[:3]]
 
     def ask(number):
-        which = number % len(images)
-        found = client.classify([images[which]])[0].probabilities
-        np.testing.assert_allclose(found, probabilities[which], atol=1e-5)
+        (answer,) = client.classify([images[number % 3]])
+        np.testing.assert_allclose(answer.probabilities, rows[number % 3], atol=1e-5)
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(ask, range(REQUESTS)))
-    assert stand_in.answered - before == REQUESTS
-    client.close()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(96)))
+    assert stand_in.answered - before == 96
 
 
-def test_the_grpc_example_of_the_guide(stand_in, tmp_path, monkeypatch, capsys):
+def test_the_grpc_example_of_the_guide(stand_in, files, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api")
     page = blocks(ROOT / "docs" / "guides" / "serving.md")
     (example,) = (block.code for block in page if block.language == "python" and "import grpc" in block.code)
     (tmp_path / "docs" / "images").mkdir(parents=True)
-    (tmp_path / "docs" / "images" / "seven.png").write_bytes(encode(photographs()[0], "PNG"))
+    (tmp_path / "docs" / "images" / "seven.png").write_bytes(files[2].read_bytes())
     monkeypatch.chdir(tmp_path)
     code = example.replace("localhost:8500", f"127.0.0.1:{stand_in.grpc_port}").replace("mixer_digits", "mixer")
     exec(compile(code, "<serving.md>", "exec"), {})
