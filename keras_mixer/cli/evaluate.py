@@ -95,10 +95,10 @@ class Evaluate:
         size, split = list(predictor.input_shape[:2]), self.source.test_split or "test"
         crop = self.evaluation_crop or predictor.facts.evaluation_crop
         given = self.source.given(train_split=split, test_split=split)
-        options = {"test_fraction": None, "crop": crop, "skip_corrupt": self.source.skip_corrupt, "log": log}
+        options = {"test_fraction": None, "skip_corrupt": self.source.skip_corrupt, "log": log}
         source = with_classes_of(load_source(self.data, **given, **options), predictor.class_names, log)
         batches = evaluation_batches(source.test, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-        with naming_damaged_files(source.test, crop=crop):
+        with naming_damaged_files(source.test):
             result = evaluate(predictor, batches, progress=True)
         return result, source, {"part": "test", "evaluation_crop": crop, "image_size": size}, False
 
@@ -146,12 +146,12 @@ class Fewshot:
         crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
-        source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
+        source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
         parts = source.train, source.test
         batches = [evaluation_batches(part, image_size=size, batch_size=BATCH_SIZE, crop=crop) for part in parts]
         began, classes = time.perf_counter(), len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with naming_damaged_files(*parts, crop=crop):
+        with naming_damaged_files(*parts):
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
         accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
         rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
@@ -192,7 +192,7 @@ class Imagenet:
                 absent.append(f"{name}: {error}")
                 continue
             batches = evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)
-            with naming_damaged_files(split, crop=crop, advice=""):
+            with naming_damaged_files(split, advice=""):
                 result = measure(model, batches, progress=True)
             rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
             content[name] = {"accuracy": result.top1, "images": result.examples}
@@ -240,12 +240,12 @@ class Features:
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
-        options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
+        options = {"skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
         batches = evaluation_batches(split, image_size=model.input_shape[1:3], batch_size=BATCH_SIZE, crop=crop)
         about = {"layer": self.layer, "class_names": source.class_names}
-        with naming_damaged_files(split, crop=crop):
+        with naming_damaged_files(split):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
         if print_data(self, content):

@@ -88,7 +88,7 @@ class Export:
             refuse_existing(FORMATS[name].target(path, self.version))
         model = load_model(self.run)
         parts = anatomy(model)
-        source = with_classes_of(self._source(parts.evaluation_crop), parts.class_names)
+        source = with_classes_of(self._source(), parts.class_names)
         if self.quantization == "int8":
             size = model.input_shape[1:3]
             options["representative_images"] = self._calibration(source.train, size, parts.evaluation_crop)
@@ -113,7 +113,7 @@ class Export:
         use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
         print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
-    def _source(self, crop):
+    def _source(self):
         """The data for the comparison: the given ones, or the run's own."""
         given, data = self.source.given(train_split=self.train_split), self.data
         options = {"skip_corrupt": self.source.skip_corrupt}
@@ -129,12 +129,12 @@ class Export:
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
                 "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
             )
-        return load_source(data, **given, crop=crop, **options)
+        return load_source(data, **given, **options)
 
     def _calibration(self, split, size, crop):
         """`(N, H, W, 3) uint8`: training images as the input of the model."""
         few = subsample(split, self.calibration_images)
-        with naming_damaged_files(few, crop=crop):
+        with naming_damaged_files(few):
             batches = evaluation_batches(few, image_size=size, batch_size=BATCH_SIZE, crop=crop)
             return np.concatenate([images.numpy() for images, _ in batches])
 

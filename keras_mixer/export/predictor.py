@@ -213,31 +213,25 @@ def preprocess_image(image, model) -> np.ndarray:
         size, crop = model.input_shape[:2], model.facts.evaluation_crop
     else:
         size, crop = model.input_shape[1:3], anatomy(model).evaluation_crop
-    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
+    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop)))
 
 
-def read(image, prepare, crop):
+def read(image, prepare):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
     if isinstance(image, bytes):
         try:
-            return prepare(
-                {"image": tf.constant(image), "orientation": read_header(io.BytesIO(image), crop).orientation}
-            )
+            return prepare({"image": tf.constant(image), "orientation": read_header(io.BytesIO(image)).orientation})
         except Exception as error:  # Pillow and TensorFlow have many types
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
     if not hasattr(image, "__array__"):
-        return read_image(image, prepare, crop)
+        return read_image(image, prepare)
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(
             f"Expected the pixels of an image (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}. Batches of the "
             "model's size go to probabilities()."
         )
-    try:
-        return prepare({"image": tf.constant(pixels)})
-    except tf.errors.InvalidArgumentError as error:
-        height, width, _ = pixels.shape
-        raise ValueError(f"An image of {height} x {width} px is too long for the crop {crop}.") from error
+    return prepare({"image": tf.constant(pixels)})
 
 
 def load_mixer(path) -> keras.Model:

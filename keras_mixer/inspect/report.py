@@ -123,7 +123,7 @@ def most_confident_mistakes(predictor, split) -> tuple[np.ndarray, list[Mistake]
     batches = evaluation_batches(split, image_size=size, batch_size=min(BATCH_SIZE, split.size), crop=crop)
     confusion, found, position = np.zeros((classes, classes), np.int64), [], 0
     progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
-    with progress, naming_damaged_files(split, crop=crop):
+    with progress, naming_damaged_files(split):
         for images, labels in batches.as_numpy_iterator():
             probabilities = np.asarray(predictor.run(images))
             guessed = guesses(probabilities)

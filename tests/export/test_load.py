@@ -110,8 +110,7 @@ def test_useless_images_are_refused(model, run, tmp_path):
         loaded.predict(tmp_path / "nothing.jpg")
     model.evaluation_crop = "resmall-crop"
     for image in (long, encode(long, "PNG")):
-        with pytest.raises(ValueError, match="too long for"):
-            keras_mixer.preprocess_image(image, model)
+        assert not keras_mixer.preprocess_image(image, model).any()
 
 
 @pytest.mark.backends
