@@ -9,15 +9,10 @@ import tensorflow_datasets as tfds
 def write_tfds(data_dir, name, splits, features=None):
     """Writes a data set that `tfds.builder(name, data_dir=...)` takes for the real one, prepared.
 
-    Args:
-        data_dir: folder of data sets.
-        name: as TFDS knows it, such as "imagenet_v2/topimages".
-        splits: {split: list of examples}; a feature that an example lacks gets an empty value.
-        features: None for the real data set's.
+    Splits are {split: list of examples}; features that an example lacks are empty. No features mean the real ones.
     """
     builder = tfds.builder(name, data_dir=data_dir)
     features = features or builder.info.features
-    config = builder.builder_config
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tfds.dataset_builders.store_as_tfds_dataset(
@@ -28,7 +23,7 @@ def write_tfds(data_dir, name, splits, features=None):
                 key: [(f"{i:06}", _complete(example, features)) for i, example in enumerate(part)]
                 for key, part in splits.items()
             },
-            config=config.name if config else None,
+            config=builder.builder_config and builder.builder_config.name,
             data_dir=data_dir,
             disable_shuffling=True,
         )
@@ -52,8 +47,6 @@ def _complete(example, features):
 def _empty(feature):
     if isinstance(feature, tfds.features.Image):
         return np.zeros([side or 8 for side in feature.shape], np.uint8)
-    if isinstance(feature, tfds.features.ClassLabel):
-        return 0
     if isinstance(feature, tfds.features.Text):
         return ""
     if isinstance(feature, tfds.features.Sequence):

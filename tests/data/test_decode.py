@@ -42,21 +42,20 @@ def test_files_decode_to_the_rgb_that_pillow_reads(format):
 def test_alpha_is_dropped_the_upper_bits_are_kept_and_only_the_first_frame_is_used():
     clear, palette = Image.fromarray(SMALL).convert("RGBA"), Image.fromarray(SMALL).convert("P")
     clear.putalpha(0)
-    for image, format, options in [
-        (clear, "TIFF", {}),
-        (clear, "PNG", {}),
-        (palette, "PNG", {"transparency": bytes(256)}),
-        (palette, "GIF", {"transparency": int(np.asarray(palette)[0, 0])}),
-    ]:
-        expected = np.asarray(palette.convert("RGB")) if image is palette else SMALL
-        np.testing.assert_array_equal(decode_image(encode(image, format, **options)), expected)
     deep = SMALL.astype(np.uint16) * 257
-    grey = deep[..., :1]
-    for encoded in (tf.io.encode_png(deep[..., :1]), encode(grey[..., 0], "TIFF")):
-        np.testing.assert_array_equal(decode_image(encoded), np.repeat(grey >> 8, 3, -1))
-    np.testing.assert_array_equal(decode_image(tf.io.encode_png(deep)), SMALL)
+    grey = SMALL[..., :1].repeat(3, -1)
+    for encoded, expected in {
+        encode(clear, "TIFF"): SMALL,
+        encode(clear, "PNG"): SMALL,
+        encode(palette, "PNG", transparency=bytes(256)): palette.convert("RGB"),
+        encode(palette, "GIF", transparency=int(np.asarray(palette)[0, 0])): palette.convert("RGB"),
+        tf.io.encode_png(deep).numpy(): SMALL,
+        tf.io.encode_png(deep[..., :1]).numpy(): grey,
+        encode(deep[..., 0], "TIFF"): grey,
+    }.items():
+        np.testing.assert_array_equal(decode_image(encoded), expected)
     with pytest.raises(ValueError, match="of mode I, whose white is not known"):
-        read_header(io.BytesIO(encode(grey[..., 0].astype(np.int32), "TIFF")))
+        read_header(io.BytesIO(encode(deep[..., 0].astype(np.int32), "TIFF")))
     frames = [Image.fromarray(np.full((9, 9, 3), value, np.uint8)) for value in (0, 255)]
     for format in ("GIF", "TIFF", "WEBP"):
         animation = encode(frames[0], format, save_all=True, append_images=frames[1:])
@@ -77,45 +76,33 @@ def test_photographs_are_turned_as_pillow_turns_them(format):
         np.testing.assert_array_equal(*(evaluated(some, (16, 24), "resize", o) for some, o in ((file, how), (png, 1))))
         if how > 1 or format not in ("JPEG", "MPO"):  # upright ones are decoded only inside the crop
             np.testing.assert_array_equal(trained(file, (16, 24), how), trained(png, (16, 24)))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damaged_orientations_turn_nothing():
-    file = turned(SMALL)
-    tag = file.index(struct.pack(">HHI", 0x0112, 3, 1))
-    for place, content in [(tag + 8, b"\0\0"), (tag + 8, b"\0\x09"), (tag - 6, b"\xff" * 4)]:
-        damaged = file[:place] + content + file[place + len(content) :]
-        assert read_header(io.BytesIO(damaged)).orientation == 1
-    assert read_header(io.BytesIO(file)).orientation == 6
+    damaged = turned(SMALL).replace(struct.pack(">HHIH", 0x0112, 3, 1, 6), struct.pack(">HHIH", 0x0112, 3, 1, 9))
+    assert read_header(io.BytesIO(damaged)).orientation == 1
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_broken_files_raise(format):
     encoded = encode(PHOTOGRAPH, format)
-    for broken in (encoded[: len(encoded) // 2], b"", b"no image at all", encoded[:3] + b"\0" * 100):
+    for broken in (encoded[: len(encoded) // 2], b"", encoded[:3] + b"\0" * 100):
         with pytest.raises((tf.errors.OpError, OSError, NotAnImage)):
             decode_image(broken)
 
 
 def with_sides(content, width, height):
-    """A JPEG or PNG whose header states other sides."""
-    if content.startswith(b"\x89PNG"):
-        header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
-        return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-    start = content.find(b"\xff\xc0") + 5
-    return content[:start] + struct.pack(">HH", height, width) + content[start + 4 :]
+    """A PNG whose header states other sides."""
+    header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_too_many_pixels_are_refused_before_they_are_decoded(format):
-    encoded = encode(SMALL, format)
-    assert read_header(io.BytesIO(with_sides(encoded, 12_000, 9_000))).height == 9_000  # of a telephone
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    png, jpeg = encode(SMALL, "PNG"), encode(SMALL, "JPEG")
+    assert read_header(io.BytesIO(with_sides(png, 12_000, 9_000))).height == 9_000  # of a telephone
     with pytest.raises(ValueError, match=r"an image of 11000 x 12000 px, too large: the limit is 128,000,000 pixels"):
-        read_header(io.BytesIO(with_sides(encoded, 12_000, 11_000)))
+        read_header(io.BytesIO(with_sides(png, 12_000, 11_000)))
+    large_jpeg = jpeg.replace(struct.pack(">HH", *SMALL.shape[:2]), struct.pack(">HH", 50_000, 50_000))
     crops = lambda some: evaluated(some, (16, 16), "resize"), lambda some: trained(some, (16, 16))
-    for side in (50_000, *((2**31 - 1, 2**32 - 1) if format == "PNG" else ())):
-        bomb = with_sides(encoded, side, side)
+    for bomb in (large_jpeg, with_sides(png, 50_000, 50_000), with_sides(png, 2**32 - 1, 2**32 - 1)):
         for read in (decode_image, decode_jpeg_or_png, *crops):
             with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 128,000,000 pixels"):
                 list(tf.data.Dataset.from_tensors(bomb).map(read))

@@ -16,21 +16,20 @@ LABELS = (np.arange(40) % 10).astype(np.uint8)
 COUNTS = {"train": 40, "t10k": 10}
 
 
-def write_set(folder, prefix="", packed=True):
+def write_set(folder, packed=True):
     folder.mkdir()
     for part, count in COUNTS.items():
         for kind, content in {
             "images-idx3": struct.pack(">4I", 0x0803, count, 5, 7) + IMAGES[:count].tobytes(),
             "labels-idx1": struct.pack(">2I", 0x0801, count) + LABELS[:count].tobytes(),
         }.items():
-            path = folder / f"{prefix}{part}-{kind}-ubyte{'.gz' * packed}"
+            path = folder / f"{part}-{kind}-ubyte{'.gz' * packed}"
             path.write_bytes(gzip.compress(content) if packed else content)
     return folder
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_images_and_labels_are_those_of_the_files(tmp_path, packed, monkeypatch):
-    monkeypatch.setattr(sources, "FASHION_MNIST", write_set(tmp_path / "fashion-mnist", packed=packed))
+def test_images_and_labels_are_those_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "FASHION_MNIST", write_set(tmp_path / "fashion-mnist", packed=False))
     source = load_source("fashion_mnist")
     assert source.name == f"fashion-mnist (IDX files in {tmp_path / 'fashion-mnist'})"
     assert source.class_names == tuple("0123456789")
@@ -47,12 +46,7 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, packed, monkeypatch)
     ("name", "change", "message"),
     [
         ("train-images-idx3", lambda packed: packed[:-50], "truncated"),
-        ("t10k-labels-idx1", lambda packed: packed[:20] + b"xx" + packed[22:], "truncated"),
-        (
-            "t10k-images-idx3",
-            lambda packed: gzip.compress(gzip.decompress(packed)[:-7]),
-            "343 into shape",
-        ),
+        ("t10k-images-idx3", lambda packed: gzip.compress(gzip.decompress(packed)[:-7]), "343 into shape"),
         ("train-labels-idx1", lambda packed: gzip.compress(b""), "not an IDX file"),
         ("train-labels-idx1", lambda packed: gzip.compress(struct.pack(">2I", 0x0801, 1) + b"3"), "has 1 labels"),
     ],
@@ -63,8 +57,6 @@ def test_a_damaged_file_is_named(tmp_path, name, change, message):
     with pytest.raises(ValueError, match=message) as error:
         load_source(str(tmp_path / "set"))
     assert path.name in str(error.value)
-
-
-def test_files_of_another_name_are_asked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"Expected a file train-images-idx3-ubyte or train-images-idx3-ubyte.gz in"):
-        load_source(str(write_set(tmp_path / "set", "emnist-digits-")))
+    path.rename(path.with_name("emnist-digits-images-idx3-ubyte"))
+    with pytest.raises(ValueError, match=rf"Expected a file {name}-ubyte or {name}-ubyte.gz in"):
+        load_source(str(tmp_path / "set"))
