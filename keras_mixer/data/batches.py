@@ -202,9 +202,8 @@ def _streamed(split, recipe, start_step, own):
 
         @as_written
         def one_epoch(epoch):
-            key = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
-            seed = tf.random.stateless_uniform((), key, None, None, tf.int64)  # and TensorFlow's, which `fit` sets
-            return part.elements.shuffle(min(part.size, buffer), seed, reshuffle_each_iteration=False)
+            seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
+            return _shuffled(part.elements, min(part.size, buffer), seed)
 
         epoch, seen = divmod(start_step * rows, part.size)
         elements = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
@@ -212,3 +211,19 @@ def _streamed(split, recipe, start_step, own):
 
     joined = tf.data.Dataset.zip(*(stream(shard) for shard in range(own.start // rows, own.stop // rows)))
     return joined.map(lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts))
+
+
+def _shuffled(dataset, buffer_size, seed):
+    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`, and not on TensorFlow's global seed too."""
+    leaves = tf.nest.flatten(dataset.element_spec)
+    variant = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer_size,
+        seed=seed[0],
+        seed2=seed[1],
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        reshuffle_each_iteration=False,
+        output_types=[leaf.dtype for leaf in leaves],
+        output_shapes=[leaf.shape for leaf in leaves],
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)

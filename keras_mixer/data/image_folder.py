@@ -6,6 +6,7 @@ The split into training and test images belongs to the run, not to the folder.
 import contextlib
 import csv
 import dataclasses
+import functools
 import os
 import stat
 from collections import defaultdict
@@ -56,7 +57,7 @@ class ImageFolder:
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
-        classes = {name for folder in parts for name in _folders(self.path / folder)}
+        classes = {name for folder in parts for name in self._folders(folder)}
         if len(classes) < 2:
             raise self._no_classes(classes)
         images, damaged = self._images(parts)
@@ -70,7 +71,7 @@ class ImageFolder:
 
     def whole(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
-        images, damaged = self._images({self.test_split if _folders(self.path / self.test_split) else "": TEST})
+        images, damaged = self._images({self.test_split if self._folders(self.test_split) else "": TEST})
         if not images:
             raise self._no_classes(())
         return self._source({image.class_name for image in images}, images + damaged)
@@ -80,11 +81,10 @@ class ImageFolder:
 
         Only files that are not recorded are opened.
         """
-        known = {image.path: image for image in record}
+        known, (sizes, *_) = {image.path: image for image in record}, self._listing
         in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in record)
         found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
         new, _ = self._opened([file for file in found if file.path not in known])
-        sizes = {file.path: file.bytes for file in found}
         same = [image for image in record if sizes.get(image.path) == image.bytes]
         _, damaged = self._opened([image for image in same if image.part != UNUSED] if self.skip_corrupt else [])
         changes = {
@@ -93,33 +93,50 @@ class ImageFolder:
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in damaged],
         }
-        classes = {image.class_name for image in record}
-        return self._source(classes, [image for image in same if image not in damaged]), changes
+        kept = [image for image in same if image not in damaged]
+        classes = {image.class_name for image in kept}
+        if {image.class_name for image in record} - classes:  # a class may have been renamed
+            classes |= {image.class_name for image in new}
+        return self._source(classes, kept), changes
 
     def holds(self, record) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        sizes = ((image, _status(self.path / image.path)) for image in record)
-        there = [image for image, status in sizes if status and status.st_size == image.bytes]
+        there = [image for image in record if self._listing[0].get(image.path) == image.bytes]
         for image in there[:: len(there) // LOOKED_AT + 1]:
             with open(self.path / image.path, "rb") as file:
                 if image.crc32 and content_sum(file) != image.crc32:
                     return False
         return 2 * len(there) > len(record)
 
+    @functools.cached_property
+    def _listing(self):
+        return walk(self.path)
+
+    def _folders(self, below="") -> list[str]:
+        """Names of the folders in the folder or in one below it."""
+        prefix = f"{below}/" if below else ""
+        inside = [folder.removeprefix(prefix) for folder in self._listing[1] if folder.startswith(prefix)]
+        names = [name for name in inside if name and "/" not in name]
+        for name in names:
+            if name != name.encode(errors="replace").decode():
+                raise ValueError(f"The name of the class folder {name!r} in {self.path} is not UTF-8. Rename it.")
+        return names
+
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
-        splits = (self.train_split, self.test_split)
-        if splits[0] == splits[1]:
-            raise ValueError(f"Expected two folders as --train-split and --test-split, got {splits[0]!r} twice.")
-        if all(_folders(self.path / name) for name in splits):
-            return dict(zip(splits, (TRAIN, TEST), strict=True))
-        inside = {name: _folders(self.path / name) for name in _folders(self.path)}
-        common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
+        splits = {self.train_split: TRAIN, self.test_split: TEST}
+        if len(splits) < 2:
+            raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
+        there = [name for name in splits if self._folders(name)]
+        if len(there) == 2:
+            return splits
+        inside = {name: self._folders(name) for name in self._folders()}
+        common = set.intersection(*map(set, inside.values())) if len(inside) > 1 else ()
         trains, tests = (
             [name for name, classes in inside.items() if classes and name.lower().startswith(beginnings)]
             for beginnings in ("train", ("test", "val", "eval"))
         )
-        if not (trains or tests or len(common) > 1):
+        if not (there or trains or tests or len(common) > 1):
             return {"": TRAIN}
         raise ValueError(
             f"Which folders are the classes? {self.path} has {some(list(inside))}. If the folders inside those are the "
@@ -148,18 +165,17 @@ class ImageFolder:
         return images, [file._replace(part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
-        """All files in the class folders of some sub-folders, not opened, and what was left out."""
-        found, left_out = [], defaultdict[str, list[str]](list)
-        for folder, part in parts.items():
-            names = _folders(self.path / folder)
-            for name in names:
-                files = _files_below(self.path, f"{folder}/{name}" if folder else name, left_out)
-                found += [ImageFile(path, name, part, size) for path, size in files]
-            outside = set(os.listdir(self.path / folder) if names else ()) - set(names)
-            left_out["files outside the class folders"] += sorted(name for name in outside if not _hidden(name))
-        if "" not in parts:
-            left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
-        return found, left_out
+        """All files in the class folders of some sub-folders, not opened, and what is left out."""
+        files, _, left_out = self._listing
+        found, others = [], []
+        for path, size in files.items():
+            folder = next((folder for folder in parts if folder and path.startswith(f"{folder}/")), "")
+            class_name, *inside = path.removeprefix(f"{folder}/").split("/")
+            if folder in parts and inside:
+                found.append(ImageFile(path, class_name, parts[folder], size))
+            else:
+                others.append(path)
+        return found, left_out | {"files outside the class folders": others}
 
     def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
         """The images among files, and why the others cannot be used."""
@@ -192,7 +208,7 @@ class ImageFolder:
 
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
-    paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
+    paths = [os.path.join(folder, path) for path in walk(folder)[0]]
     return [path for path, header in zip(paths, check_files(paths), strict=True) if not isinstance(header, NotAnImage)]
 
 
@@ -225,49 +241,28 @@ def _as_text(path, mode):
     return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _hidden(name):
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+def walk(root) -> tuple[dict[str, int], list[str], dict[str, list[str]]]:
+    """The files in a folder at any depth, `{path below it: bytes}`, the folders, and by kind what is left out."""
+    files, folders, left_out, seen = {}, [], defaultdict(list), set()
 
-
-def _folders(path) -> list[str]:
-    """Names of the visible folders in a folder, sorted; none if it is not a folder."""
-    names = []
-    with os.scandir(path) if path.is_dir() else contextlib.nullcontext(()) as entries:
-        for entry in entries:
-            if not _hidden(entry.name) and (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
-                names.append(entry.name)
-    for name in names:
-        if name != name.encode(errors="replace").decode():
-            raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
-    return sorted(names)
-
-
-def _files_below(root, below, left_out) -> list[tuple[str, int]]:
-    """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
-    found, seen = [], set()
-
-    def visit(path):
-        status = _status(f"{root}/{path}")
-        if _hidden(os.path.basename(path)):
+    def visit(path, name):
+        status = None
+        with contextlib.suppress(OSError):  # of a broken link
+            status = os.stat(f"{root}/{path}")
+        if path and (name.startswith(".") or name.lower() in SYSTEM_NAMES):
             left_out["hidden or system files and folders"].append(path)
         elif status and stat.S_ISREG(status.st_mode):
-            found.append((path, status.st_size))
+            files[path] = status.st_size
         elif not (status and stat.S_ISDIR(status.st_mode)):
             left_out["broken links, pipes, sockets or devices"].append(path)
         elif (status.st_dev, status.st_ino) in seen:
             left_out["links to folders already read"].append(path)
         else:
             seen.add((status.st_dev, status.st_ino))
-            for name in sorted(os.listdir(f"{root}/{path}")):
-                visit(f"{path}/{name}" if path else name)
+            folders.append(path)
+            with os.scandir(f"{root}/{path}") as entries:
+                for _, inside in sorted((entry.is_symlink(), entry.name) for entry in entries):  # links last
+                    visit(f"{path}/{inside}" if path else inside, inside)
 
-    visit(below)
-    return sorted(found)
-
-
-def _status(path) -> os.stat_result | None:
-    """What the system knows about a file or folder, links followed; None if it is not there."""
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
+    visit("", "")
+    return dict(sorted(files.items())), sorted(folders), left_out

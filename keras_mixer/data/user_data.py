@@ -20,6 +20,7 @@ EXPECTED = (
 )
 NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
+REPEATED = "Remove .repeat(): the recipe repeats the data."
 UNBATCH = (
     f"Add .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass data=folder, "
     "which knows the names of the classes too."
@@ -115,7 +116,10 @@ def _pixels(name, images, labels) -> Split:
 def _records(name, data, count):
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
     size = len(data)
-    _check_size(name, size, infinite=size == sys.maxsize)  # Grain's length of an endless dataset
+    _refuse(
+        (not size, f"{name} is empty."),
+        (size == sys.maxsize, f"{name} is infinite. {REPEATED}"),  # Grain's length of an endless dataset
+    )
 
     def record(index):
         image, label = data[int(index)]
@@ -135,11 +139,11 @@ def _records(name, data, count):
 def _stream(name, dataset, count):
     """A `tf.data.Dataset` of single examples."""
     size, spec = int(dataset.cardinality()), dataset.element_spec
-    _check_size(name, size, infinite=size == tf.data.INFINITE_CARDINALITY)
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(f"Expected (image, label) elements in {name}, got {spec}. Use .map first.")
     batched = spec[0].shape.rank == (1 if spec[0].dtype == tf.string else 4)
     _refuse(
+        (size == tf.data.INFINITE_CARDINALITY, f"{name} is infinite. {REPEATED}"),
         (batched, f"{name} gives batches of images. {UNBATCH}"),
         (size == tf.data.UNKNOWN_CARDINALITY, f"The size of {name} is unknown. Add {CARDINALITY}."),
     )
@@ -161,19 +165,12 @@ def _stream(name, dataset, count):
     return split, _digest([first]) if np.array_equal(first, again) else None, None
 
 
-def _check_size(name, size, infinite=False):
-    _refuse(
-        (infinite, f"{name} is infinite. Remove .repeat(): the recipe repeats the data."),
-        (not size, f"{name} is empty."),
-    )
-
-
 def _labels(name, labels, count, ndim=1) -> np.ndarray:
     """`(n,) int64`, or `() int64` for the label of one example."""
     labels = np.asarray(labels)
     if ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
         labels = labels[:, 0]
-    _check_size(name, labels.size)
+    _refuse((not labels.size, f"{name} is empty."))
     remedy = "Convert them to int64."
     if labels.ndim == ndim + 1:
         remedy = "One-hot labels become integers by labels.argmax(-1)."
