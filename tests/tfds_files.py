@@ -12,36 +12,27 @@ def write_tfds(data_dir, name, splits, features=None):
     Splits are {split: list of examples}; features that an example lacks are empty. No features mean the real ones.
     """
     builder = tfds.builder(name, data_dir=data_dir)
-    features = features or builder.info.features
+    features, config = features or builder.info.features, builder.builder_config
+    complete = {
+        key: [{name: one.get(name, _empty(feature)) for name, feature in features.items()} for one in part]
+        for key, part in splits.items()
+    }
+    options = {"version": builder.version, "config": config and config.name, "disable_shuffling": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=builder.name,
-            version=builder.version,
-            features=features,
-            split_datasets={
-                key: [(f"{i:06}", _complete(example, features)) for i, example in enumerate(part)]
-                for key, part in splits.items()
-            },
-            config=builder.builder_config and builder.builder_config.name,
-            data_dir=data_dir,
-            disable_shuffling=True,
-        )
+        write_own_tfds(data_dir, builder.name, features, complete, **options)
 
 
-def write_own_tfds(data_dir, name, features, splits):
+def write_own_tfds(data_dir, name, features, splits, version="1.0.0", **options):
     """Writes a data set of the caller's own; splits is {split: list of examples}."""
     tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
-        version="1.0.0",
+        version=version,
         data_dir=str(data_dir),
-        features=tfds.features.FeaturesDict(features),
+        features=tfds.features.FeaturesDict(dict(features)),
         split_datasets={split: list(enumerate(examples)) for split, examples in splits.items()},
+        **options,
     )
-
-
-def _complete(example, features):
-    return {name: example.get(name, _empty(feature)) for name, feature in features.items()}
 
 
 def _empty(feature):

@@ -79,7 +79,7 @@ def test_what_appears_and_what_is_cut_out_is_filled():
     expected = image.copy()
     expected[80 - 28 : 80 + 28, 0 : 16 + 28] = 128  # 40 pixels of 224 to each side; what sticks out is cut off
     np.testing.assert_array_equal(changed("Cutout", image, 1.0, place=(0.5, 0.1)), expected)
-    moved = rand_augment(tf.constant(image[None]), tf.fill((1, 1, 4), 0.5), 10.0, ["TranslateX"], fill=7)
+    moved = rand_augment(image[None], tf.fill((1, 1, 4), 0.5), 10.0, ["TranslateX"], fill=7)
     assert set(np.unique(moved)) == {7, 200}
 
 

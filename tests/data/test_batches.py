@@ -34,10 +34,6 @@ def first(split, count):
     return split.part(np.arange(split.size) < count)
 
 
-def rows(*splits):
-    return [element["image"].tobytes() for split in splits for element in split.elements.as_numpy_iterator()]
-
-
 def take(dataset, count):
     assert dataset.options().autotune.enabled is False  # its thread holds up the end of an iterator
     return list(dataset.take(count).as_numpy_iterator())
@@ -82,7 +78,6 @@ def test_batches_follow_from_seed_and_step_in_any_number_of_processes(train):
     for images, labels, of_examples in whole:
         assert images.shape == (32, 16, 16, 3)
         assert images.dtype == labels.dtype == np.float32
-        assert 0 <= images.min() < images.max() <= 255
         np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
         np.testing.assert_allclose(of_examples, labels @ weights, rtol=1e-6)
     parts = []
@@ -95,7 +90,7 @@ def test_batches_follow_from_seed_and_step_in_any_number_of_processes(train):
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(train):
-    recipe = dataclasses.replace(PLAIN, global_batch_size=8)
+    recipe = dataclasses.replace(PLAIN, global_batch_size=8, data_shards=4)
     stream = take(training_batches(train, recipe), 50)
     other = take(training_batches(train, dataclasses.replace(recipe, seed=6)), 1)
     assert not np.array_equal(other[0][0], stream[0][0])
@@ -104,9 +99,6 @@ def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(train
     assert np.bincount(epochs[0]).tolist() == np.bincount(epochs[1]).tolist() == np.bincount(train.labels()).tolist()
     assert epochs[0].tolist() != epochs[1].tolist()
     assert len({image.tobytes() for images, _ in stream for image in images}) > 380
-    shards = [train.shard(3, index) for index in range(3)]
-    assert [part.size for part in shards] == [67, 67, 66]
-    assert sorted(rows(*shards)) == sorted(rows(train))
 
 
 def test_one_by_one_is_a_batch_at_a_time_and_a_late_batch_costs_as_much_as_the_first(digits):

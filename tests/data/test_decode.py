@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from image_files import encode, evaluated, example, photographs, turned
+from image_files import encode, evaluated, photographs, turned
 from PIL import Image, ImageOps
 
 from keras_mixer.data.decode import NotAnImage, decode_image, decode_jpeg_or_png, read_header, training_crop
@@ -19,8 +19,9 @@ SMALL = PHOTOGRAPH[:40, :60]
 
 
 def trained(encoded, size, orientation=1, numbers=MIDDLE):
+    example = {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
     recipe = Recipe("test", data="digits", image_size=size)
-    return training_crop(example(encoded, orientation), tf.constant([numbers], tf.float32), recipe)[0]
+    return training_crop(example, tf.constant([numbers], tf.float32), recipe)[0]
 
 
 def as_pillow(encoded):
