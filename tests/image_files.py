@@ -23,14 +23,9 @@ def encode(image, format, mode=None, **options):
     return buffer.getvalue()
 
 
-def example(encoded, orientation=1):
-    """What a data set knows about an encoded image."""
-    return {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
-
-
 def evaluated(encoded, size, crop, orientation=1):
     """The pixels that a model sees when it is evaluated."""
-    return evaluation_image(example(encoded, orientation), size, crop)
+    return evaluation_image({"image": tf.constant(encoded), "orientation": tf.constant(orientation)}, size, crop)
 
 
 def turned(image, orientation=6):

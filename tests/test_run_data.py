@@ -1,15 +1,15 @@
 """The images of a run: its split stays, labels go by name, other data stay apart, damaged files are named."""
 
+import contextlib
 import csv
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 from image_files import write_folder
 from PIL import Image
-from small_runs import assert_same_weights, stopped_at
+from small_runs import assert_same_weights, quiet, stopped_at
 
 import keras_mixer
 from keras_mixer import cli
@@ -21,8 +21,7 @@ TINY |= {"xla_on_cpu": False, "evaluation_crop": "resize", "learning_rate": 0.02
 CLASSES = ("circle", "square", "stripe")
 
 
-def fit(data, workdir, said=None, **options):
-    log = ([] if said is None else said).append
+def fit(data, workdir, log=quiet, **options):
     return keras_mixer.fit("scratch_small", data=str(data), workdir=workdir, log=log, **(TINY | options))
 
 
@@ -30,9 +29,11 @@ def fit(data, workdir, said=None, **options):
 def finished(tmp_path_factory):
     """A folder of 3 x 10 images, of which 6 are for testing, a finished run on it and one stopped after two steps."""
     root = tmp_path_factory.mktemp("finished")
-    fit(write_folder(root / "photos", images_per_class=10, classes=CLASSES, parts=()), root / "run")
-    with stopped_at(2):
-        fit(root / "photos", root / "stopped")
+    write_folder(root / "photos", images_per_class=10, classes=CLASSES, parts=())
+    with contextlib.chdir(root):
+        fit("photos", "run")
+        with stopped_at(2):
+            fit("photos", "stopped")
     return root
 
 
@@ -41,62 +42,43 @@ def trained(finished, tmp_path, monkeypatch):
     """A copy of it, in the current folder."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    for run in ("run", "stopped"):
-        config = json.loads(Path(run, "config.json").read_text())
-        Path(run, "config.json").write_text(json.dumps(config | {"data": "photos"}))
     return tmp_path
 
 
 def files_of(part, run="run"):
-    with open(f"{run}/files.csv", newline="") as file:
-        return [Path("photos", row["path"]) for row in csv.DictReader(file) if row["part"] == part]
+    rows = csv.DictReader(Path(run, "files.csv").read_text().splitlines())
+    return [Path("photos", row["path"]) for row in rows if row["part"] == part]
 
 
 @pytest.fixture
 def km(capsys):
-    def call(*words, status=0):
-        assert cli.main(list(map(str, words))) == status
+    def call(words, status=0):
+        assert cli.main(words.split()) == status
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
-        return printed.out if status == 0 else printed.err
+        return printed.out + printed.err
 
     return call
 
 
 def evaluated():
-    return json.loads(Path("run/evaluation.json").read_text())
+    return json.loads(Path("run", "evaluation.json").read_text())
 
 
 def test_the_split_belongs_to_the_run(trained, km):
-    km("evaluate", "run")
-    before = evaluated()
-    tests, trains = files_of("test"), files_of("train")
-    assert (len(tests), len(trains)) == (6, 24)
+    km("evaluate run")
+    before, tests, trains = evaluated(), files_of("test"), files_of("train")
     trains[0].unlink()
-    shutil.copy(trains[1], "photos/circle/new.png")
-    out = km("evaluate", "run")
-    assert f"gone: 1 ({trains[0].relative_to('photos')}), new: 1 (circle/new.png)" in out
+    shutil.copytree("photos/square", "photos/bird")
+    out = km("evaluate run")
+    assert f"gone: 1 ({trains[0].relative_to('photos')}), new: 10 (bird/" in out
     assert "6 are tested, 6 were recorded." in out
     assert evaluated() == before
-    tests[0].unlink()
-    Image.open(tests[1]).resize((9, 9)).save(tests[1])
-    assert f"changed in size: 1 ({tests[1].relative_to('photos')})" in km("evaluate", "run")
-    assert evaluated()["test_images"] == 4
-    km("report", "run", "--output", "report.html")
-    assert "No test images" not in Path("report.html").read_text()
-    for file in tests[2:]:
+    for file in tests:
         file.unlink()
-    assert "None of the test images of run is left in photos" in km("evaluate", "run", status=2)
+    assert "None of the test images of run is left in photos" in km("evaluate run", status=2)
     shutil.rmtree("photos")
-    assert "There is no image folder photos" in km("evaluate", "run", status=2)
-
-
-def test_a_new_class_is_left_out(trained, km):
-    km("evaluate", "run")
-    before = evaluated()
-    shutil.copytree("photos/circle", "photos/bird")
-    assert "new: 10 (bird/" in km("evaluate", "run")
-    assert evaluated() == before
+    assert "There is no image folder photos" in km("evaluate run", status=2)
 
 
 def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monkeypatch, km):
@@ -106,188 +88,104 @@ def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monke
             Path(folder, name).mkdir(parents=True)
             for i in range(10):
                 Image.new("RGB", (16, 16), (colour, i, 0)).save(Path(folder, name, f"{i}.bmp"))
-    fit("a", "run")
+    fit("a", "run", holdout=0.25)
+    assert [len(files_of(part)) for part in ("train", "test", "unused")] == [12, 4, 4]
     shutil.copytree("a", "moved")
-    assert "4 test" in km("evaluate", "run", "--data", "moved")
-    assert "20 test" in km("evaluate", "run", "--data", "b", "--output", "b.json")
+    assert "4 held-out" in km("evaluate run --data moved")
+    assert "20 test" in km("evaluate run --data b --output b.json")
     with pytest.raises(ValueError, match="another configuration"):
-        fit("b", "run")
-
-
-@pytest.mark.parametrize("options", [{}, {"holdout": 0.25}])
-def test_what_is_held_out_is_recorded_too(options, tmp_path, monkeypatch, km):
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos")
-    fit("photos", "run", **options)
-    train, test = len(files_of("train")), len(files_of("test"))
-    assert (train, test, len(files_of("unused"))) == ((9, 3, 12) if options else (12, 12, 0))
-    km("evaluate", "run")
-    assert evaluated()["test_images"] == test
+        fit("b", "run", holdout=0.25)
 
 
 def test_a_run_resumes_in_a_moved_folder_without_opening_its_images(trained, monkeypatch):
     whole = fit("photos", "run")  # finished: only loaded
     shutil.move("photos", "elsewhere")
-    opened = []
+    opened, said = [], []
     monkeypatch.setattr(Image, "open", opened.append)
-    said = []
-    resumed = fit(trained / "elsewhere", "stopped", said)
+    resumed = fit(trained / "elsewhere", "stopped", said.append)
     assert "Resuming after step 2 of 4." in said
     assert_same_weights(whole.model, resumed.model)
-    assert json.loads(Path("stopped/config.json").read_text())["data"] == str(trained / "elsewhere")
     assert fit("elsewhere/", "stopped").metrics == resumed.metrics  # finished: only loaded
     assert not opened
-    with pytest.raises(ValueError, match="belongs to another configuration"):
-        fit(write_folder(trained / "others", classes=CLASSES), "stopped")
 
 
 def test_a_run_does_not_resume_on_changed_images(trained):
     test, train = files_of("test", "stopped")[0], files_of("train", "stopped")[0]
     kept = train.read_bytes()
+    Path("photos/circle/notes.txt").write_text("not an image")
     shutil.copy(train, "photos/circle/new.png")
     train.write_bytes(kept + b" ")
     test.rename("photos/moved.png")
-    names = [path.relative_to("photos") for path in (test, train)]
-    message = (
-        f"The images in photos have changed since this run started: gone: 1 ({names[0]}), new: 1 (circle/new.png), "
-        f"changed in size: 1 ({names[1]}). Restore them, or choose another --workdir."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    gone, changed = (path.relative_to("photos") for path in (test, train))
+    message = rf"started: gone: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore them"
+    with pytest.raises(ValueError, match=message):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))
     Path("photos/moved.png").rename(test)
     Path("photos/circle/new.png").unlink()
-    with pytest.raises(ValueError, match=rf"damaged: 1 \({names[1]}\)"):
+    with pytest.raises(ValueError, match=rf"damaged: 1 \({changed}\)"):
         fit("photos", "stopped", skip_corrupt=True)
-    train.write_bytes(kept)
-    Path("photos/circle/notes.txt").write_text("not an image")
-    assert fit("photos", "stopped").metrics["test_images"] == 6
 
 
-def test_an_export_is_compared_on_another_split_of_the_folder(tmp_path, monkeypatch, km):
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", images_per_class=4)
-    write_folder(tmp_path / "photos", images_per_class=5, parts=("val",))
-    fit("photos", "run")
-
-    def compare(model, name, path, split, **options):
-        raise ValueError(f"{split.size} images")
-
-    monkeypatch.setattr(verified, "export", compare)
-    assert "8 images" in km("export", "run", "--format", "tflite", status=2)
-    assert "10 images" in km("export", "run", "--format", "tflite", "--test-split", "val", status=2)
-    assert "no folder photos/none" in km("export", "run", "--format", "tflite", "--test-split", "none", status=2)
-
-
-def test_labels_go_by_name(trained, km):
+def test_labels_go_by_name_and_other_data_stay_apart(trained, km, monkeypatch):
+    km("evaluate run")
+    before = evaluated()
     shutil.copytree("photos", "renamed")
     Path("renamed/stripe").rename("renamed/Stripe")
     message = r"Data 'renamed' has other classes than the model: 3 (Stripe, circle, square, ...) and 3 (circle, square"
-    assert message in km("evaluate", "run", "--data", "renamed", status=2)
-    assert message in km("export", "run", "--data", "renamed", "--format", "tflite", "--output", "x", status=2)
-    write_folder(trained / "fewer", images_per_class=10, classes=CLASSES[1:], size=(30, 30), parts=())
-    out = km("evaluate", "run", "--data", "fewer", "--output", "fewer.json")
+    assert message in km("evaluate run --data renamed", status=2)
+    write_folder(trained / "fewer", images_per_class=4, classes=CLASSES[1:], parts=("train", "test", "val"))
+    out = km("evaluate run --data fewer --output fewer.json")
     assert "fewer has 2 of the 3 classes of the model: square, stripe." in out
     fewer = json.loads(Path("fewer.json").read_text())
-    assert fewer["test_images"] == 20
-    assert fewer["class_names"] == list(CLASSES)
-    assert fewer["confusion"][0] == [0, 0, 0]
-    assert "There is no folder photos/none" in km("evaluate", "run", "--test-split", "none", status=2)
-    Path("photos/stripe").rename("photos/Stripe")
-    assert "Data 'photos' has other classes" in km("evaluate", "run", status=2)
-    km("report", "run", "--output", "report.html")
-    assert "other classes than the model" in Path("report.html").read_text()
-
-
-def test_other_data_are_evaluated_whole_and_kept_apart(trained, km):
-    km("evaluate", "run")
-    before = evaluated()
-    write_folder(trained / "new", images_per_class=4, classes=CLASSES, parts=())
-    out = km("evaluate", "run", "--data", "new")
-    assert "12 " in out
-    assert "Written" not in out
-    km("evaluate", "run", "--data", "new", "--output", "new.json")
-    assert json.loads(Path("new.json").read_text())["test_images"] == 12
-    assert "exists already" in km("evaluate", "run", "--data", "new", "--output", "new.json", status=2)
-    write_folder(trained / "parts", images_per_class=2, classes=CLASSES)
-    km("evaluate", "run", "--data", "parts", "--output", "parts.json")
-    assert json.loads(Path("parts.json").read_text())["test_images"] == 6
-    assert evaluated() == before
-    for name in ("photos/", trained / "photos", shutil.copytree("photos", "copy")):  # its own, spelled or placed anew
+    assert (fewer["test_images"], fewer["class_names"], fewer["confusion"][0]) == (8, list(CLASSES), [0, 0, 0])
+    for name in ("photos/", shutil.copytree("photos", "copy")):  # its own, spelled or placed anew
         Path("run/evaluation.json").unlink()
-        km("evaluate", "run", "--data", name)
-        assert evaluated()["test_images"] == 6
+        km(f"evaluate run --data {name}")
+        assert evaluated() | {"data": "photos"} == before
+
+    def compare(model, name, path, split, **options):  # on which images, is all that matters
+        raise ValueError(f"{split.size} images")
+
+    monkeypatch.setattr(verified, "export", compare)
+    for options, told in {
+        "": "6 images",
+        " --data renamed": message,
+        " --data fewer --test-split val": "8 images",
+        " --test-split none": "no folder photos/none",
+    }.items():
+        assert told in km(f"export run --format tflite{options}", status=2)
 
 
-def test_damaged_files_are_named_wherever_data_are_read(trained, km, monkeypatch):
-    sweep = [
-        "sweep",
-        "scratch_small",
-        "--data",
-        "photos",
-        "--learning-rates",
-        "0.01",
-        "--holdout",
-        "0.2",
-        "--skip-final",
-    ]
-    for name, value in TINY.items():
-        sweep += [f"--{name.replace('_', '-')}", str(value)]
-    commands = {
-        "evaluate": ["evaluate", "run"],
-        "export": ["export", "run", "--format", "tflite", "--quantization", "int8"],
-        "fewshot": [
-            "fewshot",
-            "run",
-            "photos",
-            "--shots",
-            "2",
-            "--seeds",
-            "0",
-            "--train-split",
-            "a",
-            "--output",
-            "f.json",
-        ],
-        "features": ["features", "run", "photos", "--part", "train", "--output", "f.npz"],
-        "sweep": [*sweep, "--workdir", "sweep"],
-    }
+def test_damaged_files_are_named_wherever_data_are_read(trained, km):
     for file in Path("photos").rglob("*.jpg"):  # their headers stay, and their sizes, which are recorded
         content = file.read_bytes()
         file.write_bytes(content[:700] + bytes(len(content) - 700))
-    for name, command in commands.items():
-        err = km(*command, status=2).splitlines()[-17:]
-        assert any("images cannot be used:" in line for line in err), name
+    tiny = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in TINY.items())
+    for command in (
+        "evaluate run",
+        "export run --format tflite --quantization int8",
+        "fewshot run photos --shots 2 --seeds 0 --train-split a --output f.json",
+        "features run photos --part train --output f.npz",
+        f"sweep scratch_small {tiny} --data photos --learning-rates 0.01 --holdout 0.2 --skip-final --workdir sweep",
+    ):
+        err = km(command, status=2).splitlines()[-17:]
+        assert any("images cannot be used:" in line for line in err), command
         assert "Fix or remove such files, or leave them out with --skip-corrupt." in err[-1]
-    report = ["report", "run", "--output", "report.html"]
-    km(*report)
+        km(f"{command} --skip-corrupt")
+    km("report run --output report.html")
     assert "cannot be used: photos/" in Path("report.html").read_text().replace("\n  ", " ")
-    Path("report.html").unlink()
-    km(*report, "--skip-corrupt")
-    assert "cannot be used" not in Path("report.html").read_text()
-    for command in commands.values():
-        km(*command, "--skip-corrupt")
 
 
-def test_the_answers_on_good_files_are_given(trained, km, capsys):
-    good = [next(Path("photos", name).glob("*.png")) for name in CLASSES[:2]]
+def test_the_answers_on_good_files_are_given(trained, km):
+    good = next(Path("photos", "circle").glob("*.png"))
     Path("empty.jpg").write_bytes(b"")
-    Path("cut.png").write_bytes(good[0].read_bytes()[:200])
-    Path("folder", "deeper").mkdir(parents=True)
-    Path("empty").mkdir()
+    Path("cut.png").write_bytes(good.read_bytes()[:200])
+    shutil.copytree("photos/square", "folder/deeper", ignore=shutil.ignore_patterns("*.jpg", "[1-9]*"))
     Path("folder", "notes.txt").write_text("not an image")
-    shutil.copy(good[1], "folder/deeper/b.png")
-    Path("folder", "a.png").write_bytes(b"")
-    files = [good[0], "empty.jpg", "cut.png", "missing.png", "empty", "folder", good[1]]
-    assert cli.main(["predict", "run", *map(str, files), "--json"]) == 1
-    printed = capsys.readouterr()
-    assert [answer["image"] for answer in json.loads(printed.out)] == [
-        str(good[0]),
-        "folder/deeper/b.png",
-        str(good[1]),
-    ]
-    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-    assert lines[0] == "error: empty.jpg: empty"
-    assert lines[1].startswith("error: cut.png: ")
-    missing = [f"error: There is no image file {name}." for name in ("missing.png", "empty")]
-    assert lines[2:] == [*missing, "error: folder/a.png: empty"]
+    printed = km(f"predict run {good} empty.jpg cut.png missing.png folder --json", status=1)
+    answers, end = json.JSONDecoder().raw_decode(printed)
+    assert [answer["image"] for answer in answers] == [str(good), "folder/deeper/0.png"]
+    errors = [line for line in printed[end:].splitlines() if line.startswith("error: ")]
+    assert errors.pop(1).startswith("error: cut.png: ")
+    assert errors == ["error: empty.jpg: empty", "error: There is no image file missing.png."]

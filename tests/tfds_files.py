@@ -9,51 +9,35 @@ import tensorflow_datasets as tfds
 def write_tfds(data_dir, name, splits, features=None):
     """Writes a data set that `tfds.builder(name, data_dir=...)` takes for the real one, prepared.
 
-    Args:
-        data_dir: folder of data sets.
-        name: as TFDS knows it, such as "imagenet_v2/topimages".
-        splits: {split: list of examples}; a feature that an example lacks gets an empty value.
-        features: None for the real data set's.
+    Splits are {split: list of examples}; features that an example lacks are empty. No features mean the real ones.
     """
     builder = tfds.builder(name, data_dir=data_dir)
-    features = features or builder.info.features
-    config = builder.builder_config
+    features, config = features or builder.info.features, builder.builder_config
+    complete = {
+        key: [{name: one.get(name, _empty(feature)) for name, feature in features.items()} for one in part]
+        for key, part in splits.items()
+    }
+    options = {"version": builder.version, "config": config and config.name, "disable_shuffling": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=builder.name,
-            version=builder.version,
-            features=features,
-            split_datasets={
-                key: [(f"{i:06}", _complete(example, features)) for i, example in enumerate(part)]
-                for key, part in splits.items()
-            },
-            config=config.name if config else None,
-            data_dir=data_dir,
-            disable_shuffling=True,
-        )
+        write_own_tfds(data_dir, builder.name, features, complete, **options)
 
 
-def write_own_tfds(data_dir, name, features, splits):
+def write_own_tfds(data_dir, name, features, splits, version="1.0.0", **options):
     """Writes a data set of the caller's own; splits is {split: list of examples}."""
     tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
-        version="1.0.0",
+        version=version,
         data_dir=str(data_dir),
-        features=tfds.features.FeaturesDict(features),
+        features=tfds.features.FeaturesDict(dict(features)),
         split_datasets={split: list(enumerate(examples)) for split, examples in splits.items()},
+        **options,
     )
-
-
-def _complete(example, features):
-    return {name: example.get(name, _empty(feature)) for name, feature in features.items()}
 
 
 def _empty(feature):
     if isinstance(feature, tfds.features.Image):
         return np.zeros([side or 8 for side in feature.shape], np.uint8)
-    if isinstance(feature, tfds.features.ClassLabel):
-        return 0
     if isinstance(feature, tfds.features.Text):
         return ""
     if isinstance(feature, tfds.features.Sequence):

@@ -33,7 +33,7 @@ BATCH_SIZE = 64
 @contextlib.contextmanager
 def batches_of(*splits, size, crop):
     """Batches of the images of each split, in the size of a model; a file damaged inside is named."""
-    with naming_damaged_files(*splits, crop=crop):
+    with naming_damaged_files(*splits):
         yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
@@ -136,7 +136,7 @@ class Fewshot:
         crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
-        source = load_source(self.data, **given, crop=crop, skip_corrupt=self.source.skip_corrupt)
+        source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
         classes = len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
         with batches_of(source.train, source.test, size=size, crop=crop) as batches:
@@ -217,7 +217,7 @@ class Features:
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
-        options = {"crop": crop, "skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
+        options = {"skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
         about = {"layer": self.layer, "class_names": source.class_names}

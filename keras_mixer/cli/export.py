@@ -71,7 +71,7 @@ class Export:
         refuse_existing(kind.target(path, self.version))
         model = load_model(self.run)
         parts = anatomy(model)
-        source = with_classes_of(self._source(parts.evaluation_crop), parts.class_names)
+        source = with_classes_of(self._source(), parts.class_names)
         if self.quantization == "int8":
             some = subsample(source.train, self.calibration_images)
             with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
@@ -89,7 +89,7 @@ class Export:
         use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
         print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
-    def _source(self, crop):
+    def _source(self):
         """The data for the comparison: the given ones, or the run's own."""
         given, options = self.source.given(train_split=self.train_split), {"skip_corrupt": self.source.skip_corrupt}
         if (self.run / "config.json").is_file():
@@ -103,7 +103,7 @@ class Export:
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
                 "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
             )
-        return load_source(self.data, **given, crop=crop, **options)
+        return load_source(self.data, **given, **options)
 
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""

@@ -20,7 +20,7 @@ from keras_mixer.data.augment import crop_and_flip, crop_windows
 from keras_mixer.fields import EVALUATION_CROPS
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
-MOST_ELONGATED = 100  # long side / short side; resizing the short side scales the long one too
+MOST_ELONGATED = 100  # long side / short side that is resized; the rest of the long one would be cut off anyway
 DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
 BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by others
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
@@ -42,8 +42,8 @@ class NotAnImage(ValueError):
     """Pillow does not know the format of a file."""
 
 
-def read_header(file, crop=None) -> Header:
-    """The header of an image that the evaluation crop accepts; ValueError, or any error of Pillow, if there is none."""
+def read_header(file) -> Header:
+    """The header of an image; ValueError, or any error of Pillow, if there is none or it cannot be used."""
     try:
         image = Image.open(file)
     except UnidentifiedImageError as error:
@@ -56,8 +56,6 @@ def read_header(file, crop=None) -> Header:
         raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
     if width * height > LARGEST_IMAGE:
         raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
-    if crop == "resmall-crop" and max(image.size) > MOST_ELONGATED * min(image.size):
-        raise ValueError(f"{found}, too long for the crop {crop}: more than {MOST_ELONGATED} times the short side")
     orientation = UPRIGHT
     if by_tensorflow and image.info:
         with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
@@ -159,22 +157,23 @@ def evaluation_image(example, image_size, crop):
 
 def evaluation_crop(image, image_size, crop):
     """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
-    height, width = image_size
-    larger = round(height * 8 / 7), round(width * 8 / 7)
+    if crop not in EVALUATION_CROPS:
+        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
     if crop == "resize":
         return resize(image, image_size)
+    larger = [round(side * 8 / 7) for side in image_size]
     if crop == "resize-crop":
-        image = resize(image, larger)
-    elif crop == "resmall-crop":
-        sides = tf.shape(image)[:2]
-        short_enough = tf.reduce_max(sides) <= MOST_ELONGATED * tf.reduce_min(sides)
-        with tf.control_dependencies([tf.debugging.Assert(short_enough, ["too long for resmall-crop:", sides])]):
-            shape = tf.cast(sides, tf.float32)
-        image = resize(image, tf.cast(tf.round(shape * tf.reduce_max(larger / shape)), tf.int32), method="area")
-    else:
-        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
-    top, left = tf.unstack((tf.shape(image)[:2] - image_size) // 2)
-    return tf.image.crop_to_bounding_box(image, top, left, height, width)
+        return _middle(resize(image, larger), image_size)
+    sides = tf.shape(image)[:2]
+    kept = tf.minimum(sides, MOST_ELONGATED * tf.reduce_min(sides))
+    scale = tf.reduce_max(larger / tf.cast(kept, tf.float32))
+    resized = tf.cast(tf.round(tf.cast(kept, tf.float32) * scale), tf.int32)
+    return _middle(resize(_middle(image, tf.unstack(kept)), resized, "area"), image_size)
+
+
+def _middle(image, size):
+    """`(H, W, 3) -> (*size, 3)`: the offset is rounded down."""
+    return tf.image.crop_to_bounding_box(image, *tf.unstack((tf.shape(image)[:2] - size) // 2), *size)
 
 
 def evaluation_images(encoded, image_size, crop):

@@ -9,53 +9,58 @@ import tensorflow as tf
 from PIL import Image
 from tqdm.auto import tqdm
 
-from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage, as_file, evaluation_image, read_header
-from keras_mixer.data.splits import PARALLEL_CALLS, as_written, some
+from keras_mixer.data.decode import Header, NotAnImage, as_file, image_of, read_header
+from keras_mixer.data.splits import PARALLEL_CALLS, as_written, file_split, some
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
 MOST_NAMED = 20  # images in a message
-SMALL_IMAGE = (8, 8)  # pixels; only whether there are any matters
+IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # others may be of anything
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 
 
-def check_file(path, crop=None) -> Header:
+def check_file(path) -> Header:
     """`read_header` of a file; ValueError with its name and the reason, NotAnImage if its name is not an image's."""
     try:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
-            return read_header(file, crop)
+            return read_header(file)
     except Exception as error:  # Pillow has many types
-        kind = NotAnImage if isinstance(error, NotAnImage) and not _has_image_name(path) else ValueError
-        raise kind(f"{_shown(path)}: {getattr(error, 'strerror', None) or str(error).rstrip('.')}") from error
+        unknown = isinstance(error, NotAnImage) and not str(path).lower().endswith(IMAGE_NAMES)
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise (NotAnImage if unknown else ValueError)(f"{_shown(path)}: {reason}") from error
 
 
-def check_files(paths, crop=None) -> list[Header | ValueError]:
-    """`check_file` of many files: what it returns or raises for each."""
+def check_files(paths, decode=False) -> list[Header | ValueError]:
+    """`check_file` of many files: what it returns or raises for each; if asked to, their pixels are decoded too."""
     found: list[Header | ValueError] = []
     for path in _progress(paths, len(paths)):  # not in threads: Pillow reads headers in Python, one at a time
         try:
-            found.append(check_file(path, crop))
+            found.append(check_file(path))
         except ValueError as error:
             found.append(error)
+    good = {i: header.orientation for i, header in enumerate(found) if decode and isinstance(header, Header)}
+    split = file_split([paths[i] for i in good], [0] * len(good), 1, list(good.values()))
+    for position, reason in unusable_examples(split).items():
+        found[list(good)[position]] = reason
     return found
 
 
-def read_image(path, prepare, crop=None):
+def read_image(path, prepare):
     """What `prepare` makes of the example of an image file; FileNotFoundError, or a ValueError that names the file."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no image file {path}.")
-    orientation, encoded = check_file(path, crop).orientation, tf.io.read_file(os.fsencode(path))
+    orientation, encoded = check_file(path).orientation, tf.io.read_file(os.fsencode(path))
     try:
         return prepare({"image": encoded, "orientation": orientation})
     except Exception as error:
         raise ValueError(f"{_shown(path)}: {_reason(encoded, error)}") from error
 
 
-def unusable_examples(split, crop=None) -> dict[int, ValueError]:
+def unusable_examples(split) -> dict[int, ValueError]:
     """Why examples of a split cannot be used, by their positions; decodes all images."""
 
     @as_written
     def corner(position, element):
-        return position, evaluation_image(split.read(element), SMALL_IMAGE, crop or "resize")[0, 0, 0]
+        return position, image_of(split.read(element))[0, 0, 0]
 
     corners = split.elements.enumerate().map(corner, num_parallel_calls=PARALLEL_CALLS).ignore_errors()
     usable = {int(position) for position, _ in _progress(corners.as_numpy_iterator(), split.size)}
@@ -63,25 +68,25 @@ def unusable_examples(split, crop=None) -> dict[int, ValueError]:
     for i, element in enumerate(split.elements) if len(usable) < split.size else ():
         if i in usable and split.at is not None:  # a stream may have another order now
             continue
-        place = _shown(split.files[i]) if split.files else f"image {i} of {split.name}, counted from 0"
-        example, label = {}, int(element.get("label", 0)) if split.classes else 0  # else there may be many labels
+        place, example = split.files[i] if split.files else f"image {i} of {split.name}, counted from 0", {}
+        label = int(element.get("label", 0)) if split.classes else 0  # else there may be many labels
         try:
-            if split.classes and not 0 <= label < split.classes:
+            if label and not 0 <= label < split.classes:
                 raise ValueError(f"its label is {label}, expected 0 to {split.classes - 1}")
             example = split.read(element)
-            evaluation_image(example, SMALL_IMAGE, crop or "resize")
+            image_of(example)
         except Exception as error:  # TensorFlow, Pillow and the user's own code have many types
-            reasons[i] = ValueError(f"{place}: {_reason(example.get('image'), error)}")
+            reasons[i] = ValueError(f"{_shown(place)}: {_reason(example.get('image'), error)}")
     return reasons
 
 
 @contextlib.contextmanager
-def naming_damaged_files(*splits, crop=None, advice=ADVICE):
+def naming_damaged_files(*splits, advice=ADVICE):
     """Raises `damaged_files` if the block fails because an image of the splits cannot be decoded."""
     try:
         yield
     except tf.errors.OpError as error:
-        if reasons := [reason for split in splits for reason in unusable_examples(split, crop).values()]:
+        if reasons := [reason for split in splits for reason in unusable_examples(split).values()]:
             raise damaged_files(reasons, advice if splits[0].files else "") from error
         raise
 
@@ -104,11 +109,6 @@ def _reason(image, error) -> str:
         except Exception as of_pillow:
             error = of_pillow
     return re.sub("{{.*?}} ?", "", str(error) or repr(error)).splitlines()[0].rstrip(".")
-
-
-def _has_image_name(path):
-    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-    return kind in Image.OPEN and kind not in NO_PIXELS
 
 
 def _shown(path) -> str:

@@ -54,15 +54,15 @@ class Split:
 
     def shard(self, count, index) -> "Split":
         """Shard `index` of `count` shards of about equal size, which together contain every example once."""
-        if count == 1:
-            return self
-        if self.read_shard is not None:
+        if self.read_shard is not None and count > 1:
             return self.read_shard(count, index)
         return self.part(np.arange(self.size) % count == index)
 
     def part(self, chosen) -> "Split":
         """The examples at the positions where `chosen`, `(size,)` bool, is true."""
         size, at = int(chosen.sum()), self.at
+        if size == self.size:
+            return self
         if at is None:
             chosen_at = tf.constant(chosen)
             kept = self.elements.enumerate().filter(lambda position, element: chosen_at[position])

@@ -196,19 +196,19 @@ def preprocess_image(image, model) -> np.ndarray:
     """
     size = model.input_shape[-3:-1]
     crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
-    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop), crop))
+    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop)))
 
 
-def read(image, prepare, crop):
+def read(image, prepare):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
     if isinstance(image, bytes):
         try:
-            header = read_header(io.BytesIO(image), crop)
+            header = read_header(io.BytesIO(image))
             return prepare({"image": tf.constant(image), "orientation": header.orientation})
         except Exception as error:  # Pillow and TensorFlow have many types
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
     if not hasattr(image, "__array__"):
-        return read_image(image, prepare, crop)
+        return read_image(image, prepare)
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(

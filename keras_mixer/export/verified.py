@@ -268,7 +268,7 @@ def _batches(images, predictor, size):
     """
     shape, crop = predictor.input_shape, predictor.facts.evaluation_crop
     if isinstance(images, Split):
-        with naming_damaged_files(images, crop=crop):
+        with naming_damaged_files(images):
             encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)
             pixels = evaluation_batches(images, image_size=shape[:2], batch_size=size, crop=crop)
             for (image, label), files in tf.data.Dataset.zip(pixels, encoded).as_numpy_iterator():
@@ -288,5 +288,5 @@ def _batches(images, predictor, size):
             raise ValueError(
                 f"Expected images (N, {', '.join(map(str, shape))}), got {(len(array), *pixels.shape[1:])}."
             )
-        encoded = np.array([read(one, for_server, crop).numpy() for one in some], object) if files else None
+        encoded = np.array([read(one, for_server).numpy() for one in some], object) if files else None
         yield pixels, labels[start : start + size], encoded

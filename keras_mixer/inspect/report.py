@@ -92,7 +92,7 @@ def read_answers(predictor, split) -> dict[str, Any]:
     batches = evaluation_batches(split, image_size=size, batch_size=min(BATCH_SIZE, split.size), crop=crop)
     confusion, shown, position = np.zeros((len(names), len(names)), np.int64), [], 0
     progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
-    with progress, naming_damaged_files(split, crop=crop):
+    with progress, naming_damaged_files(split):
         for images, labels in batches.as_numpy_iterator():
             probabilities = np.asarray(predictor.run(images))
             guessed = guesses(probabilities)

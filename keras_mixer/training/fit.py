@@ -122,7 +122,7 @@ def fit_model(
                 trainee = TrainingModel.of(model, recipe, source.train.size, devices, teacher)
                 step = run.restore(trainee)
             run.begin(source, start, model.count_params(), step)
-        with naming_damaged_files(source.train, source.test, crop=recipe.evaluation_crop), devices.scope():
+        with naming_damaged_files(source.train, source.test), devices.scope():
             best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)

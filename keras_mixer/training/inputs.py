@@ -19,7 +19,7 @@ MOST_EVALUATED = 512  # images per batch on one device: a training batch may be 
 
 def load_recipe_source(recipe: Recipe, **options) -> Source:
     """The data of a recipe; the options are `skip_corrupt` and `log` of an `ImageFolder`."""
-    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), crop=recipe.evaluation_crop, **options)
+    source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), **options)
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
@@ -66,12 +66,11 @@ def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
 
 def other_source(wanted: Recipe, **options) -> Source:
     """Data that a run does not know, for testing only."""
-    splits, options["crop"] = (wanted.test_split, wanted.test_split, None), wanted.evaluation_crop
+    splits = (wanted.test_split, wanted.test_split, None)
     return load_source(wanted.data, wanted.data_dir, *splits, label=wanted.label, **options)
 
 
 def _folder(recipe, **options):
-    options["crop"] = recipe.evaluation_crop
     folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
     if folder is None:
         raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
@@ -98,7 +97,7 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
     """Accuracy on the test images of a source, preprocessed as the recipe says."""
     size, crop = recipe.input_shape()[:2], recipe.evaluation_crop
     batch_size = min(recipe.global_batch_size, source.test.size, MOST_EVALUATED)
-    with naming_damaged_files(source.test, crop=crop):
+    with naming_damaged_files(source.test):
         return evaluate(
             model, evaluation_batches(source.test, image_size=size, batch_size=batch_size, crop=crop), **options
         )
