@@ -99,7 +99,7 @@ def _auto_contrast(images, strength, sign, place, fill):
 
 
 def _equalize(images, strength, sign, place, fill):
-    """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we."""
+    """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we; KerasCV the first."""
     count = tf.shape(images)[0]
     first = 256 * tf.reshape(tf.range(3 * count), (count, 3))  # bin of each channel
     bins = tf.cast(_rows(images), tf.int32) + _repeat_channels(first, images)  # (n, h, 3w)
@@ -120,13 +120,16 @@ def _invert(images, strength, sign, place, fill):
 
 def _posterize(images, strength, sign, place, fill):
     """Drops the low bits; on the paper's scale int(strength * 4) is the number of bits kept."""
-    return images & tf.constant(256 - (256 >> min(int(strength * 4), 8)), tf.uint8)
+    bits = min(int(strength * 4), 8)
+    if bits == 0:
+        return tf.zeros_like(images)
+    return _by_keras_cv("Posterization", images, bits=bits)
 
 
 def _solarize(images, strength, sign, place, fill):
     """Inverts pixels at or above int(strength * 256); from strength 1 on there are none."""
-    pixels = tf.cast(images, tf.float32)
-    return tf.cast(tf.abs(tf.cast(pixels >= int(strength * 256), tf.float32) * 255 - pixels), tf.uint8)
+    threshold = float(int(strength * 256))
+    return _by_keras_cv("Solarization", images, threshold_factor=(threshold, threshold)) if strength < 1 else images
 
 
 def _solarize_add(images, strength, sign, place, fill):
@@ -239,6 +242,15 @@ def cutmix(images, labels, fraction, centre):
 def _mixed(values, fraction):
     """`(n, ...) -> (n, ...)`: each row blended with the previous one."""
     return fraction * values + (1 - fraction) * tf.roll(values, 1, axis=0)
+
+
+def _by_keras_cv(layer, images, **options):
+    """A layer of KerasCV that treats each pixel alone: all images are one tall image for it."""
+    import keras_cv  # takes a second, needed only here
+
+    layer = getattr(keras_cv.layers, layer)(value_range=(0, 255), dtype="float32", **options)
+    tall = tf.reshape(images, (-1, tf.shape(images)[2], 3))
+    return tf.cast(tf.reshape(layer(tall), tf.shape(images)), tf.uint8)
 
 
 def _warp(images, fill, matrix):
