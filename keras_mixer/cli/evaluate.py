@@ -170,11 +170,12 @@ class Imagenet:
         crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
+        labelled = partial(imagenet.labelled_split, data_dir=self.data_dir)
         sets: dict[str, tuple[Any, Any]] = {
-            "ImageNet": (evaluate, partial(imagenet.validation_split, self.data_dir)),
+            "ImageNet": (evaluate, partial(labelled, "imagenet2012", "validation")),
             "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir, self.real_labels)),
         }
-        sets |= {f"V2 {v2}": (evaluate, partial(imagenet.v2_split, v2, self.data_dir)) for v2 in imagenet.V2_VARIANTS}
+        sets |= {f"V2 {kind}": (evaluate, partial(labelled, f"imagenet_v2/{kind}", "test")) for kind in imagenet.V2}
         for name, (measure, open_split) in sets.items():
             try:
                 split = open_split()

@@ -92,7 +92,6 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     class_numbers(np.concatenate([support_labels, labels]), classes)
     finite = np.isfinite(queries).all(1)
     accuracy: dict[int, tuple[float, ...]] = dict.fromkeys(shots, ())
-    sizes = {}
     for seed in seeds:
         generator = np.random.default_rng(seed)
         shuffled = [generator.permutation(np.flatnonzero(support_labels == label)) for label in range(classes)]
@@ -100,10 +99,9 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             scores = least_squares(support[chosen], support_labels[chosen], classes, l2)
             accuracy[count] += (float(np.mean(finite & (scores(queries).argmax(1) == labels))),)
-            sizes[count] = len(chosen)
     return FewShot(
         accuracy=accuracy,
-        support=sizes,
+        support={count: int(np.minimum(np.bincount(support_labels), count).sum()) for count in shots},
         test_images=len(labels),
         features=queries.shape[1],
         classes=classes,

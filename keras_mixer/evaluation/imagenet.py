@@ -15,7 +15,7 @@ from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 
 CLASSES = 1000
-V2_VARIANTS = ("matched-frequency", "threshold-0.7", "topimages")
+V2 = ("matched-frequency", "threshold-0.7", "topimages")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
     return RealEvaluation(examples, images - examples, correct / examples, non_finite)
 
 
-def validation_split(data_dir=None) -> Split:
-    """The validation images of TFDS `imagenet2012`, each with one label; FileNotFoundError if it is not on disk."""
-    return prepared_split(prepared_builder("imagenet2012", data_dir), "validation", ("label",), lambda element: element)
+def labelled_split(name, part, data_dir=None) -> Split:
+    """Images of a TFDS data set, each with one label; FileNotFoundError if it is not on disk."""
+    return prepared_split(prepared_builder(name, data_dir), part, ("label",), lambda element: element)
 
 
 def real_split(data_dir=None, label_file=None) -> Split:
@@ -65,12 +65,6 @@ def real_split(data_dir=None, label_file=None) -> Split:
         return _multi_hot(element, sets[tf.strings.to_number(number, tf.int64) - 1])
 
     return prepared_split(builder, "validation", ("file_name",), by_name)
-
-
-def v2_split(variant="matched-frequency", data_dir=None) -> Split:
-    """ImageNet-V2 in one of its selections, of TFDS `imagenet_v2`; FileNotFoundError if it is not on disk."""
-    builder = prepared_builder(f"imagenet_v2/{variant}", data_dir)
-    return prepared_split(builder, "test", ("label",), lambda element: element)
 
 
 def check_classes(model):

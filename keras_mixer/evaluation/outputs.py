@@ -62,8 +62,7 @@ def class_numbers(labels, classes=None) -> np.ndarray:
         found = f"labels from {numbers.min()} to {numbers.max()}"
         if (numbers % 1 == 0).all() and (classes is None or 0 <= numbers.min() <= numbers.max() < classes):
             return numbers.astype(np.int64)
-    below, width = ("", "classes") if classes is None else (f" below {classes}", classes)
-    raise ValueError(f"Expected integer labels (B,){below} or one-hot rows (B, {width}), got {found}.")
+    raise ValueError(f"Expected integer labels (B,) or one-hot rows (B, {classes or 'classes'}), got {found}.")
 
 
 def features_of(extractor, batches, description, progress=False, pixels=None, vectors=True):

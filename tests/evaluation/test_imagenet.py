@@ -77,15 +77,18 @@ def test_real_from_the_authors_file_validation_and_v2_from_tfds(tmp_path):
     assert measured(imagenet.real_split(tmp_path, tmp_path / "real.json")) == (4, 1, 0.75)
     prepare(tmp_path, "imagenet_v2/topimages", "test", range(5), label=GUESSES.__getitem__)
     for split, labels in (
-        (imagenet.validation_split(tmp_path), [6, 5, 0, 1, 200]),
-        (imagenet.v2_split("topimages", tmp_path), GUESSES),
+        (imagenet.labelled_split("imagenet2012", "validation", tmp_path), [6, 5, 0, 1, 200]),
+        (imagenet.labelled_split("imagenet_v2/topimages", "test", tmp_path), GUESSES),
     ):
         assert [int(split.read(element)["label"]) for element in split.elements] == labels
 
 
 def test_what_is_absent_is_named_with_the_way_to_get_it(tmp_path):
     for open_split, message in (
-        (lambda: imagenet.v2_split("topimages", tmp_path), "imagenet_v2/topimages is not prepared: tfds build"),
+        (
+            lambda: imagenet.labelled_split("imagenet_v2/topimages", "test", tmp_path),
+            "imagenet_v2/topimages is not prepared: tfds build",
+        ),
         (lambda: imagenet.real_split(tmp_path), "by hand: manual_dir should contain"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
