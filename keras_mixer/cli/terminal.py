@@ -26,7 +26,7 @@ NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
 # What the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two.
-BAD_INPUT = (ValueError, OSError, RuntimeError, tf.errors.OpError)
+BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, tf.errors.OpError)
 
 
 @settings

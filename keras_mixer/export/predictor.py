@@ -25,10 +25,6 @@ Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
 
 
-class Unsupported(ValueError):
-    """The kind of model, or this machine without an optional package, does not allow an export or its use."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """The best classes of one image, from a model in memory or from a server."""
@@ -86,9 +82,9 @@ class Predictor:
         return dataclasses.asdict(self.facts) | interface
 
     def for_classes(self, purpose) -> "Predictor":
-        """The same predictor; Unsupported if the model has no classes for the purpose (such as "to predict")."""
+        """The same predictor; ValueError if the model has no classes for the purpose (such as "to predict")."""
         if self.output == "features":
-            raise Unsupported(
+            raise ValueError(
                 f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
                 "export_saved_model and `keras-mixer features` write its features."
             )
@@ -230,9 +226,9 @@ def load_model(path) -> keras.Model:
 
 
 def require_tensorflow():
-    """Raises Unsupported on another Keras backend than TensorFlow, which writes all exports."""
+    """Raises ValueError on another Keras backend than TensorFlow, which writes all exports."""
     if keras.backend.backend() != "tensorflow":
-        raise Unsupported(
+        raise ValueError(
             f"Exports are written by TensorFlow, and this program runs Keras on {keras.backend.backend()}. Save the "
             "model as a .keras file, then load and export it in a program with KERAS_BACKEND=tensorflow."
         )

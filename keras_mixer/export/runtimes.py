@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.export.predictor import Predictor, Unsupported, load_model, read_description
+from keras_mixer.export.predictor import Predictor, load_model, read_description
 from keras_mixer.fast_cpu import available_cores
 from keras_mixer.weights import downloads
 
@@ -32,7 +32,8 @@ def load(path, precision="float32") -> Predictor:
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: it is none of these or not of this package, has no head or another precision, or lacks its runtime.
+        ImportError: its runtime is not installed.
+        ValueError: it is none of these or not of this package, or has no head or another precision.
 
     Example:
         >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
@@ -55,8 +56,7 @@ def load(path, precision="float32") -> Predictor:
 
 def open_export(path) -> Predictor:
     """Opens one version of a SavedModel, a `.tflite` or `.onnx` file, or an OpenVINO folder or `.xml` file."""
-    path = Path(path)
-    path = path / OPENVINO_FILE if (path / OPENVINO_FILE).is_file() else path
+    path = Path(path, OPENVINO_FILE) if Path(path, OPENVINO_FILE).is_file() else Path(path)
     openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
     opener = _open_saved_model if (path / "saved_model.pb").is_file() else openers.get(path.suffix)
     if opener is None:
@@ -66,7 +66,7 @@ def open_export(path) -> Predictor:
         )
     try:
         runtime, described, inputs = opener(path)
-    except Unsupported:
+    except ImportError:
         raise
     except Exception as error:  # each runtime has its own
         reason = " ".join(str(error).split())
@@ -155,8 +155,8 @@ def _open_openvino(path):
 
 
 def import_extra(module, extra):
-    """A module of an extra of this package; Unsupported, with the way to install it, if it is missing."""
+    """A module of an extra of this package; ImportError, with the way to install it, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise Unsupported(f"This needs {module}: pip install 'keras-mixer[{extra}]'.") from error
+        raise ImportError(f"This needs {module}: pip install 'keras-mixer[{extra}]'.") from error

@@ -148,8 +148,8 @@ def export(
 
     Raises:
         ValueError: the export differs too much (`error.parity` has the figures), the output exists, the model or an
-            argument does not fit the format, an extra is not installed, or Keras runs on another backend. Nothing is
-            written then.
+            argument does not fit the format, or Keras runs on another backend. Nothing is written then.
+        ImportError: the format needs an extra that is not installed.
 
     Example:
         >>> keras_mixer.export(model, "tflite", "model.tflite", ["cat.jpg"]).max_difference  # doctest: +SKIP
@@ -195,10 +195,9 @@ def format_with(name, options) -> Format:
     """The format of a name; ValueError if there is none, or if it lacks one of the options."""
     if name not in FORMATS:
         raise ValueError(f"Unknown format {name!r}. Use one of: {', '.join(FORMATS)}.")
-    for option in options:
-        if option not in FORMATS[name].options:
-            having = " and ".join(other for other, kind in FORMATS.items() if option in kind.options) or "no format"
-            raise ValueError(f"{option} is an option of {having}, not of {name}.")
+    for option in set(options) - set(FORMATS[name].options):
+        having = " and ".join(other for other, kind in FORMATS.items() if option in kind.options) or "no format"
+        raise ValueError(f"{option} is an option of {having}, not of {name}.")
     return FORMATS[name]
 
 

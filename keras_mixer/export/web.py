@@ -18,7 +18,6 @@ from PIL import Image
 from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
-from keras_mixer.export.predictor import Unsupported
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.files import write_json
 
@@ -41,9 +40,9 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     """
     height, width, channels = predictor.for_classes("to show").input_shape
     if quantization == "int8":
-        raise Unsupported("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
+        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if channels != 3:
-        raise Unsupported(f"The page needs a model of RGB images; this one takes {channels} channels.")
+        raise ValueError(f"The page needs a model of RGB images; this one takes {channels} channels.")
     page = importlib.resources.files("keras_mixer.export") / PAGE
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
     files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())

@@ -14,8 +14,6 @@ import keras_mixer
 import keras_mixer_command
 from keras_mixer import cli
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import Predictor
-from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.verified import TFLITE_OPTIONS, ExportDiffers, Format
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are written on TensorFlow")
@@ -152,27 +150,3 @@ def test_the_command_prints_the_figures_and_refuses_what_does_not_fit(small, tin
     parity = json.loads((tmp_path / "export" / "saved_model" / "1.parity.json").read_text())
     assert (parity["allowed_difference"], parity["needed_agreement"]) == (0.04, 0.99)  # one limit keeps the other
     assert 1e-5 < parity["max_difference"] < 0.04
-
-
-@on_tensorflow
-def test_each_failure_is_in_the_table_and_in_the_status(small, tiny_mixer, command, tmp_path, monkeypatch):
-    table = {name: verified.FORMATS[name] for name in ("onnx", "tflite")}
-    table["broken"] = Format("broken", lambda _, path: path.write_bytes(b"half") / 0)
-    table["wrong"] = Format("wrong.tflite", lambda _, path: write_tflite(Predictor.of(tiny_mixer(classes=2)), path))
-    for place in (verified, cli.export):
-        monkeypatch.setattr(place, "FORMATS", table)
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    all_formats = "--format", "all", "--output", str(tmp_path / "out")
-    status, out, err = command(small, *all_formats, "--quantization", "float16")
-    assert (status, err.splitlines()[-1]) == (
-        2,
-        "error: Not every format could be verified: broken, wrong. The table says why.",
-    )
-    rows = {line.split()[0]: line for line in out.splitlines()}
-    ends = {"onnx": "not possible: This needs onnx: pip install 'keras-mixer[onnx]'.", "tflite": "written"}
-    ends |= {"broken": "failed: division by zero", "wrong": "differs too much"}
-    assert all(rows[name].endswith(end) for name, end in ends.items())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.tflite", "model.tflite.parity.json"}
-    status, out, err = command(small, *all_formats)
-    assert (status, out) == (2, "")  # refused before the first format is written
-    assert "out/model.tflite exists already and is not overwritten" in err

@@ -111,8 +111,8 @@ def test_what_is_not_ours_or_damaged_or_lacks_its_runtime_is_named(tflite_file, 
     with zipfile.ZipFile(tflite_file) as archive:
         description = json.loads(archive.read(DESCRIPTION))
 
-    def refused(message, **options):
-        with pytest.raises(ValueError, match=message):
+    def refused(message, kind=ValueError, **options):
+        with pytest.raises(kind, match=message):
             keras_mixer.load(path, **options)
 
     path.write_bytes(bare)
@@ -128,4 +128,4 @@ def test_what_is_not_ours_or_damaged_or_lacks_its_runtime_is_named(tflite_file, 
     path = tmp_path / "other.onnx"
     path.touch()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(r"This needs onnxruntime: pip install 'keras-mixer\[onnx\]'")
+    refused(r"This needs onnxruntime: pip install 'keras-mixer\[onnx\]'", ImportError)
