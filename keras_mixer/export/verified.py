@@ -48,14 +48,14 @@ class Format:
         return version_folder(path, version) if "version" in self.options else Path(path)
 
 
-TFLITE_OPTIONS = ("quantization", "representative_images", "batch_size")
-WEB_OPTIONS = ("quantization", "title", "facts", "examples")
 FORMATS = {
     "saved_model": Format("saved_model", write_saved_model, ("version", "top_k", "precision")),
-    "tflite": Format("model.tflite", write_tflite, TFLITE_OPTIONS, batch_size=1),
+    "tflite": Format(
+        "model.tflite", write_tflite, ("quantization", "representative_images", "batch_size"), batch_size=1
+    ),
     "onnx": Format("model.onnx", write_onnx),
     "openvino": Format("openvino", write_openvino),
-    "web": Format("web", write_web, WEB_OPTIONS, opened=MODEL, batch_size=1),
+    "web": Format("web", write_web, ("quantization", "title", "facts", "examples"), opened=MODEL, batch_size=1),
 }
 
 
