@@ -138,10 +138,10 @@ def run(stand_ins, tmp_path):
         notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT_SHELL))
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         own = {"PATH": path, "IPYTHONDIR": str(tmp_path / ".ipython"), "KERAS_HOME": str(stand_ins)}
-        own |= {"KERAS_BACKEND": "tensorflow", "XLA_FLAGS": ""}
+        inherited = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "XLA_FLAGS")}
         resources = {"metadata": {"path": str(tmp_path)}}
         client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=resources)
-        client.execute(env=os.environ | own | (environment or {}))
+        client.execute(env=inherited | own | (environment or {}))
         outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
         text = "".join(output.get("text", "") for output in outputs)
         return text, sum("image/png" in output.get("data", {}) for output in outputs)
