@@ -119,11 +119,7 @@ class Anatomy:
         return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
 
     def output(self, classifier_activation=None) -> tuple[str, str | None]:
-        """The output (probabilities, logits or features), and the activation that makes probabilities of logits.
-
-        `classifier_activation` is that of a model of logits; None for the one implied by its loss. ValueError if it
-        does not fit the model, or if the meaning of the output is unknown.
-        """
+        """The output (probabilities, logits or features), and the activation that makes probabilities of logits."""
         last, learned = self.layers[-1], any(getattr(layer, "weights", None) for layer in self.after)
         name = activation_of(last)
         fitting: list[str | None]
@@ -178,10 +174,7 @@ def is_mixer(model) -> bool:
 
 
 def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
-    """The layers of a model that `keras_mixer.Mixer` could have built.
-
-    ValueError as `anatomy`, or if there are other layers; names them, and the purpose such as "load_weights".
-    """
+    """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
     parts = anatomy(model)
     if parts.added:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
@@ -194,11 +187,7 @@ def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
 
 
 def rebuild(model, *, precision=None, input_shape=None, **options):
-    """A copy of a Mixer, with layers added to it or not, without its weights.
-
-    `precision` is the dtype policy of the body; all other layers then compute in float32. `options` are arguments of
-    `MixerBlock` to change in all blocks. None keeps what the model has.
-    """
+    """A copy of a Mixer without its weights; `options` are arguments of its blocks, `precision` is that of its body."""
     parts = anatomy(model)
     (of_image,) = model.inputs
     image = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")

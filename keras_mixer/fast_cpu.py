@@ -31,8 +31,7 @@ class LayerNorm(keras.layers.LayerNormalization):
 def gelu(x, exact=False, training=False):
     """GELU of any tensor: the tanh form, the default of `jax.nn.gelu`, or `exact`, the erf form of timm's models.
 
-    They differ by up to 5e-4. Inference keeps the plain form, which oneDNN fuses with the matrix product before it and
-    which TFLite knows; for `training` see `_one_pass`.
+    Inference keeps the plain form: oneDNN fuses it with the matrix product before it, and TFLite knows it.
     """
     form = _erf_gelu if exact else _tanh_gelu
     with keras.name_scope("gelu"):  # sorts after "dense_0": TensorFlow sorts inputs by name before it decides on fusion

@@ -12,10 +12,7 @@ MLPS = ("token_mixing", "channel_mixing")
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MlpOutputs(keras.layers.Layer):
-    """What the MLPs of a Mixer block add to tokens, token mixing first: `(B, S, C) -> (B, S, C), (B, S, C)`.
-
-    The weights of the block are shared.
-    """
+    """What the MLPs of a block, which is shared, add to tokens, token mixing first: `(B, S, C) -> two of (B, S, C)`."""
 
     def __init__(self, block, **kwargs):
         super().__init__(**{"dtype": block.dtype_policy} | kwargs)

@@ -38,10 +38,7 @@ def refuse_existing(path):
 
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
-    """A path to write a file or folder to; at the end of the block it becomes `path`, replacing a file already there.
-
-    The data of a file are on disk before it gets its name, so a power failure leaves either the old content or the new.
-    """
+    """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there."""
     refuse_address(path)
     path = Path(path)
     with staging_folder(path.parent) as folder:
@@ -60,7 +57,7 @@ def staging_folder(parent) -> Iterator[Path]:
 
 def publish(written, path):
     """Renames a finished file or folder in a staging folder to its final path."""
-    if written.is_file():
+    if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new
         _sync(written)
     os.replace(written, path)
     if os.name == "posix":  # the name is on disk once its folder is

@@ -32,10 +32,7 @@ def as_addresses(text) -> str:
 
 
 class Mirror:
-    """A local copy of a folder, or of one object, in an object store. One process at a time may write to it.
-
-    The copy is at a path, or in a new temporary folder. ValueError if the file system or its package is missing.
-    """
+    """A local copy of a folder, or of one object, in an object store. One process at a time may write to it."""
 
     def __init__(self, address, copy=None):
         options = {"use_listings_cache": False} | ({"auto_mkdir": True} if address.startswith("file:") else {})
@@ -95,10 +92,9 @@ def _state(file):
 
 @contextlib.contextmanager
 def local_copy(path, only=None) -> Iterator[Path]:
-    """A path on this machine for reading: the path itself, or for an address a copy that ends with the block.
+    """A path on this machine for reading: the path itself, or a copy that is sent back and ends with the block.
 
-    Files that the block writes into the copy of a run are sent back. Of a run, the file `only` is copied, or else all
-    but checkpoints and TensorBoard's files. ValueError if there is nothing at the address.
+    Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
     """
     address = address_of(path)
     if address is None:

@@ -23,11 +23,7 @@ def cache_path(name) -> Path:
 
 
 def cached_download(url, name, check) -> Path:
-    """The file at `url`, downloaded on first use into Keras's cache under a name.
-
-    `check` is called with its path before it is stored, and raises ValueError if it is unusable. OSError if the
-    download fails; nothing is left behind.
-    """
+    """The file at `url`, downloaded on first use into Keras's cache, if `check(path)` raises no ValueError."""
     target = cache_path(name)
     if target.is_file():
         return target
@@ -54,8 +50,7 @@ def local(source):
     """The downloaded file for an `hf://owner/name[@revision][/file]` address; every other source unchanged.
 
     Without a file, the repository must have exactly one weights file. If the Hub cannot be reached, the cache of
-    huggingface_hub is used (`HF_HOME`). `HF_ENDPOINT` names a mirror. ValueError for an address or a file of another
-    kind, OSError if the download fails.
+    huggingface_hub is used. ValueError for an address or a file of another kind, OSError if the download fails.
     """
     address = as_address(source) or ""
     if address.startswith(("https://", "http://")):

@@ -44,10 +44,7 @@ def choose_head(arrays, shapes, head, log):
 
 
 def check_fit(arrays, origins, shapes, grids):
-    """Raises ValueError unless every array occurs once and has the model's shape, or one that can be adapted.
-
-    `grids` are the rows and columns of tokens, of the file and of the model.
-    """
+    """Raises ValueError unless every array has the model's shape, or one for another of the `grids` (file, model)."""
     head_is_new = not set(HEAD) & set(arrays)
     expected = {name: _expected_shape(name, shapes[name], arrays, grids) for name in shapes}
     problems = {

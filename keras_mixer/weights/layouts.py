@@ -91,10 +91,7 @@ def _oriented(own, array, layout):
 
 
 def weights_of(parts: Anatomy) -> dict[str, Any]:
-    """The weights of the body and the head of a model by our names, whatever its layers are called.
-
-    A kernel with a LoRA update is the sum of both, which cannot be assigned.
-    """
+    """The weights of body and head by our names; a kernel with a LoRA update is the sum, which cannot be assigned."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
     for i, block in enumerate(parts.blocks):
         layers |= {f"mixer_block_{i}/{name}": operator.attrgetter(name.replace("/", "."))(block) for name in IN_BLOCK}

@@ -98,10 +98,7 @@ def find(name, variant: Variant | None) -> Published:
 
 
 def download(published: Published) -> Path:
-    """The file of a published checkpoint, downloaded on first use into Keras's cache, or timm's copy if that fails.
-
-    OSError if both fail, ValueError for a file that is not a Mixer checkpoint; nothing is left behind.
-    """
+    """The file of a published checkpoint, downloaded on first use into Keras's cache, or timm's copy if that fails."""
     urls, failed = published.urls, []
     for name, url in sorted(urls.items(), key=lambda item: not cache_path(item[0]).is_file()):  # the cached one first
         try:

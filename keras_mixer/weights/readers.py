@@ -17,10 +17,7 @@ FLOATS = tuple(map(np.dtype, (np.float16, np.float32, np.float64, ml_dtypes.bflo
 
 
 def read_arrays(path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, `.safetensors` or `.weights.h5` file by name; of the last, those of layers.
-
-    FileNotFoundError without the file; ValueError if it is damaged, or has other numbers than floating-point ones.
-    """
+    """The arrays of an `.npz`, `.safetensors` or `.weights.h5` file by name; of the last, those of layers."""
     path = _existing(path)
     read = {".npz": _read_npz, ".safetensors": safetensors.numpy.load_file, ".h5": _read_hdf5}[path.suffix]
     try:
@@ -34,10 +31,7 @@ def read_arrays(path) -> dict[str, np.ndarray]:
 
 
 def load_keras(path, compile=False):
-    """The model in a `.keras` file; FileNotFoundError without the file, ValueError if it is damaged.
-
-    Compiled, if it was saved so, only with `compile=True`.
-    """
+    """The model in a `.keras` file; compiled, if it was saved so, only with `compile=True`."""
     path = _existing(path)
     try:
         with zipfile.ZipFile(path) as archive:
