@@ -29,7 +29,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer": (10236, 75),
     "keras_mixer/*.py": (1603, 14),
     "keras_mixer/weights": (985, 9),
-    "keras_mixer/data": (1880, 11),
+    "keras_mixer/data": (1883, 11),
     "keras_mixer/training": (2235, 13),
     "keras_mixer/evaluation": (538, 5),
     "keras_mixer/export": (1290, 9),
