@@ -130,7 +130,10 @@ class ImageFolder:
         there = [name for name in splits if self._folders(name)]
         if len(there) == 2:
             return splits
-        inside = {name: self._folders(name) for name in self._folders()}
+        inside: dict[str, list[str]] = {name: [] for name in self._folders()}
+        for name, *below in (folder.split("/") for folder in self._listing[1]):
+            if len(below) == 1:
+                inside[name].append(below[0])
         common = set.intersection(*map(set, inside.values())) if len(inside) > 1 else ()
         trains, tests = (
             [name for name, classes in inside.items() if classes and name.lower().startswith(beginnings)]

@@ -52,7 +52,7 @@ def test_what_is_an_image_is_decided_by_opening_it_and_the_rest_is_said(tmp_path
     assert classes == "Images per class (training + test): bus 8 + 9, train 4 + 4"
     assert "hidden or system files and folders: 7 (.git, bus/" in left_out
     assert "links to folders already read: 2 (bus/cycle, bus/more again)" in left_out
-    assert "broken links, pipes, sockets or devices: 3 (bus/to itself, train/gone.jpg, train/pipe.jpg)" in left_out
+    assert "broken links, pipes, sockets or devices: 3 (bus/to itself, train/pipe.jpg, train/gone.jpg)" in left_out
     assert "files outside the class folders: 1 (README)" in left_out
     assert left_out.endswith("files that are not images Pillow can read: 2 (bus/a.HEIC, train/notes.txt).")
     os.rename(os.fsencode(folder / "train"), os.fsencode(folder) + b"/M\xfcnchen")
