@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import fsspec
+import gcs_server
 import pytest
 from image_files import write_folder
 from small_runs import assert_same_weights, fit
@@ -161,3 +162,23 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
     ):
         assert cli.main(command) == 2
         assert words in capsys.readouterr().err
+
+
+def test_google_cloud_storage(monkeypatch, tmp_path):
+    pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks for the kind of bucket, by gRPC
+    with gcs_server.running() as (server, url):
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
+        mirror, checkpoint = Mirror("gs://bucket/run", tmp_path / "copy"), "checkpoints/checkpoint.npz"
+        assert mirror.names() == []
+        (mirror.copy / "checkpoints").mkdir(parents=True)
+        (mirror.copy / checkpoint).write_bytes(bytes(range(256)) * 1000)
+        (mirror.copy / "config.json").write_bytes(b"{}")
+        mirror.send()
+        assert mirror.names() == [checkpoint, "config.json"]
+        other = Mirror("gs://bucket/run", tmp_path / "other")
+        other.fetch(other.names())
+        assert (other.copy / checkpoint).read_bytes() == (mirror.copy / checkpoint).read_bytes()
+        (mirror.copy / checkpoint).unlink()
+        mirror.send()
+        assert list(server.objects) == ["run/config.json"]
