@@ -32,7 +32,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/data": (1958, 11),
     "keras_mixer/training": (2235, 13),
     "keras_mixer/evaluation": (538, 5),
-    "keras_mixer/export": (1221, 9),
+    "keras_mixer/export": (1222, 9),
     "keras_mixer/inspect": (437, 6),
     "keras_mixer/cli": (922, 7),
     "experiments": (1300, 14),
