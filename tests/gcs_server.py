@@ -15,7 +15,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
-        if url.path.endswith("/o"):
+        if "/o/" not in url.path:
             query = dict(urllib.parse.parse_qsl(url.query))
             names = sorted(name for name in self.server.objects if name.startswith(query.get("prefix", "")))
             return self.answer({"kind": "storage#objects", "items": list(map(self.resource, names))})

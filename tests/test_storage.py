@@ -165,8 +165,8 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
 
 
 def test_google_cloud_storage(monkeypatch, tmp_path):
-    pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks for the kind of bucket, by gRPC
+    pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
     with gcs_server.running() as (server, url):
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
         mirror, checkpoint = Mirror("gs://bucket/run", tmp_path / "copy"), "checkpoints/checkpoint.npz"
