@@ -25,11 +25,8 @@ from keras_mixer.fast_cpu import available_cores
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
 
-RANDOM_IMAGES = 32
-# By quantization or precision: largest allowed difference of a probability, smallest fraction of images with the same
-# most probable class; None for no limit.
 Limit = Probability | None
-FLOAT32: tuple[Limit, Limit] = (1e-5, None)
+# By quantization or precision: largest difference of a probability, smallest fraction of equal top-1; None: no limit.
 LIMITS = {"float16": (1e-3, None), "bfloat16": (0.05, 0.99), "dynamic_int8": (None, 0.99), "int8": (None, 0.99)}
 
 
@@ -159,7 +156,7 @@ def export(
     kind = format_with(format, options)
     target = kind.target(path, options.pop("version", None))
     refuse_existing(target)
-    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", FLOAT32)
+    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", (1e-5, None))
     max_difference = check("max_difference", limits[0] if max_difference is None else max_difference, Limit)
     min_agreement = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Limit)
     if images is None and min_agreement is not None:
@@ -274,7 +271,7 @@ def _batches(images, predictor, size):
                 yield image, label, files
         return
     if images is None:
-        noise = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *shape), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (32, *shape), np.uint8)
         images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)

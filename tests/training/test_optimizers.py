@@ -4,12 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_mixer.training.optimizers import (
-    WarmupDecay,
-    build_loss,
-    build_optimizer,
-    sigmoid_cross_entropy,
-)
+from keras_mixer.training.optimizers import WarmupDecay, build_loss, build_optimizer, sigmoid_cross_entropy
 from keras_mixer.training.recipes import resolve
 
 pytestmark = pytest.mark.backends

@@ -63,10 +63,7 @@ def test_a_run_resumes_wherever_it_is_from_what_it_remembers(tiny_mixer, options
     file.write_bytes(file.read_bytes()[:-9])
     with monkeypatch.context() as patch:  # the last step is saved before the last evaluation
         patch.setattr(fitting, "evaluate_source", lambda *arguments: (_ for _ in ()).throw(MemoryError("too large")))
-        with (
-            pytest.raises(MemoryError),
-            pytest.warns(UserWarning, match=r"The last line of .*metrics\.csv is cut off"),
-        ):
+        with pytest.raises(MemoryError), pytest.warns(UserWarning, match=r"The last line of .*metrics\.csv is cut off"):
             fit(moved, said=said, **options)
     monkeypatch.setattr(keras.Model, "fit", lambda *arguments, **options: pytest.fail("it trains again"))
     resumed = fit(moved, said=said, **options)
