@@ -31,7 +31,7 @@ class FixedLayer(keras.layers.Layer):
 class CompositeLayer(FixedLayer):
     """A layer of layers, made by `add_layer`, that keeps the shape of its input.
 
-    Keras's config forgets that a layer inside was frozen. `inside` keeps it: arguments by layer name.
+    Keras's config forgets that a layer inside was frozen or quantized. `inside` keeps it: arguments by layer name.
     """
 
     def __init__(self, inside=None, **kwargs):
@@ -47,7 +47,8 @@ class CompositeLayer(FixedLayer):
         inside = {}
         for layer in self._layers:
             config = layer.get_config()
-            changed = {"trainable": layer.trainable != self.trainable, "inside": "inside" in config}
+            changed = {"trainable": layer.trainable != self.trainable, "dtype": layer.dtype_policy != self.dtype_policy}
+            changed["inside"] = "inside" in config
             if any(changed.values()):
                 inside[layer.name] = {name: config[name] for name in changed if changed[name]}
         return super().get_config() | ({"inside": inside} if inside else {})

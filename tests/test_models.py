@@ -89,6 +89,12 @@ def test_kernels_start_as_lecun_normal_and_all_classes_as_equally_likely(rng):
             assert abs(weight.numpy().std() * fan_in**0.5 - 1) < 0.03, weight.path
 
 
+def test_dropout_changes_a_training_step_only(tiny_mixer, rng):
+    model, images = tiny_mixer(dropout_rate=0.5), rng.integers(0, 256, (2, 16, 16, 3))
+    plain, dropped = (keras.ops.convert_to_numpy(model(images, training=training)) for training in (False, True))
+    assert np.abs(plain - dropped).max() > 1e-3
+
+
 def test_stochastic_depth_rises_linearly_over_the_mlps(tiny_mixer):
     model = tiny_mixer(num_blocks=3, drop_path_rate=0.5)
     rates = [rate for block in model.layers if isinstance(block, MixerBlock) for rate in block.drop_path_rates]

@@ -108,6 +108,7 @@ def continued(model, x, names):
 
 
 OTHER_BODIES = {  # what is said, and the tensor and the layers after it
+    "'adapter'": lambda get: (layers.Rescaling(0.3, name="adapter")(get("mixer_block_0").output), BODY),
     "used more than once": lambda get: (get("mixer_block_0")(get("mixer_block_0").output), BODY),
     "'my_norm'": lambda get: (layers.LayerNormalization(name="my_norm")(get("mixer_block_1").output), BODY[2:]),
     "'skip' has 2 inputs": lambda get: (

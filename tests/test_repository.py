@@ -24,19 +24,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9569, 75),
-    "keras_mixer/*.py": (1543, 14),
+    "keras_mixer": (9668, 75),
+    "keras_mixer/*.py": (1544, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (930, 9),
-    "keras_mixer/data": (1895, 11),
-    "keras_mixer/training": (2162, 13),
+    "keras_mixer/data": (1956, 11),
+    "keras_mixer/training": (2202, 13),
     "keras_mixer/evaluation": (450, 5),
-    "keras_mixer/export": (1203, 9),
-    "keras_mixer/inspect": (437, 6),
-    "keras_mixer/cli": (799, 7),
+    "keras_mixer/export": (1199, 9),
+    "keras_mixer/inspect": (439, 6),
+    "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (8514, 78),
+    "tests": (8561, 78),
 }
 KERAS_ONLY = ("variants", "layers", "models", "composite", "mixer_model", "anatomy", "features", "fast_cpu")
 PUBLIC = {

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def finished(tmp_path_factory):
     """A folder of 3 x 10 images, of which 6 are for testing, a finished run on it and one stopped after two steps."""
     root = tmp_path_factory.mktemp("finished")
     write_folder(root / "photos", images_per_class=10, classes=CLASSES, parts=())
+    os.rename(root / "photos" / "square" / "9.png", os.fsencode(root / "photos" / "square") + b"/M\xfcnchen.png")
     with contextlib.chdir(root):
         fit("photos", "run")
         with stopped_at(2):
@@ -46,7 +48,7 @@ def trained(finished, tmp_path, monkeypatch):
 
 
 def files_of(part, run="run"):
-    rows = csv.DictReader(Path(run, "files.csv").read_text().splitlines())
+    rows = csv.DictReader(Path(run, "files.csv").read_text(errors="surrogateescape").splitlines())
     return [Path("photos", row["path"]) for row in rows if row["part"] == part]
 
 

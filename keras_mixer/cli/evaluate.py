@@ -16,7 +16,7 @@ from keras_mixer.evaluation import imagenet
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
-from keras_mixer.export.predictor import Precision, load_mixer
+from keras_mixer.export.predictor import Precision, completed, load_model
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
@@ -84,16 +84,13 @@ class Evaluate:
         given = self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
         is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
         exact = is_run and self.precision == "float32"
-        model: Any = load_mixer(self.model) if exact else load(self.model, self.precision)
+        model: Any = completed(load_model(self.model)) if exact else load(self.model, self.precision)
         if is_run:
             recipe = read_recipe(self.model)
             wanted = resolve(recipe, **given)
             return model, wanted, wants_own_data(self.model, recipe, wanted)
         if self.data is None:
-            raise ValueError(
-                f"{self.model} is not a run, which would know its test data. Pass them with --data (an image folder, a "
-                "TensorFlow Datasets name or digits)."
-            )
+            raise ValueError(f"{self.model} is not a run, which would know its test data. Pass them with --data.")
         own = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
         return model, resolve("digits", **(own | given)), False
 
@@ -132,7 +129,7 @@ class Fewshot:
 
     def __call__(self):
         file = self.output or folder_of(self.model) / "fewshot.json"
-        model = load_mixer(self.model)
+        model = completed(load_model(self.model))
         crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
@@ -165,7 +162,7 @@ class Imagenet:
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
-        model = load_mixer(self.model)
+        model = completed(load_model(self.model))
         imagenet.check_classes(model)
         crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
@@ -213,7 +210,7 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
-        model = load_mixer(self.model)
+        model = completed(load_model(self.model))
         crop = anatomy(model).evaluation_crop
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there

@@ -45,10 +45,10 @@ class Saliency:
     class_name: str | None = None  # the class; the most probable one by default
 
     def __call__(self):
-        from keras_mixer.export.predictor import load_mixer
+        from keras_mixer.export.predictor import load_model
         from keras_mixer.inspect.saliency import write_saliency
 
-        name = write_saliency(load_mixer(self.model), self.image, self.output, self.class_name)
+        name = write_saliency(load_model(self.model), self.image, self.output, self.class_name)
         print(f"Written: {self.output} (class {name})")
 
 

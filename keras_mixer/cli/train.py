@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
 from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, settings
@@ -20,6 +20,7 @@ class Train:
     """Train a recipe."""
 
     RECIPE: ClassVar[str] = "digits"  # if none is named
+    CHANGED: ClassVar[dict[str, Any]] = {}  # fields of a recipe with other defaults
 
     recipe: Recipe
     workdir: str | None = None
@@ -39,8 +40,9 @@ class Train:
         """The arguments after the name of a recipe, and what `tyro.cli` needs to know of the recipe."""
         named = arguments and not arguments[0].startswith("-")
         recipe = resolve(arguments[0] if named else cls.RECIPE)
-        description = f"{cls.__doc__} Defaults are those of recipe {recipe.name!r}; all recipes: {', '.join(RECIPES)}."
-        return arguments[bool(named) :], {"default": cls(recipe), "description": description}
+        about = f"{cls.__doc__} Defaults are those of recipe {recipe.name!r}; all recipes: {', '.join(RECIPES)}."
+        default = cls(dataclasses.replace(recipe, **cls.CHANGED))
+        return arguments[bool(named) :], {"default": default, "description": about}
 
     def __call__(self):
         join_processes(self.job_addresses, self.num_processes, self.process_id)
@@ -68,6 +70,7 @@ class Sweep(Train):
     """Train with each learning rate, a tenth of the data (or --holdout) held out, then on all with the best."""
 
     RECIPE: ClassVar[str] = "finetune"
+    CHANGED: ClassVar[dict[str, Any]] = {"holdout": 0.1}
 
     learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
@@ -76,11 +79,10 @@ class Sweep(Train):
     def train(self, recipe, workdir, options):
         """Tries every learning rate, and prints a table of the results."""
         workdir = workdir or Path("runs", f"{recipe.name}_sweep")
-        options |= {"final": not self.skip_final} | ({"holdout": recipe.holdout} if recipe.holdout else {})
+        options |= {"holdout": recipe.holdout, "final": not self.skip_final}
         result = sweep(dataclasses.replace(recipe, holdout=0.0), self.learning_rates, workdir=workdir, **options)
-        found = result.accuracies.items()
-        rows = [(f"{rate:g}", "diverged" if value is None else f"{value:.2%}") for rate, value in found]
-        print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), rows)
+        found = [(f"{rate:g}", "diverged" if one is None else f"{one:.2%}") for rate, one in result.accuracies.items()]
+        print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), found)
         print(f"\nBest: {result.best:g}")
         if result.final is not None:
             accuracy, crop = result.final.metrics["accuracy"], recipe.evaluation_crop

@@ -9,12 +9,11 @@ import tensorflow as tf
 from PIL import Image
 from tqdm.auto import tqdm
 
-from keras_mixer.data.decode import Header, NotAnImage, as_file, image_of, read_header
-from keras_mixer.data.splits import PARALLEL_CALLS, as_written, file_split, some
+from keras_mixer.data.decode import NO_PIXELS, Header, NotAnImage, as_file, image_of, read_header
+from keras_mixer.data.splits import PARALLEL_CALLS, as_written, some
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
 MOST_NAMED = 20  # images in a message
-IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")  # others may be of anything
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 
 
@@ -24,23 +23,19 @@ def check_file(path) -> Header:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
             return read_header(file)
     except Exception as error:  # Pillow has many types
-        unknown = isinstance(error, NotAnImage) and not str(path).lower().endswith(IMAGE_NAMES)
+        unknown = isinstance(error, NotAnImage) and not _has_image_name(path)
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise (NotAnImage if unknown else ValueError)(f"{_shown(path)}: {reason}") from error
 
 
-def check_files(paths, decode=False) -> list[Header | ValueError]:
-    """`check_file` of many files: what it returns or raises for each; if asked to, their pixels are decoded too."""
+def check_files(paths) -> list[Header | ValueError]:
+    """`check_file` of many files: what it returns or raises for each."""
     found: list[Header | ValueError] = []
     for path in _progress(paths, len(paths)):  # not in threads: Pillow reads headers in Python, one at a time
         try:
             found.append(check_file(path))
         except ValueError as error:
             found.append(error)
-    good = {i: header.orientation for i, header in enumerate(found) if decode and isinstance(header, Header)}
-    split = file_split([paths[i] for i in good], [0] * len(good), 1, list(good.values()))
-    for position, reason in unusable_examples(split).items():
-        found[list(good)[position]] = reason
     return found
 
 
@@ -109,6 +104,11 @@ def _reason(image, error) -> str:
         except Exception as of_pillow:
             error = of_pillow
     return re.sub("{{.*?}} ?", "", str(error) or repr(error)).splitlines()[0].rstrip(".")
+
+
+def _has_image_name(path):
+    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
+    return kind in Image.OPEN and kind not in NO_PIXELS
 
 
 def _shown(path) -> str:

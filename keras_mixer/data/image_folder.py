@@ -3,14 +3,13 @@
 The split into training and test images belongs to the run, not to the folder.
 """
 
-import contextlib
 import csv
 import dataclasses
-import functools
+import filecmp
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from keras_mixer.data.decode import Header, NotAnImage, content_sum
-from keras_mixer.data.image_files import check_files, damaged_files
+from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
 from keras_mixer.data.splits import Source, file_split, some, stratified_split
 from keras_mixer.files import atomic_write
 
@@ -57,161 +56,166 @@ class ImageFolder:
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
-        classes = {name for folder in parts for name in self._folders(folder)}
-        if len(classes) < 2:
-            raise self._no_classes(classes)
-        images, damaged = self._images(parts)
-        if empty := sorted(classes - {image.class_name for image in images if image.part == TRAIN}):
-            raise ValueError(f"Class folder {empty[0]} contains no images to train on, in {self.path}.")
+        names = {part: _folders(self.path / folder) for folder, part in parts.items()}
+        if len(names[TRAIN]) < 2:
+            raise self._no_classes(names[TRAIN])
+        if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
+            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {', '.join(unknown)}.")
+        images = self._images(parts)
+        for folder, part in parts.items():
+            filled = {image.class_name for image in images if image.part == part}
+            if empty := [name for name in names[part] if name not in filled]:
+                raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images.")
         if len(parts) == 1:
-            for i in stratified_split([image.class_name for image in images], test_fraction, seed)[1]:
-                images[i] = images[i]._replace(part=TEST)
+            usable = [i for i, image in enumerate(images) if image.part == TRAIN]
+            _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
+            for i in test:
+                images[usable[i]] = images[usable[i]]._replace(part=TEST)
         self._remark(images)
-        return self._source(classes, images + damaged)
+        return self._source(names[TRAIN], images)
 
     def whole(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
-        images, damaged = self._images({self.test_split if self._folders(self.test_split) else "": TEST})
-        if not images:
-            raise self._no_classes(())
-        return self._source({image.class_name for image in images}, images + damaged)
+        folder = self.test_split if _folders(self.path / self.test_split) else ""
+        images = self._images({folder: TEST})
+        classes = {image.class_name for image in images if image.part == TEST}
+        if not classes:
+            raise self._no_classes(classes)
+        return self._source(classes, images)
 
-    def recorded(self, record) -> tuple[Source, dict[str, list[str]]]:
+    def recorded(self, record: Iterable[ImageFile]) -> tuple[Source, dict[str, list[str]]]:
         """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
 
         Only files that are not recorded are opened.
         """
-        known, (sizes, *_) = {image.path: image for image in record}, self._listing
-        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in record)
+        known = {image.path: image for image in record}
+        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
         found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
         new, _ = self._opened([file for file in found if file.path not in known])
-        same = [image for image in record if sizes.get(image.path) == image.bytes]
-        _, damaged = self._opened([image for image in same if image.part != UNUSED] if self.skip_corrupt else [])
+        sizes = {file.path: file.bytes for file in found}
+        kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
+        damaged = self._broken([image for image in kept if image.part != UNUSED])
+        kept = [image for image in kept if image not in damaged]
         changes = {
             "gone": [path for path in known if path not in sizes],
             "new": [image.path for image in new],
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in damaged],
         }
-        kept = [image for image in same if image not in damaged]
         classes = {image.class_name for image in kept}
-        if {image.class_name for image in record} - classes:  # a class may have been renamed
+        if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
             classes |= {image.class_name for image in new}
         return self._source(classes, kept), changes
 
-    def holds(self, record) -> bool:
+    def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        there = [image for image in record if self._listing[0].get(image.path) == image.bytes]
+        there = [image for image in record if _size(self.path / image.path) == image.bytes]
         for image in there[:: len(there) // LOOKED_AT + 1]:
             with open(self.path / image.path, "rb") as file:
                 if image.crc32 and content_sum(file) != image.crc32:
                     return False
         return 2 * len(there) > len(record)
 
-    @functools.cached_property
-    def _listing(self):
-        return walk(self.path)
-
-    def _folders(self, below="") -> list[str]:
-        """Names of the folders in the folder or in one below it."""
-        prefix = f"{below}/" if below else ""
-        inside = [folder.removeprefix(prefix) for folder in self._listing[1] if folder.startswith(prefix)]
-        names = [name for name in inside if name and "/" not in name]
-        for name in names:
-            if name != name.encode(errors="replace").decode():
-                raise ValueError(f"The name of the class folder {name!r} in {self.path} is not UTF-8. Rename it.")
-        return names
-
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
-        splits = {self.train_split: TRAIN, self.test_split: TEST}
-        if len(splits) < 2:
+        if self.train_split == self.test_split:
             raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
-        there = [name for name in splits if self._folders(name)]
-        if len(there) == 2:
-            return splits
-        inside: dict[str, list[str]] = {name: [] for name in self._folders()}
-        for name, *below in (folder.split("/") for folder in self._listing[1]):
-            if len(below) == 1:
-                inside[name].append(below[0])
-        common = set.intersection(*map(set, inside.values())) if len(inside) > 1 else ()
-        trains, tests = (
-            [name for name, classes in inside.items() if classes and name.lower().startswith(beginnings)]
-            for beginnings in ("train", ("test", "val", "eval"))
-        )
-        if not (there or trains or tests or len(common) > 1):
+        train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
+        if train and test:
+            return {self.train_split: TRAIN, self.test_split: TEST}
+        inside = {name: _folders(self.path / name) for name in _folders(self.path)}
+        others = [name for name in inside if inside[name] and name not in (self.train_split, self.test_split)]
+        trains = [name for name in others if name.lower().startswith("train")]
+        tests = [name for name in others if name.lower().startswith(("test", "val", "eval"))]
+        common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
+        if not (train or test or len(common) > 1 or (common and trains and tests)):
             return {"": TRAIN}
+        for_train = self.train_split if train else (trains or [n for n in others if n not in tests] or ["FOLDER"])[0]
+        for_test = [self.test_split] if test else tests or [name for name in others if name != for_train][-1:]
+        classes = some(common or train or test)
         raise ValueError(
-            f"Which folders are the classes? {self.path} has {some(list(inside))}. If the folders inside those are the "
-            f"classes, pass --train-split {' or '.join(trains) or 'FOLDER'} --test-split "
-            f"{' or '.join(tests) or 'FOLDER'}. If not, move the images out of the folders inside."
+            f"Which folders are the classes? {self.path} has {some(list(inside))}, with {classes} inside. If {classes} "
+            f"are the classes, pass --train-split {for_train} --test-split {' or '.join(for_test) or 'FOLDER'}, or put "
+            f"them directly into {self.path} to have them split. If not, move the images out of the folders inside."
         )
 
     def _no_classes(self, names):
+        found = f"only one ({names[0]})" if names else "none"
         return ValueError(
-            f"Image folder {self.path} must contain two or more class folders with images; it contains "
-            f"{', '.join(names) or 'none'}. Expected {self.path}/CLASS/*.jpg or {self.path}/train/CLASS/*.jpg with "
-            f"{self.path}/test/CLASS/*.jpg."
+            f"Image folder {self.path} must contain two or more class folders with images; it contains {found}. "
+            f"Expected {self.path}/CLASS/*.jpg or {self.path}/train/CLASS/*.jpg with {self.path}/test/CLASS/*.jpg."
         )
 
-    def _images(self, parts) -> tuple[list[ImageFile], list[ImageFile]]:
-        """The images in the class folders of some sub-folders, and damaged ones, which are left out; logs what is."""
+    def _images(self, parts) -> list[ImageFile]:
+        """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
         files, left_out = self._files(parts)
         images, unusable = self._opened(files)
-        damaged = [file for file, reason in unusable.items() if not isinstance(reason, NotAnImage)]
+        damaged = {file: reason for file, reason in unusable.items() if not isinstance(reason, NotAnImage)}
         if damaged and not self.skip_corrupt:
-            raise damaged_files([unusable[file] for file in damaged])
-        others = [file.path for file, reason in unusable.items() if isinstance(reason, NotAnImage)]
-        left_out |= {"files that are not images Pillow can read": others, "damaged images": [f.path for f in damaged]}
-        if said := counted(left_out):
-            self.log(f"Left out of {self.path}: {said}.")
-        return images, [file._replace(part=UNUSED) for file in damaged]
+            raise damaged_files(list(damaged.values()))
+        left_out["files that are not images Pillow can read"] = [f.path for f in unusable if f not in damaged]
+        left_out["damaged images"] = [file.path for file in damaged]
+        if any(left_out.values()):
+            self.log(f"Left out of {self.path}: {counted(left_out)}.")
+        return images + [file._replace(part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
-        """All files in the class folders of some sub-folders, not opened, and what is left out."""
-        files, _, left_out = self._listing
-        found, others = [], []
-        for path, size in files.items():
-            folder = next((folder for folder in parts if folder and path.startswith(f"{folder}/")), "")
-            class_name, *inside = path.removeprefix(f"{folder}/").split("/")
-            if folder in parts and inside:
-                found.append(ImageFile(path, class_name, parts[folder], size))
-            else:
-                others.append(path)
-        return found, left_out | {"files outside the class folders": others}
+        """All files in the class folders of some sub-folders, not opened, and what was left out."""
+        found, left_out = [], defaultdict[str, list[str]](list)
+        for folder, part in parts.items():
+            names = _folders(self.path / folder)
+            for name in names:
+                files = _files_below(self.path, f"{folder}/{name}" if folder else name, left_out)
+                found += [ImageFile(path, name, part, size) for path, size in files]
+            outside = set(os.listdir(self.path / folder) if names else ()) - set(names)
+            left_out["files outside the class folders"] += sorted(name for name in outside if not _hidden(name))
+        if "" not in parts:
+            left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
+        return found, left_out
 
     def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
         """The images among files, and why the others cannot be used."""
-        headers = check_files([f"{self.path}/{file.path}" for file in files], decode=self.skip_corrupt)
-        found = list(zip(files, headers, strict=True))
-        images = [file._replace(**header._asdict()) for file, header in found if isinstance(header, Header)]
-        return images, {file: reason for file, reason in found if isinstance(reason, ValueError)}
+        found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files]), strict=True))
+        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, Header)]
+        unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
+        return [image for image in images if image not in unusable], unusable
+
+    def _broken(self, images) -> dict[ImageFile, ValueError]:
+        """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""
+        if not self.skip_corrupt:
+            return {}
+        split = self._split(images, dict.fromkeys((image.class_name for image in images), 0))
+        return {images[i]: reason for i, reason in unusable_examples(split).items()}
 
     def _remark(self, images):
-        """Says how many images are for training and for testing too, and names one that uses 12 of its 16 bits."""
-        trained = {(image.bytes, image.crc32) for image in images if image.part == TRAIN}
-        if twice := [i.path for i in images if i.part == TEST and (i.bytes, i.crc32) in trained]:
+        """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
+        trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
+        pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
+        if twice := [path for path, other in pairs if other and self._equal(path, other)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
-        for image in images[:: len(images) // LOOKED_AT + 1]:
+        for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
 
+    def _equal(self, path, other):
+        return filecmp.cmp(self.path / path, self.path / other, shallow=False)
+
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}
+        train, test = (self._split([i for i in images if i.part == part], labels) for part in (TRAIN, TEST))
+        return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
 
-        def split(part):
-            of_part = [image for image in images if image.part == part]
-            paths, turned = [f"{self.path}/{i.path}" for i in of_part], [i.orientation for i in of_part]
-            return file_split(paths, [labels[image.class_name] for image in of_part], len(labels), turned)
-
-        return Source(self.path.resolve().name, tuple(labels), split(TRAIN), split(TEST), str(self.path), tuple(images))
+    def _split(self, images, labels):
+        paths = [f"{self.path}/{image.path}" for image in images]
+        orientations = [image.orientation for image in images]
+        return file_split(paths, [labels[image.class_name] for image in images], len(labels), orientations)
 
 
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
-    paths = [os.path.join(folder, path) for path in walk(folder)[0]]
+    paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
     return [path for path, header in zip(paths, check_files(paths), strict=True) if not isinstance(header, NotAnImage)]
 
 
@@ -223,9 +227,11 @@ def counted(kinds) -> str:
 def write_files(path, source: Source):
     """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
     parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
-    rows = [image._replace(part=parts.get(f"{source.folder}/{image.path}", UNUSED)) for image in source.images]
     with atomic_write(path) as temporary, _as_text(temporary, "w") as file:
-        csv.writer(file).writerows([ImageFile._fields, *rows])
+        writer = csv.writer(file)
+        writer.writerow(ImageFile._fields)
+        for image in source.images:
+            writer.writerow(image._replace(part=parts.get(f"{source.folder}/{image.path}", UNUSED)))
 
 
 def read_files(path) -> list[ImageFile]:
@@ -244,28 +250,57 @@ def _as_text(path, mode):
     return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def walk(root) -> tuple[dict[str, int], list[str], dict[str, list[str]]]:
-    """The files in a folder at any depth, `{path below it: bytes}`, the folders, and by kind what is left out."""
-    files, folders, left_out, seen = {}, [], defaultdict(list), set()
+def _hidden(name):
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
-    def visit(path, name):
-        status = None
-        with contextlib.suppress(OSError):  # of a broken link
-            status = os.stat(f"{root}/{path}")
-        if path and (name.startswith(".") or name.lower() in SYSTEM_NAMES):
-            left_out["hidden or system files and folders"].append(path)
-        elif status and stat.S_ISREG(status.st_mode):
-            files[path] = status.st_size
-        elif not (status and stat.S_ISDIR(status.st_mode)):
-            left_out["broken links, pipes, sockets or devices"].append(path)
-        elif (status.st_dev, status.st_ino) in seen:
-            left_out["links to folders already read"].append(path)
-        else:
-            seen.add((status.st_dev, status.st_ino))
-            folders.append(path)
-            with os.scandir(f"{root}/{path}") as entries:
-                for _, inside in sorted((entry.is_symlink(), entry.name) for entry in entries):  # links last
-                    visit(f"{path}/{inside}" if path else inside, inside)
 
-    visit("", "")
-    return dict(sorted(files.items())), sorted(folders), left_out
+def _folders(path) -> list[str]:
+    """Names of the visible folders in a folder, sorted; none if it is not a folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if not _hidden(entry.name) and _is_folder(entry))
+    for name in names:
+        if name != name.encode(errors="replace").decode():
+            raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
+    return names
+
+
+def _files_below(root, below, left_out) -> list[tuple[str, int]]:
+    """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
+    found, seen = [], set()
+
+    def walk(folder):
+        status = os.stat(f"{root}/{folder}")
+        if (status.st_dev, status.st_ino) in seen:
+            left_out["links to folders already read"].append(folder)
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(f"{root}/{folder}") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if _hidden(entry.name):
+                    left_out["hidden or system files and folders"].append(path)
+                elif _is_folder(entry):
+                    walk(path)
+                elif (size := _size(entry.path)) is None:
+                    left_out["broken links, pipes, sockets or devices"].append(path)
+                else:
+                    found.append((path, size))
+
+    walk(below)
+    return sorted(found)
+
+
+def _is_folder(entry) -> bool:
+    """Whether an entry of `os.scandir` is one, or a link to one; only links are followed to know it."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _size(path) -> int | None:
+    """Bytes of a file; None if it is not there or not a regular file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -6,6 +6,7 @@ the IDX format, arXiv 1708.07747 for Fashion-MNIST.
 
 import dataclasses
 import gzip
+import math
 import re
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ from keras_mixer.data.user_data import NAME
 from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
-BUILT_IN = ("digits", "fashion_mnist")  # win over folders of these names
+BUILT_IN = ("digits", "fashion_mnist")
 MAGIC = {"images-idx3": 0x0803, "labels-idx1": 0x0801}  # unsigned bytes in three dimensions, in one
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -38,7 +39,7 @@ def load_source(
     labelled=True,
     **options,
 ):
-    """Finds a data set by path or name, as a `Source`; ValueError if it cannot be used.
+    """Finds a data set by path or name, as a `Source`; a path that exists wins. ValueError if it cannot be used.
 
     The splits are those of TFDS, such as "train[:99%]", or sub-folders. `test_fraction` of each class, chosen by the
     seed, is for testing if there is no test split; None uses all images of a folder. Images without a label (-1) are
@@ -56,9 +57,6 @@ def load_source(
         raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
     if path.is_dir() and is_idx_folder(path):
         return idx_source(path)
-    log = options.get("log", print)
-    if data in BUILT_IN and path.is_dir():
-        log(f"The data set {data!r} is used, not the folder of this name; for that write ./{data}.")
     if data == "digits":
         return _digits(test_fraction or 0.2, split_seed)
     if data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
@@ -67,14 +65,19 @@ def load_source(
         raise ValueError(f"There is no folder {data}.")
     from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
 
+    log = options.get("log", print)
     return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
 
 
 def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:
     """The image folder at a path; None if it is another kind of data."""
     path = Path(data).expanduser()
-    if data in BUILT_IN or not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
+    if not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
+    if data in BUILT_IN:
+        if not any(path.iterdir()) or any(path.glob("checkpoints")) or any(path.glob("*/checkpoints")):  # of runs
+            return None
+        options.get("log", print)(f"The folder {path.resolve()} is used, not the data set {data!r}.")
     return ImageFolder(path, train_split, test_split, **options)
 
 
@@ -122,18 +125,23 @@ def idx_source(folder) -> Source:
 
 def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
     """The content of an IDX file, and its path."""
-    path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
+    path, dimensions = folder / name, magic & 0xFF
     if not path.exists():
-        raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.")
+        path = folder / f"{name}.gz"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            found, *shape = np.frombuffer(file.read(4 * (1 + magic % 256)), ">u4").tolist()
-            content = np.frombuffer(file.read(), np.uint8).reshape(shape)
-        if found != magic:
-            raise ValueError(f"it starts with {found}, not with {magic}")
+            header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
+            content = np.frombuffer(file.read(), np.uint8)
+    except FileNotFoundError as error:
+        raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} is truncated, damaged or not an IDX file: {error}. Download it again.") from error
-    return content, path
+        raise ValueError(f"{path} is truncated or damaged ({error}). Download it again.") from error
+    if len(header) != 1 + dimensions or header[0] != magic or len(content) != math.prod(header[1:]):
+        raise ValueError(
+            f"{path} is truncated, damaged or not such an IDX file: its header is {header}, and {len(content):,} bytes "
+            "follow. Download it again."
+        )
+    return content.reshape(header[1:]), path
 
 
 def with_classes_of(source: Source, class_names, log=print) -> Source:

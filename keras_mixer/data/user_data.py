@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,12 +20,20 @@ EXPECTED = (
     "items are (image, label), such as a grain.MapDataset"
 )
 NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
+PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
-REPEATED = "Remove .repeat(): the recipe repeats the data."
 UNBATCH = (
     f"Add .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass data=folder, "
     "which knows the names of the classes too."
 )
+
+
+class Part(NamedTuple):
+    """The training or test data: examples, digest (None: two passes differ), and labels if they are known."""
+
+    split: Split
+    digest: str | None
+    labels: np.ndarray | None = None
 
 
 def own_source(
@@ -37,48 +46,41 @@ def own_source(
     """
     names = None if class_names is None else checked_class_names(class_names)
     count = len(names) if names else classes
-    given = {"train": train} if test is None else {"train": train, "test": test}
-    splits, digests, labels = map(list, zip(*(_part(*item, count) for item in given.items()), strict=True))
-    unordered = " and ".join(name for name, digest in zip(given, digests, strict=True) if digest is None)
-    differ = f"Two passes over {unordered} start with different examples"
-    _refuse(
-        (classes not in (None, count), f"class_names has {count} names, but classes={classes}. Drop one of the two."),
-        (test is None and labels[0] is None, f"Only arrays are split automatically. Pass test= too. {EXPECTED}."),
-        (unordered and needs_order, f"{differ}, but holdout and data_shards need a fixed order. Remove the shuffling."),
-        (
-            count is None and any(numbers is None for numbers in labels),
-            "Only arrays tell the number of classes. Pass classes=.",
-        ),
-    )
-    if unordered:
-        log(f"{differ}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
-    count = count or 1 + max(int(numbers.max()) for numbers in labels)
-    _refuse((count < 2, f"Expected labels of two or more classes, got {count} class."))
-    if labels[0] is not None and (empty := sorted(set(range(count)) - set(labels[0].tolist()))):
+    if classes not in (None, count):
+        raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")
+    if count is not None and count < 2:
+        raise ValueError(f"Expected two or more classes, got {count}.")
+    parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
+    labels = parts[0].labels
+    if test is None and labels is None:
+        raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
+    if unordered := " and ".join(part.split.name for part in parts if part.digest is None):
+        found = f"Two passes over {unordered} start with different examples"
+        if needs_order:
+            raise ValueError(f"{found}, but holdout and data_shards need a fixed order. Remove the shuffling.")
+        log(f"{found}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
+    if count is None:
+        known = [int(part.labels.max()) for part in parts if part.labels is not None]
+        if len(known) < len(parts):
+            raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
+        if not any(known):
+            raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
+        count = 1 + max(known)
+    if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
-    sizes = [f"{s.name}: {s.size} images {digest or ''}".strip() for s, digest in zip(splits, digests, strict=True)]
+    sizes = (f"{part.split.name}: {part.split.size} images {part.digest or ''}".strip() for part in parts)
     described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest([], names)})"
-    splits = [dataclasses.replace(split, classes=count) for split in splits]
+    splits = [dataclasses.replace(part.split, classes=count) for part in parts]
     if test is None:
-        _, for_test = stratified_split(labels[0], test_fraction, split_seed)
+        _, for_test = stratified_split(labels, test_fraction, split_seed)
         chosen = np.isin(np.arange(splits[0].size), for_test)
         splits = [splits[0].part(~chosen), splits[0].part(chosen)]
-    return Source(NAME, names, *splits), described
+    return Source(NAME, names, splits[0], splits[1]), described
 
 
-def _refuse(*problems):
-    """Raises ValueError with the words of the first of the (condition, words) that is true."""
-    for condition, words in problems:
-        if condition:
-            raise ValueError(words)
-
-
-def _part(name, data, count) -> tuple[Split, str | None, np.ndarray | None]:
-    """Training or test data in any form, their digest (None: two passes differ), and their labels, if all are known.
-
-    `count` is the number of classes, None if unknown.
-    """
+def _part(name, data, count) -> Part:
+    """Training or test data in any form; `count` is the number of classes, None if unknown."""
     if isinstance(data, tf.data.Dataset):
         return _stream(name, data, count)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS):
@@ -86,17 +88,18 @@ def _part(name, data, count) -> tuple[Split, str | None, np.ndarray | None]:
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
     images, labels = data[0], _labels(name, data[1], count)
-    _refuse((len(images) != len(labels), f"{name} has {len(images):,} images but {len(labels):,} labels."))
+    if len(images) != len(labels):
+        raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
     if not (isinstance(images, list | tuple) and isinstance(images[0], bytes)):  # NumPy cuts zeros off their ends
         try:
             images = np.asarray(images)
         except ValueError as error:
             raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
     if isinstance(images[0], bytes):
-        split, *_ = _records(name, list(zip(images, labels, strict=True)), count)
+        split = _records(name, list(zip(images, labels, strict=True)), count).split
     else:
         split = _pixels(name, images, labels)
-    return split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels), labels
+    return Part(split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels), labels)
 
 
 def _pixels(name, images, labels) -> Split:
@@ -113,17 +116,16 @@ def _pixels(name, images, labels) -> Split:
     return Split.indexed(len(labels), 0, at, read, pixels=shape, name=name)
 
 
-def _records(name, data, count):
+def _records(name, data, count) -> Part:
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
     size = len(data)
-    _refuse(
-        (not size, f"{name} is empty."),
-        (size == sys.maxsize, f"{name} is infinite. {REPEATED}"),  # Grain's length of an endless dataset
-    )
+    _check_size(name, size, infinite=size == sys.maxsize)  # Grain's length of an endless dataset
 
     def record(index):
-        image, label = data[int(index)]
-        return image if isinstance(image, bytes) else np.asarray(image), _labels(name, label, count, 0)
+        found = data[int(index)]
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise ValueError(f"Expected (image, label) items in {name}, got {type(found).__name__}.")
+        return _array(found[0]), _labels(name, found[1], count, 0)
 
     first, _ = record(0)
     _check_image(name, first)
@@ -133,25 +135,21 @@ def _records(name, data, count):
         return _example(first, *tf.numpy_function(record, [element["index"]], types))
 
     split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
-    return split, _digest([record(index)[0] for index in range(0, size, size // FINGERPRINTED + 1)]), None
+    return Part(split, _digest([record(index)[0] for index in range(0, size, size // FINGERPRINTED + 1)]))
 
 
-def _stream(name, dataset, count):
+def _stream(name, dataset, count) -> Part:
     """A `tf.data.Dataset` of single examples."""
-    size, spec = int(dataset.cardinality()), dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise ValueError(f"Expected (image, label) elements in {name}, got {spec}. Use .map first.")
-    batched = spec[0].shape.rank == (1 if spec[0].dtype == tf.string else 4)
-    _refuse(
-        (size == tf.data.INFINITE_CARDINALITY, f"{name} is infinite. {REPEATED}"),
-        (batched, f"{name} gives batches of images. {UNBATCH}"),
-        (size == tf.data.UNKNOWN_CARDINALITY, f"The size of {name} is unknown. Add {CARDINALITY}."),
-    )
-    firsts = []
-    with contextlib.suppress(tf.errors.FailedPreconditionError):  # of assert_cardinality
-        firsts = [example for _ in range(2) for example in dataset.take(1).as_numpy_iterator()]
-    _refuse((len(firsts) < 2, f"{name} is empty, or can be read only once. It has to start anew on each pass."))
-    (first, label), (again, _) = firsts
+    size = int(dataset.cardinality())
+    _check_size(name, size, infinite=size == tf.data.INFINITE_CARDINALITY)
+    if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
+        raise ValueError(f"Expected (image, label) elements in {name}, got {dataset.element_spec}. Use .map first.")
+    image, _ = dataset.element_spec
+    if image.shape.rank == (1 if image.dtype == tf.string else 4):
+        raise ValueError(f"{name} gives batches of images. {UNBATCH}")
+    if size == tf.data.UNKNOWN_CARDINALITY:
+        raise ValueError(f"The size of {name} is unknown. Add {CARDINALITY}. A generator must start anew on each pass.")
+    (first, label), (again, _) = _first(name, dataset), _first(name, dataset)
     _check_image(name, first)
     _labels(name, label, count, 0)
 
@@ -162,7 +160,22 @@ def _stream(name, dataset, count):
         return _example(first, element["image"], label)
 
     split = Split(size, 0, dataset.map(lambda image, label: {"image": image, "label": label}), read, name=name)
-    return split, _digest([first]) if np.array_equal(first, again) else None, None
+    return Part(split, _digest([first]) if np.array_equal(first, again) else None)
+
+
+def _first(name, dataset):
+    """The first element as NumPy values."""
+    with contextlib.suppress(tf.errors.FailedPreconditionError):  # of assert_cardinality
+        for image, label in dataset.take(1).as_numpy_iterator():
+            return _array(image), label
+    raise ValueError(f"{name} has no elements, or can be read only once. Pass a dataset that starts anew on each pass.")
+
+
+def _check_size(name, size, infinite=False):
+    if infinite:
+        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
+    if not size:
+        raise ValueError(f"{name} is empty.")
 
 
 def _labels(name, labels, count, ndim=1) -> np.ndarray:
@@ -170,18 +183,19 @@ def _labels(name, labels, count, ndim=1) -> np.ndarray:
     labels = np.asarray(labels)
     if ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
         labels = labels[:, 0]
-    _refuse((not labels.size, f"{name} is empty."))
+    _check_size(name, labels.size)
     remedy = "Convert them to int64."
     if labels.ndim == ndim + 1:
         remedy = "One-hot labels become integers by labels.argmax(-1)."
     elif labels.dtype.kind in "OSUT":
         remedy = "Names become integers by names, labels = np.unique(labels, return_inverse=True)."
-    found = f"got {labels.dtype} of shape {labels.shape}"
-    usable = labels.ndim == ndim and labels.dtype.kind in "iu"
-    _refuse((not usable, f"Expected one integer label per image in {name}, {found}. {remedy}"))
-    end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
-    inside = labels.min() >= 0 and (count is None or labels.max() < count)
-    _refuse((not inside, f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}."))
+    if labels.ndim != ndim or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Expected one integer label per image in {name}, got {labels.dtype} of shape {labels.shape}. {remedy}"
+        )
+    if labels.min() < 0 or (count is not None and labels.max() >= count):
+        end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
+        raise ValueError(f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}.")
     return labels.astype(np.int64)
 
 
@@ -193,16 +207,16 @@ def _check_image(name, image):
         except Exception as error:  # Pillow raises many types
             raise ValueError(f"The first image of {name} cannot be decoded: {error}.") from error
         return
-    lowest, highest = np.min(image, initial=0), np.max(image, initial=0)
-    remedy = ""
+    image, remedy = np.asarray(image), ""
     if image.dtype.kind == "f":
-        pixels = "images" if highest > 1 else "255 * images" if lowest >= 0 else "127.5 * (images + 1)"
-        remedy = f"Convert them: np.round({pixels}).astype('uint8')."
+        pixels = "images"
+        if np.max(image, initial=0) <= 1:
+            pixels = "127.5 * (images + 1)" if np.min(image, initial=0) < 0 else "255 * images"
+        remedy = f" Convert them: np.round({pixels}).astype('uint8')."
     elif image.shape[2:] == (4,):
-        remedy = "Drop the alpha channel: images[..., :3]."
-    usable = image.dtype == np.uint8 and image.ndim in (2, 3) and image.shape[2:] in ((), (1,), (3,)) and image.size
-    expected = f"Expected uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image in {name}"
-    _refuse((not usable, f"{expected}, got {image.dtype} of shape {image.shape}. {remedy}".strip()))
+        remedy = " Drop the alpha channel: images[..., :3]."
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
+        raise ValueError(f"Expected {PIXELS} in {name}, got {image.dtype} of shape {image.shape}.{remedy}")
 
 
 def _example(first, image, label):
@@ -220,6 +234,10 @@ def _orientation(encoded):
         return np.int32(read_header(as_file(encoded)).orientation)
     except Exception:  # decoding finds it too, and its error is named
         return np.int32(UPRIGHT)
+
+
+def _array(image):
+    return image if isinstance(image, bytes) else np.asarray(image)
 
 
 def _digest(images, *others) -> str:

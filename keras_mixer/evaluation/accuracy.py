@@ -108,20 +108,20 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
 
 def _probabilities(model, outputs) -> np.ndarray:
     """`(B, outputs) -> (B, classes) float64`, also of logits; a single output without softmax is that of class 1."""
-    last, found = last_operation(model), np.asarray(outputs, np.float64)
+    last = last_operation(model)
     activation = activation_of(last)  # of a predictor too
-    binary = found.shape[1:] == (1,) and activation != "softmax"
-    if activation == "linear" and found.ndim == 2:
-        found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
-    finite = found[np.isfinite(found)]
-    lowest, highest = finite.min(initial=0), finite.max(initial=0)
-    if found.ndim != 2 or lowest < -TOLERANCE or highest > 1 + TOLERANCE:
-        raise ValueError(
-            f"Expected a model of class probabilities or logits (B, classes), got outputs {found.shape} from "
-            f"{lowest:.3g} to {highest:.3g} after {getattr(last, 'name', last)}. End it in softmax, sigmoid or a Dense "
-            "layer without activation. few_shot evaluates a model without a head."
-        )
-    return np.concatenate([1 - found, found], 1) if binary else found
+    known = getattr(last, "activation", None) is None or activation in ("linear", "softmax", "sigmoid")
+    if known and isinstance(outputs, np.ndarray) and outputs.ndim == 2:
+        found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"
+        if activation == "linear":
+            found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
+        finite = found[np.isfinite(found)]
+        if finite.min(initial=0) >= -TOLERANCE and finite.max(initial=0) <= 1 + TOLERANCE:
+            return np.concatenate([1 - found, found], 1) if binary else found
+    raise ValueError(
+        "Expected a model of class probabilities or logits (B, classes), got other outputs after "
+        f"{getattr(last, 'name', last)} ({activation}). End it in softmax, sigmoid or a Dense layer without activation."
+    )
 
 
 def pixel_range_of(model) -> tuple[float, float] | None:

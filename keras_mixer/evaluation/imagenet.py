@@ -58,6 +58,7 @@ def real_split(data_dir=None, label_file=None) -> Split:
         builder = prepared_builder("imagenet2012_real", data_dir)
         return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
     sets = tf.ragged.constant(json.loads(Path(label_file).read_text(encoding="utf-8")), tf.int64, ragged_rank=1)
+    tf.debugging.assert_less(sets.flat_values, tf.constant(CLASSES, tf.int64), f"Class numbers of {label_file}:")
     builder = prepared_builder("imagenet2012", data_dir)
 
     def by_name(element):

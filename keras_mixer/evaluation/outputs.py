@@ -103,7 +103,6 @@ def count_guesses(confusion, labels, guessed):
 
 def describe_outputs(images, non_finite, constant=False, range_remark="") -> list[str]:
     """One sentence per problem with the pixels or outputs behind an accuracy; empty for a sound model."""
-    broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity);"
-    broken = f"{broken} NaN never counts as correct." if non_finite else ""
-    untrained = f"All {images:,} images have the same output: the model is untrained." if constant else ""
-    return [sentence for sentence in (range_remark, broken, untrained) if sentence]
+    broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
+    untrained = f"All {images:,} images have the same output: the model is untrained."
+    return [range_remark] * bool(range_remark) + [broken] * bool(non_finite) + [untrained] * bool(constant)

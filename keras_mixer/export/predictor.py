@@ -214,11 +214,6 @@ def read(image, prepare):
     return prepare({"image": tf.constant(pixels)})
 
 
-def load_mixer(path) -> keras.Model:
-    """`load_model`, for pixels in [0, 255] even if it was saved without preprocessing."""
-    return completed(load_model(path))
-
-
 def load_model(path) -> keras.Model:
     """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
     with local_copy(downloads.local(path), only="model.keras") as local:

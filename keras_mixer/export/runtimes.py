@@ -85,6 +85,8 @@ def _open_saved_model(path):
     import tensorflow as tf
 
     description = path / SAVED_MODEL_DESCRIPTION
+    if not description.is_file():
+        return "", None, {}
     loaded = tf.saved_model.load(str(path))
 
     def call(name):
@@ -95,13 +97,15 @@ def _open_saved_model(path):
 
     signatures = {"image": "serving_default", "image_uint8": "image_uint8", "image_bytes": "image_bytes"}
     inputs = {argument: call(name) for argument, name in signatures.items() if name in loaded.signatures}
-    return "TensorFlow", description.read_bytes() if description.is_file() else None, inputs
+    return "TensorFlow", description.read_bytes(), inputs
 
 
 def _open_tflite(path):
     described = None
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
+    if described is None:
+        return "", None, {}
     try:
         from ai_edge_litert.interpreter import Interpreter
 

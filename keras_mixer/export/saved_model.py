@@ -84,6 +84,8 @@ def export_saved_model(
 
 def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     model = in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)

@@ -65,7 +65,6 @@ class Parity:
     minimum_runtime: str  # the oldest TensorFlow Lite that runs it; empty for other formats
     images: int  # number of images compared
     max_difference: float  # largest difference of a probability (of a feature without a head) over all `inputs`
-    mean_difference: float  # for float pixels
     agreement: float  # fraction of images with the same most probable class (largest feature)
     model_accuracy: float | None  # top-1; None without labels or a head
     export_accuracy: float | None
@@ -246,7 +245,6 @@ def compare(reference, opened, batches) -> dict[str, Any]:
     return {
         "images": len(labels),
         "max_difference": float(np.max([one.max() for one in differences.values()])),  # NaN if one is NaN
-        "mean_difference": float(differences["image"].mean()),
         "agreement": float((best[0] == best[1]).mean()),
         "model_accuracy": model_accuracy,
         "export_accuracy": export_accuracy,

@@ -25,7 +25,7 @@ from keras_mixer.training.callbacks import (
     checked_callbacks,
 )
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.inputs import evaluate_source, own_data, training_source
+from keras_mixer.training.inputs import evaluate_source, known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
@@ -179,6 +179,9 @@ def starting_point(run, recipe, source, given):
             raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
+    for other in filter(None, (recipe.teacher, recipe.weights)):
+        if sentence := known_images(other, recipe, source):
+            run.log(sentence)
     return model, start, teacher
 
 

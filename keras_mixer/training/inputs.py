@@ -1,19 +1,22 @@
 """The data of a recipe or run, by the fields of the recipe."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import FILES, TEST, counted, read_files
+from keras_mixer.data.image_folder import FILES, TEST, TRAIN, counted, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.run import read_recipe
 
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
+SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
@@ -66,8 +69,27 @@ def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
 
 def other_source(wanted: Recipe, **options) -> Source:
     """Data that a run does not know, for testing only."""
-    splits = (wanted.test_split, wanted.test_split, None)
+    splits = wanted.test_split, wanted.test_split, None
     return load_source(wanted.data, wanted.data_dir, *splits, label=wanted.label, **options)
+
+
+def known_images(run, recipe: Recipe, source: Source) -> str:
+    """A sentence if a run, whose weights or answers are used, learned test images of this one; otherwise empty."""
+    folder = Path(run).parent if Path(run).name == "model.keras" else Path(run)
+    try:
+        own, record = read_recipe(folder), read_files(folder / FILES)
+    except ValueError:  # not a run
+        return ""
+    if record and source.images:
+        learned = {(image.path, image.bytes) for image in record if image.part == TRAIN}
+        tested = set(source.test.files)
+        known = sum((i.path, i.bytes) in learned and f"{source.folder}/{i.path}" in tested for i in source.images)
+        said = f"learned {known:,} of the {source.test.size:,} {recipe.part()} images of this run"
+    else:
+        other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
+        known = own.data == recipe.data and (other_part or own.data_splits() != recipe.data_splits())
+        said = f"was trained on another part of {own.data}, which may include {recipe.part()} images of this run"
+    return f"{run} {said}: the accuracy may be too high." if known else ""
 
 
 def _folder(recipe, **options):

@@ -31,7 +31,9 @@ class Plan:
     total_steps: int | None
     parameters: int  # without the head if the number of classes is unknown
     macs: int  # multiply-accumulate operations per image
-    weight_bytes: int  # weights (and perturbed weights, with SAM), gradients, optimizer and moving average
+    weight_and_optimizer_bytes: (
+        int  # weights (and perturbed weights, with SAM), gradients, optimizer and moving average
+    )
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -54,7 +56,7 @@ def plan(recipe: Recipe) -> Plan:
         total_steps=recipe.steps or (steps_per_epoch and steps_per_epoch * recipe.epochs),
         parameters=parameters,
         macs=variant.macs(shape, classes or 0),
-        weight_bytes=4 * copies * parameters,
+        weight_and_optimizer_bytes=4 * copies * parameters,
     )
 
 

@@ -115,7 +115,12 @@ class Run:
 
     def read_start(self) -> dict[str, Any] | None:
         """The content of `start.json`; None before the first checkpoint."""
-        return json.loads(self.start.read_bytes()) if list_checkpoints(self.checkpoints) else None
+        if not list_checkpoints(self.checkpoints):
+            return None
+        try:
+            return json.loads(self.start.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.start} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
     def begin(self, source: Source, start, parameters, step):
         """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
@@ -347,7 +352,15 @@ def _rows(path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    return list(csv.DictReader(lines))
+    reader, rows = csv.DictReader(lines), []
+    for row in reader:
+        try:
+            [float(value) for value in row.values()]
+        except (TypeError, ValueError) as error:
+            number, line = reader.line_num, lines[reader.line_num - 1].strip()
+            raise ValueError(f"Line {number} of {path} is damaged: {line!r:.200}. Restore or delete it.") from error
+        rows.append(row)
+    return rows
 
 
 def _write_rows(path, rows):

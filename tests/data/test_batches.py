@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mixer.data import batches as batches_module
 from keras_mixer.data.batches import evaluation_batches, padded_batches, shuffled_indices, training_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.data.user_data import own_source
 from keras_mixer.training.recipe import Recipe
 
 OPERATIONS = {"randaugment_operations": ("Rotate", "Cutout"), "randaugment_level": 8.0}  # all take seconds to trace
@@ -87,6 +88,14 @@ def test_batches_follow_from_seed_and_step_in_any_number_of_processes(train):
         own = 5 * 32 // processes
         assert own <= len(read) < own + 500  # and what is fetched ahead
     assert_equal(side_by_side(parts), whole[5:])
+
+
+def test_a_dataset_that_reshuffles_itself_gives_each_image_its_own_label():
+    images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 16, 16, 3))
+    data = tf.data.Dataset.from_tensor_slices((images, np.arange(40))).shuffle(40)
+    source, _ = own_source(data, data, classes=40, log=lambda line: None)
+    for pixels, labels in take(training_batches(source.train, dataclasses.replace(PLAIN, global_batch_size=8)), 15):
+        np.testing.assert_array_equal(pixels.mean((1, 2, 3)), labels.argmax(1))
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_one_in_another_way(train):

@@ -86,6 +86,7 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
     (folder / "two").mkdir()
     (folder / "one" / "a.heic").write_bytes(b"heic")
     refused(folder, "one contains no images")
+    refused(write_folder(tmp_path / "same", classes=("dog", "dog "), parts=()), "class_names must differ")
     write_folder(tmp_path / "parts")
     (tmp_path / "parts" / "test" / "zebra").mkdir()
     refused("parts", "Class folder zebra contains no images to train on, in parts")

@@ -121,6 +121,9 @@ def test_avg_5_is_the_mean_over_data_sets_not_over_runs(tmp_path, capsys):
         (run / "results.json").write_text(json.dumps(results | {"accuracy": accuracy}))
     avg5.main(tuple(tmp_path.iterdir()))
     assert "Avg 5: 56.00%" in capsys.readouterr().out
+    (tmp_path / "0" / "results.json").write_text(json.dumps(results | {"accuracy": 1.0, "part": "held-out"}))
+    with pytest.raises(ValueError, match="test images"):
+        avg5.main(tuple(tmp_path.iterdir()))
 
 
 def test_a_network_is_measured_at_equal_distances_with_its_own_pixels(tmp_path):

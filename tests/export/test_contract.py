@@ -79,6 +79,8 @@ def test_every_form_of_every_kind_is_the_oracle(models, litert, rng, tmp_path, k
     path = write(model, format, tmp_path, **({"version": 10} if format == "saved_model" else {}))
     if format == "tflite":
         tflite_files[kind] = path.read_bytes()
+    if format == "onnx":
+        assert pytest.importorskip("onnxruntime").InferenceSession(path).get_inputs()[0].shape[0] == "batch"
     loaded = keras_mixer.load(path)
     assert (loaded.facts.pixel_range, loaded.output) == ((0, 255), "probabilities")
     if format == "web":

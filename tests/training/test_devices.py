@@ -59,6 +59,7 @@ def one(tmp_path_factory):
     result = fit(tmp_path_factory.mktemp("one") / "run", "cpu", callbacks=form)
     assert form.flattened
     assert len(set(result.history["val_loss"])) == 2  # it learned something
+    assert min(result.history["gradient_norm"]) > RUN["clip_norm"]
     return result
 
 
@@ -93,6 +94,17 @@ def test_microbatches_perturbed_weights_and_a_teacher_on_several_devices_are_tho
     one = fit(tmp_path / "one", "cpu", **options)
     assert one.metrics["test_images"] == 360
     assert_equal(one, fit(tmp_path / "several", SEVERAL, accumulation_steps=5, rematerialize_tokens=True, **options))
+
+
+def test_a_tpu_that_answers_is_driven_by_its_strategy(monkeypatch):
+    if not ON_TENSORFLOW:
+        pytest.skip("tf.distribute")
+    resolver = type("Resolver", (), {"connect": staticmethod(lambda: "a resolver")})
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", resolver)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] * 8)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda found: f"strategy of {found}")
+    devices = choose_devices("auto")
+    assert (devices.count, devices.strategy, devices.jit_compile) == (8, "strategy of a resolver", False)
 
 
 def train_together(*workdirs):

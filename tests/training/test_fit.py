@@ -250,6 +250,7 @@ def test_problems_are_found_before_anything_is_written(tmp_path, monkeypatch):
 
     refused("valid ones are digits", "nothing")
     refused("global_batch_size=2000 is more than the 1437 training images", global_batch_size=2000)
+    refused("30 px is not a multiple of the patch", image_size=30)
     refused("nothing.npz", error=(ValueError, OSError), weights="nothing.npz")
     refused("warmup_steps=9 leaves nothing of a run of 9 steps", steps=9, warmup_steps=9)
     wrong = {"class_weights": (1.0, 2.0, 3.0), "workdir": tmp_path / "other"}  # found when the run has begun

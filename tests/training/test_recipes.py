@@ -158,9 +158,9 @@ def test_the_plan_of_the_papers_imagenet_run():
     assert (numbers.steps_per_epoch, numbers.total_steps) == (309, 92_700)
     assert numbers.parameters == 59_880_472
     assert round(numbers.macs / 1e9, 3) == 12.602
-    assert numbers.weight_bytes == 16 * 59_880_472  # weights, gradients, two moments
+    assert numbers.weight_and_optimizer_bytes == 16 * 59_880_472  # weights, gradients, two moments
     for option in ({"ema_momentum": 0.999}, {"sam_rho": 0.05}):
-        assert plan(resolve("imagenet1k_b16", **option)).weight_bytes == 20 * 59_880_472
+        assert plan(resolve("imagenet1k_b16", **option)).weight_and_optimizer_bytes == 20 * 59_880_472
 
 
 def test_a_plan_leaves_open_what_depends_on_unread_data():

@@ -13,7 +13,7 @@ from conftest import randomize
 from weight_files import linen, timm
 
 import keras_mixer
-from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.predictor import load_model
 
 NAMES = ["stem/kernel", "MixerBlock_1/token_mixing/Dense_0/kernel", "MixerBlock_0/LayerNorm_1/scale", "head/bias"]
 TOKENS = [f"MixerBlock_0/token_mixing/Dense_{i}/bias" for i in (0, 1)]  # they decide about the model to build
@@ -182,6 +182,6 @@ def test_a_keras_file_runs_no_code_and_does_not_grow(model, tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(50_000_000))
     for name, reason in {"code": "(?s:.)*(unsafe|lambda)", "bomb": "says that it unpacks to 50,000,000"}.items():
-        for read in (load_mixer, lambda path: keras_mixer.load_weights(model, path)):
+        for read in (load_model, lambda path: keras_mixer.load_weights(model, path)):
             with pytest.raises(ValueError, match=rf"{name}\.keras .*{reason}"):
                 read(tmp_path / f"{name}.keras")

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from weight_files import linen, send, serving, timm
 
 import keras_mixer
-from keras_mixer.export.predictor import load_mixer
+from keras_mixer.export.predictor import load_model
 from keras_mixer.export.runtimes import load
 from keras_mixer.weights.convert import convert
 
@@ -92,7 +92,7 @@ def test_models_are_opened_and_converted(asked, models, tmp_path, rng):
     predictor = load(Path("hf://me/keras"))  # as the command line passes it on
     expected = models[0].predict_on_batch(images.astype("float32"))
     np.testing.assert_allclose(predictor.probabilities(images), expected, atol=1e-6)
-    assert same(load_mixer(convert("hf://me/two/files/one.npz", tmp_path / "one.keras")), models[0])
+    assert same(load_model(convert("hf://me/two/files/one.npz", tmp_path / "one.keras")), models[0])
 
 
 def test_the_cache_is_used_without_the_hub(asked, monkeypatch):

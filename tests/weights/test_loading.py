@@ -170,11 +170,14 @@ def test_sizes_without_whole_tiles_or_a_square_need_more(official, tmp_path):
 
 def test_useless_arguments_are_refused(source, official):
     load, save, written = keras_mixer.load_weights, keras_mixer.save_official, official.read_bytes()
+    twice = dict(np.load(official))
+    twice["Mixer/encoderblock_0/LayerNorm_0/scale"] = twice["MixerBlock_0/LayerNorm_0/scale"]
     for message, call in {
         "not overwritten": lambda: save(source, official),
         r"ends in \.npz": lambda: save(source, official.parent / "a.ckpt"),
         "no weights file": lambda: load(source, official.parent / "a.npz"),
         r"not a known source: .*imagenet21k.*\.npz": lambda: load(source, "in99k"),
+        "are both": lambda: load(source, saved(official.parent / "twice.npz", twice)),
         "head must be": lambda: load(source, official, head="zero"),
         "head does not fit": lambda: load(empty(classes=4), official, head="load"),
         "method must be": lambda: load(source, official, method="bicubic"),
@@ -184,7 +187,10 @@ def test_useless_arguments_are_refused(source, official):
     assert official.read_bytes() == written
 
 
-@pytest.mark.parametrize(("prefix", "layout"), [("module._orig_mod.", timm), ("opt/target/", pre_linen)])
+@pytest.mark.parametrize(
+    ("prefix", "layout"),
+    [("module._orig_mod.", timm), ("opt/target/", pre_linen), ("params/", linen), ("model.", timm)],
+)
 def test_prefixes_of_training_checkpoints_are_removed_and_said(source, weights, tmp_path, prefix, layout):
     arrays, said, form = layout(weights), [], {"exact_gelu": layout is timm}
     prefixed = {prefix + name: array for name, array in arrays.items()} | {"opt/state/step": np.float32(3)}
