@@ -25,7 +25,9 @@ def encode(image, format, mode=None, **options):
 
 def evaluated(encoded, size, crop, orientation=1):
     """The pixels that a model sees when it is evaluated."""
-    return evaluation_image({"image": tf.constant(encoded), "orientation": tf.constant(orientation)}, size, crop)
+    return evaluation_image(
+        {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}, size, crop
+    )
 
 
 def turned(image, orientation=6):

@@ -86,14 +86,3 @@ def test_recipes_and_their_fields():
     listed = [name if value is dataclasses.MISSING else f"{name}={value!r}" for name, value in fields.items()]
     lists = {"recipes": keras_mixer.RECIPES, "fields": listed, "evaluation crops": EVALUATION_CROPS}
     assert_listed("Recipes", [f"{title}: {', '.join(names)}" for title, names in lists.items()])
-
-
-def test_weight_names_and_shapes():
-    """With small numbers that are told apart."""
-    model = keras_mixer.Mixer((2, 3), 2, 7, 5, 11, input_shape=(4, 9, 4), classes=13)
-    sizes = {"P_h": 2, "P_w": 3, "channels": 4, "C": 7, "S": 6, "D_S": 5, "D_C": 11, "classes": 13}
-    shapes = {}
-    for name, shape in re.findall(r"^(\S+)  +\((.*)\)$", block("Weights"), re.M):
-        sides = tuple(sizes[side] for side in shape.replace(" ", "").rstrip(",").split(","))
-        shapes |= {name.replace("{i}", str(i)): sides for i in (range(2) if "{i}" in name else (0,))}
-    assert {weight.path: tuple(weight.shape) for weight in model.weights} == shapes

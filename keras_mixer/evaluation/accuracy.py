@@ -119,8 +119,8 @@ def _probabilities(model, outputs) -> np.ndarray:
         if finite.min(initial=0) >= -TOLERANCE and finite.max(initial=0) <= 1 + TOLERANCE:
             return np.concatenate([1 - found, found], 1) if binary else found
     raise ValueError(
-        "Expected a model of class probabilities or logits (B, classes), got other outputs after "
-        f"{getattr(last, 'name', last)} ({activation}). End it in softmax, sigmoid or a Dense layer without activation."
+        f"Expected class probabilities or logits (B, classes), got other outputs after {getattr(last, 'name', last)} "
+        f"({activation}). End the model in softmax, sigmoid or no activation; few_shot evaluates one without a head."
     )
 
 

@@ -104,8 +104,6 @@ def _open_tflite(path):
     described = None
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
-    if described is None:
-        return "", None, {}
     try:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -115,6 +113,8 @@ def _open_tflite(path):
 
         Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
     interpreter = Interpreter(model_path=str(path), num_threads=available_cores())
+    if described is None:
+        return name, None, {}
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
     size = details["image"]["shape"][0]  # images per call

@@ -44,16 +44,7 @@ def test_rows_count_operations_and_images():
     assert rows[0]["of_baseline"] == pytest.approx(4 * 8 / 0.102 / 100)
 
 
-def test_the_vit_is_the_published_one_and_ratios_are_as_the_papers(monkeypatch):
-    speeds = {("keras", "B/16"): 32.0, ("keras", "ViT-B/16"): 16.0, ("timm", "B/16"): 20.0}
-    rows = [
-        {"contestant": contestant, "variant": model, "kind": "forward", "images_per_second": speed}
-        for (contestant, model), speed in speeds.items()
-    ]
-    assert gpu.ratios(rows) == [
-        ("B/16 forward: keras / timm compiled", 1.6, 1.0),
-        ("keras: B/16 / ViT-B/16 forward", 2.0, pytest.approx(1.607, abs=1e-3)),
-    ]
+def test_the_vit_is_the_published_one(monkeypatch):
     assert VITS["ViT-B/16"].macs(224) == 17_563_828_224
     monkeypatch.setitem(VITS, "ViT-B/16", dataclasses.replace(VITS["ViT-B/16"], blocks=1))
     assert build_vit("ViT-B/16", 224).count_params() == 86_567_656 - 11 * 7_087_872

@@ -102,7 +102,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     with pytest.raises(ValueError, match=r"an image of 11000 x 12000 px, too large: the limit is 128,000,000 pixels"):
         read_header(io.BytesIO(with_sides(png, 12_000, 11_000)))
     large_jpeg = jpeg.replace(struct.pack(">HH", *SMALL.shape[:2]), struct.pack(">HH", 50_000, 50_000))
-    crops = lambda some: evaluated(some, (16, 16), "resize"), lambda some: trained(some, (16, 16))
+    crops = lambda some: evaluated(some, (16, 16), "resize"), lambda one: trained(one, (16, 16))
     for bomb in (large_jpeg, with_sides(png, 50_000, 50_000), with_sides(png, 2**32 - 1, 2**32 - 1)):
         for read in (decode_image, decode_jpeg_or_png, *crops):
             with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 128,000,000 pixels"):

@@ -45,8 +45,8 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, monkeypatch):
     ("name", "change", "message"),
     [
         ("train-images-idx3", lambda packed: packed[:-50], "truncated"),
-        ("t10k-images-idx3", lambda packed: gzip.compress(gzip.decompress(packed)[:-7]), "343 into shape"),
-        ("train-labels-idx1", lambda packed: gzip.compress(b""), "not an IDX file"),
+        ("t10k-images-idx3", lambda packed: gzip.compress(gzip.decompress(packed)[:-7]), "343 bytes follow"),
+        ("train-labels-idx1", lambda packed: gzip.compress(b""), r"its header is \[\]"),
         ("train-labels-idx1", lambda packed: gzip.compress(struct.pack(">2I", 0x0801, 1) + b"3"), "has 1 labels"),
     ],
 )

@@ -97,7 +97,7 @@ def test_the_description_changes_with_the_data_and_what_may_be_a_mistake_is_said
         (dataset(PNG).batch(2), {"classes": 3}, r"train gives batches of images. Add .unbatch\(\)"),
         (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, r"Expected \(image, label\) elements"),
         (dataset().shuffle(10, seed=1), {"classes": 3, "needs_order": True}, "Two passes over train start"),
-        (dataset(), {}, "Only arrays tell the number of classes"),
+        (dataset(), {}, "number of classes is known only for arrays"),
     ],
 )
 def test_unusable_data_are_refused_with_the_remedy(train, options, message):
@@ -106,9 +106,9 @@ def test_unusable_data_are_refused_with_the_remedy(train, options, message):
 
 
 def test_data_that_must_be_given_again_or_split_are_asked_for():
-    with pytest.raises(ValueError, match=r"Only arrays are split automatically. Pass test="):
+    with pytest.raises(ValueError, match=r"only arrays are split automatically. Pass test="):
         own_source(dataset(), classes=3)
-    with pytest.raises(ValueError, match="two or more classes, got 1"):
+    with pytest.raises(ValueError, match="two or more classes, got only 0"):
         own_source((IMAGES, 0 * LABELS))
     with pytest.raises(ValueError, match=r"passed to keras_mixer.fit"):  # the data of a run on them
         load_source("own data (train: 10 images)")

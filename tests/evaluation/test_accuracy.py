@@ -79,7 +79,7 @@ def test_outputs_that_are_constant_or_not_finite_are_remarked_on(rng):
     assert not evaluated(same, labels, size=2).constant
     same[1, 6] = np.nan
     (remark,) = evaluated(same, labels).remarks()
-    assert remark == "1 of 5 images have outputs that are not finite (NaN or infinity); NaN never counts as correct."
+    assert remark == "1 of 5 images have outputs that are not finite (NaN or infinity); NaN is wrong."
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +129,10 @@ def test_outputs_of_unknown_meaning_are_refused(logits):
 
     model, image = logits[0], keras.Input((16, 16, 3))
     for own, message in (
-        (Own(), r"outputs \(11, 10\) from -.* to .* after own"),
-        (keras.Model(image, keras.ops.log_softmax(model(image))), "from -"),
-        (keras.Model(image, [model(image)] * 2), r"outputs \(2, 11, 10\) "),
-        (model.layers[0], "few_shot evaluates a model without a head"),
+        (Own(), "other outputs after own"),
+        (keras.Model(image, keras.ops.log_softmax(model(image))), "other outputs after"),
+        (keras.Model(image, [model(image)] * 2), "other outputs after"),
+        (model.layers[0], "few_shot evaluates one without a head"),
     ):
         with pytest.raises(ValueError, match=message):
             keras_mixer.evaluate(own, (IMAGES, LABELS))

@@ -1,6 +1,5 @@
 """What the figures of experiments/ rest on: each network and measure against its definition."""
 
-import csv
 import json
 
 import keras
@@ -10,10 +9,9 @@ import pytest
 import keras_mixer
 from experiments import avg5
 from experiments.networks import small_resnet
-from experiments.pareto import PUBLISHED, pareto_front
 from experiments.permutation import INPUTS, on_shuffled, permuted, permuted_mixer, shuffle_patches
 from experiments.token_weights import arrange, mean_radial_frequency, smoothness, unit_weights
-from experiments.training import Training, draw, train
+from experiments.training import Training, train
 from experiments.untied import GroupedTokenMlp, untied_mixer, untied_parameters
 from keras_mixer.variants import Variant
 
@@ -95,22 +93,6 @@ def test_planted_waves_have_their_frequency_and_come_out_in_order_with_their_opp
     assert unit_weights(model)[1][5, 2, 3] == kernel[2 * 6 + 3, 5]  # weights are on the grid as the tokens are
 
 
-def test_the_front_holds_what_nothing_beats(rng):
-    cost, gain = rng.integers(0, 12, 60), rng.integers(0, 12, 60)
-    front, points = pareto_front(cost, gain), set(zip(cost, gain, strict=True))
-    best = {(c, g) for c, g in points if not any(a <= c and b >= g and (a, b) != (c, g) for a, b in points)}
-    assert [(cost[i], gain[i]) for i in front] == sorted(best)
-
-
-def test_the_tables_are_the_papers():
-    rows = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
-    second, third = ([row for row in rows if row["table"] == table] for table in "23")
-    assert (len(second), len(third)) == (10, 26)
-    speeds = {(row["model"], row["image_size"], row["images_per_second"]) for row in third}
-    assert len(speeds) == len({speed[:2] for speed in speeds})  # speed depends on model and size alone
-    assert all(not row["real"] or float(row["real"]) > float(row["imagenet"]) for row in rows)
-
-
 def test_avg_5_is_the_mean_over_data_sets_not_over_runs(tmp_path, capsys):
     results = {"part": "test", "test_images": 9, "evaluation_crop": "resize", "image_size": [8, 8]}
     runs = [*((data, 0.5) for data in avg5.FIVE.values()), ("cifar10", 0.9), ("/data/cifar10/3", 1.0)]
@@ -136,12 +118,3 @@ def test_a_network_is_measured_at_equal_distances_with_its_own_pixels(tmp_path):
     assert len(curve) == 3
     assert curve[2] > curve[0] > 0.1
     assert train(network, digits.settings, digits.source, **options) == curve  # the run was kept
-
-
-def test_every_class_gives_as_many_as_any_other_and_more_images_keep_the_fewer(rng):
-    labels = rng.permutation(np.repeat([0, 1, 2], [40, 30, 4]))
-    few, many = draw(labels, 9), draw(labels, 30)
-    assert np.bincount(labels[few]).tolist() == [3, 3, 3]
-    assert np.bincount(labels[many]).tolist() == [13, 13, 4]
-    assert set(few) < set(many)
-    assert len(set(draw(labels, 74))) == 74
