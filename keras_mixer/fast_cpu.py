@@ -31,7 +31,7 @@ class LayerNorm(keras.layers.LayerNormalization):
 def gelu(x, exact=False, training=False):
     """GELU of any tensor: the tanh form, the default of `jax.nn.gelu`, or `exact`, the erf form of timm's models.
 
-    Inference keeps the plain form: oneDNN fuses it with the matrix product before it, and TFLite knows it.
+    Training has `_one_pass`. Inference keeps the plain form, which oneDNN fuses with the product before it.
     """
     form = _erf_gelu if exact else _tanh_gelu
     with keras.name_scope("gelu"):  # sorts after "dense_0": TensorFlow sorts inputs by name before it decides on fusion

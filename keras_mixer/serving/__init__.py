@@ -60,7 +60,7 @@ class Client:
         images_per_request: the most images in one request; one that the server finds too large is sent in halves.
 
     Raises:
-        ValueError: the URL has another form, or a number is out of range.
+        ValueError: the URL has another form, or `images_per_request` is less than 1.
     """
 
     def __init__(self, url, timeout=30.0, retries=4, headers=None, images_per_request=32):
@@ -77,7 +77,7 @@ class Client:
         """Yields, in order, the most probable classes of image files, or why a file cannot be read.
 
         They are `top_k`, or as many as the model was exported with. Files that the served graph does not read, of other
-        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. `ServingError` if the server failed.
+        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError or ValueError if the server fails.
         """
         paths = list(map(str, paths))
         for start in range(0, len(paths), self.images_per_request):
