@@ -77,7 +77,7 @@ class Client:
         """Yields, in order, the most probable classes of image files, or why a file cannot be read.
 
         They are `top_k`, or as many as the model was exported with. Files that the served graph does not read, of other
-        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError or ValueError if the server fails.
+        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError or ValueError if it fails.
         """
         paths = list(map(str, paths))
         for start in range(0, len(paths), self.images_per_request):
