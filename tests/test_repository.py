@@ -24,14 +24,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9668, 75),
+    "keras_mixer": (9665, 75),
     "keras_mixer/*.py": (1544, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (930, 9),
     "keras_mixer/data": (1956, 11),
-    "keras_mixer/training": (2202, 13),
+    "keras_mixer/training": (2200, 13),
     "keras_mixer/evaluation": (450, 5),
-    "keras_mixer/export": (1199, 9),
+    "keras_mixer/export": (1198, 9),
     "keras_mixer/inspect": (439, 6),
     "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),
@@ -132,7 +132,7 @@ known, environment = set(sys.modules), dict(os.environ)
 import keras_mixer
 assert environment == os.environ
 print(*set(sys.modules) - known)
-from keras_mixer import cli
+from keras_mixer import cli; import keras_mixer.cli.export  # and so evaluate
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     cli.main(["variants"])
     cli.main(["predict", "--help"])

@@ -12,7 +12,6 @@ from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_o
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import image_folder, load_source, with_classes_of
-from keras_mixer.evaluation import imagenet
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
@@ -162,6 +161,8 @@ class Imagenet:
     output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
+        from keras_mixer.evaluation import imagenet  # brings in TensorFlow Datasets, needed only here
+
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
         crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]

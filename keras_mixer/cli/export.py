@@ -120,8 +120,7 @@ class Export:
 def print_parity(parity):
     """Prints how an export compares with its model."""
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
-    found = parity.model_accuracy, parity.export_accuracy
-    accuracies = ("unknown" if accuracy is None else f"{accuracy:.2%}" for accuracy in found)
+    accuracies = ("unknown" if one is None else f"{one:.2%}" for one in (parity.model_accuracy, parity.export_accuracy))
     needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
     rows = [
         ("top-1 accuracy", *accuracies, ""),

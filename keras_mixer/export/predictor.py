@@ -3,7 +3,7 @@
 import dataclasses
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebui
 from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.fields import EVALUATION_CROPS
+from keras_mixer.fields import EVALUATION_CROPS, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -143,8 +143,7 @@ def read_description(text, path) -> dict[str, Any]:
 
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
+    check("precision", precision, Precision)
     parts = anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):

@@ -31,9 +31,7 @@ class Plan:
     total_steps: int | None
     parameters: int  # without the head if the number of classes is unknown
     macs: int  # multiply-accumulate operations per image
-    weight_and_optimizer_bytes: (
-        int  # weights (and perturbed weights, with SAM), gradients, optimizer and moving average
-    )
+    weight_and_optimizer_bytes: int  # of weights (twice with SAM), gradients, optimizer and moving average
 
 
 def plan(recipe: Recipe) -> Plan:
