@@ -22,7 +22,7 @@ from speed import CALLS, Case, limit_operations
 OURS_OTHERWISE = {  # other ways to run this package: arguments of `ours.py`, environment variables
     "keras_mixer, XLA": (["xla"], {}),
     "keras_mixer on JAX": ([], {"KERAS_BACKEND": "jax"}),
-    "keras_mixer, load": (["load"], {}),
+    "keras_mixer, load": (["load"], {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
     "keras_mixer, SavedModel": (["export"], {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}),
 }
 PHOTOGRAPHS = 512

@@ -105,7 +105,8 @@ class Anatomy:
     def class_names(self) -> tuple[str, ...]:
         """One name per class, in order, or its number if names are unknown; empty for features."""
         classes = 0 if self.output()[0] == "features" else self.model.output_shape[-1]
-        return (self.facts.class_names if classes else None) or tuple(map(str, range(classes)))
+        numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
+        return (self.facts.class_names if classes else None) or tuple(map(str, numbers))
 
     @property
     def evaluation_crop(self) -> str:
@@ -240,7 +241,7 @@ def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
-    return "sigmoid" if names & set(BINARY_LOSSES) else "softmax"
+    return "sigmoid" if names & set(BINARY_LOSSES) or model.outputs[0].shape[1:] == (1,) else "softmax"
 
 
 def probabilities_of(logits, activation) -> np.ndarray:

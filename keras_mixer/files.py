@@ -60,12 +60,12 @@ def publish(written, path):
     if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new
         _sync(written)
     os.replace(written, path)
-    if os.name == "posix":  # the name is on disk once its folder is
+    with contextlib.suppress(OSError):  # the name is on disk once its folder is, where a folder can be synchronized
         _sync(path.parent)
 
 
 def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows wants the right to write
     try:
         os.fsync(descriptor)
     finally:

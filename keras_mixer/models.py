@@ -79,7 +79,7 @@ def Mixer(
         >>> keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(32, 48, 1), classes=10).output_shape
         (None, 10)
     """
-    if len(input_shape) != 3 or not is_count(input_shape[2]):
+    if len(input_shape or ()) != 3 or not is_count(input_shape[2]):
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
@@ -95,7 +95,7 @@ def Mixer(
         if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = token_grid(input_shape[:2], as_pair(patch_size))
-    input_shape, hidden_dim, classes = tuple(map(int, input_shape)), int(hidden_dim), int(classes)
+    input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)
     if weights is not None:
         weights = open_weights(weights, variant)
         tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
@@ -120,7 +120,7 @@ def Mixer(
     else:
         x = keras.layers.Reshape((*grid, hidden_dim), name="grid")(x)  # (B, g_h, g_w, C)
     if include_top:
-        x = ClassifierHead(classes, kernel_initializer="zeros", dtype=exact, name="head")(x)  # (B, classes)
+        x = ClassifierHead(int(classes), kernel_initializer="zeros", dtype=exact, name="head")(x)  # (B, classes)
         if classifier_activation is not None:
             x = keras.layers.Activation(classifier_activation, dtype=exact, name="probabilities")(x)
     model = MixerModel(image, x, name=name or "mixer")

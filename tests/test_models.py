@@ -117,6 +117,7 @@ def test_stochastic_depth_drops_whole_examples_and_rescales_the_rest(rng):
     ("options", "message"),
     [
         ({"input_shape": (32, 32)}, "height, width, channels"),
+        ({"input_shape": None, "include_top": False, "classes": None}, "height, width, channels"),
         ({"pooling": "max"}, "pooling"),
         ({"classes": 0}, "classes"),
         ({"dropout_rate": 1.0}, "dropout_rate"),

@@ -24,19 +24,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9665, 75),
-    "keras_mixer/*.py": (1544, 14),
+    "keras_mixer": (9693, 75),
+    "keras_mixer/*.py": (1545, 14),
     "keras_mixer/layers.py": (202, 1),
-    "keras_mixer/weights": (930, 9),
-    "keras_mixer/data": (1956, 11),
-    "keras_mixer/training": (2200, 13),
-    "keras_mixer/evaluation": (450, 5),
-    "keras_mixer/export": (1198, 9),
-    "keras_mixer/inspect": (439, 6),
+    "keras_mixer/weights": (928, 9),
+    "keras_mixer/data": (1981, 11),
+    "keras_mixer/training": (2222, 13),
+    "keras_mixer/evaluation": (437, 5),
+    "keras_mixer/export": (1199, 9),
+    "keras_mixer/inspect": (434, 6),
     "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (8497, 78),
+    "tests": (8500, 78),
 }
 KERAS_ONLY = ("variants", "layers", "models", "composite", "mixer_model", "anatomy", "features", "fast_cpu")
 PUBLIC = {

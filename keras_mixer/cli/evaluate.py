@@ -2,7 +2,6 @@
 
 import contextlib
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import read_recipe
 
 BATCH_SIZE = 64
+MOST_CLASSES = 2000  # of a confusion matrix that is written
 
 
 @contextlib.contextmanager
@@ -67,14 +67,14 @@ class Evaluate:
         content |= {"image_size": list(wanted.input_shape()[:2]), "precision": self.precision}
         content |= {"test_images": result.examples, "non_finite": result.non_finite, "constant": result.constant}
         content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
-        content |= {"confusion": result.confusion.tolist()}
+        content |= {"confusion": result.confusion.tolist() if len(rows) <= MOST_CLASSES else None}
         if print_data(self, content, ("class", "images", "accuracy"), rows):
             print_evaluation(result, content)
         kept = is_own and self.precision == "float32" and self.source.label is None
         if file := self.output or (self.model / "evaluation.json" if kept else None):
             write_json(file, content)
             log(f"\nWritten to {as_addresses(file)}.")
-        if kept:
+        if kept and content["confusion"] and not self.output:
             figure = confusion_figure(result.confusion, source.class_names)
             log(f"Written to {as_addresses(write_figure(figure, self.model / 'confusion.png'))}.")
 
@@ -156,7 +156,6 @@ class Imagenet:
 
     model: Model  # a finished run directory or .keras file with 1000 classes
     data_dir: str | None = None  # of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2)
-    real_labels: Path | None = None  # the authors' real.json, for imagenet2012 instead of imagenet2012_real
     evaluation_crop: EvaluationCrop | None = None  # of images; by default the model's own, or resmall-crop
     output: NewFile | None = None  # JSON file to write; it must not exist
 
@@ -171,7 +170,7 @@ class Imagenet:
         labelled = partial(imagenet.labelled_split, data_dir=self.data_dir)
         sets: dict[str, tuple[Any, Any]] = {
             "ImageNet": (evaluate, partial(labelled, "imagenet2012", "validation")),
-            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir, self.real_labels)),
+            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir)),
         }
         sets |= {f"V2 {kind}": (evaluate, partial(labelled, f"imagenet_v2/{kind}", "test")) for kind in imagenet.V2}
         for name, (measure, open_split) in sets.items():

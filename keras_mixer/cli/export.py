@@ -72,7 +72,7 @@ class Export:
         model = load_model(self.run)
         parts = anatomy(model)
         source = with_classes_of(self._source(), parts.class_names)
-        if self.quantization == "int8":
+        if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)
             with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
                 options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])

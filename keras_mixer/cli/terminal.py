@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tensorflow as tf
 import tyro
+from pydantic_core import to_jsonable_python
 
 from keras_mixer.fields import settings
 from keras_mixer.files import atomic_write, refuse_existing
@@ -90,10 +91,10 @@ def print_table(header, rows):
 def print_data(options, content, header=(), rows=()) -> bool:
     """Prints the content if `--json` is given, writes rows for `--csv`; returns whether tables are still wanted."""
     if getattr(options, "csv", None) is not None:
-        with atomic_write(options.csv) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_write(options.csv) as path, open(path, "w", -1, "utf-8", "surrogateescape", "") as file:
             csv.writer(file).writerows([header, *rows])
     if options.json:
-        print(json.dumps(content, indent=2))
+        print(json.dumps(to_jsonable_python(content, inf_nan_mode="null"), indent=2))
     return not options.json
 
 

@@ -28,8 +28,8 @@ class Train:
     runs/NAME_sweep. Rerun the same command to resume."""
     skip_corrupt: bool = False  # leave out image files that cannot be decoded, instead of stopping
     dry_run: bool = False  # print the plan and its cost, without reading the data
-    profile_steps: Annotated[tuple[CountFrom0, CountFrom0], ASCENDING] | None = None
-    """First and last step, counted from now, to profile for TensorBoard; at least 0 and ascending."""
+    profile_steps: Annotated[tuple[Count, Count], ASCENDING] | None = None
+    """First and last step, counted from 1 from now on, to profile for TensorBoard; ascending."""
     job_addresses: str | None = None
     """host:port of the first of multiple processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
     num_processes: Count | None = None  # number of processes that train together, at least 1

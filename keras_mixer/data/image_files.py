@@ -80,6 +80,8 @@ def naming_damaged_files(*splits):
     """Raises `damaged_files` if the block fails because an image of the splits cannot be decoded."""
     try:
         yield
+    except tf.errors.ResourceExhaustedError:
+        raise
     except tf.errors.OpError as error:
         if reasons := [reason for split in splits for reason in unusable_examples(split).values()]:
             raise damaged_files(reasons, ADVICE if splits[0].files else "") from error

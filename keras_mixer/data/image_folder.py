@@ -128,6 +128,8 @@ class ImageFolder:
         trains = [name for name in others if name.lower().startswith("train")]
         tests = [name for name in others if name.lower().startswith(("test", "val", "eval"))]
         common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
+        if {self.train_split, self.test_split} <= set(inside) and not (train or test):
+            raise self._no_classes([])
         if not (train or test or len(common) > 1 or (common and trains and tests)):
             return {"": TRAIN}
         for_train = self.train_split if train else (trains or [n for n in others if n not in tests] or ["FOLDER"])[0]

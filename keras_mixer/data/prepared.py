@@ -31,6 +31,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
                 f"Split {split!r} of {name!r} {problem}. Choose another of {sorted(info.splits)} with {option}, or "
                 "slices such as 'train[:90%]' and 'train[90%:]'."
             )
+    if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):
+        raise ValueError(f"{train_split!r} and {test_split!r} of {name!r} have images in common. Choose other slices.")
     names = tuple(info.features[label].names)
 
     def read(element):
@@ -88,7 +90,10 @@ def _builder(name, data_dir, log):
             f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
             "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
         ) from error
-    builder.download_and_prepare()  # nothing if it is prepared
+    try:
+        builder.download_and_prepare()  # nothing if it is prepared
+    except (AssertionError, tfds.download.DownloadError) as error:  # files that everybody must get by hand
+        raise ValueError(f"{name} cannot be prepared: {' '.join(str(error).split())}") from error
     return builder
 
 
@@ -106,6 +111,12 @@ def _check_features(name, features, label):
                 f"Feature {key!r} of {name!r} is {' '.join(repr(features.get(key)).split())}, expected {expected}. It "
                 f"has {sorted(features)}: choose with --label, or pass the data by tf.data to keras_mixer.fit."
             )
+
+
+def _overlap(*splits):
+    """Whether two splits have examples in common."""
+    first, second = ([(one.filename, one.skip, one.skip + one.take) for one in s.file_instructions] for s in splits)
+    return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a in first for b in second)
 
 
 def _has_labels(builder, split, label):

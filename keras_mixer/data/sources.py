@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.image_folder import ImageFolder
-from keras_mixer.data.splits import Source, pixels_split, stratified_split
+from keras_mixer.data.splits import Source, pixels_split, some, stratified_split
 from keras_mixer.data.user_data import NAME
 from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
 
@@ -55,12 +55,21 @@ def load_source(
         return images.whole() if test_fraction is None else images.source(test_fraction, split_seed)
     if path.is_file():
         raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
+    source = None
     if path.is_dir() and is_idx_folder(path):
-        return idx_source(path)
-    if data == "digits":
-        return _digits(test_fraction or 0.2, split_seed)
-    if data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
-        return idx_source(FASHION_MNIST)
+        source = idx_source(path)
+    elif data == "digits":
+        source = _digits(test_fraction or 0.2, split_seed)
+    elif data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
+        source = idx_source(FASHION_MNIST)
+    if source is not None:
+        parts = {"train": source.train, "test": source.test}
+        if label != "label" or not {train_split, test_split} <= set(parts):
+            raise ValueError(
+                f"{data} has the splits train and test and one label, got train_split={train_split!r}, "
+                f"test_split={test_split!r}, label={label!r}. Choose part of the training images by --holdout."
+            )
+        return dataclasses.replace(source, train=parts[train_split], test=parts[test_split])
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):
         raise ValueError(f"There is no folder {data}.")
     from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
@@ -153,15 +162,16 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
     for spelled in ids_and_names if known in ids_and_names else (known,):
         if found == spelled:
             return dataclasses.replace(source, class_names=known)
-        if set(found) < set(spelled) and all(spelled.count(name) == 1 for name in found):
-            log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {', '.join(found[:20])}.")
+        if set(found) <= set(spelled) and all(spelled.count(name) == 1 for name in found):
+            if len(found) < len(known):
+                log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {some(found, 20)}.")
             table = tf.constant([spelled.index(name) for name in found], tf.int64)
             train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
             return dataclasses.replace(source, class_names=known, train=train, test=test)
     raise ValueError(
         f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
-        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes in the same order, or, if the "
-        "model has no names for its classes, set model.class_names = (...) and save it again."
+        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
+        "no names for its classes, set model.class_names = (...) and save it again."
     )
 
 

@@ -114,7 +114,7 @@ def _probabilities(model, outputs) -> np.ndarray:
     if known and isinstance(outputs, np.ndarray) and outputs.ndim == 2:
         found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"
         if activation == "linear":
-            found = probabilities_of(found, "sigmoid" if binary else implied_activation(model))
+            found = probabilities_of(found, implied_activation(model))
         finite = found[np.isfinite(found)]
         if finite.min(initial=0) >= -TOLERANCE and finite.max(initial=0) <= 1 + TOLERANCE:
             return np.concatenate([1 - found, found], 1) if binary else found

@@ -4,8 +4,6 @@ Source: ReaL: Beyer et al. 2020 (arXiv 2006.07159). ImageNet-V2: Recht et al. 20
 """
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -52,29 +50,18 @@ def labelled_split(name, part, data_dir=None) -> Split:
     return prepared_split(prepared_builder(name, data_dir), part, ("label",), lambda element: element)
 
 
-def real_split(data_dir=None, label_file=None) -> Split:
-    """The validation images with all correct labels, `(1000,) bool`: TFDS's, or those of the authors' `real.json`."""
-    if label_file is None:
-        builder = prepared_builder("imagenet2012_real", data_dir)
-        return prepared_split(builder, "validation", ("real_label",), lambda e: _multi_hot(e, e["real_label"]))
-    sets = tf.ragged.constant(json.loads(Path(label_file).read_text(encoding="utf-8")), tf.int64, ragged_rank=1)
-    tf.debugging.assert_less(sets.flat_values, tf.constant(CLASSES, tf.int64), f"Class numbers of {label_file}:")
-    builder = prepared_builder("imagenet2012", data_dir)
+def real_split(data_dir=None) -> Split:
+    """The validation images with all correct labels, `(1000,) bool`."""
+    builder = prepared_builder("imagenet2012_real", data_dir)
 
-    def by_name(element):
-        number = tf.strings.regex_replace(element["file_name"], r".*_(\d+)\.\w+$", r"\1")
-        return _multi_hot(element, sets[tf.strings.to_number(number, tf.int64) - 1])
+    def multi_hot(element):
+        labels = tf.reduce_any(element["real_label"][:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)
+        return {"image": element["image"], "label": labels}
 
-    return prepared_split(builder, "validation", ("file_name",), by_name)
+    return prepared_split(builder, "validation", ("real_label",), multi_hot)
 
 
 def check_classes(model):
     """Raises ValueError unless the model has the 1000 classes of ImageNet."""
     if model.output_shape[-1] != CLASSES:
         raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
-
-
-def _multi_hot(example, labels):
-    """The example with its labels `(n,) int64` as `(1000,) bool`."""
-    labels = tf.reduce_any(labels[:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)
-    return {"image": example["image"], "label": labels}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebui
 from keras_mixer.data.decode import evaluation_image, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.fields import EVALUATION_CROPS, check
+from keras_mixer.fields import EVALUATION_CROPS, Count, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -116,8 +117,8 @@ class Predictor:
             Prediction(image='seven.png', labels=('7',), probabilities=(0.9998,))
         """
         (probabilities,) = self.probabilities(preprocess_image(image, self)[None])
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        name = "" if isinstance(image, bytes) or hasattr(image, "__array__") else str(image)
+        best = np.argsort(-probabilities, kind="stable")[: check("top_k", top_k, Count)]
+        name = str(image) if isinstance(image, str | os.PathLike) else ""
         labels = tuple(self.class_names[i] for i in best)
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
 
@@ -175,7 +176,7 @@ def preprocess_image(image, model) -> np.ndarray:
     """`(H, W, 3) uint8`: an image as a model is evaluated on it: upright, resized and cropped to the model's size.
 
     Args:
-        image: the path of a file that Pillow can read, the bytes of one, or pixels `(h, w, 3)` uint8 of any size.
+        image: path or bytes of a file that Pillow can read, an image of Pillow, or pixels `(h, w, 3)` uint8, any size.
         model: a Mixer, or what `keras_mixer.load` returns.
 
     Returns:
@@ -202,7 +203,7 @@ def read(image, prepare):
             return prepare({"image": tf.constant(image), "orientation": header.orientation})
         except Exception as error:  # Pillow and TensorFlow have many types
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
-    if not hasattr(image, "__array__"):
+    if isinstance(image, str | os.PathLike):
         return read_image(image, prepare)
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:

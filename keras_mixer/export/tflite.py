@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.export.predictor import Predictor, require_tensorflow
@@ -82,8 +83,10 @@ def _convert(model, quantization, representative_images, batch_size):
         return {"probabilities": model(image, training=False)}
 
     def calibration():
-        for start in range(0, len(representative_images) - batch_size + 1, batch_size):
-            yield {"image": tf.cast(representative_images[start : start + batch_size], tf.float32)}
+        images = np.array(representative_images, np.float32)
+        images.flat[:2] = 0, 255  # else the brightest pixel of all would be taken for white
+        for start in range(0, len(images), batch_size):
+            yield {"image": np.take(images, range(start, start + batch_size), 0, mode="wrap")}
 
     with tempfile.TemporaryDirectory() as folder:
         # Via a SavedModel: in a concrete function, weights would be variables that nothing initializes (NaN).

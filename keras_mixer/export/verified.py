@@ -42,6 +42,9 @@ class Format:
 
     def target(self, path, version=None) -> Path:
         """The path to write for an output path: for a SavedModel, that of a version in this folder."""
+        suffix = Path(self.name).suffix
+        if suffix and Path(path).suffix != suffix:
+            raise ValueError(f"Expected a path that ends in {suffix}, got {path}.")
         return version_folder(path, version) if "version" in self.options else Path(path)
 
 
@@ -239,7 +242,7 @@ def compare(reference, opened, batches) -> dict[str, Any]:
         raise ValueError("Expected images to compare on, or None for noise, got none.")
     ours, labels = np.concatenate(expected), np.concatenate(truth)
     differences = {name: np.abs(np.concatenate(answers).astype(np.float64) - ours) for name, answers in found.items()}
-    best = ours.argmax(1), np.concatenate(found["image"]).argmax(1)
+    best = [one.argmax(1) if one.shape[1] > 1 else one[:, 0] > 0.5 for one in (ours, np.concatenate(found["image"]))]
     labelled = opened.output != "features" and (labels >= 0).all()
     model_accuracy, export_accuracy = (float((one == labels).mean()) if labelled else None for one in best)
     return {

@@ -1,8 +1,4 @@
-"""A static web page that classifies dropped images and camera frames in the browser, by LiteRT.js.
-
-It runs on the GPU where the browser has WebGPU, else on the CPU. The browser blends transparent pixels; elsewhere the
-alpha channel is dropped.
-"""
+"""A static web page that classifies dropped images and camera frames in the browser, by LiteRT.js."""
 
 import contextlib
 import importlib.resources

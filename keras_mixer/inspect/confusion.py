@@ -11,16 +11,11 @@ def mistakes(confusion, class_names, count=10):
 
     Rows of the confusion matrix `(K, K)` are labels, columns are predictions, cells are numbers of images.
     """
-    wrong = np.array(confusion)
-    totals = wrong.sum(1)
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    pairs = [divmod(int(index), len(wrong)) for index in order]
-    return [
-        (class_names[label], class_names[guess], int(wrong[label, guess]), float(wrong[label, guess] / totals[label]))
-        for label, guess in pairs
-        if wrong[label, guess]
-    ]
+    totals = confusion.sum(1)
+    found = [(label, guess) for label, guess in np.argwhere(confusion) if label != guess]
+    found.sort(key=lambda pair: -confusion[pair])  # stable
+    largest = ((i, k, int(confusion[i, k])) for i, k in found[:count])
+    return [(class_names[i], class_names[k], images, float(images / totals[i])) for i, k, images in largest]
 
 
 def confusion_figure(confusion, class_names):
@@ -40,8 +35,8 @@ def confusion_figure(confusion, class_names):
     ax.set(xlabel="prediction", ylabel="label", title=f"accuracy {accuracy:.2%} ({images:,} images)")
     if classes <= MOST_NAMES:
         rotation = 90 if max(map(len, class_names)) > 3 else 0
-        ax.set_xticks(range(classes), class_names, rotation=rotation)
-        ax.set_yticks(range(classes), class_names)
+        ax.set_xticks(range(classes), class_names, rotation=rotation, parse_math=False)
+        ax.set_yticks(range(classes), class_names, parse_math=False)
     if classes <= MOST_NUMBERS:
         for label, guess in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if fractions[label, guess] > 0.3 else "black"

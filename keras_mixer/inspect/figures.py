@@ -15,7 +15,7 @@ LOSSLESS_SIDE = 64  # pixels; larger images are JPEG files in a page
 def write_figure(figure, path) -> Path:
     """Writes a figure of matplotlib as the kind of file that `path` ends in; replaces an existing one."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=DOTS_PER_INCH)
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, format=temporary.suffix[1:] or "png")
     return Path(path)
 
 

@@ -54,7 +54,7 @@ def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(runs=reports, settings=_differing_settings([report["config"] for report in reports]))
     with atomic_write(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return output
 
 

@@ -75,7 +75,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(image)
-    left.set_title(f"{names[index]}: {probabilities[index]:.1%}")
+    left.set_title(f"{names[index]}: {probabilities[index]:.1%}", parse_math=False)
     right.imshow(overlay(image, activation))
     right.set_title("what the class loses without a patch")
     for ax in (left, right):

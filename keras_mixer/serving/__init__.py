@@ -68,16 +68,16 @@ class Client:
             raise ValueError(f"Expected a server like http://HOST:8501/v1/models/NAME, got {url!r}.")
         self.url = str(url).rstrip("/")
         self.images_per_request = check("images_per_request", images_per_request, Count)
-        retry = urllib3.Retry(retries, connect=False, read=False, other=0, status_forcelist=RETRIED)
+        retry = urllib3.Retry(retries, connect=False, read=False, other=0, redirect=False, status_forcelist=RETRIED)
         retry = retry.new(allowed_methods=None, backoff_factor=BACKOFF, raise_on_status=False)  # POST changes nothing
         self._pool = urllib3.PoolManager(maxsize=32, retries=retry, timeout=urllib3.Timeout(timeout), headers=headers)
         self.close = self._pool.clear
 
     def predict(self, paths, top_k=5) -> Iterator[Prediction | Exception]:
-        """Yields, in order, the most probable classes of image files, or why a file cannot be read.
+        """Yields, in order, the most probable classes of image files, or why a file cannot be classified.
 
         They are `top_k`, or as many as the model was exported with. Files that the served graph does not read, of other
-        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError or ValueError if it fails.
+        formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError if it fails.
         """
         paths = list(map(str, paths))
         for start in range(0, len(paths), self.images_per_request):
@@ -94,9 +94,8 @@ class Client:
             if len(files) > 1:
                 half = len(files) // 2
                 return self._answers(files[:half], top_k) | self._answers(files[half:], top_k)
-            if UNREADABLE not in str(error):
-                raise
-            return {files[0][0]: ValueError(f"{files[0][0]}: the server cannot decode it.")}
+            reason = "the server cannot decode it" if UNREADABLE in str(error) else error
+            return {files[0][0]: ValueError(f"{files[0][0]}: {reason}.")}
         return {path: answer.best(path, top_k) for (path, _), answer in zip(files, answers, strict=True)}
 
     def classify(self, images) -> list[Answer]:

@@ -182,9 +182,10 @@ class Checkpoints(keras.callbacks.Callback):
     at once, without a checkpoint, as does one while the first step is compiled.
     """
 
-    def __init__(self, run, start_step):
+    def __init__(self, run, start_step, best=None):
         super().__init__()
         self.run, self.step, self.saved, self.stop_requested, self.handlers = run, start_step, start_step, False, {}
+        self.best = best
         self.saved_at = time.monotonic()
         # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -200,7 +201,8 @@ class Checkpoints(keras.callbacks.Callback):
         self.save()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.save()  # after the epoch's metrics, which a run resumed here would not write
+        # After the epoch's metrics, which a run resumed here would not write. A run must not resume before its best.
+        self.save(due=self.best is not None and self.best.epochs_since == 0)
         self.run.publish()
 
     def release_signals(self):

@@ -40,6 +40,8 @@ class Devices:
     def scope(self):
         """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
         shared = self.strategy or self.distribution
+        if shared is None and self.platform == "cpu":
+            return keras.device("cpu:0")  # also where there is a GPU
         return shared.scope() if shared else contextlib.nullcontext()
 
     @contextlib.contextmanager
@@ -156,7 +158,8 @@ def check_recipe(recipe, devices: Devices):
         down, up = max(batch // divisor, 1) * divisor, (batch // divisor + 1) * divisor
         among = f"{devices.count} devices"
         among += f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
-        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {down} or {up}.")
+        how = " and --no-fit-small-data" if recipe.fit_small_data else ""
+        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {down} or {up}{how}.")
     if recipe.data_shards % devices.processes:
         raise ValueError(
             f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "

@@ -71,7 +71,7 @@ def fit(
             were validated, and no checkpoint has the epoch yet. `self.model` outputs logits. `stop_training` ends the
             run as finished.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
-        profile_steps: `(first, last)` step to profile for TensorBoard, counted from the start of this call.
+        profile_steps: `(first, last)` step to profile for TensorBoard, counted from 1 at the start of this call.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -144,9 +144,12 @@ def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
             f"global_batch_size={batch} is more than the {images} training images; lower --global-batch-size."
         )
     check_recipe(adapted, devices)
+    weights, classes = recipe.class_weights, len(source.class_names)
+    if isinstance(weights, tuple) and len(weights) != classes:
+        raise ValueError(f"class_weights has {len(weights)} values, but the data have {classes} classes.")
     log(
         f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
-        f"{len(source.class_names)} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{classes} classes; {devices.description}, {batch // devices.count} images per device and "
         f"{batch} per step"
     )
     return adapted
@@ -244,7 +247,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
     callbacks = [best, *callbacks] if best else callbacks
     users = UserCallbacks(callbacks, trainee) if callbacks else None
-    progress, checkpoints = Progress(run, trainee, step), Checkpoints(run, step)
+    progress, checkpoints = Progress(run, trainee, step), Checkpoints(run, step, best)
     own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
         own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]

@@ -22,6 +22,8 @@ MOST_EVALUATED = 512  # images per batch on one device: a training batch may be 
 
 def load_recipe_source(recipe: Recipe, **options) -> Source:
     """The data of a recipe; the options are `skip_corrupt` and `log` of an `ImageFolder`."""
+    if recipe.train_split == recipe.test_split and not recipe.holdout:
+        raise ValueError(f"{recipe.train_split!r} would be trained and tested on. Choose another --test-split.")
     source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), **options)
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
@@ -69,8 +71,8 @@ def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
 
 def other_source(wanted: Recipe, **options) -> Source:
     """Data that a run does not know, for testing only."""
-    splits = wanted.test_split, wanted.test_split, None
-    return load_source(wanted.data, wanted.data_dir, *splits, label=wanted.label, **options)
+    splits = wanted.test_split, wanted.test_split, None, wanted.split_seed, wanted.label
+    return load_source(wanted.data, wanted.data_dir, *splits, **options)
 
 
 def known_images(run, recipe: Recipe, source: Source) -> str:

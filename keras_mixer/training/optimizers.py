@@ -23,6 +23,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
     JAX the order is correct.
     """
 
+    first_step = 0  # of the training, in which the moments start from 0
     _rate_of_step = None
 
     def build(self, variables):
@@ -41,6 +42,14 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 
     def _get_current_learning_rate(self):
         return super()._get_current_learning_rate() if self._rate_of_step is None else self._rate_of_step
+
+    def unbiased(self, learning_rate):
+        """The rate with Adam's correction for its own steps; Keras corrects for all steps of the training."""
+        if not self.first_step:
+            return learning_rate
+        steps = ops.cast(self.iterations, "float32") + 1
+        own, all_ = (ops.sqrt(1 - 0.999**n) / (1 - 0.9**n) for n in (steps - self.first_step, steps))
+        return learning_rate * own / all_
 
     def finalize_variable_values(self, var_list):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
@@ -71,6 +80,10 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
     """Keras's AdamW, clipping after the all-reduce."""
 
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable."""
+        super().update_step(gradient, variable, self.unbiased(learning_rate))
+
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class SGD(_ClipAfterReduction, keras.optimizers.SGD):
@@ -83,6 +96,9 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
 
     Source: Keller Jordan's Muon, scaled so that AdamW's rates and decays fit it (arXiv 2502.16982).
     """
+
+    def _adamw_update_step(self, gradient, variable, learning_rate, m, v):
+        super()._adamw_update_step(gradient, variable, self.unbiased(learning_rate), m, v)
 
     def _apply_weight_decay(self, variables):
         super(keras.optimizers.Muon, self)._apply_weight_decay(variables)  # Muon's own has a second rate, for AdamW

@@ -191,6 +191,8 @@ class Recipe:
         for field in ("label_smoothing", "teacher"):
             if getattr(self, field) and self.loss == "sigmoid":
                 raise ValueError(f"{field} works only with loss 'softmax'. Change the loss, or leave out {field}.")
+        if self.randaugment_num_ops and not self.randaugment_level:  # which would make images black
+            raise ValueError("randaugment_num_ops needs randaugment_level. Set it, for example to 10.")
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
             raise ValueError(
                 "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "

@@ -65,15 +65,14 @@ class TrainingModel(MixerModel):
         """Compiles the model, if it is not compiled so: with `freeze`, only the head learns."""
         if freeze == self.frozen:
             return
-        before = {} if self.frozen is None else {_name(one): one.numpy() for one in self.optimizer.variables}
+        step = 0 if self.frozen is None else int(self.optimizer.iterations.numpy())
         self.frozen = freeze
         for name in self.body:
             self.get_layer(name).trainable = not freeze
         optimizer = build_optimizer(self.recipe, self.total_steps)
+        optimizer.first_step = 0 if freeze else self.frozen_steps  # what it knows of the head is forgotten
         optimizer.build(self.trainable_variables)
-        for variable in optimizer.variables:  # it keeps what it knows of each weight
-            if _name(variable) in before:
-                variable.assign(before[_name(variable)])
+        optimizer.iterations.assign(step)
         self.compile(
             optimizer=optimizer,
             loss=build_loss(self.recipe),
@@ -195,11 +194,6 @@ class TrainingModel(MixerModel):
     def _perturbed(self, weights, gradients):
         scale = self.sam_rho / (global_norm(gradients) + EPSILON)
         return [weight + scale * gradient for weight, gradient in zip(weights, gradients, strict=True)]
-
-
-def _name(variable):
-    """Path of an optimizer's variable without the name of the optimizer, which has a number."""
-    return variable.path.partition("/")[2]
 
 
 def _assign(variables, values):

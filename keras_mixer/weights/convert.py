@@ -19,8 +19,8 @@ def convert(source, target, like=None, log=print) -> Path:
     """Reads a file for `load_weights` and writes it in another format, atomically; lines for the user go to `log`.
 
     The target is a new file, `.npz` (official layout), `.keras` or `.weights.h5`. `like` is a `.keras` file of the same
-    model, for a `.weights.h5` source. FileNotFoundError without the source; ValueError if it is damaged or unknown, or
-    if the target exists or cannot carry the model.
+    model, needed for a `.weights.h5` source. FileNotFoundError without the source; ValueError if it is damaged or
+    unknown, or if the target exists or cannot carry the model.
     """
     target = Path(target)
     suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
@@ -37,12 +37,10 @@ def convert(source, target, like=None, log=print) -> Path:
 
 def _read(source, like, log):
     kind = kind_of(source)
+    if like is not None:
+        return load_weights(load_keras(downloads.local(like)), source, head="load", log=log)
     if kind == WEIGHTS_H5:
-        if like is None:
-            raise ValueError(
-                f"{source} does not say what model it belongs to; pass a .keras file of the same model (--like)."
-            )
-        return load_weights(load_keras(like), source)
+        raise ValueError(f"{source} does not say which model it is of; pass a .keras file of the same model (--like).")
     if kind == ".keras":
         return load_keras(source)
     file = open_weights(source)

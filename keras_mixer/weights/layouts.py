@@ -18,6 +18,7 @@ from keras_mixer.anatomy import Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.layers import LayerNorm
 from keras_mixer.mixer_model import ModelFacts
+from keras_mixer.weights.readers import FLOATS
 
 OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
@@ -64,6 +65,8 @@ def own_names(arrays):
     named: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     for key, array in kept.items():
+        if array.dtype not in FLOATS:
+            raise ValueError(f"expected floating-point numbers in array {prefix + key!r}, got {array.dtype}.")
         own = _renumbered(key, kept) if layout == PRE_LINEN else key
         for pattern, replacement in PATTERNS.items():
             own = re.sub(pattern, replacement, own)

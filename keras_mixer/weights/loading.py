@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy, plain_mixer
-from keras_mixer.mixer_model import MixerModel, ModelFacts
+from keras_mixer.mixer_model import ClassifierHead, ModelFacts
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
 from keras_mixer.weights.fitting import check_fit, choose_head
@@ -153,8 +153,9 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
         lines.append(TIMM.format(list(parts.stem.pixel_range)))
     for line in lines:
         (log or LOG.warning)(line)
-    if "head/bias" in arrays and isinstance(model, MixerModel) and model.class_names is None:
-        model.class_names, model.trained_on = file.facts.class_names, file.facts.trained_on
+    if "head/bias" in arrays and isinstance(parts.head, ClassifierHead) and parts.head.class_names is None:
+        for name in ClassifierHead.facts:
+            setattr(parts.head, name, getattr(file.facts, name))
     return model
 
 

@@ -81,6 +81,9 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
     for name in ("./fotos", "fotos/", "~/fotos", str(tmp_path / "fotos")):
         refused(name, f"There is no folder {name}")
     refused("fotos", "neither 'digits', nor an existing folder")
+    for part in ("train", "test"):
+        (tmp_path / "flat" / part).mkdir(parents=True)
+    refused("flat", "two or more class folders with images; it contains none")
     (tmp_path / "photos.zip").write_bytes(b"PK")
     refused("photos.zip", r"got the file photos\.zip\. Unpack")
     folder = tmp_path / "photos"

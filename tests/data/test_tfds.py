@@ -63,6 +63,10 @@ def test_features_and_splits_that_cannot_be_used_are_named(load, tmp_path):
     ]:
         with pytest.raises(ValueError, match=f"Split {told}"):
             load_source("own_set", str(tmp_path), train, test)
+    with pytest.raises(ValueError, match=r"'train\[:60%\]' and 'train\[50%:\]' of 'own_set' have images in common"):
+        load_source("own_set", str(tmp_path), "train[:60%]", "train[50%:]")
+    with pytest.raises(ValueError, match=r"^imagenet2012 cannot be prepared: Manual directory"):
+        load_source("imagenet2012", str(tmp_path))
 
 
 def test_features_need_no_labels_and_no_other_split(load, tiny_mixer, tmp_path):

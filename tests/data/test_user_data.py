@@ -75,6 +75,8 @@ def test_the_description_changes_with_the_data_and_what_may_be_a_mistake_is_said
     assert len({told((IMAGES, LABELS)), told((IMAGES.copy(), LABELS)), *others}) == 4
     shuffled, line = told(dataset().shuffle(10, seed=1))
     assert shuffled == "own data (train: 10 images, test: 10 images, 3 classes " + shuffled[-9:]
+    cropped = {"__len__": lambda own: 10, "__getitem__": lambda own, i: (IMAGES[np.random.randint(10)], LABELS[i])}
+    assert told(type("Cropped", (), cropped)()) == told(type("Cropped", (), cropped)())  # at random, in the same order
     assert line.startswith("Two passes over train and test start with different examples: parts of one shuffled")
     assert "No training image has the label 0; labels are counted" in told((IMAGES, LABELS + 1), classes=4)[1]
 

@@ -5,6 +5,7 @@ from conftest import randomize
 
 import keras_mixer
 from keras_mixer.anatomy import probabilities_of
+from keras_mixer.export.predictor import Predictor
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (11, 16, 16, 3), np.uint8)
 LABELS = np.random.default_rng(2).integers(0, 10, 11)
@@ -120,6 +121,9 @@ def test_one_sigmoid_output_is_the_probability_of_class_1(tiny_mixer, activation
         assert result.top1 == ((probability > 0.5) == labels).mean()
         assert result.loss == pytest.approx(-np.log(np.where(labels, probability, 1 - probability)).mean(), rel=1e-5)
         assert result.confusion.shape == (2, 2)
+    predictor = Predictor.of(model)
+    assert predictor.class_names == ("1",)
+    np.testing.assert_allclose(predictor.probabilities(IMAGES)[:, 0], probability, atol=1e-6)
 
 
 def test_outputs_of_unknown_meaning_are_refused(logits):

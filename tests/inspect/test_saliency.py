@@ -28,8 +28,8 @@ def test_a_picture_is_written_for_the_class_that_is_asked_for(tiny_mixer, tmp_pa
     model.class_names = tuple("abcdefghij")
     photograph = tmp_path / "photograph.jpg"
     photograph.write_bytes(encode(photographs()[0], "JPEG"))
-    assert write_saliency(model, photograph, tmp_path / "s.png", "c") == "c"
-    assert tf.io.decode_png((tmp_path / "s.png").read_bytes()).shape[:2] == (460, 1008)
+    assert write_saliency(model, photograph, tmp_path / "s", "c") == "c"
+    assert tf.io.decode_png((tmp_path / "s").read_bytes()).shape[:2] == (460, 1008)
     for classifier, name, message in [
         (model, "z", "Unknown class 'z'; the model has a, b"),
         (tiny_mixer(include_top=False), None, "without a head has no classes to explain"),

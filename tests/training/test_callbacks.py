@@ -115,11 +115,12 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best_also_a
     # After the first epochs the rate is so large that the accuracy falls.
     options = QUICK | {"steps": None, "epochs": 12, "optimizer": "sgd", "learning_rate": 1.5, "warmup_steps": 40}
     options |= {"clip_norm": None, "ema_momentum": 0.5, "drop_path_rate": 0.1, "devices": "2"}
-    options |= {"keep": "best", "patience": 2}
+    options |= {"keep": "best", "patience": 2, "checkpoint_every_steps": 1000}
     result = fit(tmp_path, said=said, **options)
     accuracies = result.history["val_accuracy"]
     best = int(np.argmax(accuracies))
     assert len(accuracies) == min(best + 3, 12)
+    assert 5 * (best + 1) in list_checkpoints(tmp_path / "checkpoints")  # a run cannot resume before its best epoch
     assert (result.metrics["best_epoch"], result.metrics["last_accuracy"]) == (best, pytest.approx(accuracies[-1]))
     assert result.metrics["best_accuracy"] == pytest.approx(accuracies[best])
     assert result.metrics["accuracy"] == pytest.approx(accuracies[best], abs=1e-6)

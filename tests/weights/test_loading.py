@@ -90,7 +90,9 @@ def test_own_files_load_also_those_that_keras_saves_while_training(tmp_path):
     trained.compile("adam", loss, run_eagerly=True)
     save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
     trained.fit(np.zeros((4, 16, 16, 3), "uint8"), np.arange(4), callbacks=[save], verbose=0)
+    trained.evaluation_crop = "resize"
     trained.save(tmp_path / "own.keras")
+    assert empty(weights=tmp_path / "own.keras").evaluation_crop == "resize"
     for file in (path, tmp_path / "own.keras"):
         assert_same_weights(keras_mixer.load_weights(empty(), file), trained)
         assert_same_weights(empty(weights=file), trained)
@@ -136,6 +138,8 @@ def test_a_model_without_head_takes_the_rest(source, official, tmp_path):
     model, said = keras_mixer.load_weights(empty(include_top=False, pooling="avg"), official), []
     kernel, bias = source.get_layer("head").get_weights()
     np.testing.assert_allclose(logits(model) @ kernel + bias, logits(source), atol=1e-4)
+    own = keras_mixer.MixerModel(model.input, keras.layers.Dense(10)(model.output))  # not a head that knows classes
+    np.testing.assert_allclose(logits(keras_mixer.load_weights(own, official)), logits(source), atol=1e-4)
     headless = keras_mixer.save_official(model, tmp_path / "headless.npz")
     assert not logits(keras_mixer.load_weights(empty(), headless, log=said.append)).any()
     assert "no head" in said[0]
@@ -193,7 +197,7 @@ def test_useless_arguments_are_refused(source, official):
 )
 def test_prefixes_of_training_checkpoints_are_removed_and_said(source, weights, tmp_path, prefix, layout):
     arrays, said, form = layout(weights), [], {"exact_gelu": layout is timm}
-    prefixed = {prefix + name: array for name, array in arrays.items()} | {"opt/state/step": np.float32(3)}
+    prefixed = {prefix + name: array for name, array in arrays.items()} | {"opt/state/step": np.int32(3)}
     file = saved(tmp_path / "a.npz", prefixed)
     assert_same_weights(keras_mixer.load_weights(empty(**form), file, log=said.append), source)
     assert said[0] == f"The prefix '{prefix}' of the names is removed; 1 arrays without it are left out."
