@@ -104,12 +104,10 @@ def _changed_settings(recipe):
 
 
 def _exports(folder):
-    """One row for each export in the run that was found equal to the model."""
+    """One row for each export in the run."""
     rows = []
     for path in sorted(folder.rglob("*.parity.json")):
         parity = json.loads(path.read_text(encoding="utf-8"))
-        if not parity["passed"]:  # of a version that kept such exports
-            continue
         name = path.relative_to(folder).as_posix().removesuffix(".parity.json")
         accuracy = "-" if parity["export_accuracy"] is None else f"{parity['export_accuracy']:.2%}"
         agreement = f"{parity['images']:,}", f"{parity['agreement']:.2%}", f"{parity['max_difference']:.1e}"
