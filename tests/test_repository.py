@@ -24,14 +24,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9691, 75),
+    "keras_mixer": (9692, 75),
     "keras_mixer/*.py": (1545, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (928, 9),
     "keras_mixer/data": (1981, 11),
     "keras_mixer/training": (2222, 13),
     "keras_mixer/evaluation": (437, 5),
-    "keras_mixer/export": (1199, 9),
+    "keras_mixer/export": (1200, 9),
     "keras_mixer/inspect": (432, 6),
     "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),

@@ -18,7 +18,6 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
-from keras_mixer.fields import Count, check
 from keras_mixer.files import publish, refuse_address, refuse_existing, staging_folder
 
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
@@ -85,7 +84,8 @@ def export_saved_model(
 
 def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
-    check("top_k", top_k, Count)
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
     model = in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)
@@ -122,7 +122,9 @@ def version_folder(path, version=None) -> Path:
     refuse_address(path)
     if version is None:
         version = 1 + max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
-    return Path(path) / str(check("version", version, Count))
+    if version < 1:
+        raise ValueError(f"version must be a positive integer, got {version!r}.")
+    return Path(path) / str(version)
 
 
 def write_functions(functions, model, folder):

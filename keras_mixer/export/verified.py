@@ -42,8 +42,7 @@ class Format:
 
     def target(self, path, version=None) -> Path:
         """The path to write for an output path: for a SavedModel, that of a version in this folder."""
-        suffix = Path(self.name).suffix
-        if suffix and Path(path).suffix != suffix:
+        if (suffix := Path(self.name).suffix) and Path(path).suffix != suffix:
             raise ValueError(f"Expected a path that ends in {suffix}, got {path}.")
         return version_folder(path, version) if "version" in self.options else Path(path)
 
