@@ -47,7 +47,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 
 def main() -> int:
     """Runs the command line; a user who sets `TF_CPP_MIN_LOG_LEVEL` sees what TensorFlow writes at that level."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not all names fit the terminal
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # not all names fit the terminal
     status = answer(sys.argv[1:])
     if status is not None:
         return status
@@ -55,7 +55,7 @@ def main() -> int:
     os.environ.setdefault(LOG_LEVEL, "1")
     if sys.argv[1] == "export":
         os.environ["KERAS_BACKEND"] = "tensorflow"  # it writes all exports, and opens what was trained on JAX
-    if sys.argv[1] in ("evaluate", "predict"):  # they change no weights; docs/performance.md has the gain in bfloat16
+    if sys.argv[1] in ("evaluate", "predict"):  # they change no weights; benchmarks/README.md has the gain
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     with without_startup_messages() if quiet else contextlib.nullcontext():
         with contextlib.suppress(ImportError):  # reported by the commands that need it

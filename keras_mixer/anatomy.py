@@ -241,7 +241,8 @@ def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
-    return "sigmoid" if names & set(BINARY_LOSSES) or model.outputs[0].shape[1:] == (1,) else "softmax"
+    single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]
+    return "sigmoid" if single or names & set(BINARY_LOSSES) else "softmax"
 
 
 def probabilities_of(logits, activation) -> np.ndarray:

@@ -25,10 +25,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
     "keras_mixer": (9692, 75),
-    "keras_mixer/*.py": (1545, 14),
+    "keras_mixer/*.py": (1546, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (928, 9),
-    "keras_mixer/data": (1981, 11),
+    "keras_mixer/data": (1980, 11),
     "keras_mixer/training": (2222, 13),
     "keras_mixer/evaluation": (437, 5),
     "keras_mixer/export": (1200, 9),

@@ -18,7 +18,7 @@ from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import load_recipe_source, run_source, wants_own_data
+from keras_mixer.training.inputs import run_source, wants_own_data
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 
@@ -97,7 +97,7 @@ class Export:
             wanted = dataclasses.replace(recipe, **given, data=self.data or recipe.data)
             if wants_own_data(self.run, recipe, wanted):
                 return run_source(self.run, wanted, **options)
-            return load_recipe_source(dataclasses.replace(wanted, holdout=0.0), **options)
+            return load_source(wanted.data, wanted.data_dir, **wanted.data_splits(), **options)
         if self.data is None:
             raise ValueError(
                 f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "

@@ -67,7 +67,7 @@ def load_source(
         if label != "label" or not {train_split, test_split} <= set(parts):
             raise ValueError(
                 f"{data} has the splits train and test and one label, got train_split={train_split!r}, "
-                f"test_split={test_split!r}, label={label!r}. Choose part of the training images by --holdout."
+                f"test_split={test_split!r}, label={label!r}. Choose train or test, and no label."
             )
         return dataclasses.replace(source, train=parts[train_split], test=parts[test_split])
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):
@@ -163,8 +163,7 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
         if found == spelled:
             return dataclasses.replace(source, class_names=known)
         if set(found) <= set(spelled) and all(spelled.count(name) == 1 for name in found):
-            if len(found) < len(known):
-                log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {some(found, 20)}.")
+            log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {some(found, 20)}.")
             table = tf.constant([spelled.index(name) for name in found], tf.int64)
             train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
             return dataclasses.replace(source, class_names=known, train=train, test=test)

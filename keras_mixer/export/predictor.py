@@ -176,7 +176,7 @@ def preprocess_image(image, model) -> np.ndarray:
     """`(H, W, 3) uint8`: an image as a model is evaluated on it: upright, resized and cropped to the model's size.
 
     Args:
-        image: path or bytes of a file that Pillow can read, an image of Pillow, or pixels `(h, w, 3)` uint8, any size.
+        image: path or bytes of a file that Pillow can read, or pixels `(h, w, 3)` uint8, also an RGB image of Pillow.
         model: a Mixer, or what `keras_mixer.load` returns.
 
     Returns:

@@ -176,7 +176,7 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves a checkpoint every so many steps or ten minutes, and one if Ctrl-C or SIGTERM asks to stop; must be last.
+    """Saves checkpoints: every so many steps, ten minutes, each best epoch, on Ctrl-C or SIGTERM; must be last.
 
     A signal only sets a flag, which is looked at between two steps, when the state is consistent. A second Ctrl-C stops
     at once, without a checkpoint, as does one while the first step is compiled.
@@ -202,7 +202,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # After the epoch's metrics, which a run resumed here would not write. A run must not resume before its best.
-        self.save(due=self.best is not None and self.best.epochs_since == 0)
+        self.save(due=self.best is not None and self.run.recipe.keep == "best" and self.best.epochs_since == 0)
         self.run.publish()
 
     def release_signals(self):

@@ -70,7 +70,7 @@ class Run:
         if address is None:
             refuse_address(workdir)
         self.mirror = Mirror(address) if address else None
-        self.path = self.mirror.copy if self.mirror else Path(workdir).expanduser()
+        self.path = self.mirror.copy if self.mirror else Path(workdir)
         self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"

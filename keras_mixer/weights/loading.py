@@ -155,7 +155,7 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
         (log or LOG.warning)(line)
     if "head/bias" in arrays and isinstance(parts.head, ClassifierHead) and parts.head.class_names is None:
         for name in ClassifierHead.facts:
-            setattr(parts.head, name, getattr(file.facts, name))
+            setattr(parts.head, name, getattr(file.facts, name) or getattr(parts.head, name))
     return model
 
 
