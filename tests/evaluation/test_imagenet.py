@@ -9,7 +9,7 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import unusable_examples
 from keras_mixer.evaluation import imagenet
 
-SETS = [[3, 5], [], [7], [10, 200, 4], [0]]
+SETS, V2 = [[3, 5], [], [7], [10, 200, 4], [0]], "imagenet_v2/topimages"
 GUESSES = [5, 1, 6, 200, 0]  # correct, left out, wrong, correct, correct
 
 
@@ -71,17 +71,17 @@ def test_real_from_tfds_and_a_damaged_image_is_named_whatever_its_labels(tmp_pat
 
 def test_validation_and_v2_from_tfds(tmp_path):
     prepare(tmp_path, "imagenet2012", "validation", [2, 0, 4, 1, 3], label=GUESSES.__getitem__, file_name=str)
-    prepare(tmp_path, "imagenet_v2/topimages", "test", range(5), label=GUESSES.__getitem__)
+    prepare(tmp_path, V2, "test", range(5), label=GUESSES.__getitem__)
     for split, labels in (
         (imagenet.labelled_split("imagenet2012", "validation", tmp_path), [6, 5, 0, 1, 200]),
-        (imagenet.labelled_split("imagenet_v2/topimages", "test", tmp_path), GUESSES),
+        (imagenet.labelled_split(V2, "test", tmp_path), GUESSES),
     ):
         assert [int(split.read(element)["label"]) for element in split.elements] == labels
 
 
 def test_what_is_absent_is_named_with_the_way_to_get_it(tmp_path):
     for open_split, message in (
-        (lambda: imagenet.labelled_split("imagenet_v2/topimages", "test", tmp_path), "topimages is not prepared: tfds"),
+        (lambda: imagenet.labelled_split(V2, "test", tmp_path), f"{V2} is not prepared: tfds build"),
         (lambda: imagenet.real_split(tmp_path), "by hand: manual_dir should contain"),
     ):
         with pytest.raises(FileNotFoundError, match=message):

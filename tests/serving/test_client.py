@@ -146,8 +146,8 @@ def test_a_refusal_is_explained_and_what_may_pass_is_retried(gateway, files, sta
     url, answers, asked = gateway
     monkeypatch.setattr(serving, "BACKOFF", 0.001)
     answers.append((status, {"error": message}))
-    client = Client(f"{url}/v1/models/mixer", retries=2)
-    with pytest.raises(ValueError if status == 413 else ServingError, match=f"{url}/.* answered {status} .*{message}"):
+    client, kind = Client(f"{url}/v1/models/mixer", retries=2), ValueError if status == 413 else ServingError
+    with pytest.raises(kind, match=f"{url}/v1/models/mixer answered {status} .*: .*{message}"):
         raise next(client.predict(files[:1]))  # of a single image that is too large
     assert len(asked) == attempts
     if attempts > 1:
