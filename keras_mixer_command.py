@@ -47,7 +47,8 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 
 def main() -> int:
     """Runs the command line; a user who sets `TF_CPP_MIN_LOG_LEVEL` sees what TensorFlow writes at that level."""
-    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # not all names fit the terminal
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not all names fit the terminal
     status = answer(sys.argv[1:])
     if status is not None:
         return status

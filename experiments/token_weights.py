@@ -85,7 +85,7 @@ def mosaic(images, blank=np.nan):
 
 
 def figure_of(panels):
-    """Named mosaics below each other: red positive and blue negative, or in colour."""
+    """Named mosaics below each other: red positive and blue negative, or in color."""
     heights = [10 * image.shape[0] / image.shape[1] + 0.4 for image in panels.values()]
     size = (10, sum(heights))
     figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=heights)

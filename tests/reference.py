@@ -45,7 +45,7 @@ def mixer(pixels, weights, activation=gelu):
 
 
 def bilinear(image, height, width):
-    """(H, W, channels) uint8 -> (height, width, channels) float64: between the four nearest pixel centres."""
+    """(H, W, channels) uint8 -> (height, width, channels) float64: between the four nearest pixel centers."""
 
     def along(size, target):
         place = (np.arange(target) + 0.5) * size / target - 0.5

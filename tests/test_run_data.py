@@ -73,7 +73,7 @@ def test_the_split_belongs_to_the_run(trained, km):
     trains[0].unlink()
     shutil.copytree("photos/square", "photos/bird")
     out = km("evaluate run")
-    assert f"gone: 1 ({trains[0].relative_to('photos')}), new: 10 (bird/" in out
+    assert f"missing: 1 ({trains[0].relative_to('photos')}), new: 10 (bird/" in out
     assert "6 are tested, 6 were recorded." in out
     assert evaluated() == before
     for file in tests:
@@ -85,11 +85,11 @@ def test_the_split_belongs_to_the_run(trained, km):
 
 def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monkeypatch, km):
     monkeypatch.chdir(tmp_path)
-    for folder, colours in {"a": (9, 200), "b": (200, 9)}.items():
-        for name, colour in zip(("cat", "dog"), colours, strict=True):
+    for folder, colors in {"a": (9, 200), "b": (200, 9)}.items():
+        for name, color in zip(("cat", "dog"), colors, strict=True):
             Path(folder, name).mkdir(parents=True)
             for i in range(10):
-                Image.new("RGB", (16, 16), (colour, i, 0)).save(Path(folder, name, f"{i}.bmp"))
+                Image.new("RGB", (16, 16), (color, i, 0)).save(Path(folder, name, f"{i}.bmp"))
     fit("a", "run", holdout=0.25)
     assert [len(files_of(part)) for part in ("train", "test", "unused")] == [12, 4, 4]
     shutil.copytree("a", "moved")
@@ -119,7 +119,7 @@ def test_a_run_does_not_resume_on_changed_images(trained):
     train.write_bytes(kept + b" ")
     test.rename("photos/moved.png")
     gone, changed = (path.relative_to("photos") for path in (test, train))
-    message = rf"started: gone: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore them"
+    message = rf"started: missing: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore them"
     with pytest.raises(ValueError, match=message):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))

@@ -31,7 +31,7 @@ MOST_CLASSES = 2000  # of a confusion matrix that is written
 
 @contextlib.contextmanager
 def batches_of(*splits, size, crop):
-    """Batches of the images of each split, in the size of a model; a file damaged inside is named."""
+    """Batches of the images of each split, in the size of a model; errors name damaged files."""
     with naming_damaged_files(*splits):
         yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 

@@ -1,4 +1,4 @@
-"""The command predict: what a model or a server says of images."""
+"""The command predict: classifies images with a model or a server."""
 
 import contextlib
 import dataclasses

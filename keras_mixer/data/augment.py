@@ -1,6 +1,6 @@
 """Random changes to training images: functions of images and of numbers, which are drawn elsewhere.
 
-Shapes: n images of H x W pixels become h x w; C is 3, or 1 for grey images. Numbers are uniform in [0, 1). Photographs
+Shapes: n images of H x W pixels become h x w; C is 3, or 1 for gray images. Numbers are uniform in [0, 1). Photographs
 come one by one (n = 1), small images of one size a batch at a time.
 
 Source: appendix B of arXiv 2105.01601 and big_vision's archived autoaugment for RandAugment; big_vision's
@@ -42,7 +42,7 @@ def crop_windows(numbers, sides, area, aspect):
 def crop_and_flip(images, windows, flips, size):
     """`(n, H, W, C) uint8, (n, 4) int32, (n,) bool -> (n, h, w, C) uint8`: windows resized bilinearly, some mirrored.
 
-    Samples are taken at pixel centres without anti-aliasing, as by the official code.
+    Samples are taken at pixel centers without anti-aliasing, as by the official code.
     """
     # A sample may lie half a pixel outside. A concatenation is eight times as fast as tf.pad here.
     images = tf.concat([images[:, :, :1], images, images[:, :, -1:]], 2)
@@ -138,13 +138,13 @@ def _solarize_add(images, strength, sign, place, fill):
 
 
 def _color(images, strength, sign, place, fill):
-    return _blend(tf.broadcast_to(_grey(images)[..., None], tf.shape(images)), images, strength * 1.8 + 0.1)
+    return _blend(tf.broadcast_to(_gray(images)[..., None], tf.shape(images)), images, strength * 1.8 + 0.1)
 
 
 def _contrast(images, strength, sign, place, fill):
-    grey = _grey(images)
-    total = tf.reduce_sum(tf.cast(grey, tf.int32), (1, 2), keepdims=True)[..., None]  # (n, 1, 1, 1)
-    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(grey)[1:]), tf.float32))
+    gray = _gray(images)
+    total = tf.reduce_sum(tf.cast(gray, tf.int32), (1, 2), keepdims=True)[..., None]  # (n, 1, 1, 1)
+    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(gray)[1:]), tf.float32))
     return _blend(mean, images, strength * 1.8 + 0.1)
 
 
@@ -153,7 +153,7 @@ def _brightness(images, strength, sign, place, fill):
 
 
 def _sharpness(images, strength, sign, place, fill):
-    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w): horizontal neighbours are three entries apart
+    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w): horizontal neighbors are three entries apart
     of_three = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]  # (n, h - 2, 3w)
     of_nine = of_three[:, :, :-6] + of_three[:, :, 3:-3] + of_three[:, :, 6:]  # (n, h - 2, 3w - 6)
     inside = rows[:, 1:-1, 3:-3]
@@ -165,12 +165,12 @@ def _sharpness(images, strength, sign, place, fill):
 
 
 def _rotate(images, strength, sign, place, fill):
-    """Rotates by 30 degrees at strength 1, about the centre."""
+    """Rotates by 30 degrees at strength 1, about the center."""
     angle = sign * strength * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    centre_y, centre_x = ((tf.cast(tf.shape(images)[axis], tf.float32) - 1) / 2 for axis in (1, 2))
-    shift_x = cos * centre_x - centre_x - sin * centre_y
-    shift_y = sin * centre_x - centre_y + cos * centre_y
+    center_y, center_x = ((tf.cast(tf.shape(images)[axis], tf.float32) - 1) / 2 for axis in (1, 2))
+    shift_x = cos * center_x - center_x - sin * center_y
+    shift_y = sin * center_x - center_y + cos * center_y
     return _warp(images, fill, [cos, -sin, shift_x, sin, cos, shift_y])
 
 
@@ -198,12 +198,12 @@ def _translate(images, strength, sign, place, fill, axis):
 
 
 def _cutout(images, strength, sign, place, fill):
-    """Fills a square with half side int(strength * 40), in pixels of a 224 px image, and its centre anywhere."""
+    """Fills a square with half side int(strength * 40), in pixels of a 224 px image, and its center anywhere."""
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
-    centre = tf.floor(place * sides)  # (n, 2)
+    center = tf.floor(place * sides)  # (n, 2)
     rows, columns = (
-        255 * tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - centre[:, axis, None]) < half, tf.uint8) for axis in (0, 1)
+        255 * tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - center[:, axis, None]) < half, tf.uint8) for axis in (0, 1)
     )
     square = rows[:, :, None] & tf.repeat(columns, 3, axis=1)[:, None]  # (n, h, 3w), all bits of a pixel set inside
     pixels = _rows(images)
@@ -223,14 +223,14 @@ def mixup(images, labels, fraction):
     return _mixed(tf.cast(images, tf.float32), fraction), _mixed(labels, fraction)
 
 
-def cutmix(images, labels, fraction, centre):
+def cutmix(images, labels, fraction, center):
     """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
 
-    It covers `fraction` of the image about `centre`, `(2,)` numbers, cut off outside; labels follow what is left.
+    It covers `fraction` of the image about `center`, `(2,)` numbers, cut off outside; labels follow what is left.
     """
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.sqrt(fraction) * sides / 2
-    first, last = (tf.clip_by_value(centre * sides + edge, 0.0, sides) for edge in (-half, half))
+    first, last = (tf.clip_by_value(center * sides + edge, 0.0, sides) for edge in (-half, half))
     first, last = tf.cast(first, tf.int32), tf.cast(last, tf.int32)
     rows, columns = tf.range(tf.shape(images)[1])[:, None, None], tf.range(tf.shape(images)[2])[None, :, None]
     inside = (rows >= first[0]) & (rows < last[0]) & (columns >= first[1]) & (columns < last[1])  # (h, w, 1)
@@ -257,7 +257,7 @@ def _warp(images, fill, matrix):
     """`(n, h, w, 3) uint8 -> (n, h, w, 3) uint8`: pixel (x, y) becomes (a x + b y - c, d x + e y - f), the nearest one.
 
     The matrix is [a, b, c, d, e, f], each a number or `(n,)`. Rounds as ImageProjectiveTransformV3, which is slower.
-    Shifts are subtracted because TensorFlow's graph optimiser would regroup a sum of three terms.
+    Shifts are subtracted because TensorFlow's graph optimizer would regroup a sum of three terms.
     """
     count, height, width, channels = tf.unstack(tf.shape(images))
     a, b, c, d, e, f = (tf.reshape(tf.broadcast_to(entry, (count,)), (count, 1, 1)) for entry in matrix)
@@ -294,7 +294,7 @@ def _reduce_channels(reduce, rows):
     return reduce(tf.reshape(reduce(rows, axis=1), (tf.shape(rows)[0], -1, 3)), axis=1)
 
 
-def _grey(images):
+def _gray(images):
     """`(n, h, w, 3) -> (n, h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, bit for bit.
 
     All products and sums are integers below 2^24 divided by 2^16, so float32 represents them exactly.

@@ -147,14 +147,14 @@ def class_weights(split: Split, wanted):
 def _mix(step, recipe, images, labels):
     """`(n, h, w, 3), (n, classes) -> (n, h, w, 3) float32, (n, classes)`: mixup, CutMix, either or neither."""
     seed = tf.stack([MIXING + recipe.seed, step])
-    which, *centre = tf.unstack(tf.random.stateless_uniform((3,), seed))
+    which, *center = tf.unstack(tf.random.stateless_uniform((3,), seed))
 
     def by_mixup():
         fraction = _beta(seed, recipe.mixup_alpha)
         return mixup(images, labels, tf.maximum(fraction, 1 - fraction))
 
     def by_cutmix():
-        return cutmix(images, labels, _beta(seed, recipe.cutmix_alpha), tf.stack(centre))
+        return cutmix(images, labels, _beta(seed, recipe.cutmix_alpha), tf.stack(center))
 
     if recipe.mixup_alpha and recipe.cutmix_alpha:
         return tf.cond(which < 0.5, by_mixup, by_cutmix)

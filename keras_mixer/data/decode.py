@@ -1,4 +1,4 @@
-"""From encoded images to pixels of the model's input size in [0, 255]; the model maps them to [-1, 1].
+"""From encoded images to pixels of the model's input size in [0, 255]; the model maps them to its `pixel_range`.
 
 TensorFlow decodes JPEG and PNG, Pillow all other formats; Pillow reads the headers of files. H, W are the size of any
 image in pixels; `image_size` is the model's `(height, width)` in pixels.

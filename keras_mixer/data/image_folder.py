@@ -74,7 +74,7 @@ class ImageFolder:
         self._remark(images)
         return self._source(names[TRAIN], images)
 
-    def whole(self) -> Source:
+    def as_test_source(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
         folder = self.test_split if _folders(self.path / self.test_split) else ""
         images = self._images({folder: TEST})
@@ -97,7 +97,7 @@ class ImageFolder:
         damaged = self._broken([image for image in kept if image.part != UNUSED])
         kept = [image for image in kept if image not in damaged]
         changes = {
-            "gone": [path for path in known if path not in sizes],
+            "missing": [path for path in known if path not in sizes],
             "new": [image.path for image in new],
             "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
             "damaged": [image.path for image in damaged],
@@ -222,7 +222,7 @@ def images_below(folder) -> list[str]:
 
 
 def counted(kinds) -> str:
-    """Such as `gone: 2 (a.png, b.png), new: 1 (c.png)`; empty if there are none of any kind."""
+    """Such as `missing: 2 (a.png, b.png), new: 1 (c.png)`; empty if there are none of any kind."""
     return ", ".join(f"{what}: {len(paths):,} ({some(paths)})" for what, paths in kinds.items() if paths)
 
 

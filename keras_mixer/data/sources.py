@@ -52,7 +52,7 @@ def load_source(
         )
     path = Path(data).expanduser()
     if (images := image_folder(data, train_split, test_split, **options)) is not None:
-        return images.whole() if test_fraction is None else images.source(test_fraction, split_seed)
+        return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
     if path.is_file():
         raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
     source = None
@@ -92,15 +92,15 @@ def image_folder(data, train_split="train", test_split="test", **options) -> Ima
 
 def data_name(data) -> str:
     """The name of a data set for readers elsewhere: of a folder, the last part of its path."""
-    if data.startswith(NAME):
+    if data.startswith(f"{NAME} ("):
         return NAME
     if data == "digits":
         return "scikit-learn digits"
-    return data if TFDS_NAME.fullmatch(data) and not Path(data).is_dir() else Path(data).name
+    return data if TFDS_NAME.fullmatch(data) and not Path(data).is_dir() else Path(data).resolve().name
 
 
 def _digits(test_fraction, seed):
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 grey levels, as pixels."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 px in 17 gray levels, as pixels."""
     from sklearn.datasets import load_digits  # takes 0.3 s, needed only here
 
     images, labels = load_digits(return_X_y=True)
@@ -156,7 +156,7 @@ def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
 def with_classes_of(source: Source, class_names, log=print) -> Source:
     """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
     found, known = source.class_names, tuple(class_names)
-    if not known:  # a model without a head
+    if not known or (len(known), len(found)) == (1, 2):  # no head, or one output: the probability of class 1
         return source
     ids_and_names = tuple(zip(*imagenet_classes(len(known)), strict=True)) if len(known) in SUBSETS else ()
     for spelled in ids_and_names if known in ids_and_names else (known,):

@@ -38,7 +38,7 @@ class Split:
 
     size: int  # examples
     classes: int
-    elements: tf.data.Dataset  # small elements (paths, indices or encoded bytes) in a fixed order
+    elements: tf.data.Dataset  # paths, indices, encoded bytes or pixels, in a fixed order
     read: Callable  # element -> example
     at: Callable | None = None  # positions, () or (n,) int64 -> elements; None if they can only be read in order
     pixels: tuple[int, int, int] | None = None  # (H, W, C), if `read` also takes n elements: (n, H, W, C)

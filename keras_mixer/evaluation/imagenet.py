@@ -31,7 +31,7 @@ class RealEvaluation:
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """Accuracy where labels `(B, classes)` are true for each correct class; images without labels are left out."""
+    """ReaL accuracy: labels `(B, classes)` mark all correct classes; images without any are left out."""
     correct = images = examples = non_finite = 0
     for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
         allowed = allowed.astype(bool)

@@ -105,4 +105,4 @@ def describe_outputs(images, non_finite, constant=False, range_remark="") -> lis
     """One sentence per problem with the pixels or outputs behind an accuracy; empty for a sound model."""
     broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
     untrained = f"All {images:,} images have the same output: the model is untrained."
-    return [range_remark] * bool(range_remark) + [broken] * bool(non_finite) + [untrained] * bool(constant)
+    return [text for text, said in ((range_remark, range_remark), (broken, non_finite), (untrained, constant)) if said]

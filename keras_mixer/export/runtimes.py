@@ -81,7 +81,7 @@ def open_export(path) -> Predictor:
 
 
 def _open_saved_model(path):
-    """The runtime, the description (None if there is none), and what runs a batch of each input; so do the others."""
+    """As all openers: `(runtime, description or None, {input name: function of a batch})`."""
     import tensorflow as tf
 
     description = path / SAVED_MODEL_DESCRIPTION

@@ -36,7 +36,7 @@ def export_saved_model(
     top_k=5,
     precision="float32",
 ):
-    """Writes a Mixer to `path/VERSION/`, the layout of TensorFlow Serving, without the proof of `keras_mixer.export`.
+    """Writes a Mixer to `path/VERSION/`, as TensorFlow Serving expects it; `keras_mixer.export` also verifies it.
 
     Signatures, all with a free batch size B and n classes:
         `serving_default`: `image` (B, H, W, channels) float32 in [0, 255];

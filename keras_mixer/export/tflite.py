@@ -29,7 +29,7 @@ def export_tflite(
     evaluation_crop=None,
     classifier_activation=None,
 ):
-    """Writes a classifier as a `.tflite` file, without the proof of `keras_mixer.export`.
+    """Writes a classifier as a `.tflite` file; `keras_mixer.export` also verifies it.
 
     It maps `image` (batch_size, H, W, channels) in [0, 255] to `probabilities`, with TFLite's built-in operators only,
     and contains TFLite metadata. `labels.txt` and a description of the preprocessing (`keras_mixer.json`) are appended

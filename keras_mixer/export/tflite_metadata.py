@@ -50,7 +50,7 @@ def _metadata(name, input_shape, description):
     version = importlib.metadata.version("keras_mixer")
     size = {0: np.uint32(width), 1: np.uint32(height)}
     pixels = {0: IMAGE_PROPERTIES, 1: {0: COLOR_SPACES.get(channels, np.int8(0)), 1: size}}
-    unchanged = {0: NORMALIZATION, 1: {0: [0.0], 1: [1.0]}}  # the model itself maps pixels to [-1, 1]
+    unchanged = {0: NORMALIZATION, 1: {0: [0.0], 1: [1.0]}}  # the model itself scales the pixels
     image = {0: "image", 1: description, 3: pixels, 4: [unchanged], 5: {0: [255.0], 1: [0.0]}}
     labels = {0: LABELS, 1: "class names, one per line", 2: AXIS_LABELS}
     output = {0: "probabilities", 1: "probability of each class", 5: {0: [1.0], 1: [0.0]}, 6: [labels]}

@@ -41,9 +41,9 @@ class Format:
     batch_size: int = 32  # images per call in the comparison, unless it is an option
 
     def target(self, path, version=None) -> Path:
-        """The path to write for an output path: for a SavedModel, that of a version in this folder."""
+        """The path that is written for `path`: for a SavedModel, a version folder in it."""
         if (suffix := Path(self.name).suffix) and Path(path).suffix != suffix:
-            raise ValueError(f"Expected a path that ends in {suffix}, got {path}.")
+            raise ValueError(f"Expected a path ending in {suffix}, got {path}.")
         return version_folder(path, version) if "version" in self.options else Path(path)
 
 

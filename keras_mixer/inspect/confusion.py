@@ -39,8 +39,8 @@ def confusion_figure(confusion, class_names):
         ax.set_yticks(range(classes), class_names, parse_math=False)
     if classes <= MOST_NUMBERS:
         for label, guess in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if fractions[label, guess] > 0.3 else "black"
-            ax.text(guess, label, str(confusion[label, guess]), ha="center", va="center", color=colour, fontsize=9)
+            color = "white" if fractions[label, guess] > 0.3 else "black"
+            ax.text(guess, label, str(confusion[label, guess]), ha="center", va="center", color=color, fontsize=9)
     bar = figure.colorbar(heat_map, ax=ax, shrink=0.7)
     bar.set_ticks([0, 0.1**0.5, 0.5**0.5, 1], labels=["0 %", "10 %", "50 %", "100 %"])
     bar.set_label("fraction of the label's images")

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from keras_mixer.anatomy import anatomy
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.export.predictor import load_model
@@ -43,12 +44,12 @@ def write_model_card(run, output=None) -> Path:
         template_path=str(TEMPLATE),
         name=name,
         results=results,
-        variant=recipe.architecture(),
+        variant=anatomy(model).variant(),
         shape=model.input_shape[1:],
         class_names=model.class_names,
         part="test images" if results["part"] == "test" else "training images that were held out",
         data=data_name(recipe.data),
-        described_data=recipe.data if recipe.data.startswith(OWN_DATA) else data_name(recipe.data),
+        described_data=recipe.data if recipe.data.startswith(f"{OWN_DATA} (") else data_name(recipe.data),
         figures=_figures(results),
         start=start + (f", distilled from `{Path(recipe.teacher).name}`" if recipe.teacher else ""),
         settings=_changed_settings(recipe),
@@ -62,7 +63,8 @@ def write_model_card(run, output=None) -> Path:
 def _metadata(name, recipe, results):
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub_data, base = HUB_DATASETS.get(recipe.data), re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
+    hub_data = None if Path(recipe.data).is_dir() else HUB_DATASETS.get(recipe.data)
+    base = re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     data: dict[str, Any] = {
         "task_type": "image-classification",
         "task_name": "Image classification",

@@ -21,6 +21,7 @@ from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.confusion import confusion_figure, mistakes
 from keras_mixer.inspect.figures import figure_url, image_url
 from keras_mixer.inspect.saliency import overlay, saliency
+from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import run_source
 from keras_mixer.training.run import read_recipe, read_results
 
@@ -48,7 +49,7 @@ def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
     names = Counter(report["name"] for report in reports)
     for report, folder in zip(reports, runs, strict=True):
         if names[report["name"]] > 1:
-            report["name"] = str(folder)
+            report["name"] = as_addresses(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "count": _count, "image": image_url}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -82,7 +83,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         report["answers"] = read_answers(predictor, subsample(test, images)) | {"total": test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         report["problem"] = str(error)
-        print(f"{folder}: {error}", file=sys.stderr)
+        print(as_addresses(f"{folder}: {error}"), file=sys.stderr)
     return report
 
 

@@ -41,13 +41,13 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
 
 
 def overlay(image, activation) -> np.ndarray:
-    """`(H, W, 3) in [0, 255], (g_h, g_w) -> (H, W, 3) uint8`: a grey image, red where positive, blue where negative."""
-    grey = np.asarray(image, np.float32).mean(-1, keepdims=True)
-    size = [pixels // cells for pixels, cells in zip(grey.shape, activation.shape, strict=False)]
+    """`(H, W, 3) in [0, 255], (g_h, g_w) -> (H, W, 3) uint8`: a gray image, red where positive, blue where negative."""
+    gray = np.asarray(image, np.float32).mean(-1, keepdims=True)
+    size = [pixels // cells for pixels, cells in zip(gray.shape, activation.shape, strict=False)]
     strength = np.kron(activation / max(np.abs(activation).max(), 1e-12), np.ones(size))[..., None]
     color = np.where(strength > 0, np.array([255.0, 40.0, 0.0]), np.array([0.0, 90.0, 255.0]))
     weight = STRONGEST * np.abs(strength)
-    return ((1 - weight) * grey + weight * color).clip(0, 255).astype(np.uint8)
+    return ((1 - weight) * gray + weight * color).clip(0, 255).astype(np.uint8)
 
 
 def write_saliency(model, image_path, output, class_name=None) -> str:
@@ -81,7 +81,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     for ax in (left, right):
         ax.axis("off")
     colors = [overlay(np.full((1, 1, 3), 128), np.array([[side]]))[0, 0] / 255 for side in (-1, 0, 1)]
-    scale = LinearSegmentedColormap.from_list("blue, grey, red", colors)
+    scale = LinearSegmentedColormap.from_list("blue, gray, red", colors)
     mapped = ScalarMappable(Normalize(-limit, limit), scale)
     figure.colorbar(mapped, ax=right, shrink=0.8, label="percentage points")
     write_figure(figure, output)

@@ -34,7 +34,7 @@ BLENDED = ("AutoContrast", "Color", "Contrast", "Brightness", "Sharpness")  # a 
 
 
 @pytest.mark.parametrize("name", PILLOW)
-def test_colour_operations_equal_pillow(name):
+def test_color_operations_equal_pillow(name):
     flat = np.full((8, 8, 3), 77, np.uint8)
     for strength in STRENGTHS:
         for image in (PHOTOGRAPH, flat):
@@ -64,7 +64,7 @@ def test_moved_pictures_are_those_of_pillow_and_of_tensorflows_own_operation(str
             "Rotate": [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y],
             "ShearX": [1, shear, 0, 0, 1, 0],
             "ShearY": [1, 0, 0, shear, 1, 0],
-        }.items():  # in graphs, whose optimiser must not round elsewhere
+        }.items():  # in graphs, whose optimizer must not round elsewhere
             ours = graphs[name](images, strength, signs, tf.zeros((1, 2)), 128)
             transforms = tf.stack([*(tf.cast(entry, tf.float32) for entry in matrix), 0.0, 0.0])[None]
             filled = {"fill_value": 128.0, "interpolation": "NEAREST", "fill_mode": "CONSTANT"}
@@ -125,13 +125,13 @@ def test_crops_are_resized_as_by_tensorflow_and_mirrored():
 def test_mixup_and_cutmix_take_the_previous_picture_and_mix_labels_alike():
     images = np.broadcast_to(np.arange(1, 5, dtype=np.uint8)[:, None, None, None], (4, 20, 40, 3))
     labels = np.eye(4, dtype=np.float32)
-    neighbours, of_neighbours = np.roll(images, 1, 0), np.roll(labels, 1, 0)
+    neighbors, of_neighbors = np.roll(images, 1, 0), np.roll(labels, 1, 0)
     mixed, mixed_labels = mixup(images, labels, tf.constant(0.75))
-    np.testing.assert_allclose(mixed, 0.75 * images + 0.25 * neighbours)
-    np.testing.assert_allclose(mixed_labels, 0.75 * labels + 0.25 * of_neighbours)
+    np.testing.assert_allclose(mixed, 0.75 * images + 0.25 * neighbors)
+    np.testing.assert_allclose(mixed_labels, 0.75 * labels + 0.25 * of_neighbors)
     mixed, mixed_labels = cutmix(images, labels, tf.constant(0.25), tf.constant([0.5, 0.1]))
     expected = images.astype(np.float32)
-    expected[:, 5:15, :14] = neighbours[:, 5:15, :14]  # 10 x 20 about row 10, column 4; 6 columns are outside
+    expected[:, 5:15, :14] = neighbors[:, 5:15, :14]  # 10 x 20 about row 10, column 4; 6 columns are outside
     np.testing.assert_array_equal(mixed, expected)
     share = 1 - 140 / 800
-    np.testing.assert_allclose(mixed_labels, share * labels + (1 - share) * of_neighbours, rtol=1e-6)
+    np.testing.assert_allclose(mixed_labels, share * labels + (1 - share) * of_neighbors, rtol=1e-6)

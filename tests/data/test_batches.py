@@ -66,8 +66,8 @@ def test_orders_are_permutations_independent_of_each_other():
     orders = shuffled_indices(tf.range(8 * size, dtype=tf.int64), size, 3).numpy().reshape(8, size)
     np.testing.assert_array_equal(np.sort(orders), [np.arange(size)] * 8)
     correlations = np.corrcoef([np.arange(size), *orders]) - np.eye(9)
-    neighbours = [np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders]
-    assert np.abs([*correlations.flat, *neighbours]).max() < 0.02  # with 4 rounds 0.8
+    neighbors = [np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders]
+    assert np.abs([*correlations.flat, *neighbors]).max() < 0.02  # with 4 rounds 0.8
     other = shuffled_indices(tf.range(size, dtype=tf.int64), size, 4).numpy()
     assert (other == orders[0]).mean() < 0.01
 
@@ -136,7 +136,7 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
 def test_shares_of_mixed_labels_are_distributed_as_the_papers(alpha, digits):
     recipe = dataclasses.replace(PLAIN, global_batch_size=4, mixup_alpha=alpha)
     labels = [labels for _, labels in take(training_batches(first(digits.train, 10), recipe), 400)]
-    shares = np.array([of_batch.max(-1).min() for of_batch in labels])  # an image whose neighbour has another label
+    shares = np.array([of_batch.max(-1).min() for of_batch in labels])  # an image whose neighbor has another label
     fractions = np.random.default_rng(0).beta(alpha, alpha, 100_000)
     expected = np.maximum(fractions, 1 - fractions)
     assert abs(shares.mean() - expected.mean()) < 4 * expected.std() / 20 + 0.02

@@ -44,15 +44,15 @@ def test_alpha_is_dropped_the_upper_bits_are_kept_and_only_the_first_frame_is_us
     clear, palette = Image.fromarray(SMALL).convert("RGBA"), Image.fromarray(SMALL).convert("P")
     clear.putalpha(0)
     deep = SMALL.astype(np.uint16) * 257
-    grey = SMALL[..., :1].repeat(3, -1)
+    gray = SMALL[..., :1].repeat(3, -1)
     for encoded, expected in {
         encode(clear, "TIFF"): SMALL,
         encode(clear, "PNG"): SMALL,
         encode(palette, "PNG", transparency=bytes(256)): palette.convert("RGB"),
         encode(palette, "GIF", transparency=int(np.asarray(palette)[0, 0])): palette.convert("RGB"),
         tf.io.encode_png(deep).numpy(): SMALL,
-        tf.io.encode_png(deep[..., :1]).numpy(): grey,
-        encode(deep[..., 0], "TIFF"): grey,
+        tf.io.encode_png(deep[..., :1]).numpy(): gray,
+        encode(deep[..., 0], "TIFF"): gray,
     }.items():
         np.testing.assert_array_equal(decode_image(encoded), expected)
     with pytest.raises(ValueError, match="of mode I, whose white is not known"):

@@ -70,17 +70,17 @@ def test_features_and_splits_that_cannot_be_used_are_named(load, tmp_path):
 
 
 def test_features_need_no_labels_and_no_other_split(load, tiny_mixer, tmp_path):
-    colour = features.ClassLabel(names=["red", "green", "blue"])
+    color = features.ClassLabel(names=["red", "green", "blue"])
     deep = features.Image(shape=(8, 8, 1), dtype=np.uint16)
-    examples = [{"image": np.full((8, 8, 1), 100 << 8, np.uint16), "label": -1, "colour": i % 3} for i in range(9)]
-    source = load({"image": deep, "label": LABEL, "colour": colour}, {"more": examples}, "more", "more", label="colour")
+    examples = [{"image": np.full((8, 8, 1), 100 << 8, np.uint16), "label": -1, "color": i % 3} for i in range(9)]
+    source = load({"image": deep, "label": LABEL, "color": color}, {"more": examples}, "more", "more", label="color")
     assert source.class_names == ("red", "green", "blue")
     assert np.unique(decode_image(next(iter(source.train.elements))["image"])).tolist() == [100]
     tiny_mixer(num_blocks=1).save(tmp_path / "model.keras")
     command = ["features", f"{tmp_path}/model.keras", "own_set", "--data-dir", str(tmp_path), "--layer", "stem"]
     command += ["--part", "train", "--train-split", "more"]
-    assert cli.main([*command, "--label", "colour", "--output", f"{tmp_path}/colours.npz"]) == 0
-    assert sorted(np.load(tmp_path / "colours.npz")["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert cli.main([*command, "--label", "color", "--output", f"{tmp_path}/colors.npz"]) == 0
+    assert sorted(np.load(tmp_path / "colors.npz")["labels"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert cli.main([*command, "--output", f"{tmp_path}/unlabelled.npz"]) == 0
     assert np.load(tmp_path / "unlabelled.npz")["labels"].tolist() == [-1] * 9
 

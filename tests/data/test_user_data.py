@@ -11,7 +11,7 @@ from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.user_data import own_source
 
-IMAGES = np.repeat(np.random.default_rng(0).integers(0, 256, (10, 6, 5, 1), np.uint8), 3, -1)  # grey becomes RGB
+IMAGES = np.repeat(np.random.default_rng(0).integers(0, 256, (10, 6, 5, 1), np.uint8), 3, -1)  # gray becomes RGB
 LABELS = np.arange(10) % 3
 ONE_HOT = np.eye(3)[LABELS]
 PNG = [encode(image, "PNG") for image in IMAGES]

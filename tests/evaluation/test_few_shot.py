@@ -30,7 +30,7 @@ def test_scores_equal_an_independent_float64_solution(rng, images, l2):
 
 @pytest.fixture
 def data(rng):
-    """Three classes that differ in colour: 8 training images per class and 11 test images, in [-1, 1]."""
+    """Three classes that differ in color: 8 training images per class and 11 test images, in [-1, 1]."""
 
     def batches(labels):
         images = rng.integers(0, 60, (len(labels), 16, 16, 3)).astype(np.float32)

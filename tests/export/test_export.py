@@ -73,7 +73,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
         ("Pass images to compare on: .* noise", "tflite", None, {"quantization": "dynamic_int8"}),
         (r"Expected images \(N, 16, 24, 3\), got \(5, 24, 16, 3\)", "tflite", pixels.swapaxes(1, 2), {}),
         ("Expected images to compare on, or None for noise, got none", "tflite", [], {}),
-        ("Unknown evaluation crop 'centre'", "tflite", None, {"evaluation_crop": "centre"}),
+        ("Unknown evaluation crop 'center'", "tflite", None, {"evaluation_crop": "center"}),
         ("does not fit a model that ends in softmax", "tflite", None, {"classifier_activation": "sigmoid"}),
         (r"9 class names .* 10 classes", "tflite", None, {"class_names": list("abcdefghi")}),
         (r"needs .*onnx: pip install 'keras-mixer\[onnx\]'", "onnx", None, {}),

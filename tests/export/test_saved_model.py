@@ -67,7 +67,7 @@ def test_encoded_images_are_decoded_and_cropped_inside(classifier, signatures):
     photograph = photographs()[0]
     files = {
         "JPEG": encode(photograph, "JPEG"),
-        "grey": encode(photograph, "PNG", "L"),
+        "gray": encode(photograph, "PNG", "L"),
         "palette": encode(photograph, "PNG", "P"),
         "alpha": encode(photograph[:90, :70], "PNG", "RGBA"),
         "16 bit": encode(Image.fromarray(photograph[..., 0].astype(np.uint16) * 257), "PNG"),
@@ -149,7 +149,7 @@ def test_versions_count_up_and_nothing_is_overwritten_or_guessed(classifier, tin
     assert sorted(item.name for item in tmp_path.iterdir()) == ["1", "7", "8"]
 
 
-def test_a_mixed_precision_model_of_grey_images_is_exported_in_float32_without_image_bytes(tiny_mixer, rng, tmp_path):
+def test_a_mixed_precision_model_of_gray_images_is_exported_in_float32_without_image_bytes(tiny_mixer, rng, tmp_path):
     options = {"input_shape": (16, 24, 1), "num_blocks": 1}
     exact = tiny_mixer(**options)
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -41,7 +41,7 @@ def stand_in(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What the graph reads (JPEG, PNG with alpha, grey PNG) and what is prepared here (a turned photograph, WebP)."""
+    """What the graph reads (JPEG, PNG with alpha, gray PNG) and what is prepared here (a turned photograph, WebP)."""
     folder, photograph = tmp_path_factory.mktemp("images"), photographs()[1]
     contents = {
         "a.jpg": encode(photograph, "JPEG"),

@@ -56,8 +56,8 @@ export function prepare(image, height, width, crop) {
 function bilinear(image, height, width) {
   const { fround } = Math;
   const out = new Uint8Array(height * width * 3);
-  const rows = neighbours(image.height, height);
-  const columns = neighbours(image.width, width);
+  const rows = neighbors(image.height, height);
+  const columns = neighbors(image.width, width);
   for (let y = 0; y < height; y++) {
     const row = rows[y];
     for (let x = 0; x < width; x++) {
@@ -74,7 +74,7 @@ function bilinear(image, height, width) {
   return { width, height, data: out };
 }
 
-function neighbours(from, to) {
+function neighbors(from, to) {
   const scale = Math.fround(from / to);
   return Array.from({ length: to }, (_, i) => {
     const place = Math.fround(Math.fround((i + 0.5) * scale) - 0.5);
