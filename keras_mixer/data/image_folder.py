@@ -193,16 +193,13 @@ class ImageFolder:
         """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
         trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
-        if twice := [path for path, other in pairs if other and self._equal(path, other)]:
+        if twice := [a for a, b in pairs if b and filecmp.cmp(self.path / a, self.path / b, shallow=False)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
         for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
-
-    def _equal(self, path, other):
-        return filecmp.cmp(self.path / path, self.path / other, shallow=False)
 
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}

@@ -103,5 +103,5 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
                 image.save(file, "PNG")
                 found[int(example["label"])] = file.getvalue()
     labels = sorted(found)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int)) if labels else ()
+    chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int))
     return [(class_names[labels[i]], found[labels[i]]) for i in chosen]
