@@ -11,12 +11,12 @@ import tyro
 
 from experiments.training import print_table
 
-FIVE = {  # name in the paper: name in TensorFlow Datasets
-    "ImageNet": "imagenet2012",
+FIVE = {  # name in the paper: name in TensorFlow Datasets and the paper's options (ImageNet's test split has no labels)
+    "ImageNet": "imagenet2012 --test-split validation --steps 20000",
     "CIFAR-10": "cifar10",
     "CIFAR-100": "cifar100",
-    "Pets": "oxford_iiit_pet",
-    "Flowers": "oxford_flowers102",
+    "Pets": "oxford_iiit_pet --steps 500 --warmup-steps 100",
+    "Flowers": "oxford_flowers102 --train-split train+validation --steps 500 --warmup-steps 100",
 }
 
 
@@ -24,9 +24,9 @@ def paper_name(data):
     """`"oxford_flowers102" -> "Flowers"`, also from `"oxford_flowers102:2.1.1"` or a path."""
     parts = {part.split(":")[0] for part in Path(data).parts}
     for name, key in FIVE.items():
-        if key in parts:
+        if key.split()[0] in parts:
             return name
-    raise ValueError(f"Expected one of the five data sets {', '.join(FIVE.values())}, got {data!r}.")
+    raise ValueError(f"Expected one of the five data sets {', '.join(FIVE)}, got {data!r}.")
 
 
 def average_of_five(results):
@@ -59,8 +59,8 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]]):
     print_table(("data set", "top-1", "images", "crop", "input", "run"), rows)
     print(f"\nAvg 5: {average:.2%}" if average else "\nNo Avg 5. To fine-tune on the data sets that are missing:")
     for name in missing:
-        split = " --test-split validation" if name == "ImageNet" else ""  # its split "test" has no labels
-        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]}{split} --workdir runs/{FIVE[name]}")
+        folder = FIVE[name].split()[0]
+        print(f"  {name}: keras-mixer train finetune --data {FIVE[name]} --workdir runs/{folder}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fig 4: a Mixer and a ResNet on images whose pixels are all shuffled in one fixed way.
 
-Source: section 4 ("invariance to input permutations") of arXiv 2105.01601.
+Source: section 3.4 ("invariance to input permutations") of arXiv 2105.01601.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Figs 5 to 7: the D_S hidden units of the token-mixing MLPs on the g_h x g_w grid of tokens, and the stem filters.
 
-Source: section 4 and appendix of arXiv 2105.01601. The paper sorts and pairs the units "heuristically"; sorting by mean
-radial frequency and pairing by smallest cosine similarity are ours.
+Source: section 3.5 and appendix D of arXiv 2105.01601. The paper sorts and pairs the units "heuristically"; sorting by
+mean radial frequency and pairing by smallest cosine similarity are ours.
 """
 
 from pathlib import Path

@@ -69,7 +69,7 @@ def main(
     workdir: Path,
     data_dir: str | None = None,
     tasks: tuple[str, ...] = tuple(VTAB_TASKS),
-    learning_rates: tuple[float, ...] = (0.003,),
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03),
     steps: int = 500,
     batch_size: int = 512,
     seeds: tuple[int, ...] = (0,),

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from keras_mixer.data.decode import evaluation_image
+from keras_mixer.data.decode import evaluation_crop, image_of
 
 
 def photographs():
@@ -25,9 +25,8 @@ def encode(image, format, mode=None, **options):
 
 def evaluated(encoded, size, crop, orientation=1):
     """The pixels that a model sees when it is evaluated."""
-    return evaluation_image(
-        {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}, size, crop
-    )
+    example = {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
+    return evaluation_crop(image_of(example), size, crop)
 
 
 def turned(image, orientation=6):

@@ -119,7 +119,7 @@ def test_a_run_does_not_resume_on_changed_images(trained):
     train.write_bytes(kept + b" ")
     test.rename("photos/moved.png")
     gone, changed = (path.relative_to("photos") for path in (test, train))
-    message = rf"started: missing: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore them"
+    message = rf"started: missing: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore"
     with pytest.raises(ValueError, match=message):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))

@@ -117,7 +117,7 @@ class Fewshot:
     model: Model  # a finished run directory or .keras file
     data: Data  # digits, an image folder or a TensorFlow Datasets name
     source: DataOptions = DataOptions()
-    train_split: str | None = None  # split to draw training images from; for ImageNet the paper uses train[:65000]
+    train_split: str | None = None  # split to draw training images from; for ImageNet big_vision uses train[:65000]
     shots: tuple[Count, ...] = SHOTS  # training images per class
     seeds: tuple[int, ...] = SEEDS  # each draws its own training images
     l2: float = L2  # strength of the L2 regularization; 1024 in big_vision
@@ -184,8 +184,9 @@ class Imagenet:
             rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
             content[name] = {"accuracy": result.top1, "images": result.examples}
             remarks += [f"{name}: {remark}" for remark in result.remarks()]
-        if rows:
-            print_table(("data set", "top-1", "images", "crop", "input"), rows)
+        if not rows:
+            raise ValueError("\n  ".join(["Nothing is measured:", *absent]))
+        print_table(("data set", "top-1", "images", "crop", "input"), rows)
         for remark in remarks:
             print(remark)
         if absent:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mixup, rand_augment
-from keras_mixer.data.decode import evaluation_image, image_of, training_crop
+from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
 from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
 
 NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (i << 32 for i in range(5))  # added to the seed: independent streams
@@ -128,7 +128,7 @@ def _evaluated(split, image_size, crop):
     @as_written
     def prepared(element):
         example = split.read(element)
-        return tf.ensure_shape(evaluation_image(example, image_size, crop), (*image_size, 3)), example["label"]
+        return tf.ensure_shape(evaluation_crop(image_of(example), image_size, crop), (*image_size, 3)), example["label"]
 
     return split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
 

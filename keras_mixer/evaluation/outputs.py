@@ -21,6 +21,8 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
+    if isinstance(dataset, keras.utils.PyDataset):
+        dataset = map(dataset.__getitem__, range(dataset.num_batches))  # those of Keras iterate for ever
     if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
         images, labels = _images_and_labels(dataset)
         starts = range(0, len(images), ARRAY_BATCH_SIZE)

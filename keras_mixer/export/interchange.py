@@ -38,7 +38,8 @@ def write_openvino(predictor, folder):
 
 
 def _named(model):
-    """The model with a named output, called once, as Keras's ONNX export requires."""
-    named = keras.Model(model.input, {"probabilities": model.output})
+    """The model with a named input and output, as at inference, called once, as Keras's ONNX export requires."""
+    image = keras.Input(model.input_shape[1:], dtype="float32", name="image")
+    named = keras.Model(image, {"probabilities": model(image, training=False)})
     named(keras.ops.zeros((1, *model.input_shape[1:])))
     return named

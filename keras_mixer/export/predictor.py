@@ -11,11 +11,11 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from keras_mixer.anatomy import PIXELS, anatomy, copy_weights, model_like, rebuild
-from keras_mixer.data.decode import evaluation_image, read_header
+from keras_mixer.anatomy import PIXELS, activation_of, anatomy, copy_weights, last_operation, model_like, rebuild
+from keras_mixer.data.decode import evaluation_crop, image_of, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
-from keras_mixer.fields import EVALUATION_CROPS, Count, check
+from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -50,9 +50,7 @@ class Predictor:
     model: Any = None  # a keras.Model with preprocessing and activation; None for an export
 
     @classmethod
-    def of(
-        cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"
-    ) -> "Predictor":
+    def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
         """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, the precision.
 
         Arguments and errors are those of `export_saved_model`.
@@ -64,8 +62,7 @@ class Predictor:
         names = parts.class_names if class_names is None else checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
-        if crop not in EVALUATION_CROPS:
-            raise ValueError(f"Unknown evaluation crop {crop!r}. Use one of: {', '.join(EVALUATION_CROPS)}.")
+        check("evaluation_crop", crop, EvaluationCrop)
         facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
@@ -192,7 +189,7 @@ def preprocess_image(image, model) -> np.ndarray:
     """
     size = model.input_shape[-3:-1]
     crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
-    return np.asarray(read(image, lambda example: evaluation_image(example, size, crop)))
+    return np.asarray(read(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 
 def read(image, prepare):
@@ -217,7 +214,13 @@ def read(image, prepare):
 def load_model(path) -> keras.Model:
     """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
     with local_copy(downloads.local(path), only="model.keras") as local:
-        return load_keras(model_file(local), compile=True)
+        try:
+            return load_keras(model_file(local), compile=True)
+        except ValueError:  # of the file, or of an optimizer, loss or metric of the user's own
+            model = load_keras(model_file(local))
+            if activation_of(last_operation(model)) == "linear":
+                raise  # only the loss tells whether softmax or sigmoid makes probabilities of logits
+            return model
 
 
 def require_tensorflow():

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mixer.export.predictor import Predictor, load_model, read_description
 from keras_mixer.fast_cpu import available_cores
+from keras_mixer.storage import address_of
 from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
@@ -22,7 +23,8 @@ def load(path, precision="float32") -> Predictor:
 
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all for the newest), a
-            `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for one file.
+            `.tflite` or `.onnx` file, an OpenVINO folder or its `.xml` file, or `hf://owner/name/file` for one file;
+            a run or `.keras` file also at gs://... and other addresses of fsspec.
         precision: of a run or a `.keras` file: "float32", or "bfloat16" for all weights and products before the head,
             which is faster on processors with units for it, and slower on others. An export has its own.
 
@@ -39,7 +41,10 @@ def load(path, precision="float32") -> Predictor:
         >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
         ('7',)
     """
-    path = Path(downloads.local(path))
+    path = downloads.local(path)
+    if address_of(path):  # of a run or a `.keras` file
+        return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
     if path.is_dir() and not (path / "model.keras").is_file():

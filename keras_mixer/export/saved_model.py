@@ -18,6 +18,7 @@ from keras_mixer.anatomy import anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
+from keras_mixer.fields import Count, check
 from keras_mixer.files import publish, refuse_address, refuse_existing, staging_folder
 
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
@@ -84,8 +85,7 @@ def export_saved_model(
 
 def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     """Writes a SavedModel into a folder; the one around it has the name of the model on a server."""
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k!r}.")
+    check("top_k", top_k, Count)
     model = in_precision(predictor.model, precision)
     signatures = _signatures(model, predictor, top_k)
     write_functions(signatures, model, folder)
@@ -122,9 +122,7 @@ def version_folder(path, version=None) -> Path:
     refuse_address(path)
     if version is None:
         version = 1 + max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
-    if version < 1:
-        raise ValueError(f"version must be a positive integer, got {version!r}.")
-    return Path(path) / str(version)
+    return Path(path, str(check("version", version, Count)))
 
 
 def write_functions(functions, model, folder):
@@ -149,10 +147,7 @@ def _signatures(model, predictor, top_k):
         image = tf.ensure_shape(image, (None, *shape))  # servers compare names and types with the signature, not shapes
         return both(image, training=False)
 
-    @tf.function(input_signature=image_of[tf.float32])
-    def features(image):
-        return {"pre_logits": outputs(image)["pre_logits"]}
-
+    features = tf.function(lambda image: {"pre_logits": outputs(image)["pre_logits"]}, image_of[tf.float32])
     if predictor.output == "features":
         return {"serving_default": features, "features": features}
     names = tf.constant(facts.class_names)
@@ -163,14 +158,11 @@ def _signatures(model, predictor, top_k):
         best = tf.math.top_k(probabilities, min(top_k, len(names))).indices
         return {"probabilities": probabilities, "classes": best, "labels": tf.gather(names, best)}
 
-    @tf.function(input_signature=image_of[tf.uint8])
-    def from_uint8(image):
-        return from_pixels(tf.cast(image, tf.float32))
-
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def from_bytes(image_bytes):
         pixels = evaluation_images(image_bytes, shape[:2], facts.evaluation_crop)
         return from_pixels(tf.cast(pixels, tf.float32))
 
+    from_uint8 = tf.function(lambda image: from_pixels(tf.cast(image, tf.float32)), image_of[tf.uint8])
     signatures = {"serving_default": from_pixels, "image_uint8": from_uint8, "features": features}
     return signatures | ({"image_bytes": from_bytes} if shape[-1] == 3 else {})  # which decodes to RGB

@@ -14,6 +14,7 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Split
+from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
 from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read, require_tensorflow
 from keras_mixer.export.runtimes import open_export
@@ -127,8 +128,8 @@ def export(
         format: "saved_model", "tflite", "onnx", "openvino" or "web" (a page for browsers).
         path: the file or folder to write; for a SavedModel, the folder of all versions. Nothing is overwritten.
         images: what both are compared on: paths of image files or the bytes of such files, of any size; an array
-            `(N, H, W, channels)` of the model's size in [0, 255], or a pair `(array, labels)`, which also gives
-            accuracies. None for 32 images of noise, which say nothing about quantization.
+            `(N, H, W, channels)` of the model's size in [0, 255], or a pair `(array, labels)`, labels as `evaluate`
+            takes them, which also gives accuracies. None for 32 images of noise: they say nothing of quantization.
         class_names: as for `export_saved_model`, like the next two.
         evaluation_crop: how images are cropped and resized.
         classifier_activation: "softmax" or "sigmoid" for a model that outputs logits.
@@ -276,13 +277,11 @@ def _batches(images, predictor, size):
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
-    labels = np.full(len(array), -1) if labels is None else np.asarray(labels)
+    labels = np.full(len(array), -1) if labels is None else class_numbers(np.asarray(labels))
     for start in range(0, len(array), size):
         some = array[start : start + size]
         pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)
         if pixels.shape[1:] != shape:
-            raise ValueError(
-                f"Expected images (N, {', '.join(map(str, shape))}), got {(len(array), *pixels.shape[1:])}."
-            )
+            raise ValueError(f"Expected images of shape {shape}, got {pixels.shape[1:]}.")
         encoded = np.array([read(one, for_server).numpy() for one in some], object) if files else None
         yield pixels, labels[start : start + size], encoded

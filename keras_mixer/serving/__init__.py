@@ -70,6 +70,7 @@ class Client:
         self.images_per_request = check("images_per_request", images_per_request, Count)
         retry = urllib3.Retry(retries, connect=False, read=False, other=0, redirect=False, status_forcelist=RETRIED)
         retry = retry.new(allowed_methods=None, backoff_factor=BACKOFF, raise_on_status=False)  # POST changes nothing
+        retry.respect_retry_after_header = False  # which may be hours
         self._pool = urllib3.PoolManager(maxsize=32, retries=retry, timeout=urllib3.Timeout(timeout), headers=headers)
         self.close = self._pool.clear
 
@@ -79,7 +80,7 @@ class Client:
         They are `top_k`, or as many as the model was exported with. Files that the served graph does not read, of other
         formats than JPEG and PNG or with an EXIF orientation, are sent as PNG. ServingError if it fails.
         """
-        paths = list(map(str, paths))
+        paths, top_k = list(map(str, paths)), check("top_k", top_k, Count)
         for start in range(0, len(paths), self.images_per_request):
             some = paths[start : start + self.images_per_request]
             found = {path: _encoded(path) for path in some}

@@ -95,7 +95,7 @@ def test_planted_waves_have_their_frequency_and_come_out_in_order_with_their_opp
 
 def test_avg_5_is_the_mean_over_data_sets_not_over_runs(tmp_path, capsys):
     results = {"part": "test", "test_images": 9, "evaluation_crop": "resize", "image_size": [8, 8]}
-    runs = [*((data, 0.5) for data in avg5.FIVE.values()), ("cifar10", 0.9), ("/data/cifar10/3", 1.0)]
+    runs = [*((data.split()[0], 0.5) for data in avg5.FIVE.values()), ("cifar10", 0.9), ("/data/cifar10/3", 1.0)]
     for number, (data, accuracy) in enumerate(runs):
         run = tmp_path / str(number)
         run.mkdir()

@@ -135,7 +135,7 @@ def test_versions_count_up_and_nothing_is_overwritten_or_guessed(classifier, tin
     flat = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
     for model, options, message in [
         (classifier, {"version": 7}, "7 exists already and is not overwritten"),
-        (classifier, {"version": 0}, "version must be a positive integer, got 0"),
+        (classifier, {"version": 0}, "version must be greater than or equal to 1, got 0"),
         (classifier, {"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
         (classifier, {"classifier_activation": "relu"}, "='relu' does not fit a model that ends in softmax"),
         (unknown, {}, "ends in .* so the meaning of its outputs is unknown"),

@@ -55,7 +55,7 @@ def test_recipes_are_those_of_the_paper():
         assert (recipe.global_batch_size, recipe.warmup_steps, recipe.schedule) == (4096, 10_000, "linear")
         assert (recipe.optimizer, recipe.clip_norm, recipe.dropout_rate, recipe.image_size) == ("adamw", 1.0, 0.0, 224)
         assert recipe.randaugment_num_ops == (2 if recipe.randaugment_level else 0)
-    recipe = RECIPES["finetune"]  # section 4
+    recipe = RECIPES["finetune"]  # section 3
     assert (recipe.optimizer, recipe.global_batch_size, recipe.clip_norm) == ("sgd", 512, 1.0)
     assert (recipe.schedule, recipe.loss, recipe.weight_decay) == ("cosine", "softmax", 0)
     assert (recipe.mixup_alpha, recipe.randaugment_num_ops) == (0, 0)
