@@ -15,9 +15,10 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from PIL import Image
 
-from keras_mixer.data.decode import EVALUATION_CROPS, evaluation_image, training_crop
+from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
 from keras_mixer.data.image_files import check_file
 from keras_mixer.export.predictor import read_description
+from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
@@ -164,7 +165,7 @@ def _images():
 @tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
 def _look_at(encoded, orientation):
     example = {"image": encoded, "orientation": orientation}
-    crops = [evaluation_image(example, (16, 16), crop) for crop in EVALUATION_CROPS]
+    crops = [evaluation_crop(image_of(example), (16, 16), crop) for crop in EVALUATION_CROPS]
     return [*crops, training_crop(example, tf.fill((1, 5), 0.3), Recipe("fuzz", data="digits", image_size=16))[0]]
 
 

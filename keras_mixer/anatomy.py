@@ -15,9 +15,11 @@ from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
+NUMERIC_LOSSES = ("mse", "mae", "mape", "msle", "huber", "log_cosh", "mean_squared_error", "mean_absolute_error")
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
 HEAD = (keras.layers.GlobalAveragePooling1D, keras.layers.Dense, keras.layers.Activation)
 POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
+_GRAPHS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by model: each new one adds nodes to its layers
 
 
 class Anatomy:
@@ -32,17 +34,25 @@ class Anatomy:
         inputs: the tensor of the graph before each layer; `outputs`: the one after it.
     """
 
-    def __init__(self, model, graph, nodes, start, end):
-        self.model, self.graph, self._nodes = model, graph, nodes if graph is model else _chain(graph)
-        self.layers = layers = tuple(node.operation for node in self._nodes)
+    def __init__(self, model, nodes, start, end):
+        self.model, self.graph, self._nodes = model, model, nodes
+        self.layers = layers = tuple(node.operation for node in nodes)
         self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
+        if any(isinstance(layer, keras.Model) for layer in model.layers):
+            if model not in _GRAPHS:
+                image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
+                _GRAPHS[model] = model_like(model, image, self.apply(image))
+            self.graph, self._nodes = _GRAPHS[model], _chain(_GRAPHS[model])
         self.inputs = {node.operation: node.input_tensors[0] for node in self._nodes}
         self.outputs = {node.operation: node.output_tensors[0] for node in self._nodes}
 
     def apply(self, x, layers=None):
-        """All layers, or others in their places, one after another on a tensor."""
-        return _apply(self._nodes, x, layers or self.layers)
+        """All layers, or others in their places, on a tensor, with the other arguments that the model gives them."""
+        for node, layer in zip(self._nodes, layers or self.layers, strict=True):
+            arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): x})
+            x = layer(*arguments, **options)
+        return x
 
     @property
     def pre_logits(self) -> keras.KerasTensor:
@@ -75,7 +85,7 @@ class Anatomy:
         return self.after[1] if len(self.after) > 1 and not self.added else None
 
     @functools.cached_property
-    def pixel_range(self) -> tuple[float, float]:
+    def input_range(self) -> tuple[float, float]:
         """Values of a black and a white pixel at the input; ValueError if added layers leave them unknown."""
         at_stem = self.stem.pixel_range
         if not self.before:
@@ -163,7 +173,7 @@ def anatomy(model) -> Anatomy:
     parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
     if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
         raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
-    return Anatomy(model, _opened(model, nodes), nodes, start, end)
+    return Anatomy(model, nodes, start, end)
 
 
 def is_mixer(model) -> bool:
@@ -226,7 +236,7 @@ def model_like(model, image, outputs, **options):
 
 
 def last_operation(model):
-    """The operation that gives the output of a model, or of the model in its place; itself if its graph is unknown."""
+    """The last operation of a model, looking into nested models; the model itself if it has no graph."""
     last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
     return last_operation(last) if isinstance(last, keras.Model) and last is not model else last
 
@@ -238,9 +248,11 @@ def activation_of(operation) -> str:
 
 
 def implied_activation(model) -> str:
-    """The activation that the loss of a compiled model applies to its logits."""
+    """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
+    if numeric := names & {*NUMERIC_LOSSES}:
+        raise ValueError(f"A model compiled with {numeric.pop()} gives numbers, not classes. Use its own methods.")
     single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]
     return "sigmoid" if single or names & set(BINARY_LOSSES) else "softmax"
 
@@ -270,27 +282,6 @@ def _chain(model) -> list:
         chain = [*(_chain(layer) if functional else [node]), *chain]
         tensor = node.input_tensors[0]
     return chain
-
-
-_GRAPHS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by model: each new one adds nodes to its layers
-
-
-def _opened(model, nodes):
-    """The model, or a graph of the same layers without models inside it."""
-    if not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return model
-    if model not in _GRAPHS:
-        image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
-        _GRAPHS[model] = model_like(model, image, _apply(nodes, image, [node.operation for node in nodes]))
-    return _GRAPHS[model]
-
-
-def _apply(nodes, x, layers):
-    """Layers one after another on a tensor, with the other arguments that the nodes have."""
-    for node, layer in zip(nodes, layers, strict=True):
-        arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): x})
-        x = layer(*arguments, **options)
-    return x
 
 
 def _not_a_mixer(model, reason):

@@ -10,6 +10,8 @@ import os
 import keras
 from keras import ops
 
+_tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
+
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class LayerNorm(keras.layers.LayerNormalization):
@@ -36,10 +38,6 @@ def gelu(x, exact=False, training=False):
     form = _erf_gelu if exact else _tanh_gelu
     with keras.name_scope("gelu"):  # sorts after "dense_0": TensorFlow sorts inputs by name before it decides on fusion
         return (_one_pass(form) if training else form)(x)
-
-
-def _tanh_gelu(x):
-    return keras.activations.gelu(x, approximate=True)
 
 
 def _erf_gelu(x):  # Keras writes TensorFlow's Erfc, which ONNX does not have

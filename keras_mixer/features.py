@@ -26,9 +26,6 @@ class MlpOutputs(keras.layers.Layer):
         mixed_tokens = self.block.mix_tokens(x)
         return mixed_tokens, self.block.mix_channels(ops.add(x, mixed_tokens))
 
-    def compute_output_shape(self, input_shape):
-        return input_shape, input_shape
-
     def get_config(self):
         return {**super().get_config(), "block": keras.saving.serialize_keras_object(self.block)}
 

@@ -11,12 +11,12 @@ LARGEST = 3.4028234663852886e38  # of float32, the type of the model's arithmeti
 CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid")
 
 
-def where(words, holds) -> AfterValidator:
+def must_be(description, predicate) -> AfterValidator:
     """A condition for values of the right type."""
 
     def checked(value):
-        if not holds(value):
-            raise ValueError(f"should be {words}")
+        if not predicate(value):
+            raise ValueError(f"should be {description}")
         return value
 
     return AfterValidator(checked)
@@ -24,7 +24,7 @@ def where(words, holds) -> AfterValidator:
 
 def one_of(choices) -> AfterValidator:
     """A condition for values from a list."""
-    return where(f"one of {', '.join(choices)}", lambda value: value in choices)
+    return must_be(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -37,9 +37,9 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # int32 for tf.random; np.random accepts no negative seed
 TEXT = re.compile(r"(?s)(?=.*\S)[^\0\ud800-\udfff]+")  # surrogates stand for bytes that are not UTF-8
-Text = Annotated[str, where("a non-empty string in UTF-8", TEXT.fullmatch)]
-ASCENDING = where("ascending", lambda values: list(values) == sorted(values))
-SOME = where("one value or more", bool)
+Text = Annotated[str, must_be("a non-empty string in UTF-8", TEXT.fullmatch)]
+ASCENDING = must_be("ascending", lambda values: list(values) == sorted(values))
+NOT_EMPTY = must_be("one value or more", bool)
 
 # Evaluation crops: how an image of any size becomes one of the model's input size.
 EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]

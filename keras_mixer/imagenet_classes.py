@@ -49,6 +49,14 @@ def checked_class_names(names) -> tuple[str, ...]:
     return checked
 
 
+def same_classes(names, others) -> bool:
+    """Whether two tuples, or None, can name the same classes: ImageNet's by ids or names; numbers name any."""
+    if None in (names, others):
+        return True
+    spelled = set(zip(*imagenet_classes(len(names)), strict=True)) if len(names) in SUBSETS else {names}
+    return {names, others} <= spelled or tuple(map(str, range(len(names)))) in (names, others)
+
+
 def decode_predictions(probabilities, top=5):
     """The most probable ImageNet classes of each image, as `keras.applications` returns them.
 

@@ -12,7 +12,7 @@ import math
 import keras
 from keras import ops
 
-from keras_mixer.composite import CompositeLayer, FixedLayer
+from keras_mixer.composite import FixedLayer
 from keras_mixer.fast_cpu import LayerNorm, gelu
 from keras_mixer.variants import as_pair, token_grid
 
@@ -32,7 +32,7 @@ class PatchEmbed(FixedLayer):
         hidden_dim: channels C of a token.
         pixel_range: values of a black and a white pixel that the weights are made for. The layer does not use it;
             evaluation and exports do.
-        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Returns:
         Called on a batch of images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
@@ -73,7 +73,7 @@ class PatchEmbed(FixedLayer):
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class MlpBlock(CompositeLayer):
+class MlpBlock(FixedLayer):
     """Dense, GELU, Dense over the last axis: `(B, ..., D) -> (B, ..., D)`.
 
     Args:
@@ -82,7 +82,7 @@ class MlpBlock(CompositeLayer):
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
         flattened: all axes but the last become one around the two products, which lets TensorFlow's CPU kernels fuse
             bias and GELU. False keeps them: same values, and a TPU moves a third less memory.
-        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Returns:
         Called on a tensor: one of the same shape, compute dtype.
@@ -119,7 +119,7 @@ class MlpBlock(CompositeLayer):
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class MixerBlock(CompositeLayer):
+class MixerBlock(FixedLayer):
     """Mixes tokens, then channels, each with a skip connection: `(B, S, C) -> (B, S, C)`.
 
     `y = x + token_mixing(norm(x)^T)^T` and `out = y + channel_mixing(norm(y))`, where ^T swaps tokens and channels.
@@ -134,12 +134,12 @@ class MixerBlock(CompositeLayer):
         rematerialize: True recomputes both MLPs for the gradient, "tokens" the token-mixing MLP only: less memory, more
             time. Not with `dropout_rate`, whose masks would differ.
         flattened: see `MlpBlock`.
-        **kwargs: those of `keras.layers.Layer`, such as `name` and `dtype`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
 
-    Source: equation 1 of the paper; `MixerBlock` in vit_jax. Stochastic depth: section 3.1 of the paper.
+    Source: equation 1 of the paper; `MixerBlock` in vit_jax. Stochastic depth: appendix B of the paper.
 
     Example:
         >>> tuple(keras_mixer.MixerBlock(256, 2048)(np.zeros((1, 196, 512), "float32")).shape)

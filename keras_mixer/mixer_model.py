@@ -15,7 +15,7 @@ class ModelFacts:
     class_names: tuple[str, ...] | None = None  # one per class, in order
     trained_on: str | None = None  # the data that the classes come from, in a few words for the user
     evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.fields.EVALUATION_CROPS`
-    pixel_range: tuple[float, float] | None = None  # values of a black and a white pixel at the stem
+    pixel_range: tuple[float, float] | None = None  # black and white at the stem; of a `Predictor`, at the input
     exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
 
 
@@ -46,7 +46,7 @@ class ClassifierHead(keras.layers.Dense):
 
 
 def _of_head(name, description):
-    """A property of a model that its head keeps, and so every copy of the head."""
+    """A property of a model that is stored on its head, so that copies of the head keep it."""
 
     def get(model):
         return getattr(model._head, name, None)

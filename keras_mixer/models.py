@@ -1,7 +1,7 @@
 """MLP-Mixer as functional Keras models: `Mixer` for any size, and one function per row of Table 1.
 
 Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `pre_head_layer_norm`,
-`pool`, `head` (logits), `probabilities`.
+`pool` or `grid`, `head` (logits), `probabilities`.
 """
 
 import dataclasses
@@ -129,13 +129,8 @@ def Mixer(
     return model
 
 
-SIGNATURE = inspect.Signature(  # of the functions below
-    [
-        parameter
-        for name, parameter in inspect.signature(Mixer).parameters.items()
-        if parameter.kind == inspect.Parameter.KEYWORD_ONLY and name not in FORMS
-    ]
-)
+SHARED = [p for p in inspect.signature(Mixer).parameters.values() if p.kind == p.KEYWORD_ONLY and p.name not in FORMS]
+SIGNATURE = inspect.Signature(SHARED)  # of the functions below
 
 
 def _variant(key):

@@ -10,18 +10,18 @@ import fsspec
 
 from keras_mixer.files import UNFINISHED, as_address, atomic_write
 
-ELSEWHERE = ("hf", "http", "https")  # addresses with their own rules
-NEVER_CHANGED = (".npz", ".keras")  # files that are complete when they get their name
-LAST = "results.json"  # its presence says that the run is finished
-PRIVATE = (UNFINISHED, "run.lock")  # names that stay on this machine
+UNSUPPORTED_PROTOCOLS = ("hf", "http", "https")  # addresses with their own rules
+IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
+SENT_LAST = "results.json"  # its presence says that the run is finished
+LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
 ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
-LEARNING = ("checkpoints/", "tensorboard/")  # not needed to look at a run
+TRAINING_ONLY = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 
 
 def address_of(path) -> str | None:
     """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
     address = as_address(path)
-    return None if address is None or address.split(":")[0] in ELSEWHERE else address
+    return None if address is None or address.split(":")[0] in UNSUPPORTED_PROTOCOLS else address
 
 
 def as_addresses(text) -> str:
@@ -61,12 +61,12 @@ class Mirror:
     def send(self):
         """Brings the object store up to date: what is new or changed here, and what is gone."""
         paths = {path.relative_to(self.copy): path for path in self.copy.rglob("*") if path.is_file()}
-        files = {n.as_posix(): path for n, path in paths.items() if not any(p.startswith(PRIVATE) for p in n.parts)}
-        for name in sorted(files, key=lambda name: (name == LAST, name)):
+        files = {n.as_posix(): path for n, path in paths.items() if not any(p.startswith(LOCAL_ONLY) for p in n.parts)}
+        for name in sorted(files, key=lambda name: (name == SENT_LAST, name)):
             path, state = files[name], _state(files[name])
             if self.sent.get(name) == state:
                 continue
-            if path.suffix in NEVER_CHANGED:
+            if path.suffix in IMMUTABLE_SUFFIXES:
                 self.system.put_file(str(path), self._object(name))
             else:
                 self.system.pipe_file(self._object(name), path.read_bytes())  # it may grow meanwhile
@@ -92,7 +92,7 @@ def _state(file):
 
 @contextlib.contextmanager
 def local_copy(path, only=None) -> Iterator[Path]:
-    """A path on this machine for reading: the path itself, or a copy that is sent back and ends with the block.
+    """A path on this machine for reading: the path itself, or a temporary copy, uploaded at the end of the block.
 
     Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
     """
@@ -103,9 +103,8 @@ def local_copy(path, only=None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
         mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))
         names = mirror.names()
-        wanted = [name for name in names if not name.startswith(LEARNING + PRIVATE) and only in (None, name)]
-        if names == [""]:
-            wanted = names
+        kept = [name for name in names if not name.startswith(TRAINING_ONLY + LOCAL_ONLY) and only in (None, name)]
+        wanted = names if names == [""] else kept
         if not wanted:
             raise ValueError(f"There is no {only or 'run'} at {address}.")
         mirror.fetch(wanted)

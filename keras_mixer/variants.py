@@ -1,6 +1,7 @@
 """The published sizes of MLP-Mixer and their exact costs."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Iterable
 
@@ -38,10 +39,8 @@ class Variant:
 
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
-        patch_height, patch_width = as_pair(self.patch_size)
-        grid_height, grid_width = self.grid(input_shape)
-        tokens, channels = grid_height * grid_width, self.hidden_dim
-        stem = patch_height * patch_width * input_shape[2] * channels + channels
+        tokens, channels = math.prod(self.grid(input_shape)), self.hidden_dim
+        stem = (math.prod(as_pair(self.patch_size)) * input_shape[2] + 1) * channels
         token_mlp = 2 * tokens * self.tokens_mlp_dim + self.tokens_mlp_dim + tokens
         channel_mlp = 2 * channels * self.channels_mlp_dim + self.channels_mlp_dim + channels
         block = token_mlp + channel_mlp + 4 * channels
@@ -53,10 +52,8 @@ class Variant:
 
         LayerNorm, GELU and pooling are not counted, as is usual.
         """
-        patch_height, patch_width = as_pair(self.patch_size)
-        grid_height, grid_width = self.grid(input_shape)
-        tokens, channels = grid_height * grid_width, self.hidden_dim
-        stem = tokens * patch_height * patch_width * input_shape[2] * channels
+        tokens, channels = math.prod(self.grid(input_shape)), self.hidden_dim
+        stem = tokens * math.prod(as_pair(self.patch_size)) * input_shape[2] * channels
         block = 2 * tokens * channels * (self.tokens_mlp_dim + self.channels_mlp_dim)
         return stem + self.num_blocks * block + channels * classes
 

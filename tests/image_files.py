@@ -11,12 +11,10 @@ from keras_mixer.data.decode import evaluation_crop, image_of
 
 
 def photographs():
-    """Two real photographs, (427, 640, 3) uint8."""
     return [np.ascontiguousarray(image) for image in load_sample_images().images]
 
 
 def encode(image, format, mode=None, **options):
-    """Encodes an array or Pillow image."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
     (image.convert(mode) if mode else image).save(buffer, format, **options)

@@ -25,7 +25,6 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page in order."""
     return [Block(mark, language, code) for mark, _, language, code in FENCE.findall(page.read_text(encoding="utf-8"))]
 
 

@@ -12,7 +12,7 @@ from test_repository import PUBLIC
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.data.decode import EVALUATION_CROPS
+from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.training.recipe import Recipe
 
 DOCS = Path(__file__).parents[1] / "docs"

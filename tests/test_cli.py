@@ -36,7 +36,6 @@ QUICK += ["--checkpoint-every-steps", "20", "--xla-on-cpu", "False", "--devices"
 
 @pytest.fixture
 def printed(capsys):
-    """Runs a command and returns what it prints."""
 
     def printed(*arguments):
         assert cli.main(list(map(str, arguments))) == 0
@@ -63,7 +62,6 @@ def refused(capsys):
 
 @pytest.fixture(scope="module")
 def help_of():
-    """What `--help` of each command prints."""
     texts = {}
     for command in cli.COMMANDS:
         with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit, match=r"^0$"):

@@ -21,8 +21,8 @@ USED = {  # by file of the package
     "composite.py": "_layers",
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",
-    "training/optimizers.py": "_adamw_update_step _all_reduce_sum_gradients _apply_weight_decay _clip_gradients"
-    " _get_current_learning_rate _model_variables_moving_average",
+    "training/optimizers.py": "_adamw_update_step _all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"
+    " _model_variables_moving_average",
     "training/training_model.py": "_loss_tracker _update_metrics_variables",
 }
 ONLY_ON = dict.fromkeys(("schema_py_generated", "_all_reduce_sum_gradients", "_loss_tracker"), "tensorflow")
@@ -31,7 +31,6 @@ ONLY_ON["_update_metrics_variables"] = "jax"
 
 @pytest.fixture(scope="module")
 def owners():
-    """Things that have the names."""
     importlib.import_module("tensorflow.lite.python.schema_py_generated")
     model, optimizer = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), AdamW(1e-3, use_ema=True)
     model.compile(optimizer, "mse")

@@ -41,7 +41,6 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def trained(finished, tmp_path, monkeypatch):
-    """A copy of it, in the current folder."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -93,6 +93,9 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder_killed_twice_or_not(address, t
     assert any(name.startswith("tensorboard/") for name in names)
     assert not any("run.lock" in name or ".writing" in name for name in names)
     assert fit(address, **options).metrics == result.metrics  # it is loaded
+    assert keras_mixer.load(address).class_names == ("circle", "stripe")
+    more = fit(tmp_path / "more", **options | {"weights": address, "epochs": 1})
+    assert more.metrics["start_accuracy"] == result.metrics["accuracy"]
     assert not [path for path in temporary.glob("keras-mixer-*") if list(path.iterdir())]  # no copy is left
 
 

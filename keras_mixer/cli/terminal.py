@@ -16,9 +16,8 @@ import tyro
 from pydantic_core import to_jsonable_python
 
 from keras_mixer.fields import settings
-from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.files import as_address, atomic_write, refuse_existing
 from keras_mixer.storage import address_of, as_addresses, local_copy
-from keras_mixer.weights.downloads import is_hub_address
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -65,7 +64,7 @@ def with_local_copies(options) -> Iterator[Any]:
 
 def folder_of(model) -> Path:
     """The folder for what a command writes about a run directory or a file; ValueError if it is a file elsewhere."""
-    if is_hub_address(model) or (model.is_file() and as_addresses(model) != str(model)):
+    if (as_address(model) or "").startswith("hf://") or (model.is_file() and as_addresses(model) != str(model)):
         raise ValueError("Expected --output PATH for a model on the Hugging Face Hub or in a bucket, got no --output.")
     return model if model.is_dir() else model.parent
 

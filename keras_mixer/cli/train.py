@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
-from keras_mixer.fields import ASCENDING, SOME, Count, CountFrom0, Positive, settings
+from keras_mixer.fields import ASCENDING, NOT_EMPTY, Count, CountFrom0, Positive, settings
 from keras_mixer.storage import address_of
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
 from keras_mixer.training.fit import fit
@@ -72,7 +72,7 @@ class Sweep(Train):
     RECIPE: ClassVar[str] = "finetune"
     CHANGED: ClassVar[dict[str, Any]] = {"holdout": 0.1}
 
-    learning_rates: Annotated[tuple[Positive, ...], SOME] = (0.003, 0.01, 0.03, 0.06)
+    learning_rates: Annotated[tuple[Positive, ...], NOT_EMPTY] = (0.003, 0.01, 0.03, 0.06)
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
     skip_final: bool = False  # skip the last run, on all training images with the best rate
 
@@ -80,7 +80,7 @@ class Sweep(Train):
         """Tries every learning rate, and prints a table of the results."""
         workdir = workdir or Path("runs", f"{recipe.name}_sweep")
         options |= {"holdout": recipe.holdout, "final": not self.skip_final}
-        result = sweep(dataclasses.replace(recipe, holdout=0.0), self.learning_rates, workdir=workdir, **options)
+        result = sweep(recipe, self.learning_rates, workdir=workdir, **options)
         found = [(f"{rate:g}", "diverged" if one is None else f"{one:.2%}") for rate, one in result.accuracies.items()]
         print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), found)
         print(f"\nBest: {result.best:g}")

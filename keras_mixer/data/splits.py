@@ -94,12 +94,12 @@ class Source:
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
-    def classes(self, part="test") -> str:
+    def describe_classes(self, part="test") -> str:
         """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
         names = list(self.class_names)
         if not self.images:
             return f"Classes: {some(names, MOST_CLASSES)}"
-        train, test = (np.bincount(part.labels(), minlength=len(names)) for part in (self.train, self.test))
+        train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
         return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
 
@@ -166,4 +166,4 @@ def some(names, most=3, separator=", ") -> str:
 def subsample(split: Split, count) -> Split:
     """`count` examples of a split, or all if there are fewer, evenly spaced."""
     kept = min(count, split.size)
-    return split.part(np.arange(split.size) * kept % max(split.size, 1) < kept)
+    return split.part(np.arange(split.size) * kept % split.size < kept)

@@ -127,6 +127,6 @@ def _probabilities(model, outputs) -> np.ndarray:
 def pixel_range_of(model) -> tuple[float, float] | None:
     """Values of a black and a white pixel at the input of a Mixer; None if they or the kind of model are unknown."""
     try:
-        return anatomy(model).pixel_range
+        return anatomy(model).input_range
     except ValueError:
         return None

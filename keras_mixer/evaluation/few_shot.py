@@ -12,7 +12,7 @@ from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.evaluation.outputs import class_numbers, describe_outputs, features_of
 from keras_mixer.features import feature_extractor
-from keras_mixer.fields import SOME, Count, CountFrom0, Positive, check
+from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, check
 
 SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10
 CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias
@@ -81,8 +81,8 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         0.87
     """
     l2 = check("l2", l2, Positive)
-    shots = check("shots", list(shots), Annotated[tuple[Count, ...], SOME])
-    seeds = check("seeds", list(seeds), Annotated[tuple[CountFrom0, ...], SOME])
+    shots = check("shots", list(shots), Annotated[tuple[Count, ...], NOT_EMPTY])
+    seeds = check("seeds", list(seeds), Annotated[tuple[CountFrom0, ...], NOT_EMPTY])
     extractor, pixels = feature_extractor(model, [layer]), PixelRange()
     support, support_labels = features_of(extractor, train, "training features", progress, pixels)
     if not np.isfinite(support).all():

@@ -157,11 +157,11 @@ def completed(model, activation=None) -> keras.Model:
     Models inside the model are opened. All layers are shared.
     """
     parts = anatomy(model)
-    if parts.pixel_range == PIXELS and activation is None:
+    if parts.input_range == PIXELS and activation is None:
         return parts.graph
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
-    if parts.pixel_range != PIXELS:
-        black, white = parts.pixel_range
+    if parts.input_range != PIXELS:
+        black, white = parts.input_range
         x = keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")(x)
     x = parts.apply(x)
     if activation is not None:
@@ -189,10 +189,10 @@ def preprocess_image(image, model) -> np.ndarray:
     """
     size = model.input_shape[-3:-1]
     crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
-    return np.asarray(read(image, lambda example: evaluation_crop(image_of(example), size, crop)))
+    return np.asarray(read_any_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 
-def read(image, prepare):
+def read_any_image(image, prepare):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
     if isinstance(image, bytes):
         try:

@@ -16,7 +16,7 @@ from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
-from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read, require_tensorflow
+from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_any_image, require_tensorflow
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
@@ -203,7 +203,7 @@ def format_with(name, options) -> Format:
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
     parts, model = anatomy(model), in_precision(model, "float32")
-    (black, white), (kind, _) = parts.pixel_range, parts.output()
+    (black, white), (kind, _) = parts.input_range, parts.output()
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
@@ -283,5 +283,5 @@ def _batches(images, predictor, size):
         pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)
         if pixels.shape[1:] != shape:
             raise ValueError(f"Expected images of shape {shape}, got {pixels.shape[1:]}.")
-        encoded = np.array([read(one, for_server).numpy() for one in some], object) if files else None
+        encoded = np.array([read_any_image(one, for_server).numpy() for one in some], object) if files else None
         yield pixels, labels[start : start + size], encoded

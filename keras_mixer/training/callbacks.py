@@ -10,6 +10,9 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
+from keras_mixer.files import atomic_write
+from keras_mixer.weights.readers import read_arrays
+
 LONGEST_UNSAVED = 600  # seconds without a checkpoint
 
 
@@ -34,12 +37,13 @@ def check_finite(step, **values):
 class Progress(keras.callbacks.Callback):
     """A progress bar for the whole run, more logs, and a row of metrics for each epoch; must be the first callback."""
 
-    def __init__(self, run, trainee, step):
+    compiling = True
+
+    def __init__(self, run, step, total_steps):
         super().__init__()
-        self.run, self.recipe, self.step = run, trainee.recipe, step
-        self.resumed, self.compiling = step % trainee.epoch_steps > 0, True
+        self.run = run
         self.bar = tqdm(
-            total=trainee.total_steps,
+            total=total_steps,
             initial=step,
             unit="step",
             desc="compiling",  # the bar does not move before the first step ends
@@ -48,12 +52,10 @@ class Progress(keras.callbacks.Callback):
         )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = self.ended = time.perf_counter()
-        self.began_at = self.step
+        self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        self.ended = time.perf_counter()  # excludes validation, which follows the last batch
+        self.steps, self.ended = batch + 1, time.perf_counter()  # excludes validation, which follows the last batch
         if self.compiling:
             self.compiling = False
             self.bar.set_description("training", refresh=False)
@@ -61,17 +63,18 @@ class Progress(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        images = (self.step - self.began_at) * self.recipe.global_batch_size
-        logs["images_per_second"] = images / (self.ended - self.began)
-        logs["step"] = int(self.model.optimizer.iterations.numpy())
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        logs["gradient_norm"] = float(self.model.optimizer.gradient_norm.numpy())
-        logs["resumed"] = float(self.resumed)  # within the epoch: loss and accuracy are those of the rest of it
-        check_finite(self.step, loss=logs["loss"], gradient=logs["gradient_norm"])
-        self.resumed = False
+        recipe, optimizer = self.model.recipe, self.model.optimizer
+        step = int(optimizer.iterations.numpy())
+        logs["images_per_second"] = self.steps * recipe.global_batch_size / (self.ended - self.began)
+        logs["step"] = step
+        logs["learning_rate"] = float(optimizer.learning_rate)
+        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
+        # Within the epoch: loss and accuracy are those of the rest of it.
+        logs["resumed"] = float((step - self.steps) % self.model.epoch_steps > 0)
+        check_finite(step, loss=logs["loss"], gradient=logs["gradient_norm"])
         if self.run.devices.writes:
             self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
-        names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": self.recipe.part()}
+        names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": recipe.part()}
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
 
 
@@ -80,9 +83,10 @@ class BestEpoch(keras.callbacks.Callback):
 
     def __init__(self, run, step):
         super().__init__()
-        self.run, self.weights = run, None
+        self.run, self.keeps = run, run.recipe.keep == "best"
         # Of a run that resumes, without the epochs that it repeats: each process decides alone, and they must agree.
         self.accuracies = [float(row["val_accuracy"]) for row in run.epochs_until(step)]
+        self.weights = list(read_arrays(run.best).values()) if self.keeps and self.accuracies else None
 
     @property
     def epochs_since(self) -> int:
@@ -91,24 +95,20 @@ class BestEpoch(keras.callbacks.Callback):
 
     @property
     def done(self) -> bool:
-        """Whether the best epoch has stayed the best for long."""
-        return self.run.recipe.patience is not None and self.epochs_since >= self.run.recipe.patience
+        """Whether the best epoch has stayed the best for long, not counting epochs that trained only the head."""
+        recipe = self.run.recipe
+        trained = len(self.accuracies) - (0 if recipe.freeze_epochs == "all" else recipe.freeze_epochs)
+        return recipe.patience is not None and min(self.epochs_since, trained) >= recipe.patience
 
     def on_epoch_end(self, epoch, logs=None):
         self.accuracies.append(logs["val_accuracy"])
-        if self.run.recipe.keep == "best" and self.epochs_since == 0:
+        if self.keeps and self.epochs_since == 0:
             self.weights = self.model.get_weights()
             if self.run.devices.writes:
-                self.run.save_best(self.model)
+                with atomic_write(self.run.best) as temporary:
+                    np.savez(temporary, *self.weights)
         if self.done:
             self.model.stop_training = True
-
-    def restore(self, model):
-        """Gives a model the weights of the best epoch."""
-        if self.weights is None:  # it was before the run resumed
-            self.run.restore_best(model)
-        else:
-            model.set_weights(self.weights)
 
     def results(self):
         """What `results.json` says of the best epoch, which is logged too."""
@@ -121,22 +121,15 @@ class BestEpoch(keras.callbacks.Callback):
         return found
 
 
-class UserCallbacks(keras.callbacks.CallbackList):
-    """Callbacks that see one training, although Keras's `fit` may be called for parts of it."""
+class RunCallbacks(keras.callbacks.CallbackList):
+    """Callbacks that see one training, although Keras's `fit` is called for each part of it."""
 
-    def __init__(self, callbacks, model):
-        self.began, self.last_logs = False, None
-        super().__init__(callbacks, model=model)
-        epochs = -(-model.total_steps // model.epoch_steps)
-        super().set_params({"verbose": 0, "epochs": epochs, "steps": model.epoch_steps})
-
-    def set_params(self, params):
-        """Ignores the epochs and steps of a part."""
+    began, last_logs = False, None
 
     def on_train_begin(self, logs=None):
         if not self.began:
-            self.began = True
             super().on_train_begin(logs)
+        self.began = True
 
     def on_train_end(self, logs=None):
         self.last_logs = logs
@@ -148,7 +141,7 @@ class UserCallbacks(keras.callbacks.CallbackList):
 
 
 class MovingAverage(keras.callbacks.Callback):
-    """The model has the moving average of its weights in a validation, and until the callbacks before this one saw it.
+    """Puts the moving average into the model for validation and the callbacks before this one, then takes it out again.
 
     Keras's `SwapEMAWeights` adds and subtracts on TensorFlow, which rounds.
     """
@@ -165,7 +158,7 @@ class MovingAverage(keras.callbacks.Callback):
 
 def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
     """A callback, or some, as a list; ValueError for anything else, and for those that set the learning rate."""
-    found = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    found = keras.tree.flatten(callbacks or ())
     for callback in found:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
@@ -176,17 +169,16 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves checkpoints: every so many steps, ten minutes, each best epoch, on Ctrl-C or SIGTERM; must be last.
+    """Saves checkpoints at a step interval, every ten minutes, at each best epoch, on Ctrl-C and SIGTERM; must be last.
 
     A signal only sets a flag, which is looked at between two steps, when the state is consistent. A second Ctrl-C stops
     at once, without a checkpoint, as does one while the first step is compiled.
     """
 
-    def __init__(self, run, start_step, best=None):
+    def __init__(self, run, start_step, best):
         super().__init__()
-        self.run, self.step, self.saved, self.stop_requested, self.handlers = run, start_step, start_step, False, {}
-        self.best = best
-        self.saved_at = time.monotonic()
+        self.run, self.best, self.step, self.saved = run, best, start_step, start_step
+        self.saved_at, self.stop_requested, self.handlers = time.monotonic(), False, {}
         # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
         in_main_thread = threading.current_thread() is threading.main_thread()
         self.signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread and run.devices.processes == 1 else ()
@@ -202,8 +194,9 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # After the epoch's metrics, which a run resumed here would not write. A run must not resume before its best.
-        self.save(due=self.best is not None and self.run.recipe.keep == "best" and self.best.epochs_since == 0)
-        self.run.publish()
+        self.save(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)
+        if self.run.devices.writes:
+            self.run.publish()
 
     def release_signals(self):
         """Restores the previous signal handlers."""
@@ -219,7 +212,7 @@ class Checkpoints(keras.callbacks.Callback):
         """Saves the present step once if it is due; then stops the run, if that was requested."""
         due = due or self.stop_requested or self.step % self.run.recipe.checkpoint_every_steps == 0
         due = due or time.monotonic() - self.saved_at > LONGEST_UNSAVED
-        if due and self.saved != self.step:
+        if due and self.saved != self.step and self.run.devices.writes:
             model = self.model  # on JAX this property updates the variables
             check_finite(self.step, gradient=float(model.optimizer.gradient_norm.numpy()))
             self.run.save_checkpoint(model, self.step)

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-KINDS = ("auto", "cpu", "gpu", "tpu")
 JOIN_VARIABLES = [f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")]  # Keras's
 WAITING_AFTER = 20  # seconds until a process says for whom it waits
 JOIN_TIMEOUT = 280  # seconds; JAX aborts the process after 300, with a stack trace
@@ -39,10 +38,9 @@ class Devices:
 
     def scope(self):
         """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
-        shared = self.strategy or self.distribution
-        if shared is None and self.platform == "cpu":
-            return keras.device("cpu:0")  # also where there is a GPU
-        return shared.scope() if shared else contextlib.nullcontext()
+        if shared := self.strategy or self.distribution:
+            return shared.scope()
+        return keras.device("cpu:0") if self.platform == "cpu" else contextlib.nullcontext()  # CPU: also next to a GPU
 
     @contextlib.contextmanager
     def all_or_none(self):
@@ -69,24 +67,21 @@ class Devices:
         Keras 3.15 mirrors the state of its random generators. It stays so, but each replica adds its index to the seed.
         """
         for layer in model._flatten_layers() if self.strategy else ():  # no public name reaches the layers in blocks
-            if getattr(layer, "seed_generator", None) is not None:
-                layer.seed_generator.next = _with_replica(layer.seed_generator.next)
+            if generator := getattr(layer, "seed_generator", None):
+                generator.next = functools.partial(_seed_of_replica, generator.next)
 
 
 ONE_DEVICE = Devices("one device", 1)
 
 
-def _with_replica(next_seed):
-    """`SeedGenerator.next` with the replica index folded into its result."""
+def _seed_of_replica(next_seed, *arguments, **options):
+    """The result of `SeedGenerator.next`, with the replica index folded into it."""
     import tensorflow as tf
 
-    def next_seed_of_replica(*arguments, **options):
-        seed, replica = next_seed(*arguments, **options), tf.distribute.get_replica_context()
-        if replica is None:  # during Keras's symbolic build
-            return seed
-        return tf.random.fold_in(tf.cast(seed, tf.int32), replica.replica_id_in_sync_group)
-
-    return next_seed_of_replica
+    seed, replica = next_seed(*arguments, **options), tf.distribute.get_replica_context()
+    if replica is None:  # during Keras's symbolic build
+        return seed
+    return tf.random.fold_in(tf.cast(seed, tf.int32), replica.replica_id_in_sync_group)
 
 
 def join_processes(job_addresses=None, num_processes=None, process_id=None, timeout=JOIN_TIMEOUT):
@@ -129,7 +124,9 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
     threading.Thread(target=watch, daemon=True).start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
     try:
-        keras.distribution.initialize(None if job_addresses == "auto" else job_addresses, num_processes, process_id)
+        if address == "auto":
+            os.environ.pop(JOIN_VARIABLES[0], None)  # Keras would read it
+        keras.distribution.initialize(None if address == "auto" else address, num_processes, process_id)
     finally:
         joined.set()
 
@@ -155,11 +152,11 @@ def check_recipe(recipe, devices: Devices):
     """Raises ValueError if these devices cannot share the batches of a recipe."""
     batch, divisor = recipe.global_batch_size, devices.count * recipe.accumulation_steps
     if batch % divisor:
-        down, up = max(batch // divisor, 1) * divisor, (batch // divisor + 1) * divisor
+        sizes = " or ".join(str(count * divisor) for count in (batch // divisor, batch // divisor + 1) if count)
         among = f"{devices.count} devices"
         among += f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
         how = " and --no-fit-small-data" if recipe.fit_small_data else ""
-        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {down} or {up}{how}.")
+        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {sizes}{how}.")
     if recipe.data_shards % devices.processes:
         raise ValueError(
             f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "
@@ -175,7 +172,7 @@ def _select(devices, found):
         if devices in ("auto", kind) and available:
             return kind, available[:1] if kind == "cpu" else available
     counts = ", ".join(f"{len(available)} {kind}" for kind, available in found.items())
-    raise ValueError(f"devices={devices!r} is not available. Use {', '.join(KINDS)} or a number; found: {counts}.")
+    raise ValueError(f"devices={devices!r} is not available. Use auto, cpu, gpu, tpu or a number; found: {counts}.")
 
 
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
@@ -190,21 +187,19 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
         )
     tpus = []
     if devices in ("auto", "tpu"):
-        try:
+        with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # no TPU
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
             tpus = tf.config.list_logical_devices("TPU")
-        except (ValueError, tf.errors.NotFoundError):
-            pass  # no TPU
-    if tpus:
-        strategy = tf.distribute.TPUStrategy(resolver)
-        return Devices(f"TPUStrategy on {len(tpus)} TPU cores", len(tpus), "tpu", strategy=strategy, jit_compile=False)
     found = {"tpu": tpus} | {kind: tf.config.list_logical_devices(kind.upper()) for kind in ("gpu", "cpu")}
     kind, selected = _select(devices, found)
-    count = len(selected)
-    if count == 1:
+    if kind == "tpu":
+        strategy = tf.distribute.TPUStrategy(resolver)
+    elif len(selected) == 1:
         return Devices(f"one {kind.upper()}", 1, kind, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
-    strategy = _mirrored_strategy(tuple(device.name for device in selected))
-    return Devices(f"MirroredStrategy on {count} {kind.upper()}", count, kind, strategy=strategy, jit_compile=False)
+    else:
+        strategy = _mirrored_strategy(tuple(device.name for device in selected))
+    about = f"{type(strategy).__name__} on {len(selected)} {kind.upper()}"
+    return Devices(about, len(selected), kind, strategy=strategy, jit_compile=False)
 
 
 @functools.cache
@@ -217,29 +212,23 @@ def _mirrored_strategy(names):
 
 def _jax_devices(devices) -> Devices:
     import jax
+    import tensorflow as tf
 
+    with contextlib.suppress(RuntimeError):  # TensorFlow has been used before
+        tf.config.set_visible_devices([], "GPU")  # it only reads data, and would take the memory of a GPU
     processes = jax.process_count()
     if processes > 1 and devices.isdigit():
         raise ValueError(f"devices={devices} cannot be used with {processes} processes; use auto, tpu, gpu or cpu.")
-    found = {kind: _list_jax_devices(kind) for kind in ("tpu", "gpu", "cpu")}
+    found: dict[str, list[str]] = {}
+    for kind in ("tpu", "gpu", "cpu"):
+        with contextlib.suppress(RuntimeError):  # JAX has no such platform here
+            found[kind] = keras.distribution.list_devices(kind)
     kind, selected = _select(devices, found)
     if processes > 1:
         selected = found[kind]  # of all processes; each reads the data for its own
     elif len(selected) == 1:
         return Devices(f"one {kind.upper()}", 1, kind)
-    together = f" of {processes} processes" if processes > 1 else ""
-    return Devices(
-        f"DataParallel on {len(selected)} {kind.upper()}{together}",
-        len(selected),
-        kind,
-        distribution=keras.distribution.DataParallel(devices=selected, auto_shard_dataset=processes == 1),
-        process=jax.process_index(),
-        processes=processes,
-    )
-
-
-def _list_jax_devices(kind):
-    try:
-        return keras.distribution.list_devices(kind)
-    except RuntimeError:  # JAX has no such platform here
-        return []
+    about = f"DataParallel on {len(selected)} {kind.upper()}{f' of {processes} processes' if processes > 1 else ''}"
+    shared = keras.distribution.DataParallel(devices=selected, auto_shard_dataset=processes == 1)
+    process = jax.process_index()
+    return Devices(about, len(selected), kind, distribution=shared, process=process, processes=processes)

@@ -1,9 +1,9 @@
 """`fit`: a recipe and a folder in, a trained model out. Stops and resumes at any step. The only training loop."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,16 +16,17 @@ from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer
+from keras_mixer.storage import local_copy
 from keras_mixer.training.callbacks import (
     BestEpoch,
     Checkpoints,
     MovingAverage,
     Progress,
-    UserCallbacks,
+    RunCallbacks,
     checked_callbacks,
 )
 from keras_mixer.training.devices import check_recipe, choose_devices
-from keras_mixer.training.inputs import evaluate_source, known_images, own_data, training_source
+from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
@@ -89,8 +90,7 @@ def fit(
         0.93
     """
     recipe = resolve(recipe, **overrides)
-    own = {"test": test, "class_names": class_names, "classes": classes}
-    recipe, source = own_data(recipe, overrides, train, **own, log=log)
+    recipe, source = own_data(recipe, overrides, train, test, log, class_names=class_names, classes=classes)
     options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
     return fit_model(recipe, workdir=workdir, source=source, **options)
 
@@ -115,7 +115,7 @@ def fit_model(
         if run.finished:
             return run.result()
         with devices.all_or_none():
-            source = source or training_source(recipe, run.record(), skip_corrupt=skip_corrupt, log=log)
+            source = source or training_source(recipe, run, skip_corrupt=skip_corrupt, log=log)
             recipe = adapted_recipe(recipe, source, devices, log)
             model, start, teacher = starting_point(run, recipe, source, model)
             with devices.scope():
@@ -131,7 +131,7 @@ def fit_model(
 
 def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
     """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit its batch."""
-    log(source.classes(recipe.part()))
+    log(source.describe_classes(recipe.part()))
     images, adapted = source.train.size, recipe.for_images(source.train.size)
     batch = adapted.global_batch_size
     if adapted != recipe:
@@ -149,8 +149,7 @@ def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
         raise ValueError(f"class_weights has {len(weights)} values, but the data have {classes} classes.")
     log(
         f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
-        f"{classes} classes; {devices.description}, {batch // devices.count} images per device and "
-        f"{batch} per step"
+        f"{classes} classes; {devices.description}, {batch // devices.count} images per device and {batch} per step"
     )
     return adapted
 
@@ -160,11 +159,12 @@ def starting_point(run, recipe, source, given):
 
     A run that resumes has model and content already.
     """
-    start, teacher = run.read_start(), None
+    start = json.loads(run.start.read_bytes()) if run.resumes else None
+    teacher = None
     if recipe.teacher:
         from keras_mixer.training.teacher import Teacher  # few recipes have one
 
-        with run.devices.scope():
+        with contextlib.nullcontext() if run.devices.distribution else run.devices.scope():
             teacher = Teacher(recipe.teacher)
     sha256 = teacher and teacher.sha256
     if start is None:
@@ -172,9 +172,9 @@ def starting_point(run, recipe, source, given):
         if given is None and model.get_layer("head").kernel.numpy().any():
             accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
             run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
-        start = {"accuracy": accuracy, "teacher": sha256, "model": json.loads(model.to_json())}
+        start = {"accuracy": accuracy, "teacher": sha256, "model": keras.saving.serialize_keras_object(model)}
     else:
-        model = given or keras.models.model_from_json(json.dumps(start["model"]))
+        model = given or keras.saving.deserialize_keras_object(start["model"])
         then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
         if then != now:
             raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
@@ -183,8 +183,7 @@ def starting_point(run, recipe, source, given):
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
     for other in filter(None, (recipe.teacher, recipe.weights)):
-        if sentence := known_images(other, recipe, source):
-            run.log(sentence)
+        log_known_images(other, recipe, source, run.log)
     return model, start, teacher
 
 
@@ -193,8 +192,9 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     keras.utils.set_random_seed(recipe.seed)
     variant, method, file = recipe.architecture(), recipe.resolution_method, None
     if recipe.weights:
-        of_run = Path(recipe.weights, "model.keras")
-        file = open_weights(of_run if of_run.is_file() else recipe.weights, variant)
+        with local_copy(recipe.weights, only="model.keras") as path:
+            of_run = path / "model.keras"
+            file = open_weights(of_run if of_run.is_file() else path, variant)
         if method == "block_diagonal":
             variant = file.widened(variant, variant.grid(recipe.input_shape()))
     exact_gelu, pixel_range = file.form() if file else (False, (-1.0, 1.0))
@@ -229,14 +229,11 @@ def segments(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]
     steps, total, frozen = recipe.epoch_steps(images), recipe.total_steps(images), recipe.frozen_steps(images)
     while step < total:
         epoch, done = divmod(step, steps)
-        complete = ((frozen if step < frozen else total) - step) // steps
-        if done or not complete:
-            rest = min(steps - done, total - step)
-            yield step, epoch, epoch + 1, rest, step < frozen
-            step += rest
-        else:
-            yield step, epoch, epoch + complete, steps, step < frozen
-            step += complete * steps
+        epochs, length = ((frozen if step < frozen else total) - step) // steps, steps
+        if done or not epochs:
+            epochs, length = 1, min(steps - done, total - step)
+        yield step, epoch, epoch + epochs, length, step < frozen
+        step += epochs * length
 
 
 def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
@@ -245,27 +242,28 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
-    callbacks = [best, *callbacks] if best else callbacks
-    users = UserCallbacks(callbacks, trainee) if callbacks else None
-    progress, checkpoints = Progress(run, trainee, step), Checkpoints(run, step, best)
+    progress, checkpoints = Progress(run, step, trainee.total_steps), Checkpoints(run, step, best)
     own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
         own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
-    own += [users] if users else []
-    own += [MovingAverage()] if recipe.ema_momentum else []
-    own += [checkpoints] if devices.writes else []  # last: a run resumed after an epoch calls no other for it
-    batch = min(recipe.global_batch_size, -(-source.test.size // devices.count) * devices.count)
+    own += [best] if best else []
+    averages = [MovingAverage()] if recipe.ema_momentum else []
+    callbacks = RunCallbacks(
+        [*own, *callbacks, *averages, checkpoints],  # the last: a run resumed after an epoch calls no other for it
+        add_history=True,
+        model=trainee,
+        epochs=-(-trainee.total_steps // trainee.epoch_steps),
+        steps=trainee.epoch_steps,
+    )
+    size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
+    batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)
     validation = padded_batches(  # once: the segments share its cache
-        source.test,
-        image_size=recipe.input_shape()[:2],
-        batch_size=batch,
-        crop=recipe.evaluation_crop,
-        process=devices.process,
-        processes=devices.processes,
+        source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
     )
     try:
-        rest = () if best and best.done else segments(recipe, source.train.size, step)
-        for first_step, epoch, last_epoch, steps, freeze in rest:
+        for first_step, epoch, last_epoch, steps, freeze in segments(recipe, source.train.size, step):
+            if trainee.stop_training or (best and best.done):
+                break
             trainee.prepare(freeze)
             trainee.fit(
                 training_batches(source.train, recipe, first_step, devices),
@@ -273,22 +271,18 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
                 initial_epoch=epoch,
                 epochs=last_epoch,
                 validation_data=validation,
-                callbacks=own,
+                callbacks=callbacks,
                 shuffle=False,  # the stream is shuffled; True only makes Keras warn
                 verbose=0,
             )
-            if freeze and devices.writes:
+            if freeze:
                 checkpoints.save(due=True)  # while the optimizer is that of the head
-            if trainee.stop_training:
-                break
-        if devices.writes:
-            checkpoints.save(due=True)  # before the last evaluation, which may fail
-        if best and recipe.keep == "best":
-            best.restore(trainee)
+        checkpoints.save(due=True)  # before the last evaluation, which may fail
+        if best and best.keeps:
+            trainee.set_weights(best.weights)
         elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        if users:
-            users.end_training()
+        callbacks.end_training()
     finally:
         checkpoints.release_signals()
         progress.bar.close()

@@ -12,7 +12,7 @@ from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run import read_recipe
+from keras_mixer.training.run import Run, read_recipe
 
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
@@ -28,12 +28,21 @@ def load_recipe_source(recipe: Recipe, **options) -> Source:
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
-def training_source(recipe: Recipe, record, **options) -> Source:
-    """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
+def _recorded(recipe, record, **options) -> tuple[Source, str]:
+    """The data of a recipe; of recorded images those that are still there, in their parts, and what has changed."""
     if not record:
-        return load_recipe_source(recipe, **options)
-    source, changes = _folder(recipe, **options).recorded(record)
-    if changed := counted(changes):
+        return load_recipe_source(recipe, **options), ""
+    folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
+    if folder is None:
+        raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
+    source, changes = folder.recorded(record)
+    return source, counted(changes)
+
+
+def training_source(recipe: Recipe, run: Run, **options) -> Source:
+    """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
+    source, changed = _recorded(recipe, read_files(run.files) if run.resumes else [], **options)
+    if changed:
         raise ValueError(
             f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
             "another --workdir."
@@ -44,10 +53,8 @@ def training_source(recipe: Recipe, record, **options) -> Source:
 def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
     """The data of a run, with the images that were set aside for testing when it started; logs what has changed."""
     record = read_files(folder / FILES)
-    if not record:
-        return load_recipe_source(recipe, log=log, **options)
-    source, changes = _folder(recipe, log=log, **options).recorded(record)
-    if changed := counted(changes):
+    source, changed = _recorded(recipe, record, log=log, **options)
+    if changed:
         known = sum(image.part == TEST for image in record)
         log(
             f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
@@ -62,8 +69,7 @@ def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
     """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
     images = image_folder(wanted.data, wanted.train_split, wanted.test_split, log=lambda line: None)
     if wanted.test_split == own.test_split:
-        record = read_files(folder / FILES)
-        return wanted.data == own.data or bool(images and record and images.holds(record))
+        return wanted.data == own.data or bool(images and images.holds(read_files(folder / FILES)))
     if images and not (images.path / wanted.test_split).is_dir():
         raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
     return False
@@ -75,13 +81,13 @@ def other_source(wanted: Recipe, **options) -> Source:
     return load_source(wanted.data, wanted.data_dir, *splits, **options)
 
 
-def known_images(run, recipe: Recipe, source: Source) -> str:
-    """A sentence if a run, whose weights or answers are used, learned test images of this one; otherwise empty."""
+def log_known_images(run, recipe: Recipe, source: Source, log):
+    """Says so if a run, whose weights or answers are used, learned test images of this one."""
     folder = Path(run).parent if Path(run).name == "model.keras" else Path(run)
     try:
         own, record = read_recipe(folder), read_files(folder / FILES)
     except ValueError:  # not a run
-        return ""
+        return
     if record and source.images:
         learned = {(image.path, image.bytes) for image in record if image.part == TRAIN}
         tested = set(source.test.files)
@@ -91,14 +97,8 @@ def known_images(run, recipe: Recipe, source: Source) -> str:
         other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
         known = own.data == recipe.data and (other_part or own.data_splits() != recipe.data_splits())
         said = f"was trained on another part of {own.data}, which may include {recipe.part()} images of this run"
-    return f"{run} {said}: the accuracy may be too high." if known else ""
-
-
-def _folder(recipe, **options):
-    folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
-    if folder is None:
-        raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
-    return folder
+    if known:
+        log(f"{run} {said}: the accuracy may be too high.")
 
 
 def own_data(recipe: Recipe, overrides, train, test=None, log=print, **options) -> tuple[Recipe, Source | None]:
@@ -121,7 +121,6 @@ def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluat
     """Accuracy on the test images of a source, preprocessed as the recipe says."""
     size, crop = recipe.input_shape()[:2], recipe.evaluation_crop
     batch_size = min(recipe.global_batch_size, source.test.size, MOST_EVALUATED)
+    batches = evaluation_batches(source.test, image_size=size, batch_size=batch_size, crop=crop)
     with naming_damaged_files(source.test):
-        return evaluate(
-            model, evaluation_batches(source.test, image_size=size, batch_size=batch_size, crop=crop), **options
-        )
+        return evaluate(model, batches, **options)

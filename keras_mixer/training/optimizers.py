@@ -17,7 +17,7 @@ def global_norm(gradients):
 
 
 class _ClipAfterReduction(keras.optimizers.Optimizer):
-    """Clips the gradient after it is summed over replicas, and keeps its norm before. Only kernels decay.
+    """Clips the gradient after the all-reduce, and records its norm before that. Only kernels decay.
 
     Keras 3.15 clips before the all-reduce of tf.distribute, so R replicas clip up to R times less than one device; on
     JAX the order is correct.
@@ -44,7 +44,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         return super()._get_current_learning_rate() if self._rate_of_step is None else self._rate_of_step
 
     def unbiased(self, learning_rate):
-        """The rate with Adam's correction for its own steps; Keras corrects for all steps of the training."""
+        """Corrects Adam's bias for the steps since unfreezing; Keras counts all steps."""
         if not self.first_step:
             return learning_rate
         steps = ops.cast(self.iterations, "float32") + 1
@@ -100,9 +100,6 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
     def _adamw_update_step(self, gradient, variable, learning_rate, m, v):
         super()._adamw_update_step(gradient, variable, self.unbiased(learning_rate), m, v)
 
-    def _apply_weight_decay(self, variables):
-        super(keras.optimizers.Muon, self)._apply_weight_decay(variables)  # Muon's own has a second rate, for AdamW
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -155,7 +152,8 @@ def build_optimizer(recipe, total_steps):
     if recipe.optimizer == "sgd":
         return SGD(momentum=0.9, **options)
     if recipe.optimizer == "muon":
-        return Muon(epsilon=ADAM_EPSILON, exclude_layers=["head/"], **options)
+        of_the_rest = {"epsilon": ADAM_EPSILON, "adam_weight_decay": recipe.weight_decay}
+        return Muon(exclude_layers=["head/"], **of_the_rest, **options)
     return AdamW(epsilon=ADAM_EPSILON, **options)
 
 

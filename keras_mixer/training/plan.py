@@ -3,9 +3,12 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 
 from keras_mixer.data.splits import held_out_places
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.weights import published
+from keras_mixer.weights.resolution import tile_count
 
 # Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
 KNOWN_DATA = {
@@ -38,13 +41,16 @@ def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe.
 
     Raises:
-        ValueError: the patch does not divide the image.
+        ValueError: the patch does not divide the image, or the weights are not published for these sizes.
     """
-    images, classes = KNOWN_DATA.get(recipe.data, (None, None))
+    images, classes = (None, None) if Path(recipe.data).is_dir() else KNOWN_DATA.get(recipe.data, (None, None))
     examples = None if images is None else _training_images(recipe, images)
     recipe = recipe if examples is None else recipe.for_images(examples)
     steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)
     variant, shape = recipe.architecture(), recipe.input_shape()
+    if recipe.weights in published.names() and recipe.resolution_method == "block_diagonal":
+        tiles = tile_count(published.find(recipe.weights, variant).grid, variant.grid(shape)) or 1
+        variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None) + (recipe.sam_rho > 0)
     return Plan(

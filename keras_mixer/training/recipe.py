@@ -10,8 +10,8 @@ from pydantic import BeforeValidator
 
 from keras_mixer.fields import (
     ASCENDING,
+    NOT_EMPTY,
     RANDAUGMENT_OPERATIONS,
-    SOME,
     Count,
     CountFrom0,
     EvaluationCrop,
@@ -23,23 +23,23 @@ from keras_mixer.fields import (
     Rate,
     Seed,
     Text,
+    must_be,
     one_of,
     settings,
-    where,
 )
 from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
 
 KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
-FileName = Annotated[str, where("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
+FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
 DeviceChoice = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, Integral) and not isinstance(value, bool) else value),
-    where("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch),
+    must_be("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch),
 ]
-Operations = Annotated[tuple[Annotated[str, one_of(RANDAUGMENT_OPERATIONS)], ...], SOME]
-ClassWeights = Annotated[tuple[NonNegative, ...], where("numbers of which one or more are above 0", any)]
+Operations = Annotated[tuple[Annotated[str, one_of(RANDAUGMENT_OPERATIONS)], ...], NOT_EMPTY]
+ClassWeights = Annotated[tuple[NonNegative, ...], must_be("numbers of which one or more are above 0", any)]
 Area = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -82,8 +82,8 @@ class Recipe:
     channels_mlp_dim: Count | None = None
     """Hidden units of the channel-mixing MLPs, at least 1."""
     weights: Text | None = None
-    """Weights to start from: imagenet1k, imagenet21k, sam, gsam, miil, miil_in21k, or a .npz, .safetensors, .keras or
-    .weights.h5 file, also hf://owner/name/file."""
+    """Weights to start from: imagenet1k, imagenet21k, sam, gsam, miil, miil_in21k, a run directory, or a .npz,
+    .safetensors, .keras or .weights.h5 file, also hf://owner/name/file."""
     resolution_method: Literal["block_diagonal", "bilinear"] = "block_diagonal"
     """How weights of another image size are adapted: the paper's rule, or bilinearly (not from the paper)."""
     image_size: Count | tuple[Count, Count] = 224
@@ -118,7 +118,7 @@ class Recipe:
     learning_rate: Positive = 1e-3
     """Peak learning rate, greater than 0, reached at the end of the warm-up."""
     schedule: Literal["cosine", "linear", "staircase"] = "cosine"
-    """Decay after the warm-up: cosine to 0, linear to 1e-5 of the peak, staircase: a tenth after 40, 60, 80 % of it."""
+    """Decay after the warm-up: cosine to 0, linear to 1e-5 of the peak; staircase: divided by 10 at 40, 60, 80 %."""
     warmup_steps: CountFrom0 = 10_000
     """Steps over which the learning rate rises linearly from 0, at least 0 and fewer than the steps of the run."""
     fit_small_data: bool = False
@@ -152,7 +152,7 @@ class Recipe:
     randaugment_operations: Operations | None = None
     """Names of the RandAugment operations to draw from, one or more; None: the paper's sixteen."""
     randaugment_fill: Annotated[int, Field(ge=0, le=255)] = 128
-    """Grey value, in [0, 255], that fills areas an operation moved out of the image; the paper's is 128."""
+    """Gray value, in [0, 255], that fills areas an operation moved out of the image; the paper's is 128."""
     mixup_alpha: NonNegative = 0.0
     """Beta parameter of mixup, at least 0 (the paper's p, which is not a probability); 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
@@ -162,7 +162,7 @@ class Recipe:
     cache: bool = False
     """Keep decoded training images in memory, 3 bytes per pixel; for files, and arrays of encoded images."""
     evaluation_crop: EvaluationCrop = "resmall-crop"
-    """How test images are resized: directly, to 256 x 256 or to a short side of 256 and then cropped (for 224 px)."""
+    """For 224 px: resize to 224 x 224, to 256 x 256 and crop, or the short side to 256 and crop."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Compute dtype; weights and logits stay float32."""
@@ -184,20 +184,16 @@ class Recipe:
 
     def __post_init__(self):
         for field in ("accumulation_steps", "data_shards"):
-            if self.global_batch_size % getattr(self, field):
-                raise ValueError(
-                    f"{field}={getattr(self, field)} must divide global_batch_size={self.global_batch_size}."
-                )
+            if self.global_batch_size % (parts := getattr(self, field)):
+                raise ValueError(f"{field}={parts} must divide global_batch_size={self.global_batch_size}.")
         for field in ("label_smoothing", "teacher"):
             if getattr(self, field) and self.loss == "sigmoid":
                 raise ValueError(f"{field} works only with loss 'softmax'. Change the loss, or leave out {field}.")
         if self.randaugment_num_ops and not self.randaugment_level:  # which would make images black
             raise ValueError("randaugment_num_ops needs randaugment_level. Set it, for example to 10.")
         if (self.rematerialize or self.rematerialize_tokens) and self.dropout_rate:
-            raise ValueError(
-                "rematerialize would draw different dropout masks when it recomputes a block. Set dropout_rate to 0 "
-                "or turn off rematerialize."
-            )
+            reason = "rematerialize would draw different dropout masks when it recomputes a block"
+            raise ValueError(f"{reason}. Set dropout_rate to 0 or turn off rematerialize.")
         if self.freeze_epochs and self.ema_momentum:
             raise ValueError("freeze_epochs has no moving average of what is frozen. Turn off ema_momentum.")
 

@@ -37,9 +37,8 @@ IMAGENET_21K = dataclasses.replace(
     head_bias=-10.0, randaugment_level=10.0, mixup_alpha=0.2,
 )
 JFT = dataclasses.replace(
-    IMAGENET_1K, name="jft300m_b16", data="jft300m", test_split="train[99%:]",
-    drop_path_rate=0.0, epochs=7, head_bias=-10.0,
-    learning_rate=3e-3, weight_decay=0.03,
+    IMAGENET_1K, name="jft300m", data="jft300m", test_split="train[99%:]",
+    drop_path_rate=0.0, head_bias=-10.0, weight_decay=0.03,
     randaugment_num_ops=0, randaugment_level=0.0, mixup_alpha=0.0,
 )
 FINETUNE = Recipe(
@@ -88,16 +87,11 @@ _ALL = (
     # fine-tuning on ImageNet: S/32 68.70 %, S/16 73.83 %, B/32 75.53 %, B/16 80.00 %, L/32 80.67 %, L/16 84.05 % (7
     # epochs) and 84.82 % (14), H/14 86.32 %.
     *(
-        dataclasses.replace(JFT, name=f"jft300m_{key.replace('/', '').lower()}{suffix}", variant=key, **changes)
-        for key, suffix, changes in (
-            ("S/32", "", {"epochs": 5}),
-            ("S/16", "", {"epochs": 5}),
-            ("B/32", "", {}),
-            ("B/16", "", {}),
-            ("L/32", "", {"learning_rate": 1e-3}),
-            ("L/16", "", {"learning_rate": 1e-3}),
-            ("L/16", "_14ep", {"learning_rate": 1e-3, "epochs": 14}),
-            ("H/14", "", {"learning_rate": 1e-3, "epochs": 14}),
+        dataclasses.replace(JFT, name=f"jft300m_{name}", variant=variant, epochs=epochs, learning_rate=learning_rate)
+        for name, variant, epochs, learning_rate in (
+            ("s32", "S/32", 5, 3e-3), ("s16", "S/16", 5, 3e-3), ("b32", "B/32", 7, 3e-3), ("b16", "B/16", 7, 3e-3),
+            ("l32", "L/32", 7, 1e-3), ("l16", "L/16", 7, 1e-3), ("l16_14ep", "L/16", 14, 1e-3),
+            ("h14", "H/14", 14, 1e-3),
         )
     ),
 )

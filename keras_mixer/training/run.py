@@ -8,7 +8,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import socket
 import time
@@ -21,19 +20,18 @@ import keras
 import numpy as np
 import pydantic_core
 
-from keras_mixer.data.image_folder import FILES, ImageFile, read_files, write_files
+from keras_mixer.data.image_folder import FILES, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
-from keras_mixer.storage import LEARNING, PRIVATE, Mirror, address_of
+from keras_mixer.storage import LOCAL_ONLY, TRAINING_ONLY, Mirror, address_of
 from keras_mixer.training.devices import ONE_DEVICE, Devices
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.weights.readers import load_keras
+from keras_mixer.weights.readers import load_keras, read_arrays
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)\.npz")
+CHECKPOINT = f"checkpoint-{'[0-9]' * 9}.npz"  # with the step
 MOST_CHECKPOINTS = 2
-BYTES_ON_DISK = 4 * 11  # per weight: three checkpoints with two moments, one being replaced, and two models
 FINISHED = {"model.keras", "results.json"}  # files of a run that has finished
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
 
@@ -76,12 +74,17 @@ class Run:
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
         self.model, self.results = self.path / "model.keras", self.path / "results.json"
-        self.began = time.perf_counter()  # moved back by the seconds before the checkpoint
+        self.began = time.perf_counter()  # `restore` moves it back by the seconds before the checkpoint
 
     @property
     def finished(self):
         """Whether the run has finished."""
         return all((self.path / name).is_file() for name in FINISHED)
+
+    @property
+    def resumes(self):
+        """Whether there is a checkpoint, so that something has been learned."""
+        return bool(list_checkpoints(self.checkpoints))
 
     @contextlib.contextmanager
     def opened(self):
@@ -95,7 +98,7 @@ class Run:
                     stack.callback(self.mirror.close)
                     names = self.mirror.names()
                     self._check_names({name.split("/")[0] for name in names})
-                    skipped = PRIVATE + (LEARNING if set(names) >= FINISHED else ("tensorboard/",))
+                    skipped = LOCAL_ONLY + (TRAINING_ONLY if set(names) >= FINISHED else ("tensorboard/",))
                     self.mirror.fetch(name for name in names if not name.startswith(skipped))
                 self._check_configuration()
                 if self.devices.writes and not self.finished:
@@ -109,40 +112,25 @@ class Run:
         self.log(f"Run {self.name} is already finished; delete it or choose another --workdir to train again.")
         return FitResult(load_keras(self.model, compile=True), read_metrics(self.metrics), read_results(self.path))
 
-    def record(self) -> list[ImageFile]:
-        """The training and test image files of the run; empty before the first checkpoint."""
-        return read_files(self.files) if list_checkpoints(self.checkpoints) else []
-
-    def read_start(self) -> dict[str, Any] | None:
-        """The content of `start.json`; None before the first checkpoint."""
-        if not list_checkpoints(self.checkpoints):
-            return None
-        try:
-            return json.loads(self.start.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.start} is damaged ({error}). Restore it, or choose another --workdir.") from error
-
     def begin(self, source: Source, start, parameters, step):
-        """Makes the folder that of this recipe, after `step` steps; OSError if the disk is too small for it."""
+        """Writes the files of a run that starts or resumes at `step`; OSError if the disk is too small for it."""
         if not self.devices.writes:
             return
-        needed, free = parameters * BYTES_ON_DISK, shutil.disk_usage(self.path).free
+        # Of each weight: three checkpoints with two moments and the average, two models, the best epoch twice.
+        copies = 11 + 3 * (self.recipe.ema_momentum is not None) + 2 * (self.recipe.keep == "best")
+        needed, free = 4 * parameters * copies, shutil.disk_usage(self.path).free
         if free < needed:
             raise OSError(
                 f"The run directory {self.name} needs about {needed / 1e6:,.0f} MB for model and checkpoints, but its "
                 f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another --workdir."
             )
-        write_json(self.config, _as_data(self.recipe))
+        write_json(self.config, self.recipe)
         if source.images:
             write_files(self.files, source)
-        if not list_checkpoints(self.checkpoints):
+        if not self.resumes:
             write_json(self.start, start)
         _write_rows(self.metrics, self.epochs_until(step))
         self.publish()
-
-    def seconds(self) -> float:
-        """Seconds of training, loading and evaluation, of all calls; without what was lost after a checkpoint."""
-        return round(time.perf_counter() - self.began, 1)
 
     def epochs_until(self, step) -> list[dict[str, str]]:
         """The rows of `metrics.csv` that a run resumed after `step` steps will not repeat."""
@@ -154,10 +142,9 @@ class Run:
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        variables = _variables(model, model.optimizer)
-        _save(self.checkpoints / f"checkpoint-{step:09d}.npz", variables, seconds=self.seconds())
-        for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
-            old.unlink()
+        arrays = {name: variable.numpy() for name, variable in _variables(model).items()}
+        with atomic_write(self.checkpoints / f"checkpoint-{step:09d}.npz") as temporary:
+            np.savez(temporary, **arrays, seconds=time.perf_counter() - self.began)
         self.publish()
 
     def restore(self, model) -> int:
@@ -165,27 +152,23 @@ class Run:
         checkpoints = list_checkpoints(self.checkpoints)
         for step, path in reversed(checkpoints.items()):
             try:
-                arrays = _load(path)
-            except Exception as error:  # zipfile and NumPy raise many types, even MemoryError for a damaged shape
+                arrays = read_arrays(path)
+            except ValueError as error:
                 self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
                 continue
-            self.began -= float(arrays.pop("seconds", 0))
+            self.began -= float(arrays.pop("seconds"))
             model.prepare(freeze=step <= model.frozen_steps)
-            _assign(path, _variables(model, model.optimizer), arrays)
+            variables = _variables(model)
+            if variables.keys() != arrays.keys():
+                raise ValueError(f"{path} belongs to another model; use another --workdir.")
+            for name, variable in variables.items():
+                variable.assign(arrays[name])
             self.log(f"Resuming after step {step} of {model.total_steps}.")
             return step
         if checkpoints:
             raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
         model.prepare(freeze=model.frozen_steps > 0)
         return 0
-
-    def save_best(self, model):
-        """Keeps the weights of a model as those of the best epoch."""
-        _save(self.best, _variables(model))
-
-    def restore_best(self, model):
-        """Gives a model the weights of the best epoch."""
-        _assign(self.best, _variables(model), _load(self.best))
 
     def finish(self, classifier, evaluation, **results) -> FitResult:
         """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
@@ -199,8 +182,8 @@ class Run:
         metrics = {"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed, "accuracy": evaluation.top1}
         metrics |= {"top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples}
         metrics |= {"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])}
-        metrics |= {"parameters": classifier.count_params(), **results, "seconds": self.seconds()}
-        metrics |= {"backend": keras.backend.backend(), "versions": versions}
+        metrics |= {"parameters": classifier.count_params(), **results, "versions": versions}
+        metrics |= {"seconds": round(time.perf_counter() - self.began, 1), "backend": keras.backend.backend()}
         if self.devices.writes:
             with atomic_write(self.model) as temporary:
                 classifier.save(temporary)
@@ -208,7 +191,9 @@ class Run:
         return FitResult(classifier, read_metrics(self.metrics), metrics)
 
     def publish(self, last=False):
-        """Sends what has changed to the object store; what fails is told, and repeated next time or kept here."""
+        """Removes old checkpoints and updates the object store; what fails is told, and repeated or kept here."""
+        for old in list(list_checkpoints(self.checkpoints).values())[:-MOST_CHECKPOINTS]:
+            old.unlink()
         if self.mirror is None:
             return
         try:
@@ -261,13 +246,13 @@ class Run:
 
     def _check_configuration(self):
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
-        if not list_checkpoints(self.checkpoints) and not self.finished:
+        if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = json.loads(self.config.read_bytes()), _as_data(self.recipe)
+        stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
-            splits = (self.recipe.train_split, self.recipe.test_split)
-            images = image_folder(self.recipe.data, *splits, log=lambda line: None)
+            recipe = self.recipe
+            images = image_folder(recipe.data, recipe.train_split, recipe.test_split, log=lambda line: None)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
@@ -282,36 +267,13 @@ class Run:
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by step, ascending."""
-    found = {int(match[1]): path for path in folder.glob("*.npz") if (match := CHECKPOINT.fullmatch(path.name))}
-    return dict(sorted(found.items()))
+    return {int(path.stem.removeprefix("checkpoint-")): path for path in sorted(folder.glob(CHECKPOINT))}
 
 
-def _variables(model, optimizer=None):
+def _variables(model):
     """The variables of a model and its optimizer by number: the names of Keras's random states change in a process."""
-    parts = {"model": model.variables, "optimizer": optimizer.variables if optimizer else ()}
+    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
     return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
-
-
-def _save(path, variables, **numbers):
-    with atomic_write(path) as temporary:
-        np.savez(temporary, **{name: variable.numpy() for name, variable in variables.items()}, **numbers)
-
-
-def _load(path):
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def _assign(path, variables, arrays):
-    if {name: tuple(one.shape) for name, one in variables.items()} != {name: one.shape for name, one in arrays.items()}:
-        raise ValueError(f"{path} belongs to another model; use another --workdir.")
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
-
-
-def _as_data(recipe) -> dict[str, Any]:
-    """A recipe as in `config.json`: tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def read_recipe(path) -> Recipe:
@@ -352,15 +314,7 @@ def _rows(path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    reader, rows = csv.DictReader(lines), []
-    for row in reader:
-        try:
-            [float(value) for value in row.values()]
-        except (TypeError, ValueError) as error:
-            number, line = reader.line_num, lines[reader.line_num - 1].strip()
-            raise ValueError(f"Line {number} of {path} is damaged: {line!r:.200}. Restore or delete it.") from error
-        rows.append(row)
-    return rows
+    return list(csv.DictReader(lines))
 
 
 def _write_rows(path, rows):

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from keras_mixer.fields import SOME, Fraction, Positive, check
+from keras_mixer.fields import NOT_EMPTY, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.fit import fit
 from keras_mixer.training.run import FitResult
@@ -37,7 +37,7 @@ def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print
 
     Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
     """
-    rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], SOME])))
+    rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], NOT_EMPTY])))
     holdout = check("holdout", holdout, Fraction)
     options["log"] = log
     accuracies: dict[float, float | None] = {}
@@ -56,4 +56,5 @@ def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print
     if not final:
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
-    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", **options | {"learning_rate": best}))
+    own = {"learning_rate": best, "holdout": 0.0}
+    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", **options | own))

@@ -2,7 +2,6 @@
 
 import hashlib
 
-import keras
 from keras import ops
 
 from keras_mixer.anatomy import activation_of, is_mixer, last_operation
@@ -16,7 +15,7 @@ SMALLEST = 1e-37  # probability whose logarithm is finite in float32
 class Teacher:
     """A frozen classifier in inference mode. Not a Keras layer: checkpoints and the saved student do not contain it.
 
-    Created in the scope of the devices. JAX compiles its weights into the step.
+    Created in the scope of the devices, but not of a distribution: each JAX process compiles a copy into its step.
 
     Args:
         path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
@@ -24,15 +23,11 @@ class Teacher:
     """
 
     def __init__(self, path):
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)  # each JAX process keeps its own copy
         try:
             file = model_file(path)
             model = load_keras(file)
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
-        finally:
-            keras.distribution.set_distribution(before)
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
         self.activation = activation_of(last_operation(model)) if shapes else "unknown"
         if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3 or self.activation not in MEANINGS:

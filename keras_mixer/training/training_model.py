@@ -1,6 +1,5 @@
 """The model that is trained: one step on both engines, with microbatches, sharpness-aware minimization, a teacher."""
 
-import functools
 from typing import Any
 
 import keras
@@ -40,8 +39,8 @@ class TrainingModel(MixerModel):
         keras.utils.set_random_seed(recipe.seed)
         if isinstance(start, MixerModel):
             twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
-            options = {"rematerialize": twice, "flattened": devices.platform != "tpu"}
-            copy = rebuild(start, precision=recipe.precision, **options)
+            flattened = devices.platform != "tpu"
+            copy = rebuild(start, precision=recipe.precision, rematerialize=twice, flattened=flattened)
         elif recipe.precision != "float32" or devices.strategy is not None:
             # With replicas, each would have its own BatchNormalization statistics.
             raise ValueError(
@@ -82,7 +81,7 @@ class TrainingModel(MixerModel):
 
     def classifier(self, model):
         """A float32 copy that ends with probabilities: the weights are given to `model`, whose layers it shares."""
-        model.set_weights([weight.numpy() for weight in self.weights])
+        model.set_weights(self.get_weights())
         logits = model.outputs[0]
         probabilities = keras.layers.Activation(self.recipe.loss, dtype=logits.dtype, name="probabilities")(logits)
         return model_like(model, model.inputs[0], probabilities)
@@ -103,10 +102,6 @@ class TrainingModel(MixerModel):
             return super().compute_loss(x, y, y_pred, sample_weight, training=training)
         loss = DistillationLoss(self.teacher_temperature)(self.teacher(x), y_pred, sample_weight)
         return sum(self.losses, start=loss)
-
-    def train_step(self, *arguments):
-        """One step on one batch. The backends pass different arguments, see Keras's guides to custom training."""
-        return (self._jax_step if keras.backend.backend() == "jax" else self._tensorflow_step)(*arguments)
 
     def _tensorflow_step(self, data):
         import tensorflow as tf
@@ -149,42 +144,39 @@ class TrainingModel(MixerModel):
         return gradients, loss, tf.reshape(tf.stack(outputs, axis=1), tf.shape(batch[1]))
 
     def _jax_step(self, state, data):
-        trainable, non_trainable, optimizer_variables, metrics_variables = state
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        gradients_at = functools.partial(
-            self._jax_gradients, non_trainable, metrics_variables, optimizer_variables, (x, y, sample_weight)
-        )
-        gradients, loss, outputs, others = gradients_at(trainable)
+        trainable, _, optimizer_variables, metrics_variables = state
+        batch = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        gradients, loss, outputs, others = self._jax_gradients(state, batch, trainable)
         if self.sam_rho:
-            gradients, _, _, others = gradients_at(self._perturbed(trainable, gradients))
+            gradients, _, _, others = self._jax_gradients(state, batch, self._perturbed(trainable, gradients))
         trainable, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, gradients, trainable)
         logs, metrics_variables = self._update_metrics_variables(metrics_variables, loss, x, y, outputs, sample_weight)
         return logs, (trainable, others, optimizer_variables, metrics_variables)
 
-    def _jax_gradients(self, non_trainable, metrics_variables, optimizer_variables, batch, weights):
+    def _jax_gradients(self, state, batch, weights):
         """As `_tensorflow_gradients`, at any weights; and the other variables after the pass."""
         import jax
 
+        _, non_trainable, optimizer_variables, metrics_variables = state
         steps = self.accumulation_steps
         gradient = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
         options = {"training": True, "optimizer_variables": optimizer_variables}
 
-        def step(carried, microbatch):
+        def one_pass(batch, others):
+            (_, (loss, outputs, others, _)), gradients = gradient(weights, others, metrics_variables, *batch, **options)
+            return gradients, loss, outputs, others
+
+        def add(carried, microbatch):
             gradients, loss, others = carried
-            (_, (new_loss, output, others, _)), new = gradient(
-                weights, others, metrics_variables, *microbatch, **options
-            )
+            new, new_loss, outputs, others = one_pass(microbatch, others)
             gradients = [total + part / steps for total, part in zip(gradients, new, strict=True)]
-            return (gradients, loss + new_loss / steps, others), output
+            return (gradients, loss + new_loss / steps, others), outputs
 
         if steps == 1:
-            (_, (loss, outputs, others, _)), gradients = gradient(
-                weights, non_trainable, metrics_variables, *batch, **options
-            )
-            return gradients, loss, outputs, others
+            return one_pass(batch, non_trainable)
         microbatches = jax.tree.map(lambda tensor: self._split(tensor).swapaxes(0, 1), batch)
         start = ([jax.numpy.zeros_like(weight) for weight in weights], jax.numpy.zeros(()), non_trainable)
-        (gradients, loss, others), outputs = jax.lax.scan(step, start, microbatches)
+        (gradients, loss, others), outputs = jax.lax.scan(add, start, microbatches)
         return gradients, loss, outputs.swapaxes(0, 1).reshape(batch[1].shape), others
 
     def _split(self, tensor):
@@ -194,6 +186,9 @@ class TrainingModel(MixerModel):
     def _perturbed(self, weights, gradients):
         scale = self.sam_rho / (global_norm(gradients) + EPSILON)
         return [weight + scale * gradient for weight, gradient in zip(weights, gradients, strict=True)]
+
+    # The backends pass different arguments: see Keras's guides to custom training.
+    train_step = _jax_step if keras.backend.backend() == "jax" else _tensorflow_step
 
 
 def _assign(variables, values):

@@ -3,16 +3,17 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
-from keras_mixer.variants import as_pair
 from keras_mixer.weights import downloads
 from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import save_official
-from keras_mixer.weights.loading import WEIGHTS_H5, kind_of, load_weights, open_weights
+from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.readers import load_keras
 
-TARGETS = (".npz", ".keras", WEIGHTS_H5)
+TARGETS = (".npz", ".keras", ".weights.h5")
 
 
 def convert(source, target, like=None, log=print) -> Path:
@@ -23,38 +24,36 @@ def convert(source, target, like=None, log=print) -> Path:
     unknown, or if the target exists or cannot carry the model.
     """
     target = Path(target)
-    suffix = next((known for known in TARGETS if target.name.endswith(known)), None)
-    if suffix is None:
+    if not target.name.endswith(TARGETS):
         raise ValueError(f"Expected a target that ends in {', '.join(TARGETS)}, got {target}.")
     refuse_existing(target)
     model = _read(Path(downloads.local(source)), like, log)
-    if suffix == ".npz":
+    if target.suffix == ".npz":
         return save_official(model, target)
     with atomic_write(target) as temporary:
-        model.save(temporary) if suffix == ".keras" else model.save_weights(temporary)
+        model.save(temporary) if target.suffix == ".keras" else model.save_weights(temporary)
     return target
 
 
 def _read(source, like, log):
-    kind = kind_of(source)
     if like is not None:
         return load_weights(load_keras(downloads.local(like)), source, head="load", log=log)
-    if kind == WEIGHTS_H5:
+    if source.name.endswith(".weights.h5"):
         raise ValueError(f"{source} does not say which model it is of; pass a .keras file of the same model (--like).")
-    if kind == ".keras":
+    if source.suffix == ".keras":
         return load_keras(source)
     file = open_weights(source)
     try:
-        variant, grid, (exact_gelu, pixel_range) = variant_of(file.arrays), file.grid_for(), file.form()
-        patch, head = as_pair(variant.patch_size), file.arrays.get("head/bias")
+        variant, (exact_gelu, pixel_range), head = variant_of(file.arrays), file.form(), file.arrays.get("head/bias")
+        size, channels = np.multiply(file.grid_for(), variant.patch_size), file.arrays["stem/kernel"].shape[2]
         model = Mixer(
             **dataclasses.asdict(variant),
-            input_shape=(grid[0] * patch[0], grid[1] * patch[1], file.arrays["stem/kernel"].shape[2]),
+            input_shape=(*size, channels),
             include_top=head is not None,
             classes=1000 if head is None else len(head),
             exact_gelu=exact_gelu,
             pixel_range=pixel_range,
         )
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{source}: {error}") from error
     return load_weights(model, file, head="load", log=log)

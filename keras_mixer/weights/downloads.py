@@ -1,49 +1,16 @@
-"""Files from elsewhere: web addresses in Keras's cache, `hf://` addresses in that of huggingface_hub."""
+"""Files on the Hugging Face Hub: `hf://` addresses, downloaded into the cache of huggingface_hub."""
 
-import contextlib
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from keras_mixer.files import as_address, atomic_write
+from keras_mixer.files import as_address
 
 HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 HUB_PAGE = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+).*")
-WEIGHTS = (".keras", ".safetensors", ".npz")
-KNOWN = (*WEIGHTS, ".weights.h5", ".tflite", ".onnx")
-
-
-def cache_path(name) -> Path:
-    """Where a file of that name is in Keras's cache (`KERAS_HOME`)."""
-    return Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer", name)
-
-
-def cached_download(url, name, check) -> Path:
-    """The file at `url`, downloaded on first use into Keras's cache, if `check(path)` raises no ValueError."""
-    target = cache_path(name)
-    if target.is_file():
-        return target
-    with atomic_write(target) as temporary:  # Keras would leave part of a file behind if it is killed
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # its progress bar
-                keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
-        except Exception as error:  # of urllib, or an Exception
-            by_hand = f"Without internet, put the file at this path by hand: {target}"
-            raise OSError(f"Downloading {url} failed: {error}. {by_hand}") from error
-        try:
-            check(temporary)
-        except ValueError as error:
-            raise ValueError(f"{url} is not the expected file: {error}") from error
-    return target
-
-
-def is_hub_address(source) -> bool:
-    """Whether a source is on the Hugging Face Hub."""
-    return (as_address(source) or "").startswith("hf://")
+WEIGHTS = ["*.keras", "*.safetensors", "*.npz"]  # one of them in a repository is what is meant
+KNOWN = (".keras", ".safetensors", ".npz", ".weights.h5", ".tflite", ".onnx")
 
 
 def local(source):
@@ -71,13 +38,12 @@ def local(source):
     try:
         if match["file"]:
             return Path(huggingface_hub.hf_hub_download(match["repository"], match["file"], **place))
-        patterns = [f"*{suffix}" for suffix in WEIGHTS]
-        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=patterns, **place))
+        folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=WEIGHTS, **place))
     except Exception as error:  # of its HTTP library, which differs between versions
         status = getattr(getattr(error, "response", None), "status_code", 0)
         again = "" if 400 <= status < 500 else " Run the command again to retry."
         raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}{again}") from error
-    found = sorted(file for file in folder.rglob("*") if file.name.endswith(WEIGHTS))
+    found = sorted(file for pattern in WEIGHTS for file in folder.rglob(pattern))
     if len(found) != 1:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found) or "none"
         raise ValueError(f"Expected one weights file in {address}, got {names}. Name one: hf://owner/name/file.")

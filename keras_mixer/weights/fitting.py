@@ -5,19 +5,21 @@ Arrays are named as in this package; `shapes` are those of the model's weights, 
 
 import re
 
-from keras_mixer.variants import Variant
+import numpy as np
+
+from keras_mixer.variants import Variant, as_pair
 
 HEAD = ("head/kernel", "head/bias")
 HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
-LISTED = 20  # largest number of arrays that an error lists
+LISTED = 20  # most arrays of a kind that an error lists; it also counts them
 
 
 def variant_of(arrays) -> Variant:
     """The sizes of a Mixer from its weights; ValueError if they are others."""
     try:
-        patch_height, patch_width, _, hidden_dim = arrays["stem/kernel"].shape
+        *patch_size, _, hidden_dim = arrays["stem/kernel"].shape
         return Variant(
-            patch_size=patch_height if patch_height == patch_width else (patch_height, patch_width),
+            patch_size=as_pair(patch_size),
             num_blocks=len({match[1] for name in arrays if (match := re.match(r"mixer_block_(\d+)/", name))}),
             hidden_dim=hidden_dim,
             tokens_mlp_dim=arrays[HIDDEN].shape[0],
@@ -27,24 +29,23 @@ def variant_of(arrays) -> Variant:
         raise ValueError(f"These are not the weights of a Mixer (missing or malformed: {error}).") from error
 
 
-def choose_head(arrays, shapes, head, log):
-    """The arrays without the head of the file if it does not fit the model, whose head then starts at zero."""
-    given = {name: arrays[name].shape for name in HEAD if name in arrays}
-    wanted = {name: shapes[name] for name in HEAD if name in shapes}
-    if wanted and (given == wanted or len(given) == 1):
-        return arrays  # it fits, or is damaged and reported with the rest
-    if wanted:
-        hidden_dim, classes = wanted["head/kernel"]
-        found = f"{given['head/bias'][-1]} classes" if given and given["head/bias"] else "no head"
-        regular = not given or given["head/kernel"] == (hidden_dim, *given["head/bias"])
-        if head == "load" or not regular:
-            raise ValueError(f"the head does not fit: {found} in the file {given}, {classes} classes in the model.")
+def choose_head(arrays, shapes, head, log, others=False):
+    """The arrays without a head of `others`, or one that does not fit the model, whose head then starts at zero."""
+    if "head/bias" in shapes:
+        hidden_dim, classes = shapes["head/kernel"]
+        given = [arrays[name].shape for name in HEAD if name in arrays]
+        count = arrays["head/bias"].size if "head/bias" in arrays else 0
+        if (count == classes and not others) or given not in ([], [(hidden_dim, count), (count,)]):
+            return arrays  # it fits, or is damaged and reported with the rest
+        found = f"{count}{' other' * others} classes" if given else "no head"
+        if head == "load":
+            raise ValueError(f"the head does not fit: {found} in the file, {classes} classes in the model.")
         log(f"The file has {found}, the model {classes} classes: the head starts at zero.")
     return {name: array for name, array in arrays.items() if name not in HEAD}
 
 
 def check_fit(arrays, origins, shapes, grids):
-    """Raises ValueError unless every array has the model's shape, or one for another of the `grids` (file, model)."""
+    """Raises ValueError unless all arrays are finite and of the model's shapes, but for the `grids` (file, model)."""
     head_is_new = not set(HEAD) & set(arrays)
     expected = {name: _expected_shape(name, shapes[name], arrays, grids) for name in shapes}
     problems = {
@@ -57,8 +58,11 @@ def check_fit(arrays, origins, shapes, grids):
         ],
     }
     if any(problems.values()):
-        lists = (f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        lists = (f"{len(names)} {kind}: {', '.join(names[:LISTED])}" for kind, names in problems.items() if names)
         raise ValueError(f"arrays do not fit the model; {'; '.join(lists)}.")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"array {origins[name]!r} contains values that are not finite.")
 
 
 def _expected_shape(name, shape, arrays, grids):
@@ -70,8 +74,3 @@ def _expected_shape(name, shape, arrays, grids):
         sides = sides if "dense_0" in name else sides[::-1]
         return sides if name.endswith("kernel") else sides[1:]
     return shape
-
-
-def _listed(names):
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"

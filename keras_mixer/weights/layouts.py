@@ -16,7 +16,6 @@ import numpy as np
 
 from keras_mixer.anatomy import Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
-from keras_mixer.layers import LayerNorm
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.weights.readers import FLOATS
 
@@ -25,7 +24,10 @@ LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.we
 FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
 MLPS = ("token_mixing/dense_0", "token_mixing/dense_1", "channel_mixing/dense_0", "channel_mixing/dense_1")
+KINDS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all others
 IN_BLOCK = ("layer_norm_0", "layer_norm_1", *MLPS)  # its layers with weights
+LINEN_WORDS = {"mixer_block": "MixerBlock", "/layer_norm": "/LayerNorm", "/dense": "/Dense"}  # for ours
+LINEN_WORDS |= {"gamma": "scale", "beta": "bias"}
 PATTERNS = {  # they turn names of any layout into ours, one after another
     r"^(embedding/|stem\.proj\.|layers/patch_embed/)": "stem/",
     r"^(head\.|layers/dense/|layers/classifier_head/)": "head/",
@@ -72,7 +74,11 @@ def own_names(arrays):
             own = re.sub(pattern, replacement, own)
         if own in named:
             raise ValueError(f"the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
-        named[own], origins[own] = _oriented(own, array, layout), prefix + key
+        if layout == PRE_LINEN and "_mixing/" in own:
+            array = array.squeeze()  # axes of length 1
+        elif layout == TIMM and own.endswith("/kernel"):
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
+        named[own], origins[own] = array, prefix + key
     return named, origins, FACTS[layout], notes if prefix else ()
 
 
@@ -85,14 +91,6 @@ def _renumbered(key, arrays):
     return f"{match[1]}{sorted(numbers, key=int).index(match[2])}{match[3]}"
 
 
-def _oriented(own, array, layout):
-    if layout == PRE_LINEN and "_mixing/" in own:
-        return array.squeeze()  # axes of length 1
-    if layout == TIMM and own.endswith("/kernel"):
-        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
-    return array
-
-
 def weights_of(parts: Anatomy) -> dict[str, Any]:
     """The weights of body and head by our names; a kernel with a LoRA update is the sum, which cannot be assigned."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
@@ -102,17 +100,8 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
         layers["head"] = parts.head
     found: dict[str, Any] = {}
     for name, layer in layers.items():
-        kinds = ("gamma", "beta") if isinstance(layer, LayerNorm) else ("kernel", "bias")
-        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in kinds}
+        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in KINDS if hasattr(layer, kind)}
     return found
-
-
-def official_name(own_name: str) -> str:
-    """The linen name of one of our weights: `mixer_block_0/layer_norm_1/gamma -> MixerBlock_0/LayerNorm_1/scale`."""
-    ours = {"mixer_block_": "MixerBlock_", "/layer_norm_": "/LayerNorm_", "/dense_": "/Dense_"}
-    for part, official in (ours | {"gamma": "scale", "beta": "bias"}).items():
-        own_name = own_name.replace(part, official)
-    return own_name
 
 
 def save_official(model, path):
@@ -147,9 +136,11 @@ def save_official(model, path):
             f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but model {model.name!r} has "
             f"exact_gelu={facts.exact_gelu} and pixel_range={facts.pixel_range}. Save it with model.save('....keras')."
         )
-    arrays: dict[str, Any] = {
-        official_name(name): keras.ops.convert_to_numpy(weight) for name, weight in weights_of(parts).items()
-    }
+    arrays: dict[str, Any] = {}
+    for name, weight in weights_of(parts).items():
+        for ours, official in LINEN_WORDS.items():
+            name = name.replace(ours, official)
+        arrays[name] = keras.ops.convert_to_numpy(weight)
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
     return path

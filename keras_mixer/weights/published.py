@@ -8,15 +8,19 @@ Source: README and loader of google-research/vision_transformer and google-resea
 gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from pathlib import Path
 
+import keras
+
+from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant
-from keras_mixer.weights.downloads import cache_path, cached_download
 from keras_mixer.weights.layouts import own_names
 from keras_mixer.weights.readers import read_arrays
 
@@ -99,12 +103,22 @@ def find(name, variant: Variant | None) -> Published:
 
 def download(published: Published) -> Path:
     """The file of a published checkpoint, downloaded on first use into Keras's cache, or timm's copy if that fails."""
-    urls, failed = published.urls, []
-    for name, url in sorted(urls.items(), key=lambda item: not cache_path(item[0]).is_file()):  # the cached one first
+    cache = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser(), "keras_mixer")
+    places = {cache / name: url for name, url in published.urls.items()}
+    if cached := [file for file in places if file.is_file()]:
+        return cached[0]
+    failed: list[str] = []
+    for file, url in places.items():
+        if failed:
+            LOG.warning("%s\nTrying timm's copy.", failed[0])
         try:
-            return cached_download(url, name, lambda file: own_names(read_arrays(file)))
-        except OSError as error:
-            failed.append(str(error))
-            if len(failed) < len(urls):
-                LOG.warning("%s\nTrying timm's copy.", error)
+            with atomic_write(file) as temporary:  # Keras would leave part of a file behind if it is killed
+                with contextlib.redirect_stdout(sys.stderr):  # its progress bar
+                    keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
+                own_names(read_arrays(temporary))
+            return file
+        except ValueError as error:
+            raise ValueError(f"{url} is not the expected file: {error}") from error
+        except Exception as error:  # of urllib, or an Exception
+            failed.append(f"Downloading {url} failed: {error}. Without internet, put the file here by hand: {file}")
     raise OSError("\ntimm's copy failed too: ".join(failed))

@@ -76,18 +76,12 @@ def _read_npz(path):
 
 
 def _read_hdf5(path):
-    arrays: dict[str, np.ndarray] = {}
     with h5py.File(path) as file:
-        found: dict[str, h5py.Dataset] = {}
-
-        def visit(name, item):  # links to other places and files are not visited
-            if isinstance(item, h5py.Dataset) and name.startswith("layers/") and "seed_generator" not in name:
-                found[name] = item
-
-        file.visititems(visit)
+        items: list = []
+        file.visititems(lambda name, item: items.append((name, item)))  # but no links to other places and files
+        layers = [(name, item) for name, item in items if name.startswith("layers/") and "seed_generator" not in name]
+        found = {name: item for name, item in layers if isinstance(item, h5py.Dataset)}
         _check_size(path, sum(item.nbytes for item in found.values()))
-        for name, item in found.items():
-            if item.external or item.is_virtual:
-                raise ValueError(f"the values of {name!r} are in another file")
-            arrays[name] = item[()]
-    return arrays
+        if outside := [name for name, item in found.items() if item.external or item.is_virtual]:
+            raise ValueError(f"the values of {outside[0]!r} are in another file")
+        return {name: item[()] for name, item in found.items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_mixer.anatomy import anatomy, copy_weights, rebuild
 from keras_mixer.variants import token_grid
+from keras_mixer.weights.fitting import HIDDEN
 from keras_mixer.weights.layouts import weights_of
 
 METHODS = ("block_diagonal", "bilinear")
@@ -56,7 +57,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
     hidden = parts.blocks[0].tokens_mlp_dim
     if method == "block_diagonal":
-        hidden = widened_dim(hidden, *grids)
+        hidden *= tile_count(*grids) or 1  # without whole tiles `adapt` says what to do
     new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
     new_parts = anatomy(new)
     arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
@@ -72,17 +73,15 @@ def adapt(arrays, shapes, grids, method, log):
     """Changes weights by our names, in place, to those of a model for other images, and logs each change.
 
     `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
-    ValueError, before anything is changed, if the new model is too wide or too narrow for the method.
+    ValueError if the new model is too wide or too narrow for the method.
     """
-    if grids[0] != grids[1]:
-        _check_grids(arrays, shapes, grids, method)
-    stem = arrays["stem/kernel"]
-    if stem.shape != shapes["stem/kernel"]:
-        channels = shapes["stem/kernel"][2]
+    stem, channels = arrays["stem/kernel"], shapes["stem/kernel"][2]
+    if stem.shape[2] != channels:
         log(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")
         arrays["stem/kernel"] = adapt_channels(stem, channels)
     if grids[0] == grids[1]:
         return
+    _check_widths(arrays, shapes, grids, method)
     rule, how = widen, "widened block by block (the paper's rule)"
     if method == "bilinear":
         rule, how = resample, "resized bilinearly (not from the paper)"
@@ -92,23 +91,22 @@ def adapt(arrays, shapes, grids, method, log):
         arrays.update(zip(names, rule([arrays[name] for name in names], *grids), strict=True))
 
 
-def _check_grids(arrays, shapes, grids, method):
-    bias = "mixer_block_0/token_mixing/dense_0/bias"
-    hidden, (wanted,) = len(arrays[bias]), shapes[bias]
-    counts = tiles(*grids)
-    if wanted == (hidden if method == "bilinear" else hidden * math.prod(counts or (0,))):
+def _check_widths(arrays, shapes, grids, method):
+    """Raises ValueError unless the new model has the D_S that the method gives it."""
+    hidden, (wanted,), count = len(arrays[HIDDEN]), shapes[HIDDEN], tile_count(*grids)
+    if wanted == hidden * (1 if method == "bilinear" else count):
         return
     (height, width), (target_height, target_width) = (np.multiply(grid, shapes["stem/kernel"][:2]) for grid in grids)
     rule = (
-        f"the paper's rule needs a model with tokens_mlp_dim={hidden * math.prod(counts)} instead of {wanted} "
-        "(change_resolution builds it)"
-        if counts
-        else f"the paper's rule works for heights of {height}, {2 * height}, {3 * height}, ... px and widths of "
-        f"{width}, {2 * width}, {3 * width}, ... px"
+        f"needs a model with tokens_mlp_dim={hidden * count} instead of {wanted} (change_resolution builds it)"
+        if count
+        else f"works for heights of {height}, {2 * height}, {3 * height}, ... px and widths of {width}, {2 * width}, "
+        f"{3 * width}, ... px"
     )
     raise ValueError(
-        f"the weights are for images of {height} x {width} px, the model for {target_height} x {target_width} px: "
-        f'{rule}; method="bilinear" works for any size with tokens_mlp_dim={hidden}, but is not from the paper.'
+        f"the weights are for images of {height} x {width} px, the model for {target_height} x {target_width} px: the "
+        f'paper\'s rule {rule}; method="bilinear" works for any size with tokens_mlp_dim={hidden}, but is not from the '
+        "paper."
     )
 
 
@@ -120,35 +118,22 @@ def adapt_channels(kernel, channels):
     return kernel[:, :, np.arange(channels) % old] * np.asarray(old / channels, kernel.dtype)
 
 
-def tiles(source_grid, target_grid) -> tuple[int, int] | None:
-    """The number of source grids in the target, `(K_h, K_w)`; None unless both sides are multiples."""
-    if target_grid[0] % source_grid[0] or target_grid[1] % source_grid[1]:
-        return None
-    return target_grid[0] // source_grid[0], target_grid[1] // source_grid[1]
-
-
-def widened_dim(tokens_mlp_dim, source_grid, target_grid) -> int:
-    """D_S of the widened model: D_S times the number of tiles. Unchanged without whole tiles; loading then fails."""
-    return tokens_mlp_dim * math.prod(tiles(source_grid, target_grid) or (1,))
+def tile_count(source_grid, target_grid) -> int:
+    """The number of source grids that tile the target, K_h K_w; 0 unless both sides are multiples."""
+    counts, rests = np.divmod(target_grid, source_grid)
+    return 0 if rests.any() else math.prod(counts.tolist())
 
 
 def widen(mlp, source_grid, target_grid):
     """The paper's rule: each of n = K_h K_w tiles has its own copy of the MLP, so `S -> n S` and `D_S -> n D_S`."""
     kernel_0, bias_0, kernel_1, bias_1 = mlp
-    (height, width), (tokens, hidden) = source_grid, kernel_0.shape
-    positions = np.arange(target_grid[0] * target_grid[1])  # of tokens, row by row over the whole image
-    positions = positions.reshape(-1, height, target_grid[1] // width, width)  # (tile row, row, tile column, column)
-    positions = positions.transpose(0, 2, 1, 3).reshape(-1, tokens)  # (n, S): of the tokens of each tile
-    count = len(positions)
-    wide_0 = np.zeros((count * tokens, count * hidden), kernel_0.dtype)
-    wide_1 = np.zeros((count * hidden, count * tokens), kernel_1.dtype)
-    wide_bias_1 = np.empty(count * tokens, bias_1.dtype)
-    for tile, rows in enumerate(positions):
-        columns = slice(tile * hidden, (tile + 1) * hidden)
-        wide_0[rows, columns] = kernel_0
-        wide_1[columns, rows] = kernel_1
-        wide_bias_1[rows] = bias_1
-    return wide_0, np.tile(bias_0, count), wide_1, wide_bias_1
+    (height, width), count = source_grid, tile_count(source_grid, target_grid)
+    rows = np.arange(count * height * width)  # of tokens, row by row over the whole image
+    rows = rows.reshape(-1, height, target_grid[1] // width, width)  # (tile row, row, tile column, column)
+    order = np.argsort(rows.transpose(0, 2, 1, 3), axis=None)  # the place of each of them, tile by tile
+    blocks = np.eye(count, dtype=kernel_0.dtype)
+    wide_0, wide_1 = np.kron(blocks, kernel_0)[order], np.kron(blocks, kernel_1)[:, order]  # (n S, n D_S), (n D_S, n S)
+    return wide_0, np.tile(bias_0, count), wide_1, np.tile(bias_1, count)[order]
 
 
 def resample(mlp, source_grid, target_grid):
@@ -161,10 +146,5 @@ def resample(mlp, source_grid, target_grid):
 
 def _interpolation(source, target):
     """`(target, source)`: linear interpolation between cell centers, border repeated; rows sum to 1."""
-    centers = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    left = np.minimum(centers.astype(int), max(source - 2, 0))
-    fraction = centers - left
-    matrix = np.zeros((target, source))
-    matrix[np.arange(target), left] += 1 - fraction
-    matrix[np.arange(target), np.minimum(left + 1, source - 1)] += fraction
-    return matrix
+    centers = (np.arange(target) + 0.5) * source / target - 0.5
+    return np.stack([np.interp(centers, np.arange(source), unit) for unit in np.eye(source)], axis=1)

@@ -16,7 +16,7 @@ def listed(folder, **options):
     """What is said about a folder, its classes last."""
     said = []
     source = load_source(str(folder), log=said.append, **options)
-    return [line for line in said if "test images too" not in line] + [source.classes()]
+    return [line for line in said if "test images too" not in line] + [source.describe_classes()]
 
 
 def refused(folder, message, **options):

@@ -1,5 +1,7 @@
 """The forms in which images and labels come, and files of features."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -28,10 +30,11 @@ def model():
 
 
 class Batches(keras.utils.PyDataset):
-    """Goes on for ever if asked for more than it has."""
-
     def __len__(self):
         return 2
+
+    def __iter__(self):  # for ever, as Keras's ImageDataGenerator
+        return itertools.cycle(in_batches(COLUMN))
 
     def __getitem__(self, index):
         return in_batches(COLUMN)[index % 2]

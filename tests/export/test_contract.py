@@ -11,6 +11,7 @@ from conftest import randomize
 from image_files import encode, photographs
 
 import keras_mixer
+from keras_mixer.anatomy import anatomy
 from keras_mixer.export import predictor, saved_model, web
 from keras_mixer.export.predictor import Predictor
 from keras_mixer.export.runtimes import open_export
@@ -36,12 +37,14 @@ tflite_files: dict[str, bytes] = {}  # by kind
 
 @pytest.fixture(scope="module")
 def models():
-    """A model of each kind."""
     rng, found = np.random.default_rng(0), {}
     for kind, given in KINDS.items():
         options = {name: value for name, value in given.items() if name != "loss"}
         found[kind] = randomize(keras_mixer.Mixer(4, 1, 32, 16, 64, input_shape=(*SIZE, 3), classes=10, **options), rng)
         found[kind].class_names, found[kind].evaluation_crop = tuple("abcdefghij"), "resize-crop"
+        if kind == "sigmoid":  # the user's own input, with augmentation inside
+            flipped = keras.layers.RandomFlip()(image := keras.Input((*SIZE, 3)))
+            found[kind] = keras_mixer.MixerModel(image, anatomy(found[kind]).apply(flipped))
         if "loss" in given:
             found[kind].compile(optimizer="sgd", loss=keras.losses.BinaryCrossentropy(from_logits=True))
             found[kind].optimizer.build(found[kind].trainable_variables)

@@ -21,7 +21,6 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 
 @pytest.fixture
 def small(tiny_mixer):
-    """A classifier of the two classes of `write_folder`."""
     model = tiny_mixer(classes=2, num_blocks=1)
     model.class_names, model.evaluation_crop = ("circle", "stripe"), "resize"
     return model
@@ -43,7 +42,7 @@ def quickly(tflite_file, monkeypatch):
 def test_the_figures_are_returned_and_written_next_to_the_export(classifier, pixels, tmp_path, quickly):
     labels = np.asarray(classifier(pixels)).argmax(1)
     labels[0] = (labels[0] + 1) % 10
-    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels))
+    figures = keras_mixer.export(classifier, "tflite", tmp_path / "a.tflite", (pixels, labels[:, None]))
     assert figures.path == tmp_path / "a.tflite"
     assert 0 < figures.max_difference <= 1e-5 == figures.allowed_difference
     assert (figures.images, figures.batch_size, figures.bytes) == (5, 1, figures.path.stat().st_size)

@@ -26,7 +26,6 @@ def model(tiny_mixer):
 
 @pytest.fixture
 def run(model, tmp_path):
-    """The folder of a run, as far as it is needed to load the model."""
     (tmp_path / "run").mkdir()
     model.save(tmp_path / "run" / "model.keras")
     return tmp_path / "run"

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 @pytest.fixture(scope="module")
 def exported(classifier, tmp_path_factory):
-    """One export for all tests that only read it."""
     folder = tmp_path_factory.mktemp("exported") / "digits"
     return keras_mixer.export_saved_model(classifier, folder, top_k=3, evaluation_crop="resize-crop")
 

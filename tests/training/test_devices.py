@@ -54,7 +54,6 @@ def assert_equal(one, other):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """A run on one device."""
     form = Form()
     result = fit(tmp_path_factory.mktemp("one") / "run", "cpu", callbacks=form)
     assert form.flattened

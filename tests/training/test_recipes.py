@@ -160,6 +160,8 @@ def test_the_plan_of_the_papers_imagenet_run():
     assert numbers.parameters == 59_880_472
     assert round(numbers.macs / 1e9, 3) == 12.602
     assert numbers.weight_and_optimizer_bytes == 16 * 59_880_472  # weights, gradients, two moments
+    wide = plan(resolve("imagenet1k_b16", image_size=448, weights="imagenet21k"))
+    assert (wide.parameters, numbers.macs * 4 < wide.macs) == (86_996_392, True)  # by the paper's rule
     for option in ({"ema_momentum": 0.999}, {"sam_rho": 0.05}):
         assert plan(resolve("imagenet1k_b16", **option)).weight_and_optimizer_bytes == 20 * 59_880_472
 

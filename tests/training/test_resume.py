@@ -24,7 +24,6 @@ QUICK = {"epochs": 3, "global_batch_size": 8, "warmup_steps": 2, "checkpoint_eve
 
 @pytest.fixture
 def options(tmp_path):
-    """Three epochs of three steps on photographs."""
     return QUICK | {"data": str(write_folder(tmp_path / "photos", images_per_class=12))}
 
 

@@ -79,7 +79,6 @@ def test_updates_at_perturbed_weights_equal_the_rule_in_numpy(rng):
 
 
 def test_both_passes_draw_the_same_masks_and_each_step_draws_others(tiny_mixer, rng):
-    """A perturbation of almost nothing trains like none: the random states are those of a plain step."""
     masks = {"dropout_rate": 0.3, "drop_path_rate": 0.3}
     start = tiny_mixer(num_blocks=1, hidden_dim=8, classes=3, classifier_activation=None, **masks)
     x, y = rng.integers(0, 256, (24, 16, 16, 3)).astype("float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, 24)]

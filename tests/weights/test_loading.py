@@ -118,7 +118,7 @@ def test_weights_of_another_form_are_refused(weights, official, tmp_path):
     assert not (tmp_path / "a.npz").exists()
 
 
-def test_what_is_adapted_is_a_warning_of_the_logger_or_a_call(source, official, caplog, capsys):
+def test_what_is_adapted_is_a_warning_of_the_logger_or_a_call(source, official, caplog, capsys, tmp_path):
     keras_mixer.load_weights(empty(), official)
     assert not caplog.records
     model = empty(input_shape=(16, 16, 1), classes=4)
@@ -132,6 +132,13 @@ def test_what_is_adapted_is_a_warning_of_the_logger_or_a_call(source, official, 
     assert "widened block by block (the paper's rule): from (4, 4) to (8, 4) tokens" in caplog.text
     np.testing.assert_allclose(logits(wide, np.concatenate([PIXELS, PIXELS], 1)), logits(source), atol=1e-5)
     assert capsys.readouterr().out == ""
+    path, named, other = tmp_path / "named.keras", empty(weights=official), empty()
+    named.class_names, other.class_names = tuple("abcdefghij"), tuple("bcdefghija")
+    named.save(path)
+    for head, same in (("auto", False), ("load", True)):  # the classes of the file are others
+        keras_mixer.load_weights(other, path, head=head)
+        assert np.array_equal(other.get_layer("head").kernel, source.get_layer("head").kernel) == same
+    assert "The file has 10 other classes, the model 10 classes: the head starts at zero." in caplog.text
 
 
 def test_a_model_without_head_takes_the_rest(source, official, tmp_path):

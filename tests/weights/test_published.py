@@ -25,13 +25,11 @@ def build(**options):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model whose weights pass for published ones."""
     return randomize(build(), np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
 def files(trained):
-    """Its files by their paths on the server."""
     weights, npz = {weight.path: weight.numpy() for weight in trained.weights}, io.BytesIO()
     np.savez(npz, **linen(weights))
     return {FILES[0]: npz.getvalue(), FILES[1]: save(timm(weights))}
