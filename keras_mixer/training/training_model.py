@@ -103,6 +103,10 @@ class TrainingModel(MixerModel):
         loss = DistillationLoss(self.teacher_temperature)(self.teacher(x), y_pred, sample_weight)
         return sum(self.losses, start=loss)
 
+    def train_step(self, *arguments):
+        """One step on one batch. The backends pass different arguments, see Keras's guides to custom training."""
+        return (self._jax_step if keras.backend.backend() == "jax" else self._tensorflow_step)(*arguments)
+
     def _tensorflow_step(self, data):
         import tensorflow as tf
 
@@ -186,9 +190,6 @@ class TrainingModel(MixerModel):
     def _perturbed(self, weights, gradients):
         scale = self.sam_rho / (global_norm(gradients) + EPSILON)
         return [weight + scale * gradient for weight, gradient in zip(weights, gradients, strict=True)]
-
-    # The backends pass different arguments: see Keras's guides to custom training.
-    train_step = _jax_step if keras.backend.backend() == "jax" else _tensorflow_step
 
 
 def _assign(variables, values):
