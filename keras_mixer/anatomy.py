@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 import weakref
 
 import keras
@@ -15,7 +16,7 @@ from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
-NUMERIC_LOSSES = ("mse", "mae", "mape", "msle", "huber", "log_cosh", "mean_squared_error", "mean_absolute_error")
+NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_(squared|absolute).*", re.IGNORECASE)
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
 HEAD = (keras.layers.GlobalAveragePooling1D, keras.layers.Dense, keras.layers.Activation)
 POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
@@ -112,9 +113,15 @@ class Anatomy:
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     @property
+    def gives_features(self) -> bool:
+        """Whether the output is that of pooling, or the token grid, without a head."""
+        learned = any(getattr(layer, "weights", None) for layer in self.after)
+        return bool(self.after) and not learned and isinstance(self.layers[-1], POOLING)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class, in order, or its number if names are unknown; empty for features."""
-        classes = 0 if self.output()[0] == "features" else self.model.output_shape[-1]
+        classes = 0 if self.gives_features else self.model.output_shape[-1]
         numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
         return (self.facts.class_names if classes else None) or tuple(map(str, numbers))
 
@@ -131,15 +138,14 @@ class Anatomy:
 
     def output(self, classifier_activation=None) -> tuple[str, str | None]:
         """The output (probabilities, logits or features), and the activation that makes probabilities of logits."""
-        last, learned = self.layers[-1], any(getattr(layer, "weights", None) for layer in self.after)
-        name = activation_of(last)
+        last, name = self.layers[-1], activation_of(self.layers[-1])
         fitting: list[str | None]
-        if self.after and not learned and isinstance(last, POOLING):
+        if self.gives_features:
             kind, fitting = "features", [None]
         elif name in ACTIVATIONS:
             kind, fitting = "probabilities", [name]
         elif name == "linear":
-            kind, fitting = "logits", [implied_activation(self.model), *ACTIVATIONS]
+            kind, fitting = "logits", [*ACTIVATIONS]
         else:
             raise ValueError(
                 f"Model {self.model.name!r} ends in {last.name!r} ({name}), so the meaning of its outputs is unknown. "
@@ -150,7 +156,8 @@ class Anatomy:
                 f"classifier_activation={classifier_activation!r} does not fit a model that ends in {name}; "
                 f"expected {' or '.join(map(str, dict.fromkeys([None, *fitting])))}."
             )
-        return kind, classifier_activation or fitting[0]
+        implied = implied_activation(self.model) if kind == "logits" and not classifier_activation else fitting[0]
+        return kind, classifier_activation or implied
 
 
 def anatomy(model) -> Anatomy:
@@ -251,8 +258,8 @@ def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
-    if numeric := names & {*NUMERIC_LOSSES}:
-        raise ValueError(f"A model compiled with {numeric.pop()} gives numbers, not classes. Use its own methods.")
+    if numeric := next(filter(NUMERIC_LOSS.fullmatch, names), None):
+        raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
     single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]
     return "sigmoid" if single or names & set(BINARY_LOSSES) else "softmax"
 

@@ -92,7 +92,7 @@ def _state(file):
 
 @contextlib.contextmanager
 def local_copy(path, only=None) -> Iterator[Path]:
-    """A path on this machine for reading: the path itself, or a temporary copy, uploaded at the end of the block.
+    """A path on this machine for reading: the path itself, or a temporary copy; changes in that of a run are uploaded.
 
     Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
     """

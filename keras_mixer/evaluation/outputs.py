@@ -21,13 +21,14 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
+    total = getattr(dataset, "num_batches", None)
     if isinstance(dataset, keras.utils.PyDataset):
         dataset = map(dataset.__getitem__, range(dataset.num_batches))  # those of Keras iterate for ever
     if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
         images, labels = _images_and_labels(dataset)
         starts = range(0, len(images), ARRAY_BATCH_SIZE)
         dataset = [(images[i : i + ARRAY_BATCH_SIZE], labels[i : i + ARRAY_BATCH_SIZE]) for i in starts]
-    for batch in tqdm(dataset, description, unit="batch", disable=not progress, file=sys.stderr):
+    for batch in tqdm(dataset, description, total, unit="batch", disable=not progress, file=sys.stderr):
         images, labels = _images_and_labels(batch)
         if pixels is not None:
             pixels.add(images)

@@ -212,7 +212,7 @@ def read_any_image(image, prepare):
 
 
 def load_model(path) -> keras.Model:
-    """The Keras model of a run directory or `.keras` file exactly as saved, also at gs://... or hf://owner/name."""
+    """The Keras model of a run directory or `.keras` file as saved, also at gs://... or hf://owner/name."""
     with local_copy(downloads.local(path), only="model.keras") as local:
         try:
             return load_keras(model_file(local), compile=True)

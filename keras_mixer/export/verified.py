@@ -203,7 +203,7 @@ def format_with(name, options) -> Format:
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
     parts, model = anatomy(model), in_precision(model, "float32")
-    (black, white), (kind, _) = parts.input_range, parts.output()
+    (black, white), (kind, _) = parts.input_range, parts.output(activation)
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
@@ -277,7 +277,7 @@ def _batches(images, predictor, size):
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
-    labels = np.full(len(array), -1) if labels is None else class_numbers(np.asarray(labels))
+    labels = np.full(len(array), -1) if labels is None or not len(array) else class_numbers(np.asarray(labels))
     for start in range(0, len(array), size):
         some = array[start : start + size]
         pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)

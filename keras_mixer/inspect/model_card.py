@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mixer.anatomy import anatomy
-from keras_mixer.data.sources import data_name
+from keras_mixer.data.sources import data_name, image_folder
 from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.export.predictor import load_model
 from keras_mixer.files import atomic_write, refuse_existing
@@ -63,7 +63,8 @@ def write_model_card(run, output=None) -> Path:
 def _metadata(name, recipe, results):
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub_data = None if Path(recipe.data).is_dir() else HUB_DATASETS.get(recipe.data)
+    folder = image_folder(recipe.data, log=lambda line: None)
+    hub_data = None if folder else HUB_DATASETS.get(recipe.data)
     base = re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     data: dict[str, Any] = {
         "task_type": "image-classification",

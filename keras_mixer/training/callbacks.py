@@ -158,7 +158,7 @@ class MovingAverage(keras.callbacks.Callback):
 
 def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
     """A callback, or some, as a list; ValueError for anything else, and for those that set the learning rate."""
-    found = keras.tree.flatten(callbacks or ())
+    found = list(callbacks or ()) if isinstance(callbacks, list | tuple | None) else [callbacks]
     for callback in found:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")

@@ -193,12 +193,12 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     found = {"tpu": tpus} | {kind: tf.config.list_logical_devices(kind.upper()) for kind in ("gpu", "cpu")}
     kind, selected = _select(devices, found)
     if kind == "tpu":
-        strategy = tf.distribute.TPUStrategy(resolver)
+        name, strategy = "TPUStrategy", tf.distribute.TPUStrategy(resolver)
     elif len(selected) == 1:
         return Devices(f"one {kind.upper()}", 1, kind, jit_compile="auto" if kind == "gpu" else xla_on_cpu)
     else:
-        strategy = _mirrored_strategy(tuple(device.name for device in selected))
-    about = f"{type(strategy).__name__} on {len(selected)} {kind.upper()}"
+        name, strategy = "MirroredStrategy", _mirrored_strategy(tuple(device.name for device in selected))
+    about = f"{name} on {len(selected)} {kind.upper()}"
     return Devices(about, len(selected), kind, strategy=strategy, jit_compile=False)
 
 
@@ -210,12 +210,19 @@ def _mirrored_strategy(names):
     return tf.distribute.MirroredStrategy(list(names))
 
 
-def _jax_devices(devices) -> Devices:
-    import jax
+def hide_gpus_from_tensorflow():
+    """On JAX, TensorFlow only reads data, but would take most of the memory of a GPU."""
     import tensorflow as tf
 
-    with contextlib.suppress(RuntimeError):  # TensorFlow has been used before
-        tf.config.set_visible_devices([], "GPU")  # it only reads data, and would take the memory of a GPU
+    if keras.backend.backend() == "jax":
+        with contextlib.suppress(RuntimeError):  # TensorFlow has been used before
+            tf.config.set_visible_devices([], "GPU")
+
+
+def _jax_devices(devices) -> Devices:
+    import jax
+
+    hide_gpus_from_tensorflow()
     processes = jax.process_count()
     if processes > 1 and devices.isdigit():
         raise ValueError(f"devices={devices} cannot be used with {processes} processes; use auto, tpu, gpu or cpu.")

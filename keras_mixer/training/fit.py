@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +24,11 @@ from keras_mixer.training.callbacks import (
     RunCallbacks,
     checked_callbacks,
 )
-from keras_mixer.training.devices import check_recipe, choose_devices
+from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus_from_tensorflow
 from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import FitResult, Run
+from keras_mixer.training.run import FitResult, Run, read_json
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
 
@@ -90,6 +89,7 @@ def fit(
         0.93
     """
     recipe = resolve(recipe, **overrides)
+    hide_gpus_from_tensorflow()
     recipe, source = own_data(recipe, overrides, train, test, log, class_names=class_names, classes=classes)
     options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
     return fit_model(recipe, workdir=workdir, source=source, **options)
@@ -159,8 +159,7 @@ def starting_point(run, recipe, source, given):
 
     A run that resumes has model and content already.
     """
-    start = json.loads(run.start.read_bytes()) if run.resumes else None
-    teacher = None
+    start, teacher = read_json(run.start) if run.resumes else None, None
     if recipe.teacher:
         from keras_mixer.training.teacher import Teacher  # few recipes have one
 
@@ -254,6 +253,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         model=trainee,
         epochs=-(-trainee.total_steps // trainee.epoch_steps),
         steps=trainee.epoch_steps,
+        verbose=0,
     )
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
     batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)

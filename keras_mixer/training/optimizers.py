@@ -152,8 +152,9 @@ def build_optimizer(recipe, total_steps):
     if recipe.optimizer == "sgd":
         return SGD(momentum=0.9, **options)
     if recipe.optimizer == "muon":
-        of_the_rest = {"epsilon": ADAM_EPSILON, "adam_weight_decay": recipe.weight_decay}
-        return Muon(exclude_layers=["head/"], **of_the_rest, **options)
+        muon = Muon(epsilon=ADAM_EPSILON, exclude_layers=["head/"], **options)
+        muon.adam_weight_decay = recipe.weight_decay  # before Keras 3.13 there is one decay for all
+        return muon
     return AdamW(epsilon=ADAM_EPSILON, **options)
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import re
-from pathlib import Path
 
+from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import held_out_places
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights import published
@@ -43,7 +43,8 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         ValueError: the patch does not divide the image, or the weights are not published for these sizes.
     """
-    images, classes = (None, None) if Path(recipe.data).is_dir() else KNOWN_DATA.get(recipe.data, (None, None))
+    folder = image_folder(recipe.data, log=lambda line: None)
+    images, classes = (None, None) if folder else KNOWN_DATA.get(recipe.data, (None, None))
     examples = None if images is None else _training_images(recipe, images)
     recipe = recipe if examples is None else recipe.for_images(examples)
     steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)

@@ -137,7 +137,7 @@ class Recipe:
     """The model that is saved: that of the last epoch, or of the one with the best validation accuracy. Choose on
     images held out of training (holdout): on test images the accuracy of the best is too high."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validation accuracy, at least 1; None: never."""
+    """Stop after so many epochs without a better validation accuracy, at least 1, after freeze_epochs; None: never."""
 
     crop_area: Annotated[tuple[Area, Area], ASCENDING] = (0.05, 1.0)
     """Smallest and largest fraction of a training image covered by the random crop, in (0, 1] and ascending."""

@@ -154,12 +154,12 @@ class Run:
             try:
                 arrays = read_arrays(path)
             except ValueError as error:
-                self.log(f"Checkpoint {path} is damaged ({error}); trying the previous one.")
+                self.log(f"Checkpoint {path} is damaged ({error.__cause__}); trying the previous one.")
                 continue
             self.began -= float(arrays.pop("seconds"))
             model.prepare(freeze=step <= model.frozen_steps)
             variables = _variables(model)
-            if variables.keys() != arrays.keys():
+            if {name: tuple(v.shape) for name, v in variables.items()} != {name: a.shape for name, a in arrays.items()}:
                 raise ValueError(f"{path} belongs to another model; use another --workdir.")
             for name, variable in variables.items():
                 variable.assign(arrays[name])
@@ -248,7 +248,7 @@ class Run:
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
+        stored, wanted = read_json(self.config), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             recipe = self.recipe
@@ -292,12 +292,20 @@ def recipe_from(text: bytes) -> Recipe:
     return Recipe(**check("content", pydantic_core.from_json(text), dict[str, Any]))
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run; ValueError if it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
+
+
 def read_results(path) -> dict[str, Any]:
     """The content of `results.json` of a run directory; ValueError if the run is not finished."""
     results = Path(path) / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not a finished run: it has no results.json.")
-    return json.loads(results.read_text(encoding="utf-8"))
+    return read_json(results)
 
 
 def read_metrics(path) -> dict[str, list[float]]:
@@ -314,7 +322,11 @@ def _rows(path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    return list(csv.DictReader(lines))
+    rows = list(csv.DictReader(lines))
+    try:
+        return [row for row in rows if [float(value) for value in row.values()]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or delete the line.") from error
 
 
 def _write_rows(path, rows):

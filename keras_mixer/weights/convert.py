@@ -54,6 +54,6 @@ def _read(source, like, log):
             exact_gelu=exact_gelu,
             pixel_range=pixel_range,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{source}: {error}") from error
     return load_weights(model, file, head="load", log=log)

@@ -41,7 +41,7 @@ class WeightFile:
 
     def grid_for(self, target_grid=None) -> tuple[int, int]:
         """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
-        if self.grid is not None or TOKENS not in self.arrays:  # the latter is damaged, which `check_fit` reports
+        if self.grid or (target_grid and TOKENS not in self.arrays):  # the latter is damaged, which `check_fit` reports
             return self.grid or target_grid
         tokens = self.arrays[TOKENS].size
         if target_grid is not None and tokens == math.prod(target_grid):
