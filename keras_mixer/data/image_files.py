@@ -23,7 +23,8 @@ def check_file(path) -> Header:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
             return read_header(file)
     except Exception as error:  # Pillow has many types
-        unknown = isinstance(error, NotAnImage) and not _has_image_name(path)
+        named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
+        unknown = isinstance(error, NotAnImage) and (named not in Image.OPEN or named in NO_PIXELS)
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise (NotAnImage if unknown else ValueError)(f"{_shown(path)}: {reason}") from error
 
@@ -106,11 +107,6 @@ def _reason(image, error) -> str:
         except Exception as of_pillow:
             error = of_pillow
     return re.sub("{{.*?}} ?", "", str(error) or repr(error)).splitlines()[0].rstrip(".")
-
-
-def _has_image_name(path):
-    kind = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-    return kind in Image.OPEN and kind not in NO_PIXELS
 
 
 def _shown(path) -> str:

@@ -11,7 +11,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from keras_mixer.files import atomic_write
 FILES = "files.csv"
 TRAIN, TEST, UNUSED = "train", "test", "unused"
 LOOKED_AT = 16  # images of a folder, evenly spaced, whose content is looked at
+AS_TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # names may be any bytes
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
@@ -226,7 +227,7 @@ def counted(kinds) -> str:
 def write_files(path, source: Source):
     """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
     parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
-    with atomic_write(path) as temporary, _as_text(temporary, "w") as file:
+    with atomic_write(path) as temporary, temporary.open("w", **AS_TEXT) as file:
         writer = csv.writer(file)
         writer.writerow(ImageFile._fields)
         for image in source.images:
@@ -237,16 +238,12 @@ def read_files(path) -> list[ImageFile]:
     """The images in a `files.csv`; none if there is no such file."""
     if not path.is_file():
         return []
-    with _as_text(path, "r") as file:
+    with path.open(**AS_TEXT) as file:
         _, *rows = csv.reader(file)
     try:
         return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}). Restore it, or train again in another folder.") from error
-
-
-def _as_text(path, mode):
-    return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _hidden(name):
@@ -257,8 +254,9 @@ def _folders(path) -> list[str]:
     """Names of the visible folders in a folder, sorted; none if it is not a folder."""
     if not path.is_dir():
         return []
-    with os.scandir(path) as entries:
-        names = sorted(entry.name for entry in entries if not _hidden(entry.name) and _is_folder(entry))
+    with os.scandir(path) as entries:  # only links are followed to know what they are; broken ones are no folders
+        folders = [entry for entry in entries if (os.path.isdir(entry) if entry.is_symlink() else entry.is_dir())]
+    names = sorted(entry.name for entry in folders if not _hidden(entry.name))
     for name in names:
         if name != name.encode(errors="replace").decode():
             raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
@@ -275,25 +273,19 @@ def _files_below(root, below, left_out) -> list[tuple[str, int]]:
             left_out["links to folders already read"].append(folder)
             return
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(f"{root}/{folder}") as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if _hidden(entry.name):
-                    left_out["hidden or system files and folders"].append(path)
-                elif _is_folder(entry):
-                    walk(path)
-                elif (size := _size(entry.path)) is None:
-                    left_out["broken links, pipes, sockets or devices"].append(path)
-                else:
-                    found.append((path, size))
+        for name in sorted(os.listdir(f"{root}/{folder}")):
+            path = f"{folder}/{name}" if folder else name
+            if _hidden(name):
+                left_out["hidden or system files and folders"].append(path)
+            elif (size := _size(f"{root}/{path}")) is not None:
+                found.append((path, size))
+            elif os.path.isdir(f"{root}/{path}"):
+                walk(path)
+            else:
+                left_out["broken links, pipes, sockets or devices"].append(path)
 
     walk(below)
     return sorted(found)
-
-
-def _is_folder(entry) -> bool:
-    """Whether an entry of `os.scandir` is one, or a link to one; only links are followed to know it."""
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _size(path) -> int | None:

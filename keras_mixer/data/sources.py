@@ -56,7 +56,7 @@ def load_source(
     if path.is_file():
         raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
     source = None
-    if path.is_dir() and is_idx_folder(path):
+    if is_idx_folder(path):
         source = idx_source(path)
     elif data == "digits":
         source = _digits(test_fraction or 0.2, split_seed)
@@ -141,15 +141,12 @@ def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
             content = np.frombuffer(file.read(), np.uint8)
+        if len(header) != 1 + dimensions or header[0] != magic or len(content) != math.prod(header[1:]):
+            raise ValueError(f"its header is {header}, and {len(content):,} bytes follow")
     except FileNotFoundError as error:
         raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}). Download it again.") from error
-    if len(header) != 1 + dimensions or header[0] != magic or len(content) != math.prod(header[1:]):
-        raise ValueError(
-            f"{path} is truncated, damaged or not such an IDX file: its header is {header}, and {len(content):,} bytes "
-            "follow. Download it again."
-        )
+        raise ValueError(f"{path} is truncated, damaged or not such an IDX file ({error}). Download it again.") from error
     return content.reshape(header[1:]), path
 
 

@@ -125,7 +125,8 @@ def _records(name, data, count) -> Part:
         found = data[int(index)]
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise ValueError(f"Expected (image, label) items in {name}, got {type(found).__name__}.")
-        return _array(found[0]), _labels(name, found[1], count, 0)
+        image, label = found
+        return image if isinstance(image, bytes) else np.asarray(image), _labels(name, label, count, 0)
 
     first, _ = record(0)
     _check_image(name, first)
@@ -169,7 +170,7 @@ def _first(name, dataset):
     """The first element as NumPy values."""
     with contextlib.suppress(tf.errors.FailedPreconditionError):  # of assert_cardinality
         for image, label in dataset.take(1).as_numpy_iterator():
-            return _array(image), label
+            return image, label
     raise ValueError(f"{name} has no elements, or can be read only once. Pass a dataset that starts anew on each pass.")
 
 
@@ -236,10 +237,6 @@ def _orientation(encoded):
         return np.int32(read_header(as_file(encoded)).orientation)
     except Exception:  # decoding finds it too, and its error is named
         return np.int32(UPRIGHT)
-
-
-def _array(image):
-    return image if isinstance(image, bytes) else np.asarray(image)
 
 
 def _digest(images, *others) -> str:
