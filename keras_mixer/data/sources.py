@@ -146,7 +146,7 @@ def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
     except FileNotFoundError as error:
         raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} is truncated, damaged or not such an IDX file ({error}). Download it again.") from error
+        raise ValueError(f"{path} is truncated, damaged or of another kind ({error}). Download it again.") from error
     return content.reshape(header[1:]), path
 
 
