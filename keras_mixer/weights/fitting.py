@@ -37,7 +37,7 @@ def choose_head(arrays, shapes, head, log, others=False):
         count = arrays["head/bias"].size if "head/bias" in arrays else 0
         if (count == classes and not others) or given not in ([], [(hidden_dim, count), (count,)]):
             return arrays  # it fits, or is damaged and reported with the rest
-        found = f"{count}{' other' * others} classes" if given else "no head"
+        found = f"{count}{' other' * (count == classes)} classes" if given else "no head"
         if head == "load":
             raise ValueError(f"the head does not fit: {found} in the file, {classes} classes in the model.")
         log(f"The file has {found}, the model {classes} classes: the head starts at zero.")
