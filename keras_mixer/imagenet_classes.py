@@ -49,12 +49,17 @@ def checked_class_names(names) -> tuple[str, ...]:
     return checked
 
 
+def spellings(names) -> tuple[tuple[str, ...], ...]:
+    """All tuples that name the same classes in the same order: ImageNet's by WordNet ids and by names."""
+    both = tuple(zip(*imagenet_classes(len(names)), strict=True)) if len(names) in SUBSETS else ()
+    return both if names in both else (names,)
+
+
 def same_classes(names, others) -> bool:
-    """Whether two tuples, or None, can name the same classes: ImageNet's by ids or names; numbers name any."""
+    """Whether two tuples, or None, can name the same classes; numbers name any."""
     if None in (names, others):
         return True
-    spelled = set(zip(*imagenet_classes(len(names)), strict=True)) if len(names) in SUBSETS else {names}
-    return {names, others} <= spelled or tuple(map(str, range(len(names)))) in (names, others)
+    return others in spellings(names) or tuple(map(str, range(len(names)))) in (names, others)
 
 
 def decode_predictions(probabilities, top=5):

@@ -49,6 +49,9 @@ def test_everything_else_of_the_model_is_kept(tiny_mixer):
     model.class_names, model.evaluation_crop = tuple("abcdefghij"), "resize"
     big = keras_mixer.change_resolution(model, (32, 16, 3))
     assert (big.class_names, big.evaluation_crop) == (model.class_names, "resize")
+    wide = keras_mixer.change_resolution(keras_mixer.Mixer(16, 1, 768, 384, 3072), (448, 448, 3))
+    others = 11 * wide.get_layer("mixer_block_0").count_params()  # equal blocks that need not be built
+    assert wide.count_params() + others == 86_996_392  # as published
     for name, wider in {"mixer_block_1": {"tokens_mlp_dim": 32}, "probabilities": {}}.items():
         assert big.get_layer(name).get_config() == model.get_layer(name).get_config() | wider
     features = tiny_mixer(include_top=False)

@@ -117,14 +117,14 @@ def test_a_run_does_not_resume_on_changed_images(trained):
     shutil.copy(train, "photos/circle/new.png")
     train.write_bytes(kept + b" ")
     test.rename("photos/moved.png")
-    gone, changed = (path.relative_to("photos") for path in (test, train))
-    message = rf"started: missing: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({changed}\). Restore"
+    gone, big = (path.relative_to("photos") for path in (test, train))
+    message = rf"started: missing: 1 \({gone}\), new: 1 \(circle/new.png\), changed in size: 1 \({big}\). Restore them"
     with pytest.raises(ValueError, match=message):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))
     Path("photos/moved.png").rename(test)
     Path("photos/circle/new.png").unlink()
-    with pytest.raises(ValueError, match=rf"damaged: 1 \({changed}\)"):
+    with pytest.raises(ValueError, match=rf"damaged: 1 \({big}\)"):
         fit("photos", "stopped", skip_corrupt=True)
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_mixer.data.augment import crop_and_flip, crop_windows
-from keras_mixer.fields import EvaluationCrop, check
+from keras_mixer.fields import EVALUATION_CROPS
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
 MOST_ELONGATED = 100  # long side / short side that is resized; the rest of the long one would be cut off anyway
@@ -152,7 +152,8 @@ def for_server(example):
 
 def evaluation_crop(image, image_size, crop):
     """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
-    check("evaluation_crop", crop, EvaluationCrop)
+    if crop not in EVALUATION_CROPS:
+        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
     if crop == "resize":
         return resize(image, image_size)
     larger = [round(side * 8 / 7) for side in image_size]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_mixer.data.image_folder import ImageFolder
 from keras_mixer.data.splits import Source, pixels_split, some, stratified_split
 from keras_mixer.data.user_data import NAME
-from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
+from keras_mixer.imagenet_classes import spellings
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
@@ -155,8 +155,7 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
     found, known = source.class_names, tuple(class_names)
     if not known or (len(known), len(found)) == (1, 2):  # no head, or one output: the probability of class 1
         return source
-    ids_and_names = tuple(zip(*imagenet_classes(len(known)), strict=True)) if len(known) in SUBSETS else ()
-    for spelled in ids_and_names if known in ids_and_names else (known,):
+    for spelled in spellings(known):
         if found == spelled:
             return dataclasses.replace(source, class_names=known)
         if set(found) <= set(spelled) and all(spelled.count(name) == 1 for name in found):

@@ -222,7 +222,6 @@ def hide_gpus_from_tensorflow():
 def _jax_devices(devices) -> Devices:
     import jax
 
-    hide_gpus_from_tensorflow()
     processes = jax.process_count()
     if processes > 1 and devices.isdigit():
         raise ValueError(f"devices={devices} cannot be used with {processes} processes; use auto, tpu, gpu or cpu.")

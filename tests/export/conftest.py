@@ -16,7 +16,6 @@ def classifier():
 
 @pytest.fixture(scope="session")
 def tflite_file(classifier, tmp_path_factory):
-    """One file of the classifier for all tests that only read it."""
     return keras_mixer.export_tflite(classifier, tmp_path_factory.mktemp("files") / "digits.tflite")
 
 

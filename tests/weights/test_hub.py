@@ -30,7 +30,6 @@ def models():
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory, models):
-    """`FOLDER/owner/name/COMMIT/file`."""
     folder, arrays = tmp_path_factory.mktemp("hub"), {weight.path: weight.numpy() for weight in models[0].weights}
     for repository, name, write, revision in [
         ("me/keras", "model.keras", models[0].save, "main"),
