@@ -36,7 +36,8 @@ def average_of(runs):
     models = [open_model(run) for run in runs]
     for number, model in enumerate(models):
         model.name = f"{model.name}_{number}"
-    return keras.Model(inputs, keras.ops.log(layers.Average()([model(inputs) for model in models]) + 1e-7))
+    logits = keras.ops.log(layers.Average()([model(inputs) for model in models]) + 1e-7)
+    return keras.Model(inputs, layers.Activation("linear")(logits))  # without activation, a teacher must end in logits
 
 
 def main(output: tyro.conf.Positional[Path], seed: int = 0, epochs: int = 20, average: tuple[Path, ...] = ()):
@@ -49,8 +50,7 @@ def main(output: tyro.conf.Positional[Path], seed: int = 0, epochs: int = 20, av
         average: folders of finished runs.
     """
     if average:
-        average_of(average).save(output)
-        return
+        return average_of(average).save(output)
     recipe = dataclasses.replace(RECIPES["fashion_mnist"], **CHANGES)
     source = load_recipe_source(recipe)
     keras.utils.set_random_seed(seed)

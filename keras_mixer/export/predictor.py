@@ -111,7 +111,7 @@ class Predictor:
 
         Example:
             >>> keras_mixer.load("runs/digits").predict("seven.png", top_k=1)  # doctest: +SKIP
-            Prediction(image='seven.png', labels=('7',), probabilities=(0.9998,))
+            Prediction(image='seven.png', labels=('7',), probabilities=(0.8576,))
         """
         (probabilities,) = self.probabilities(preprocess_image(image, self)[None])
         best = np.argsort(-probabilities, kind="stable")[: check("top_k", top_k, Count)]

@@ -1,6 +1,6 @@
 """The recipes by name. A comment says what each is for; docs/experiments.md has what was measured.
 
-Source: Table 4 and section 4 of arXiv 2105.01601; big_vision's configs/mlp_mixer_i1k.py for what the paper omits.
+Source: Table 4 and section 3 of arXiv 2105.01601; big_vision's configs/mlp_mixer_i1k.py for what the paper omits.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ _ALL = (
     ),
     # A few steps, to check that an installation works.
     dataclasses.replace(DIGITS, name="smoke", epochs=2, warmup_steps=5, xla_on_cpu=False),
-    # Section 4: SGD with momentum, no decay, cosine. Steps: ImageNet 20,000; CIFAR 10,000; Pets and Flowers 500 (with
+    # Section 3: SGD with momentum, no decay, cosine. Steps: ImageNet 20,000; CIFAR 10,000; Pets and Flowers 500 (with
     # 100 of warm-up); VTAB 2,500.
     FINETUNE,
     # Images of 32 px from scratch. Sizes and settings are ours.
