@@ -81,9 +81,9 @@ def step_of_fit(recipe, classes, jax_devices):
 
     from keras_mixer.data.batches import training_batches
     from keras_mixer.data.splits import Source, Split
+    from keras_mixer.inspect.plan import plan
     from keras_mixer.training.devices import Devices, check_recipe
     from keras_mixer.training.fit import start_model
-    from keras_mixer.training.plan import plan
     from keras_mixer.training.training_model import TrainingModel
 
     devices = Devices(f"{len(jax_devices)} devices", len(jax_devices), jax_devices[0].platform)
@@ -146,7 +146,7 @@ def compile_step(recipe, topology, classes=None):
     With accumulation, FLOPs, bytes and operations are those of one microbatch: the others are iterations of its loop.
     `bytes_accessed` includes on-chip memory: use it to compare two forms of a program, not to estimate a time.
     """
-    from keras_mixer.training.plan import plan
+    from keras_mixer.inspect.plan import plan
 
     compiler = check_compiler(topology)
     classes = classes or plan(recipe).classes

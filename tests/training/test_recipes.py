@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from keras_mixer.inspect.plan import plan
 from keras_mixer.training import recipe as recipe_module
 from keras_mixer.training.inputs import load_recipe_source
-from keras_mixer.training.plan import plan
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.run import read_recipe, recipe_from
