@@ -21,7 +21,7 @@ USED = {  # by file of the package
     "composite.py": "_layers",
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",
-    "training/optimizers.py": "_adamw_update_step _all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"
+    "training/optimizers.py": "_all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"
     " _model_variables_moving_average",
     "training/training_model.py": "_loss_tracker _update_metrics_variables",
 }
@@ -35,7 +35,7 @@ def owners():
     model, optimizer = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), AdamW(1e-3, use_ema=True)
     model.compile(optimizer, "mse")
     optimizer.build(model.trainable_variables)
-    of_keras = model, model.layers[0], model.inputs[0], optimizer, keras.optimizers.Muon
+    of_keras = model, model.layers[0], model.inputs[0], optimizer
     return (*of_keras, importlib.import_module("tensorflow.lite.python"))
 
 

@@ -63,8 +63,7 @@ class Progress(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        recipe, optimizer = self.model.recipe, self.model.optimizer
-        step = int(optimizer.iterations.numpy())
+        recipe, optimizer, step = self.model.recipe, self.model.optimizer, self.model.step
         logs["images_per_second"] = self.steps * recipe.global_batch_size / (self.ended - self.began)
         logs["step"] = step
         logs["learning_rate"] = float(optimizer.learning_rate)

@@ -237,7 +237,7 @@ def segments(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]
 
 def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
-    recipe, devices, step = trainee.recipe, trainee.devices, int(trainee.optimizer.iterations.numpy())
+    recipe, devices, step = trainee.recipe, trainee.devices, trainee.step
     best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")

@@ -23,7 +23,6 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
     JAX the order is correct.
     """
 
-    first_step = 0  # of the training, in which the moments start from 0
     _rate_of_step = None
 
     def build(self, variables):
@@ -43,14 +42,6 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
     def _get_current_learning_rate(self):
         return super()._get_current_learning_rate() if self._rate_of_step is None else self._rate_of_step
 
-    def unbiased(self, learning_rate):
-        """Corrects Adam's bias for the steps since unfreezing; Keras counts all steps."""
-        if not self.first_step:
-            return learning_rate
-        steps = ops.cast(self.iterations, "float32") + 1
-        own, all_ = (ops.sqrt(1 - 0.999**n) / (1 - 0.9**n) for n in (steps - self.first_step, steps))
-        return learning_rate * own / all_
-
     def finalize_variable_values(self, var_list):
         """Does nothing: Keras calls it after every `fit`, and a run calls `fit` more than once; see `take_average`."""
 
@@ -60,14 +51,8 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
             variable.assign(np.array(average.numpy()))  # a copy: JAX donates buffers from step to step
 
     def _clip_gradients(self, grads):
-        return list(grads) if keras.backend.backend() == "tensorflow" else self._clip_by_global_norm(grads)
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        reduced = super()._all_reduce_sum_gradients(grads_and_vars)
-        clipped = self._clip_by_global_norm([gradient for gradient, _ in reduced])
-        return list(zip(clipped, [variable for _, variable in reduced], strict=True))
-
-    def _clip_by_global_norm(self, grads):
+        if keras.backend.backend() == "tensorflow":
+            grads = [gradient for gradient, _ in super()._all_reduce_sum_gradients([(one, None) for one in grads])]
         norm = global_norm(grads)
         self.gradient_norm.assign(norm)
         if self.global_clipnorm is None:
@@ -75,14 +60,13 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         return [gradient * ops.cast(scale, gradient.dtype) for gradient in grads]
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars  # they were reduced before they were clipped
+
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
     """Keras's AdamW, clipping after the all-reduce."""
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable."""
-        super().update_step(gradient, variable, self.unbiased(learning_rate))
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -97,23 +81,23 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
     Source: Keller Jordan's Muon, scaled so that AdamW's rates and decays fit it (arXiv 2502.16982).
     """
 
-    def _adamw_update_step(self, gradient, variable, learning_rate, m, v):
-        super()._adamw_update_step(gradient, variable, self.unbiased(learning_rate), m, v)
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 to `peak` over the warm-up, then a decay over the remaining steps; `Recipe.schedule` has the forms.
 
+    `first_step` is the step of the run that is the optimizer's first.
+
     Source: big_vision's `create_learning_rate_schedule`; staircase: `get_lr` of google-research/big_transfer.
     """
 
-    def __init__(self, decay, peak, warmup_steps, total_steps):
+    def __init__(self, decay, peak, warmup_steps, total_steps, first_step=0):
         self.decay, self.peak, self.warmup_steps, self.total_steps = decay, peak, warmup_steps, total_steps
+        self.first_step = first_step
 
     def __call__(self, step):
         """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
-        step = ops.cast(step, "float32")
+        step = ops.cast(step, "float32") + self.first_step
         rising = ops.minimum(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         progress = ops.clip((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
         if self.decay == "cosine":
@@ -127,23 +111,24 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         """The constructor's arguments."""
-        return {name: getattr(self, name) for name in ("decay", "peak", "warmup_steps", "total_steps")}
+        names = ("decay", "peak", "warmup_steps", "total_steps", "first_step")
+        return {name: getattr(self, name) for name in names}
 
 
-def build_schedule(recipe, total_steps) -> WarmupDecay:
+def build_schedule(recipe, total_steps, first_step=0) -> WarmupDecay:
     """The learning rates of a recipe over `total_steps`; ValueError if the warm-up is not shorter."""
     if recipe.warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
             "or train for longer (--epochs, --steps)."
         )
-    return WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, total_steps)
+    return WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, total_steps, first_step)
 
 
-def build_optimizer(recipe, total_steps):
-    """The optimizer of a recipe with its schedule."""
+def build_optimizer(recipe, total_steps, first_step=0):
+    """The optimizer of a recipe, which knows nothing yet, with the schedule from a step of the run on."""
     options = {
-        "learning_rate": build_schedule(recipe, total_steps),
+        "learning_rate": build_schedule(recipe, total_steps, first_step),
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clip_norm,
         "use_ema": recipe.ema_momentum is not None,

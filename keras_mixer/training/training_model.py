@@ -60,24 +60,25 @@ class TrainingModel(MixerModel):
         model.body = [layer.name for layer in model.layers if layer.trainable and layer.name != "head"]
         return model
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps since the start of the run; after the frozen ones the optimizer is another."""
+        return int(self.optimizer.iterations.numpy()) + (0 if self.frozen else self.frozen_steps)
+
     def prepare(self, freeze=False):
         """Compiles the model, if it is not compiled so: with `freeze`, only the head learns."""
         if freeze == self.frozen:
             return
-        step = 0 if self.frozen is None else int(self.optimizer.iterations.numpy())
         self.frozen = freeze
         for name in self.body:
             self.get_layer(name).trainable = not freeze
-        optimizer = build_optimizer(self.recipe, self.total_steps)
-        optimizer.first_step = 0 if freeze else self.frozen_steps  # what it knows of the head is forgotten
-        optimizer.build(self.trainable_variables)
-        optimizer.iterations.assign(step)
         self.compile(
-            optimizer=optimizer,
+            optimizer=build_optimizer(self.recipe, self.total_steps, 0 if freeze else self.frozen_steps),
             loss=build_loss(self.recipe),
             weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
             jit_compile=self.devices.jit_compile,
         )
+        self.optimizer.build(self.trainable_variables)
 
     def classifier(self, model):
         """A float32 copy that ends with probabilities: the weights are given to `model`, whose layers it shares."""
