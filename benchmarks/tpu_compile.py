@@ -93,7 +93,7 @@ def step_of_fit(recipe, classes, jax_devices):
     source = Source("shapes", tuple(map(str, range(classes))), split, split)  # never read
     total_steps = max(plan(recipe).total_steps or SCHEDULE_STEPS, recipe.warmup_steps + 1)
     recipe = dataclasses.replace(recipe, steps=total_steps)
-    model = TrainingModel.of(start_model(recipe, source, log=None), recipe, split.size, devices)
+    model = TrainingModel.of(start_model(recipe, source, log=None), recipe, devices)
     model.prepare()
     if len(jax_devices) > 1:  # only now: the weights above are arrays, on this machine
         devices = dataclasses.replace(devices, distribution=keras.distribution.DataParallel(devices=jax_devices))

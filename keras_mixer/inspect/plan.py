@@ -47,7 +47,6 @@ def plan(recipe: Recipe) -> Plan:
     images, classes = (None, None) if folder else KNOWN_DATA.get(recipe.data, (None, None))
     examples = None if images is None else _training_images(recipe, images)
     recipe = recipe if examples is None else recipe.for_images(examples)
-    steps_per_epoch = recipe.steps_per_epoch if examples is None else recipe.epoch_steps(examples)
     variant, shape = recipe.architecture(), recipe.input_shape()
     if recipe.weights in published.names() and recipe.resolution_method == "block_diagonal":
         tiles = tile_count(published.find(recipe.weights, variant).grid, variant.grid(shape)) or 1
@@ -57,8 +56,8 @@ def plan(recipe: Recipe) -> Plan:
     return Plan(
         examples=examples,
         classes=classes,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=recipe.steps or (steps_per_epoch and steps_per_epoch * recipe.epochs),
+        steps_per_epoch=recipe.steps_per_epoch,
+        total_steps=recipe.steps or (recipe.steps_per_epoch and recipe.steps_per_epoch * recipe.epochs),
         parameters=parameters,
         macs=variant.macs(shape, classes or 0),
         weight_and_optimizer_bytes=4 * copies * parameters,

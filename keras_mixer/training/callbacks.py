@@ -69,7 +69,7 @@ class Progress(keras.callbacks.Callback):
         logs["learning_rate"] = float(optimizer.learning_rate)
         logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
         # Within the epoch: loss and accuracy are those of the rest of it.
-        logs["resumed"] = float((step - self.steps) % self.model.epoch_steps > 0)
+        logs["resumed"] = float((step - self.steps) % recipe.steps_per_epoch > 0)
         check_finite(step, loss=logs["loss"], gradient=logs["gradient_norm"])
         if self.run.devices.writes:
             self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})

@@ -119,7 +119,7 @@ def fit_model(
             recipe = adapted_recipe(recipe, source, devices, log)
             model, start, teacher = starting_point(run, recipe, source, model)
             with devices.scope():
-                trainee = TrainingModel.of(model, recipe, source.train.size, devices, teacher)
+                trainee = TrainingModel.of(model, recipe, devices, teacher)
                 step = run.restore(trainee)
             run.begin(source, start, model.count_params(), step)
         with naming_damaged_files(source.train, source.test), devices.scope():
@@ -134,12 +134,12 @@ def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
     log(source.describe_classes(recipe.part()))
     images, adapted = source.train.size, recipe.for_images(source.train.size)
     batch = adapted.global_batch_size
-    if adapted != recipe:
+    if (batch, adapted.warmup_steps) != (recipe.global_batch_size, recipe.warmup_steps):
         log(
             f"{images} training images are few for this recipe: global_batch_size {batch} instead of "
             f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
         )
-    if not adapted.epoch_steps(images):
+    if adapted.steps_per_epoch is None:
         raise ValueError(
             f"global_batch_size={batch} is more than the {images} training images; lower --global-batch-size."
         )
@@ -220,12 +220,12 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     return model
 
 
-def segments(recipe, images, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
+def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
     """The rest of an interrupted epoch, the frozen epochs, the others, and a last one that may be shorter.
 
     Each is a call of Keras's `fit`: its first step, first epoch, last epoch, steps per epoch, and whether it freezes.
     """
-    steps, total, frozen = recipe.epoch_steps(images), recipe.total_steps(images), recipe.frozen_steps(images)
+    steps, total, frozen = recipe.steps_per_epoch, recipe.steps, recipe.frozen_steps
     while step < total:
         epoch, done = divmod(step, steps)
         epochs, length = ((frozen if step < frozen else total) - step) // steps, steps
@@ -241,7 +241,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
-    progress, checkpoints = Progress(run, step, trainee.total_steps), Checkpoints(run, step, best)
+    progress, checkpoints = Progress(run, step, recipe.steps), Checkpoints(run, step, best)
     own: list[keras.callbacks.Callback] = [progress]
     if devices.writes:
         own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
@@ -251,8 +251,8 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         [*own, *callbacks, *averages, checkpoints],  # the last: a run resumed after an epoch calls no other for it
         add_history=True,
         model=trainee,
-        epochs=-(-trainee.total_steps // trainee.epoch_steps),
-        steps=trainee.epoch_steps,
+        epochs=-(-recipe.steps // recipe.steps_per_epoch),
+        steps=recipe.steps_per_epoch,
         verbose=0,
     )
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
@@ -261,7 +261,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
         source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
     )
     try:
-        for first_step, epoch, last_epoch, steps, freeze in segments(recipe, source.train.size, step):
+        for first_step, epoch, last_epoch, steps, freeze in segments(recipe, step):
             if trainee.stop_training or (best and best.done):
                 break
             trainee.prepare(freeze)

@@ -115,20 +115,16 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
-def build_schedule(recipe, total_steps, first_step=0) -> WarmupDecay:
-    """The learning rates of a recipe over `total_steps`; ValueError if the warm-up is not shorter."""
-    if recipe.warmup_steps >= total_steps:
+def build_optimizer(recipe, first_step=0):
+    """The optimizer of a recipe for its images, from a step of the run on; ValueError if that is all warm-up."""
+    if recipe.warmup_steps >= recipe.steps:
         raise ValueError(
-            f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {total_steps} steps; lower --warmup-steps "
+            f"warmup_steps={recipe.warmup_steps} leaves nothing of a run of {recipe.steps} steps; lower --warmup-steps "
             "or train for longer (--epochs, --steps)."
         )
-    return WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, total_steps, first_step)
-
-
-def build_optimizer(recipe, total_steps, first_step=0):
-    """The optimizer of a recipe, which knows nothing yet, with the schedule from a step of the run on."""
+    rates = WarmupDecay(recipe.schedule, recipe.learning_rate, recipe.warmup_steps, recipe.steps, first_step)
     options = {
-        "learning_rate": build_schedule(recipe, total_steps, first_step),
+        "learning_rate": rates,
         "weight_decay": recipe.weight_decay,
         "global_clipnorm": recipe.clip_norm,
         "use_ema": recipe.ema_momentum is not None,

@@ -224,23 +224,24 @@ class Recipe:
         return "held-out" if self.holdout or of_training else "test"
 
     def for_images(self, count) -> "Recipe":
-        """The recipe for a number of training images: with `fit_small_data` and few of them, smaller batches."""
-        if not self.fit_small_data or count >= 4 * self.global_batch_size:
-            return self
-        unit = self.accumulation_steps * self.data_shards
-        batch = min(self.global_batch_size, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
-        smaller = dataclasses.replace(self, global_batch_size=batch)
-        return dataclasses.replace(smaller, warmup_steps=min(self.warmup_steps, smaller.total_steps(count) // 10))
+        """The recipe with the steps that it takes on so many training images, None if they do not fill one batch.
 
-    def epoch_steps(self, images) -> int:
-        """Optimizer steps in an epoch for a number of training images; 0 if they do not fill one batch."""
-        return self.steps_per_epoch or images // self.global_batch_size
+        With `fit_small_data`, few images make smaller batches.
+        """
+        batch, warmup = self.global_batch_size, self.warmup_steps
+        few = self.fit_small_data and count < 4 * batch
+        if few:
+            unit = self.accumulation_steps * self.data_shards
+            batch = min(batch, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
+        epoch = self.steps_per_epoch or count // batch or None
+        steps = self.steps or (epoch and epoch * self.epochs)
+        if few and steps:
+            warmup = min(warmup, steps // 10)
+        lengths: dict[str, Any] = {"warmup_steps": warmup, "steps_per_epoch": epoch, "steps": steps}
+        return dataclasses.replace(self, global_batch_size=batch, **lengths)
 
-    def total_steps(self, images) -> int:
-        """Optimizer steps of the whole run for a number of training images."""
-        return self.steps or self.epoch_steps(images) * self.epochs
-
-    def frozen_steps(self, images) -> int:
-        """Optimizer steps at the start in which only the head learns."""
-        total, epochs = self.total_steps(images), self.freeze_epochs
-        return total if epochs == "all" else min(epochs * self.epoch_steps(images), total)
+    @property
+    def frozen_steps(self) -> int:
+        """Optimizer steps at the start in which only the head learns, of a recipe `for_images`."""
+        steps, epoch = self.steps or 0, self.steps_per_epoch or 0
+        return steps if self.freeze_epochs == "all" else min(self.freeze_epochs * epoch, steps)

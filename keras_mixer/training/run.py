@@ -157,17 +157,17 @@ class Run:
                 self.log(f"Checkpoint {path} is damaged ({error.__cause__}); trying the previous one.")
                 continue
             self.began -= float(arrays.pop("seconds"))
-            model.prepare(freeze=step <= model.frozen_steps)
+            model.prepare(freeze=step <= model.recipe.frozen_steps)
             variables = _variables(model)
             if {name: tuple(v.shape) for name, v in variables.items()} != {name: a.shape for name, a in arrays.items()}:
                 raise ValueError(f"{path} belongs to another model; use another --workdir.")
             for name, variable in variables.items():
                 variable.assign(arrays[name])
-            self.log(f"Resuming after step {step} of {model.total_steps}.")
+            self.log(f"Resuming after step {step} of {model.recipe.steps}.")
             return step
         if checkpoints:
             raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
-        model.prepare(freeze=model.frozen_steps > 0)
+        model.prepare(freeze=model.recipe.frozen_steps > 0)
         return 0
 
     def finish(self, classifier, evaluation, **results) -> FitResult:

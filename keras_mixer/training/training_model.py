@@ -34,8 +34,8 @@ class TrainingModel(MixerModel):
     frozen: bool | None = None  # whether only the head learns; None: not prepared
 
     @classmethod
-    def of(cls, start, recipe, images, devices, teacher=None) -> "TrainingModel":
-        """A copy of a model of logits, to be trained on so many images."""
+    def of(cls, start, recipe, devices, teacher=None) -> "TrainingModel":
+        """A copy of a model of logits, to be trained by a recipe for its images."""
         keras.utils.set_random_seed(recipe.seed)
         if isinstance(start, MixerModel):
             twice = recipe.rematerialize or ("tokens" if recipe.rematerialize_tokens else False)
@@ -55,15 +55,13 @@ class TrainingModel(MixerModel):
         model.set_weights(start.get_weights())
         devices.per_replica_seeds(model)
         model.recipe, model.devices = recipe, devices
-        model.epoch_steps, model.total_steps = recipe.epoch_steps(images), recipe.total_steps(images)
-        model.frozen_steps = recipe.frozen_steps(images)
         model.body = [layer.name for layer in model.layers if layer.trainable and layer.name != "head"]
         return model
 
     @property
     def step(self) -> int:
         """Optimizer steps since the start of the run; after the frozen ones the optimizer is another."""
-        return int(self.optimizer.iterations.numpy()) + (0 if self.frozen else self.frozen_steps)
+        return int(self.optimizer.iterations.numpy()) + (0 if self.frozen else self.recipe.frozen_steps)
 
     def prepare(self, freeze=False):
         """Compiles the model, if it is not compiled so: with `freeze`, only the head learns."""
@@ -73,7 +71,7 @@ class TrainingModel(MixerModel):
         for name in self.body:
             self.get_layer(name).trainable = not freeze
         self.compile(
-            optimizer=build_optimizer(self.recipe, self.total_steps, 0 if freeze else self.frozen_steps),
+            optimizer=build_optimizer(self.recipe, 0 if freeze else self.recipe.frozen_steps),
             loss=build_loss(self.recipe),
             weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
             jit_compile=self.devices.jit_compile,

@@ -5,7 +5,7 @@ from tfds_files import write_tfds
 
 from experiments import vtab
 from experiments.vtab_tasks import VTAB_TASKS
-from keras_mixer.training.optimizers import build_schedule
+from keras_mixer.training.optimizers import WarmupDecay
 from keras_mixer.training.recipes import resolve
 
 
@@ -49,7 +49,7 @@ def test_the_recipe_of_a_task_is_that_of_the_paper():
     pets, count = (resolve("finetune", **of_task) for of_task in fields)
     assert (pets.steps, pets.global_batch_size, pets.warmup_steps, pets.optimizer) == (500, 512, 100, "sgd")
     assert (pets.clip_norm, pets.weight_decay, pets.mixup_alpha, pets.image_size) == (1.0, 0.0, 0.0, 448)
-    schedule = build_schedule(pets, 500)
+    schedule = WarmupDecay(pets.schedule, pets.learning_rate, pets.warmup_steps, pets.steps)
     steps = [0, 50, 99, 100, 199, 200, 299, 300, 399, 400, 499]
     rates = [0, 0.5, 0.99, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     np.testing.assert_allclose([float(schedule(step)) for step in steps], np.multiply(rates, 0.003), rtol=1e-5)

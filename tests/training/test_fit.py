@@ -278,7 +278,7 @@ def test_balanced_class_weights_make_up_for_rare_classes():
 def test_the_parts_of_a_run_are_whole_epochs_where_they_can_be():
     def planned(step=0, **options):
         recipe = resolve("digits", global_batch_size=10, **({"epochs": 4, "warmup_steps": 0} | options))
-        return list(segments(recipe, 59, step))
+        return list(segments(recipe.for_images(59), step))
 
     assert planned() == [(0, 0, 4, 5, False)]
     assert planned(7) == [(7, 1, 2, 3, False), (10, 2, 4, 5, False)]

@@ -14,7 +14,7 @@ from keras_mixer.training.training_model import TrainingModel
 
 pytestmark = pytest.mark.backends
 
-SGD = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "label_smoothing": 0.0}
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "label_smoothing": 0.0, "steps": 10}
 SHAPE = (2, 2, 3)
 
 
@@ -41,7 +41,7 @@ class ByHand:
         self.model, recipe = linear(kind=TrainingModel), resolve("digits", **SGD, **options)
         self.weights, self.momentum = [rng.normal(size=(12, 3)), rng.normal(size=3)], (0.0, 0.0)
         self.model.set_weights(self.weights)
-        self.model.compile(build_optimizer(recipe, 10), build_loss(recipe), jit_compile=False)
+        self.model.compile(build_optimizer(recipe), build_loss(recipe), jit_compile=False)
 
     def update(self, gradients, decay=0.0):
         rate = float(self.model.optimizer.learning_rate)
@@ -84,8 +84,8 @@ def test_both_passes_draw_the_same_masks_and_each_step_draws_others(tiny_mixer, 
     x, y = rng.integers(0, 256, (24, 16, 16, 3)).astype("float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, 24)]
     trained = []
     for rho in (0.0, 1e-7):
-        recipe = resolve("digits", global_batch_size=8, steps=10, sam_rho=rho, **SGD)
-        model = TrainingModel.of(start, recipe, 24, choose_devices("cpu"))
+        recipe = resolve("digits", global_batch_size=8, sam_rho=rho, **SGD)
+        model = TrainingModel.of(start, recipe, choose_devices("cpu"))
         model.prepare()
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
         trained.append(model.get_weights())
