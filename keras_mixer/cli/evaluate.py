@@ -18,10 +18,10 @@ from keras_mixer.export.predictor import Precision, completed, load_model
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
-from keras_mixer.inspect.confusion import confusion_figure, mistakes
-from keras_mixer.inspect.figures import write_figure
+from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
+from keras_mixer.inspect.run_data import other_source, run_source, wants_own_data
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import evaluate_source, other_source, run_source, wants_own_data
+from keras_mixer.training.inputs import evaluate_source
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import read_recipe
 

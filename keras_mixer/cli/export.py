@@ -17,8 +17,8 @@ from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
+from keras_mixer.inspect.run_data import run_source, wants_own_data
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import run_source, wants_own_data
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert
 

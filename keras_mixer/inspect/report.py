@@ -18,11 +18,10 @@ from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
-from keras_mixer.inspect.confusion import confusion_figure, mistakes
-from keras_mixer.inspect.figures import figure_url, image_url
+from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
+from keras_mixer.inspect.run_data import run_source
 from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.inputs import run_source
 from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

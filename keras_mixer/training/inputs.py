@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import FILES, TEST, TRAIN, counted, read_files
+from keras_mixer.data.image_folder import FILES, TRAIN, counted, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
@@ -28,7 +28,7 @@ def load_recipe_source(recipe: Recipe, **options) -> Source:
     return hold_out(source, recipe.holdout) if recipe.holdout else source
 
 
-def _recorded(recipe, record, **options) -> tuple[Source, str]:
+def recorded_source(recipe, record, **options) -> tuple[Source, str]:
     """The data of a recipe; of recorded images those that are still there, in their parts, and what has changed."""
     if not record:
         return load_recipe_source(recipe, **options), ""
@@ -41,44 +41,13 @@ def _recorded(recipe, record, **options) -> tuple[Source, str]:
 
 def training_source(recipe: Recipe, run: Run, **options) -> Source:
     """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
-    source, changed = _recorded(recipe, read_files(run.files) if run.resumes else [], **options)
+    source, changed = recorded_source(recipe, read_files(run.files) if run.resumes else [], **options)
     if changed:
         raise ValueError(
             f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
             "another --workdir."
         )
     return source
-
-
-def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
-    """The data of a run, with the images that were set aside for testing when it started; logs what has changed."""
-    record = read_files(folder / FILES)
-    source, changed = _recorded(recipe, record, log=log, **options)
-    if changed:
-        known = sum(image.part == TEST for image in record)
-        log(
-            f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
-            f"tested, {known} were recorded."
-        )
-    if not source.test.size:
-        raise ValueError(f"None of the test images of {folder} is left in {recipe.data}.")
-    return source
-
-
-def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
-    """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
-    images = image_folder(wanted.data, wanted.train_split, wanted.test_split, log=lambda line: None)
-    if wanted.test_split == own.test_split:
-        return wanted.data == own.data or bool(images and images.holds(read_files(folder / FILES)))
-    if images and not (images.path / wanted.test_split).is_dir():
-        raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
-    return False
-
-
-def other_source(wanted: Recipe, **options) -> Source:
-    """Data that a run does not know, for testing only."""
-    splits = wanted.test_split, wanted.test_split, None, wanted.split_seed, wanted.label
-    return load_source(wanted.data, wanted.data_dir, *splits, **options)
 
 
 def log_known_images(run, recipe: Recipe, source: Source, log):

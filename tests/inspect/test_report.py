@@ -7,10 +7,9 @@ import keras_mixer
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.splits import subsample
 from keras_mixer.inspect import report
-from keras_mixer.inspect.confusion import confusion_figure, mistakes
-from keras_mixer.inspect.figures import write_figure
+from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.report import write_report
-from keras_mixer.training.inputs import run_source
+from keras_mixer.inspect.run_data import run_source
 from keras_mixer.training.run import read_recipe
 
 CONFUSION = np.array([[5, 0, 3], [1, 0, 0], [0, 2, 8]])
