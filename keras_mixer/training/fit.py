@@ -164,7 +164,7 @@ def starting_point(run, recipe, source, given):
         from keras_mixer.training.teacher import Teacher  # few recipes have one
 
         with contextlib.nullcontext() if run.devices.distribution else run.devices.scope():
-            teacher = Teacher(recipe.teacher)
+            teacher = Teacher(recipe.teacher, recipe.teacher_temperature)
     sha256 = teacher and teacher.sha256
     if start is None:
         model, accuracy = given or start_model(recipe, source, run.log), None

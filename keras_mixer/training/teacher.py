@@ -2,6 +2,7 @@
 
 import hashlib
 
+import keras
 from keras import ops
 
 from keras_mixer.anatomy import activation_of, is_mixer, last_operation
@@ -20,9 +21,10 @@ class Teacher:
     Args:
         path: a `.keras` file, or the folder of a finished run. The model takes `(B, h, w, 3)` pixels in [0, 255] (a
             Mixer may be saved without preprocessing) and ends with softmax, or with logits: no activation.
+        temperature: that of the loss.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, temperature=1.0):
         try:
             file = model_file(path)
             model = load_keras(file)
@@ -38,7 +40,7 @@ class Teacher:
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         self.class_names = getattr(model, "class_names", None)
         self.model = completed(model) if is_mixer(model) else model
-        self.size, self.classes = shapes[0][1:3], shapes[1][1]
+        self.size, self.classes, self.loss = shapes[0][1:3], shapes[1][1], DistillationLoss(temperature)
 
     def check_classes(self, classes, class_names):
         """Raises ValueError if the classes are not those of the student."""
@@ -60,3 +62,16 @@ class Teacher:
             images = ops.image.resize(images, self.size, "bilinear", antialias=False, data_format="channels_last")
         outputs = ops.cast(self.model(images, training=False), "float32")
         return outputs if self.activation == "linear" else ops.log(ops.maximum(outputs, SMALLEST))
+
+
+class DistillationLoss(keras.losses.Loss):
+    """`t^2 KL(teacher || student)` of logits `(B, classes)`, averaged over the batch."""
+
+    def __init__(self, temperature):
+        super().__init__(dtype="float32")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        """`(B, classes), (B, classes) -> (B,)`: logits of the teacher and of the student."""
+        teacher, student = (ops.log_softmax(logits / self.temperature) for logits in (y_true, y_pred))
+        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)

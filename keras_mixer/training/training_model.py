@@ -30,7 +30,6 @@ class TrainingModel(MixerModel):
     accumulation_steps = 1  # microbatches; must divide the batch size per device
     sam_rho = 0.0  # L2 norm of the perturbation of all trainable weights together; 0: none
     teacher: Any = None  # a `Teacher`
-    teacher_temperature = 1.0
     frozen: bool | None = None  # whether only the head learns; None: not prepared
 
     @classmethod
@@ -50,8 +49,7 @@ class TrainingModel(MixerModel):
         else:
             copy = keras.models.clone_model(start)
         model = cls(copy.inputs, copy.outputs[0], name=copy.name)
-        model.accumulation_steps, model.sam_rho = recipe.accumulation_steps, recipe.sam_rho
-        model.teacher, model.teacher_temperature = teacher, recipe.teacher_temperature
+        model.accumulation_steps, model.sam_rho, model.teacher = recipe.accumulation_steps, recipe.sam_rho, teacher
         model.set_weights(start.get_weights())
         devices.per_replica_seeds(model)
         model.recipe, model.devices = recipe, devices
@@ -99,8 +97,7 @@ class TrainingModel(MixerModel):
         """`() float32`: the loss of a batch; Keras calls it in training and in validation."""
         if self.teacher is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training=training)
-        loss = DistillationLoss(self.teacher_temperature)(self.teacher(x), y_pred, sample_weight)
-        return sum(self.losses, start=loss)
+        return sum(self.losses, start=self.teacher.loss(self.teacher(x), y_pred, sample_weight))
 
     def train_step(self, *arguments):
         """One step on one batch. The backends pass different arguments, see Keras's guides to custom training."""
@@ -194,16 +191,3 @@ class TrainingModel(MixerModel):
 def _assign(variables, values):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-class DistillationLoss(keras.losses.Loss):
-    """`t^2 KL(teacher || student)` of logits `(B, classes)`, averaged over the batch."""
-
-    def __init__(self, temperature):
-        super().__init__(dtype="float32")
-        self.temperature = temperature
-
-    def call(self, y_true, y_pred):
-        """`(B, classes), (B, classes) -> (B,)`: logits of the teacher and of the student."""
-        teacher, student = (ops.log_softmax(logits / self.temperature) for logits in (y_true, y_pred))
-        return self.temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)

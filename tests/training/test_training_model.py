@@ -94,7 +94,7 @@ def test_both_passes_draw_the_same_masks_and_each_step_draws_others(tiny_mixer, 
 
 def test_steps_of_a_student_equal_the_rule_in_numpy(tmp_path, rng):
     teacher, student = linear(activation="softmax"), ByHand(rng, clip_norm=None, weight_decay=0.05)
-    student.model.teacher, student.model.teacher_temperature = Teacher(saved(tmp_path, teacher)), 2.0
+    student.model.teacher = Teacher(saved(tmp_path, teacher), temperature=2.0)
     for _ in range(3):
         images, weight = rng.integers(0, 256, (8, *SHAPE)), rng.uniform(size=(8, 1))
         x, any_labels = images.reshape(8, 12) / 255, np.eye(3)[rng.integers(0, 3, 8)]
