@@ -109,9 +109,10 @@ def fit_model(
     callbacks = checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
     log = log if devices.writes else lambda line: None
-    with devices.all_or_none():
-        run = Run(workdir, recipe, devices, log)
-    with run.opened():
+    with contextlib.ExitStack() as stack:
+        with devices.all_or_none():
+            run = Run(workdir, recipe, devices, log)
+            stack.enter_context(run.opened())
         if run.finished:
             return run.result()
         with devices.all_or_none():

@@ -32,7 +32,6 @@ from keras_mixer.weights.readers import load_keras, read_arrays
 
 CHECKPOINT = f"checkpoint-{'[0-9]' * 9}.npz"  # with the step
 MOST_CHECKPOINTS = 2
-FINISHED = {"model.keras", "results.json"}  # files of a run that has finished
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
 
 
@@ -78,8 +77,8 @@ class Run:
 
     @property
     def finished(self):
-        """Whether the run has finished."""
-        return all((self.path / name).is_file() for name in FINISHED)
+        """Whether the run has finished: its results are written last."""
+        return self.results.is_file()
 
     @property
     def resumes(self):
@@ -93,18 +92,17 @@ class Run:
         ValueError for another configuration or files that are not a run's; OSError if the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            with self.devices.all_or_none():
-                if self.mirror:
-                    stack.callback(self.mirror.close)
-                    names = self.mirror.names()
-                    self._check_names({name.split("/")[0] for name in names})
-                    skipped = LOCAL_ONLY + (TRAINING_ONLY if set(names) >= FINISHED else ("tensorboard/",))
-                    self.mirror.fetch(name for name in names if not name.startswith(skipped))
-                self._check_configuration()
-                if self.devices.writes and not self.finished:
-                    self._lock(stack)
-                    self._check_configuration()  # another process may have written it meanwhile
-                    stack.callback(self.publish, last=True)
+            if self.mirror:
+                stack.callback(self.mirror.close)
+                names = self.mirror.names()
+                self._check_names({name.split("/")[0] for name in names})
+                skipped = LOCAL_ONLY + (TRAINING_ONLY if self.results.name in names else ("tensorboard/",))
+                self.mirror.fetch(name for name in names if not name.startswith(skipped))
+            self._check_configuration()
+            if self.devices.writes and not self.finished:
+                self._lock(stack)
+                self._check_configuration()  # another process may have written it meanwhile
+                stack.callback(self.publish, last=True)
             yield
 
     def result(self) -> FitResult:
