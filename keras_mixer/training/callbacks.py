@@ -120,25 +120,6 @@ class BestEpoch(keras.callbacks.Callback):
         return found
 
 
-class RunCallbacks(keras.callbacks.CallbackList):
-    """Callbacks that see one training, although Keras's `fit` is called for each part of it."""
-
-    began, last_logs = False, None
-
-    def on_train_begin(self, logs=None):
-        if not self.began:
-            super().on_train_begin(logs)
-        self.began = True
-
-    def on_train_end(self, logs=None):
-        self.last_logs = logs
-
-    def end_training(self):
-        """Calls `on_train_end` of the callbacks, after the last part."""
-        if self.began:
-            super().on_train_end(self.last_logs)
-
-
 class MovingAverage(keras.callbacks.Callback):
     """Puts the moving average into the model for validation and the callbacks before this one, then takes it out again.
 
@@ -218,3 +199,34 @@ class Checkpoints(keras.callbacks.Callback):
             self.saved, self.saved_at = self.step, time.monotonic()
         if self.stop_requested:
             raise RunStopped(f"stopped at step {self.step}")
+
+
+class RunCallbacks(keras.callbacks.CallbackList):
+    """All callbacks of a run. They see one training, although Keras's `fit` is called for each part of it."""
+
+    begin, end = keras.callbacks.CallbackList.on_train_begin, keras.callbacks.CallbackList.on_train_end
+    last_logs = None
+
+    def __init__(self, trainee, run, of_user, profile_steps):
+        recipe, step = trainee.recipe, trainee.step
+        self.best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
+        self.progress, self.checkpoints = Progress(run, step, recipe.steps), Checkpoints(run, step, self.best)
+        own: list[keras.callbacks.Callback] = [self.progress]
+        if run.devices.writes:
+            own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
+        own += [self.best] if self.best else []
+        averages = [MovingAverage()] if recipe.ema_momentum else []
+        super().__init__(
+            [*own, *of_user, *averages, self.checkpoints],  # last: a run that it resumes calls no other for its epoch
+            add_history=True,
+            model=trainee,
+            epochs=-(-recipe.steps // recipe.steps_per_epoch),
+            steps=recipe.steps_per_epoch,
+            verbose=0,
+        )
+
+    def on_train_begin(self, logs=None):
+        """Does nothing, for each part; `begin` is called once."""
+
+    def on_train_end(self, logs=None):
+        self.last_logs = logs

@@ -16,14 +16,7 @@ from keras_mixer.data.splits import Source
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer
 from keras_mixer.storage import local_copy
-from keras_mixer.training.callbacks import (
-    BestEpoch,
-    Checkpoints,
-    MovingAverage,
-    Progress,
-    RunCallbacks,
-    checked_callbacks,
-)
+from keras_mixer.training.callbacks import RunCallbacks, checked_callbacks
 from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus_from_tensorflow
 from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
@@ -238,31 +231,19 @@ def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
 
 def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
-    recipe, devices, step = trainee.recipe, trainee.devices, trainee.step
-    best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
+    recipe, devices = trainee.recipe, trainee.devices
+    callbacks = RunCallbacks(trainee, run, callbacks, profile_steps)
+    best, checkpoints = callbacks.best, callbacks.checkpoints
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
-    progress, checkpoints = Progress(run, step, recipe.steps), Checkpoints(run, step, best)
-    own: list[keras.callbacks.Callback] = [progress]
-    if devices.writes:
-        own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
-    own += [best] if best else []
-    averages = [MovingAverage()] if recipe.ema_momentum else []
-    callbacks = RunCallbacks(
-        [*own, *callbacks, *averages, checkpoints],  # the last: a run resumed after an epoch calls no other for it
-        add_history=True,
-        model=trainee,
-        epochs=-(-recipe.steps // recipe.steps_per_epoch),
-        steps=recipe.steps_per_epoch,
-        verbose=0,
-    )
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
     batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)
     validation = padded_batches(  # once: the segments share its cache
         source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
     )
     try:
-        for first_step, epoch, last_epoch, steps, freeze in segments(recipe, step):
+        callbacks.begin()
+        for first_step, epoch, last_epoch, steps, freeze in segments(recipe, trainee.step):
             if trainee.stop_training or (best and best.done):
                 break
             trainee.prepare(freeze)
@@ -283,8 +264,8 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
             trainee.set_weights(best.weights)
         elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        callbacks.end_training()
+        callbacks.end(callbacks.last_logs)
     finally:
         checkpoints.release_signals()
-        progress.bar.close()
+        callbacks.progress.bar.close()
     return best.results() if best else {}
