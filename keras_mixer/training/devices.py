@@ -87,11 +87,8 @@ def _seed_of_replica(next_seed, *arguments, **options):
 def join_processes(job_addresses=None, num_processes=None, process_id=None, timeout=JOIN_TIMEOUT):
     """Connects this process to others that train together (JAX), before any computation; None reads Keras's variables.
 
-    Args:
-        job_addresses: `host:port` of process 0, or of all, separated by commas; "auto" for Cloud TPU and Slurm.
-        num_processes: number of processes.
-        process_id: index of this process, from 0.
-        timeout: seconds to wait for the others, at most 300. Then this process ends with exit status 2.
+    `job_addresses` is `host:port` of process 0, or of all, separated by commas; or "auto", for Cloud TPU and Slurm.
+    After `timeout` seconds, at most 300, this process ends with exit status 2.
     """
     pairs = zip(JOIN_VARIABLES, (job_addresses, num_processes, process_id), strict=True)
     address, number, own = (os.environ.get(name) if value is None else value for name, value in pairs)
@@ -132,15 +129,9 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
 
 
 def choose_devices(devices="auto", xla_on_cpu=False) -> Devices:
-    """The devices of a run; multiple processes, on JAX, must have been joined before.
+    """The devices that `Recipe.devices` names; ValueError lists those there are. Processes must have joined before.
 
-    Args:
-        devices: "auto" uses a TPU if there is one, otherwise all GPUs, otherwise one CPU. "cpu", "gpu" or "tpu" uses
-            all devices of that kind (one CPU). A number uses that many of the best kind.
-        xla_on_cpu: on the TensorFlow backend, compile with XLA for one CPU too; mostly slower.
-
-    Raises:
-        ValueError: there are no such devices (the message lists those found), or the backend does not support them.
+    "auto" is a TPU if there is one, otherwise all GPUs, otherwise one CPU; a kind, all devices of it (one CPU).
     """
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "jax"):

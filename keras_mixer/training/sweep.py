@@ -21,21 +21,10 @@ class SweepResult:
 def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **options) -> SweepResult:
     """Trains a recipe once for each learning rate, then once more with the best; other options are those of `fit`.
 
-    The runs are in `workdir/lr_RATE` and `workdir/final`. Call it again with the same arguments to resume.
+    The runs are in `workdir/lr_RATE` and `workdir/final`; the same call resumes them. ValueError if a rate or the
+    fraction is out of range, or training diverged at every rate.
 
-    Args:
-        recipe: a `Recipe`, or the name of one.
-        learning_rates: peak learning rates to try; the paper's are 0.003, 0.01, 0.03 and 0.06.
-        workdir: folder of all runs, also an address.
-        holdout: fraction of the training images held out to compare the rates, in (0, 1); the paper uses 10 % of Pets
-            and Flowers, 2 % of CIFAR and 1 % of ImageNet.
-        final: train on all training images at the end.
-
-    Raises:
-        ValueError: no rate was given, a rate or the fraction is out of range, or training diverged at every rate;
-            otherwise as `fit`.
-
-    Source: section 3 of arXiv 2105.01601; the grids are those of its appendix and of ViT (arXiv 2010.11929).
+    Source: section 3 of arXiv 2105.01601, which holds out 10 % of Pets and Flowers, 2 % of CIFAR and 1 % of ImageNet.
     """
     rates = sorted(set(check("learning_rates", learning_rates, Annotated[tuple[Positive, ...], NOT_EMPTY])))
     holdout = check("holdout", holdout, Fraction)
