@@ -101,8 +101,6 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
         return
     if keras.backend.backend() != "jax":
         raise ValueError("Multiple processes train together only on the JAX backend. Set KERAS_BACKEND=jax.")
-    import jax
-
     others, joined = "the other processes", threading.Event()
     if number is not None and own is not None:
         missing = [str(process) for process in range(int(number)) if process != int(own)]
@@ -119,7 +117,6 @@ def join_processes(job_addresses=None, num_processes=None, process_id=None, time
             os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # the only one for CPUs
     try:
         if address == "auto":
             os.environ.pop(JOIN_VARIABLES[0], None)  # Keras would read it
