@@ -114,8 +114,8 @@ def fit_model(
             model, start, teacher = starting_point(run, recipe, source, model)
             with devices.scope():
                 trainee = TrainingModel.of(model, recipe, devices, teacher)
-                step = run.restore(trainee)
-            run.begin(source, start, model.count_params(), step)
+                run.restore(trainee)
+            run.begin(source, start, model.count_params(), trainee.step)
         with naming_damaged_files(source.train, source.test), devices.scope():
             best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)

@@ -111,8 +111,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         """The constructor's arguments."""
-        names = ("decay", "peak", "warmup_steps", "total_steps", "first_step")
-        return {name: getattr(self, name) for name in names}
+        return dict(vars(self))
 
 
 def build_optimizer(recipe, first_step=0):

@@ -145,8 +145,8 @@ class Run:
             np.savez(temporary, **arrays, seconds=time.perf_counter() - self.began)
         self.publish()
 
-    def restore(self, model) -> int:
-        """Prepares a `TrainingModel` and gives it the newest readable checkpoint; returns its step, 0 without one."""
+    def restore(self, model):
+        """Prepares a `TrainingModel`, and gives it the newest readable checkpoint if there is one."""
         checkpoints = list_checkpoints(self.checkpoints)
         for step, path in reversed(checkpoints.items()):
             try:
@@ -162,11 +162,10 @@ class Run:
             for name, variable in variables.items():
                 variable.assign(arrays[name])
             self.log(f"Resuming after step {step} of {model.recipe.steps}.")
-            return step
+            return
         if checkpoints:
             raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
         model.prepare(freeze=model.recipe.frozen_steps > 0)
-        return 0
 
     def finish(self, classifier, evaluation, **results) -> FitResult:
         """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
