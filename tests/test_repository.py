@@ -24,12 +24,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9468, 75),
+    "keras_mixer": (9465, 75),
     "keras_mixer/*.py": (1536, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (850, 9),
     "keras_mixer/data": (1953, 11),
-    "keras_mixer/training": (1996, 12),
+    "keras_mixer/training": (1993, 12),
     "keras_mixer/evaluation": (440, 5),
     "keras_mixer/export": (1200, 9),
     "keras_mixer/inspect": (545, 7),

@@ -72,7 +72,7 @@ class Progress(keras.callbacks.Callback):
         logs["resumed"] = float((step - self.steps) % recipe.steps_per_epoch > 0)
         check_finite(step, loss=logs["loss"], gradient=logs["gradient_norm"])
         if self.run.devices.writes:
-            self.run.append_metrics({"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
+            self.run.write_metrics(step, {"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
         names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": recipe.part()}
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
 

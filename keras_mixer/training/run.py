@@ -127,16 +127,23 @@ class Run:
             write_files(self.files, source)
         if not self.resumes:
             write_json(self.start, start)
-        _write_rows(self.metrics, self.epochs_until(step))
+        self.write_metrics(step)
         self.publish()
 
     def epochs_until(self, step) -> list[dict[str, str]]:
         """The rows of `metrics.csv` that a run resumed after `step` steps will not repeat."""
         return [row for row in _rows(self.metrics) if float(row["step"]) <= step]
 
-    def append_metrics(self, row):
-        """Appends one epoch to `metrics.csv`."""
-        _write_rows(self.metrics, [*_rows(self.metrics), row])
+    def write_metrics(self, step, *new):
+        """Writes `metrics.csv`: the epochs until a step, and new ones."""
+        rows = [*self.epochs_until(step), *new]
+        if not rows:
+            self.metrics.unlink(missing_ok=True)
+            return
+        with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -324,13 +331,3 @@ def _rows(path) -> list[dict[str, str]]:
         return [row for row in rows if [float(value) for value in row.values()]]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}). Restore it, or delete the line.") from error
-
-
-def _write_rows(path, rows):
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
