@@ -256,8 +256,9 @@ def activation_of(operation) -> str:
 
 def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
-    losses = keras.tree.flatten(getattr(model, "loss", None))
-    names = {getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss) for loss in losses}
+    losses = map(keras.losses.get, keras.tree.flatten(getattr(model, "loss", None)))
+    functions = {getattr(loss, "fn", loss) for loss in losses}  # a loss may have any name
+    names = {getattr(one, "__name__", None) or getattr(one, "name", None) or str(one) for one in functions}
     if numeric := next(filter(NUMERIC_LOSS.fullmatch, names), None):
         raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
     single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]

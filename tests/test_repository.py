@@ -24,15 +24,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9465, 75),
-    "keras_mixer/*.py": (1536, 14),
+    "keras_mixer": (9483, 75),
+    "keras_mixer/*.py": (1537, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (850, 9),
-    "keras_mixer/data": (1953, 11),
-    "keras_mixer/training": (1993, 12),
+    "keras_mixer/data": (1956, 11),
+    "keras_mixer/training": (1997, 12),
     "keras_mixer/evaluation": (440, 5),
     "keras_mixer/export": (1200, 9),
-    "keras_mixer/inspect": (545, 7),
+    "keras_mixer/inspect": (555, 7),
     "keras_mixer/cli": (798, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),

@@ -94,6 +94,11 @@ def test_other_images_of_the_same_names_and_sizes_are_other_data(tmp_path, monke
     shutil.copytree("a", "moved")
     assert "4 held-out" in km("evaluate run --data moved")
     assert "20 test" in km("evaluate run --data b --output b.json")
+    fit("b", "other", (said := []).append, weights="run")  # b has the images of a, under other names
+    in_a, in_b = files_of("train", "run"), files_of("test", "other")
+    learned, tested = ({Path(d, *file.parts[1:]).read_bytes() for file in f} for d, f in (("a", in_a), ("b", in_b)))
+    known = f"run learned {len(learned & tested)} of the {len(tested)} test images of this run: the accuracy may be too"
+    assert known in "\n".join(said)
     with pytest.raises(ValueError, match="another configuration"):
         fit("b", "run", holdout=0.25)
 

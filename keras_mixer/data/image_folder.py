@@ -66,7 +66,7 @@ class ImageFolder:
         for folder, part in parts.items():
             filled = {image.class_name for image in images if image.part == part}
             if empty := [name for name in names[part] if name not in filled]:
-                raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images.")
+                raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images. Fill or remove it.")
         if len(parts) == 1:
             usable = [i for i, image in enumerate(images) if image.part == TRAIN]
             _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
@@ -132,6 +132,8 @@ class ImageFolder:
         if {self.train_split, self.test_split} <= set(inside) and not (train or test):
             raise self._no_classes([])
         if not (train or test or len(common) > 1 or (common and trains and tests)):
+            if self.test_split != "test":
+                self.log(f"There is no folder {self.path / self.test_split}: test images are drawn from each class.")
             return {"": TRAIN}
         for_train = self.train_split if train else (trains or [n for n in others if n not in tests] or ["FOLDER"])[0]
         for_test = [self.test_split] if test else tests or [name for name in others if name != for_train][-1:]

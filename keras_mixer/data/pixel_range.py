@@ -14,14 +14,15 @@ class PixelRange:
     def __init__(self):
         self.lowest, self.highest, self.floating = np.inf, -np.inf, False
 
-    def add(self, images):
-        """Takes in the pixels of a batch of images, unless some are not finite."""
+    def add(self, images) -> "PixelRange":
+        """Takes in the pixels of a batch of images, unless some are not finite; returns itself."""
         lowest, highest = (images.min(), images.max()) if images.size else (np.nan, np.nan)
         if np.isfinite(lowest) and np.isfinite(highest):  # then all are
             self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
             self.floating |= not np.issubdtype(images.dtype, np.integer)
+        return self
 
-    def warn(self, expected) -> str:
+    def warn(self, expected=(0, 255)) -> str:
         """Warns if the pixels cannot be right, and returns the warning or ""; expects values of black and white."""
         if expected is None or self.lowest >= self.highest:
             return ""

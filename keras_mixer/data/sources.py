@@ -153,8 +153,8 @@ def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
 def with_classes_of(source: Source, class_names, log=print) -> Source:
     """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
     found, known = source.class_names, tuple(class_names)
-    if not known or (len(known), len(found)) == (1, 2):  # no head, or one output: the probability of class 1
-        return source
+    if not known or ((len(known), len(found)) == (1, 2) and known[0] in ("1", found[1])):
+        return source  # no head, or one output: the probability of class 1
     for spelled in spellings(known):
         if found == spelled:
             return dataclasses.replace(source, class_names=known)

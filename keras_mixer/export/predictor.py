@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pydantic
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 from keras_mixer.anatomy import PIXELS, activation_of, anatomy, copy_weights, last_operation, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_header
@@ -99,9 +100,7 @@ class Predictor:
         images, shape = np.asarray(images), self.input_shape
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
-        pixels = PixelRange()
-        pixels.add(images)
-        pixels.warn(PIXELS)
+        PixelRange().add(images).warn()
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     predict_on_batch = probabilities  # as a Keras model has it, so that `keras_mixer.evaluate` takes a predictor too
@@ -202,12 +201,10 @@ def read_any_image(image, prepare):
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
     if isinstance(image, str | os.PathLike):
         return read_image(image, prepare)
-    pixels = np.asarray(image)
+    pixels = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise ValueError(
-            f"Expected the pixels of an image (h, w, 3) uint8, got {pixels.shape} {pixels.dtype}. Batches of the "
-            "model's size go to probabilities()."
-        )
+        found = f"got {pixels.shape} {pixels.dtype}. Batches of the model's size go to probabilities()."
+        raise ValueError(f"Expected the pixels of an image (h, w, 3) uint8, {found}")
     return prepare({"image": tf.constant(pixels)})
 
 

@@ -42,16 +42,14 @@ def load(path, precision="float32") -> Predictor:
         ('7',)
     """
     path = downloads.local(path)
-    if address_of(path):  # of a run or a `.keras` file
+    if not address_of(path) and not Path(path).exists():
+        raise FileNotFoundError(f"There is no model at {path}.")
+    if address_of(path) or Path(path).suffix == ".keras" or Path(path, "model.keras").is_file():
         return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no model at {path}.")
-    if path.is_dir() and not (path / "model.keras").is_file():
+    if path.is_dir():
         versions = [int(item.name) for item in path.iterdir() if item.name.isdigit()]
         path = path / str(max(versions)) if versions else path
-    if path.suffix == ".keras" or (path / "model.keras").is_file():
-        return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
     if (path / "config.json").is_file():
         raise ValueError(f"{path} is a run that did not finish: train again to resume it.")
     if precision != "float32":

@@ -13,6 +13,7 @@ from keras_mixer.anatomy import anatomy, probabilities_of
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
@@ -89,8 +90,7 @@ class Parity:
 
     def as_json(self) -> dict[str, Any]:
         """All attributes but `path`, and `passed`, as plain data."""
-        values = dataclasses.asdict(self) | {"passed": self.passed}
-        return {name: value for name, value in values.items() if name != "path"}
+        return {name: value for name, value in vars(self).items() if name != "path"} | {"passed": self.passed}
 
 
 class ExportDiffers(ValueError):
@@ -277,6 +277,8 @@ def _batches(images, predictor, size):
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
+    if not files:
+        PixelRange().add(np.asarray(array)).warn()
     labels = np.full(len(array), -1) if labels is None or not len(array) else class_numbers(np.asarray(labels))
     for start in range(0, len(array), size):
         some = array[start : start + size]

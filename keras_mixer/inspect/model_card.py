@@ -37,6 +37,8 @@ def write_model_card(run, output=None) -> Path:
     output = Path(run) / "README.md" if output is None else Path(output)
     refuse_existing(output)
     recipe, results, model = read_recipe(run), read_results(run), load_model(run)
+    used = {name: results[name] for name in ("global_batch_size", "warmup_steps") if name in results}  # small data
+    recipe = dataclasses.replace(recipe, **used)
     name = Path(run).resolve().name
     start = f"the weights `{Path(recipe.weights).name}`" if recipe.weights else "random weights"
     card = ModelCard.from_template(
@@ -112,6 +114,8 @@ def _exports(folder):
     for path in sorted(folder.rglob("*.parity.json")):
         parity = json.loads(path.read_text(encoding="utf-8"))
         name = path.relative_to(folder).as_posix().removesuffix(".parity.json")
+        if not (folder / name).exists():  # it was deleted
+            continue
         accuracy = "-" if parity["export_accuracy"] is None else f"{parity['export_accuracy']:.2%}"
         agreement = f"{parity['images']:,}", f"{parity['agreement']:.2%}", f"{parity['max_difference']:.1e}"
         rows.append((f"`{name}`", f"{parity['bytes'] / 1e6:.2f} MB", parity["runtime"], *agreement, accuracy))

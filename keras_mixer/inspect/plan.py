@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import held_out_places
+from keras_mixer.training.fit import starting_weights
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights import published
 from keras_mixer.weights.resolution import tile_count
@@ -48,9 +50,13 @@ def plan(recipe: Recipe) -> Plan:
     examples = None if images is None else _training_images(recipe, images)
     recipe = recipe if examples is None else recipe.for_images(examples)
     variant, shape = recipe.architecture(), recipe.input_shape()
-    if recipe.weights in published.names() and recipe.resolution_method == "block_diagonal":
-        tiles = tile_count(published.find(recipe.weights, variant).grid, variant.grid(shape)) or 1
-        variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
+    if recipe.weights and recipe.resolution_method == "block_diagonal":
+        grid = variant.grid(shape)
+        if recipe.weights in published.names():  # which are not downloaded for a plan
+            tiles = tile_count(published.find(recipe.weights, variant).grid, grid) or 1
+            variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
+        elif Path(recipe.weights).exists():
+            variant = starting_weights(recipe).widened(variant, grid)
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None) + (recipe.sam_rho > 0)
     return Plan(

@@ -120,7 +120,8 @@ def fit_model(
             best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
-        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **best)
+        used = {"global_batch_size": recipe.global_batch_size, "warmup_steps": recipe.warmup_steps}
+        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **used, **best)
 
 
 def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
@@ -185,9 +186,7 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     keras.utils.set_random_seed(recipe.seed)
     variant, method, file = recipe.architecture(), recipe.resolution_method, None
     if recipe.weights:
-        with local_copy(recipe.weights, only="model.keras") as path:
-            of_run = path / "model.keras"
-            file = open_weights(of_run if of_run.is_file() else path, variant)
+        file = starting_weights(recipe)
         if method == "block_diagonal":
             variant = file.widened(variant, variant.grid(recipe.input_shape()))
     exact_gelu, pixel_range = file.form() if file else (False, (-1.0, 1.0))
@@ -212,6 +211,13 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     if not head.kernel.numpy().any():
         head.bias.assign(np.full(head.bias.shape, recipe.head_bias))
     return model
+
+
+def starting_weights(recipe: Recipe):
+    """The opened weights of a recipe; of a run, those of its model."""
+    with local_copy(recipe.weights, only="model.keras") as path:
+        of_run = path / "model.keras"
+        return open_weights(of_run if of_run.is_file() else path, recipe.architecture())
 
 
 def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
@@ -260,7 +266,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
             if freeze:
                 checkpoints.save(due=True)  # while the optimizer is that of the head
         checkpoints.save(due=True)  # before the last evaluation, which may fail
-        if best and best.keeps:
+        if best and best.weights:
             trainee.set_weights(best.weights)
         elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
@@ -268,4 +274,4 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     finally:
         checkpoints.release_signals()
         callbacks.progress.bar.close()
-    return best.results() if best else {}
+    return best.results() if best and best.accuracies else {}

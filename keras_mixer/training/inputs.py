@@ -58,9 +58,9 @@ def log_known_images(run, recipe: Recipe, source: Source, log):
     except ValueError:  # not a run
         return
     if record and source.images:
-        learned = {(image.path, image.bytes) for image in record if image.part == TRAIN}
+        learned = {(image.bytes, image.crc32) for image in record if image.part == TRAIN}
         tested = set(source.test.files)
-        known = sum((i.path, i.bytes) in learned and f"{source.folder}/{i.path}" in tested for i in source.images)
+        known = sum((i.bytes, i.crc32) in learned and f"{source.folder}/{i.path}" in tested for i in source.images)
         said = f"learned {known:,} of the {source.test.size:,} {recipe.part()} images of this run"
     else:
         other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_mixer.anatomy import activation_of, is_mixer, last_operation
 from keras_mixer.export.predictor import completed
+from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.weights.readers import load_keras, model_file
 
 MEANINGS = ("linear", "softmax")  # last activations of a teacher
@@ -46,12 +47,9 @@ class Teacher:
         """Raises ValueError if the classes are not those of the student."""
         if self.classes != classes:
             raise ValueError(f"The teacher has {self.classes} classes, the student {classes}. Use another teacher.")
-        own, names = self.class_names or (), class_names or ()
-        if set(own) == set(names) and tuple(own) != tuple(names):
-            raise ValueError(
-                f"The teacher has the classes in the order {own[:5]}, the student in {names[:5]}. Use a "
-                "teacher trained on the same data."
-            )
+        if not same_classes(own := self.class_names, class_names):
+            found = f"The teacher has the classes {own!s:.100}, the student {class_names!s:.100}"
+            raise ValueError(f"{found}. Use a teacher trained on the same data, in the same order.")
 
     def __call__(self, images):
         """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.

@@ -1,10 +1,8 @@
 """The scripts that measure speed: what they count, and that they run."""
 
 import dataclasses
-import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import gpu
 import keras
 import numpy as np
-import protocol
 import pytest
 import run
 import serving
@@ -20,8 +17,6 @@ import speed
 from contestants import Calls
 from keras_vit import VITS, build_vit
 from speed import Case
-
-import keras_mixer
 
 BENCHMARKS = Path(speed.__file__).parent
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow's files or graphs")
@@ -58,22 +53,6 @@ def test_every_case_can_be_called_again_and_again():
     losses = [float(np.asarray(train()).ravel()[0]) for _ in range(3)]
     assert losses[2] < losses[0]  # it really trains
     assert np.isfinite(speed.prepare_limit("float32", side=16)())
-
-
-@on_tensorflow
-def test_a_contestant_answers_one_request_a_line_and_calls_in_threads(tiny_mixer, tmp_path, monkeypatch, capsys):
-    """That of SavedModels, which it runs in a session."""
-    keras_mixer.export_saved_model(tiny_mixer(num_blocks=1), tmp_path / "float32")
-    case = {"path": str(tmp_path / "float32"), "precision": "float32", "batch_size": 2, "image_size": 16}
-    requests = [{"do": "hello"}, {"do": "prepare", "case": case}, {"do": "prepare", "case": {}}]
-    requests.insert(2, {"do": "time", "seconds": 0, "fewest": 2, "in_flight": 3})
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, requests))))
-    runpy.run_path(str(BENCHMARKS / "serving_peer.py"))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(protocol.MARK)]
-    hello, _, times, failed = (json.loads(line.removeprefix(protocol.MARK)) for line in lines)
-    assert hello["versions"]["numpy"] == np.__version__
-    assert len(times["seconds"]) == 6
-    assert failed["error"].startswith("KeyError")
 
 
 @on_tensorflow

@@ -97,7 +97,7 @@ def test_own_heads_give_probabilities_whatever_they_end_in(logits):
     """The usual fine-tune, with and without an activation, as Sequential and as functional model, nested or not."""
     (model, scores), image = logits, keras.Input((16, 16, 3))
     of_binary_loss = keras.Model(image, model(image))
-    of_binary_loss.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    of_binary_loss.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True, name="mine"))
     for activation, own in (
         ("softmax", model),
         ("softmax", keras.Model(image, model(image))),
@@ -133,9 +133,9 @@ def test_outputs_of_unknown_meaning_are_refused(logits):
 
     model, image = logits[0], keras.Input((16, 16, 3))
     numeric = keras.Model(image, model(image))
-    numeric.compile(loss=keras.losses.Huber())
+    numeric.compile(loss=keras.losses.Huber(name="mine"))
     for own, message in (
-        (numeric, "compiled with huber_loss gives numbers"),
+        (numeric, "compiled with huber gives numbers"),
         (Own(), "other outputs after own"),
         (keras.Model(image, keras.ops.log_softmax(model(image))), "other outputs after"),
         (keras.Model(image, [model(image)] * 2), "other outputs after"),

@@ -71,13 +71,14 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
         ("min_agreement must be less than or equal to 1, got 99", "tflite", None, {"min_agreement": 99}),
         ("Pass images to compare on: .* noise", "tflite", None, {"quantization": "dynamic_int8"}),
         (r"Expected images of shape \(16, 24, 3\), got \(24, 16, 3\)", "tflite", pixels.swapaxes(1, 2), {}),
+        ("No pixel is above 3", "tflite", pixels / 255, {}),
         ("Expected images to compare on, or None for noise, got none", "tflite", [], {}),
         ("evaluation_crop must be 'resize', .* got 'center'", "tflite", None, {"evaluation_crop": "center"}),
         ("does not fit a model that ends in softmax", "tflite", None, {"classifier_activation": "sigmoid"}),
         (r"9 class names .* 10 classes", "tflite", None, {"class_names": list("abcdefghi")}),
         (r"needs .*onnx: pip install 'keras-mixer\[onnx\]'", "onnx", None, {}),
     ]:
-        with pytest.raises((ValueError, ImportError), match=message):
+        with pytest.raises((ValueError, ImportError, UserWarning), match=message):
             keras_mixer.export(classifier, format, tmp_path / "out" / f"a.{format}", images, **options)
     assert not list((tmp_path / "out").iterdir())
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from image_files import encode, evaluated, photographs, turned
+from PIL import Image
 
 import keras_mixer
 from keras_mixer import cli
@@ -52,6 +53,8 @@ def test_a_run_predicts_as_its_model_whatever_form_the_image_has(model, run, pho
         np.testing.assert_allclose(prediction.probabilities, expected[best], atol=1e-5)
         assert prediction.image == (str(photograph) if str(given) == str(photograph) else "")
     np.testing.assert_array_equal(keras_mixer.preprocess_image(upright, loaded), image)
+    opened = keras_mixer.preprocess_image(Image.open(photograph), model)  # decoded by Pillow
+    assert np.abs(opened - image.astype(float)).max() < 10
     assert cli.main(["predict", str(run), str(photograph), "--top-k", "2", "--json"]) == 0
     (printed,) = json.loads(capsys.readouterr().out)
     assert (printed["image"], printed["labels"]) == (str(photograph), list(prediction.labels[:2]))

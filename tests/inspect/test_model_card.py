@@ -22,7 +22,9 @@ def test_the_card_has_the_figures_of_the_run_and_its_exports(write_run, capsys, 
     figures = {"runtime": "LiteRT 2", "images": 24, "agreement": 1.0, "max_difference": 2.5e-7, "bytes": 1_250_000}
     figures["passed"] = True
     (run / "export").mkdir()
-    (run / "export" / "model.tflite.parity.json").write_text(json.dumps(figures | {"export_accuracy": 0.5}))
+    for name in ("model.tflite", "deleted.tflite"):
+        (run / "export" / f"{name}.parity.json").write_text(json.dumps(figures | {"export_accuracy": 0.5}))
+    (run / "export" / "model.tflite").touch()
     metadata, text = card_of(run)
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("keras", "image-classification")
     assert not metadata.keys() & {"license", "datasets", "base_model"}  # the user's choice; neither is on the Hub
@@ -38,6 +40,7 @@ def test_the_card_has_the_figures_of_the_run_and_its_exports(write_run, capsys, 
         "| `export/model.tflite` | 1.25 MB | LiteRT 2 | 24 | 100.00% | 2.5e-07 | 50.00% |",
     ):
         assert line in text
+    assert "deleted" not in text
     monkeypatch.chdir(run)
     exec(text.split("```python\n")[1].split("```")[0], {})
     assert capsys.readouterr().out.splitlines()[-1] in NAMES

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import keras_mixer
 from keras_mixer.data.batches import evaluation_batches, training_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.inspect.plan import plan
 from keras_mixer.layers import PatchEmbed
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.fit import fit_model, segments, start_model
@@ -92,6 +93,7 @@ def test_a_run_starts_from_weights_of_another_image_size(learned):
         expected = keras_mixer.change_resolution(result.model, (size, size, 3), method)
         for mine, theirs in zip(start.get_weights(), expected.get_weights(), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-6)
+        assert plan(recipe).parameters == start.count_params()
         if method == "block_diagonal":
             batches = evaluation_batches(source.test, image_size=(16, 16), batch_size=360, crop="resize")
             ((images, labels),) = batches.as_numpy_iterator()
@@ -242,6 +244,7 @@ def test_the_recipe_for_beginners_suits_a_few_images_and_a_damaged_one_is_named_
     assert result.model.class_names == ("circle", "stripe")
     smaller = "49 training images are few for this recipe: global_batch_size 8 instead of 512, warmup_steps 1"
     assert smaller in "\n".join(said)
+    assert (result.metrics["global_batch_size"], result.metrics["warmup_steps"]) == (8, 1)
 
 
 def test_problems_are_found_before_anything_is_written(tmp_path, monkeypatch):
