@@ -11,27 +11,12 @@ MLPS = ("token_mixing", "channel_mixing")
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
-class MlpOutputs(keras.layers.Layer):
+class MlpOutputs(keras.layers.Wrapper):
     """What the MLPs of a block, which is shared, add to tokens, token mixing first: `(B, S, C) -> two of (B, S, C)`."""
 
-    def __init__(self, block, **kwargs):
-        super().__init__(**{"dtype": block.dtype_policy} | kwargs)
-        self.block = block
-
-    def build(self, input_shape):
-        if not self.block.built:  # after loading; otherwise the block belongs to a model
-            self.block.build(input_shape)
-
     def call(self, x):
-        mixed_tokens = self.block.mix_tokens(x)
-        return mixed_tokens, self.block.mix_channels(ops.add(x, mixed_tokens))
-
-    def get_config(self):
-        return {**super().get_config(), "block": keras.saving.serialize_keras_object(self.block)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config | {"block": keras.saving.deserialize_keras_object(config["block"])})
+        mixed_tokens = self.layer.mix_tokens(x)
+        return mixed_tokens, self.layer.mix_channels(ops.add(x, mixed_tokens))
 
 
 def feature_extractor(model, names=None):
@@ -73,7 +58,7 @@ def feature_extractor(model, names=None):
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
     for name, block in blocks.items():
         if not set(wanted).isdisjoint(mlps[name]):
-            outputs = MlpOutputs(block, name=f"{block.name}_mlps")(parts.inputs[block])
+            outputs = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")(parts.inputs[block])
             found |= dict(zip(mlps[name], outputs, strict=True))
     grid = (-1, *parts.grid, parts.stem.hidden_dim)
     tensors = {name: found[name] for name in wanted}
