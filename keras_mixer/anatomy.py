@@ -24,7 +24,7 @@ _GRAPHS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by model: ea
 
 
 class Anatomy:
-    """The layers of a Mixer from its image to its output, one after another.
+    """The layers of a Mixer from its image to its output, one after another, each used once; ValueError for others.
 
     Attributes:
         model: the model itself.
@@ -35,11 +35,28 @@ class Anatomy:
         inputs: the tensor of the graph before each layer; `outputs`: the one after it.
     """
 
-    def __init__(self, model, nodes, start, end):
-        self.model, self.graph, self._nodes = model, model, nodes
-        self.layers = layers = tuple(node.operation for node in nodes)
-        self.before, self.body, self.after = layers[:start], layers[start : end + 1], layers[end + 1 :]
+    def __init__(self, model):
+        self.model, self.graph, self._nodes = model, model, _chain(model)
+        self.layers = layers = tuple(node.operation for node in self._nodes)
+        start = next((i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)), len(layers))
+        blocks = [layer for layer in layers if isinstance(layer, MixerBlock)]
+        kinds = (PatchEmbed, keras.layers.Reshape, *[MixerBlock] * len(blocks), LayerNorm)
+        end = start + len(kinds)
+        for layer, kind in itertools.zip_longest(layers[start:end], kinds):
+            if not isinstance(layer, kind):
+                found = getattr(layer, "name", "nothing")
+                raise _not_a_mixer(model, f"it has {found!r} in the place of {kind.__name__}")
+        if len({(block.tokens_mlp_dim, block.channels_mlp_dim, block.exact_gelu) for block in blocks}) != 1:
+            raise _not_a_mixer(model, "its blocks differ, or there are none")
+        if len(set(layers)) < len(layers):
+            raise _not_a_mixer(model, "a layer is used more than once")
+        self.before, self.body, self.after = layers[:start], layers[start:end], layers[end:]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
+        if self.norm.epsilon != LAYER_NORM_EPSILON:
+            raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {self.norm.epsilon}")
+        parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
+        if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
+            raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
         if any(isinstance(layer, keras.Model) for layer in model.layers):
             if model not in _GRAPHS:
                 image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
@@ -113,15 +130,9 @@ class Anatomy:
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     @property
-    def gives_features(self) -> bool:
-        """Whether the output is that of pooling, or the token grid, without a head."""
-        learned = any(getattr(layer, "weights", None) for layer in self.after)
-        return bool(self.after) and not learned and isinstance(self.layers[-1], POOLING)
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class, in order, or its number if names are unknown; empty for features."""
-        classes = 0 if self.gives_features else self.model.output_shape[-1]
+        classes = 0 if self.kind == "features" else self.model.output_shape[-1]
         numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
         return (self.facts.class_names if classes else None) or tuple(map(str, numbers))
 
@@ -136,64 +147,34 @@ class Anatomy:
         patch, block = height if height == width else (height, width), self.blocks[0]
         return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
 
-    def output(self, classifier_activation=None) -> tuple[str, str | None]:
-        """The output (probabilities, logits or features), and the activation that makes probabilities of logits."""
+    @property
+    def kind(self) -> str:
+        """What the model gives: "probabilities", "logits" or "features" (pooled or a grid); ValueError for others."""
         last, name = self.layers[-1], activation_of(self.layers[-1])
-        fitting: list[str | None]
-        if self.gives_features:
-            kind, fitting = "features", [None]
-        elif name in ACTIVATIONS:
-            kind, fitting = "probabilities", [name]
-        elif name == "linear":
-            kind, fitting = "logits", [*ACTIVATIONS]
-        else:
+        if isinstance(last, POOLING) and not any(getattr(layer, "weights", None) for layer in self.after):
+            return "features"
+        if name not in (*ACTIVATIONS, "linear"):
             raise ValueError(
                 f"Model {self.model.name!r} ends in {last.name!r} ({name}), so the meaning of its outputs is unknown. "
                 "Expected softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
             )
-        if classifier_activation not in (None, *fitting):
+        return "logits" if name == "linear" else "probabilities"
+
+    def activation(self, given=None) -> str | None:
+        """What makes probabilities of logits, as `given` or implied, or has made them; None for features."""
+        name = activation_of(self.layers[-1])
+        fitting = {"features": (), "probabilities": (name,), "logits": ACTIVATIONS}[self.kind]
+        if given is not None and given not in fitting:
             raise ValueError(
-                f"classifier_activation={classifier_activation!r} does not fit a model that ends in {name}; "
-                f"expected {' or '.join(map(str, dict.fromkeys([None, *fitting])))}."
+                f"classifier_activation={given!r} does not fit a model that ends in {name}; "
+                f"expected {' or '.join(['None', *fitting])}."
             )
-        implied = implied_activation(self.model) if kind == "logits" and not classifier_activation else fitting[0]
-        return kind, classifier_activation or implied
-
-
-def anatomy(model) -> Anatomy:
-    """The layers of a model; ValueError unless those of a Mixer are in it one after another, each used once."""
-    nodes = _chain(model)
-    layers = [node.operation for node in nodes]
-    start = next((i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)), len(layers))
-    blocks = [layer for layer in layers if isinstance(layer, MixerBlock)]
-    kinds = (PatchEmbed, keras.layers.Reshape, *[MixerBlock] * len(blocks), LayerNorm)
-    end = start + len(kinds) - 1
-    for layer, kind in itertools.zip_longest(layers[start : end + 1], kinds):
-        if not isinstance(layer, kind):
-            raise _not_a_mixer(model, f"it has {getattr(layer, 'name', 'nothing')!r} in the place of {kind.__name__}")
-    if len({(block.tokens_mlp_dim, block.channels_mlp_dim, block.exact_gelu) for block in blocks}) != 1:
-        raise _not_a_mixer(model, "its blocks differ, or there are none")
-    if len(set(layers)) < len(layers):
-        raise _not_a_mixer(model, "a layer is used more than once")
-    if layers[end].epsilon != LAYER_NORM_EPSILON:
-        raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {layers[end].epsilon}")
-    parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
-    if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
-        raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
-    return Anatomy(model, nodes, start, end)
-
-
-def is_mixer(model) -> bool:
-    """Whether a model contains the layers of a Mixer one after another."""
-    try:
-        return bool(anatomy(model))
-    except ValueError:
-        return False
+        return given or (implied_activation(self.model) if self.kind == "logits" else next(iter(fitting), None))
 
 
 def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
-    parts = anatomy(model)
+    parts = Anatomy(model)
     if parts.added:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
@@ -206,7 +187,7 @@ def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
 
 def rebuild(model, *, precision=None, input_shape=None, **options):
     """A copy of a Mixer without its weights; `options` are arguments of its blocks, `precision` is that of its body."""
-    parts = anatomy(model)
+    parts = Anatomy(model)
     (of_image,) = model.inputs
     image = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
     grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim

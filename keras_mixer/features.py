@@ -5,7 +5,7 @@ import itertools
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 
 MLPS = ("token_mixing", "channel_mixing")
 
@@ -44,7 +44,7 @@ def feature_extractor(model, names=None):
         >>> {name: feature.shape for name, feature in features.items()}
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
-    parts = anatomy(model)
+    parts = Anatomy(model)
     blocks = {f"block_{i}": block for i, block in enumerate(parts.blocks)}
     found = {name: parts.outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
     found["pre_logits"] = parts.pre_logits

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, log_of, print_data, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
@@ -129,7 +129,7 @@ class Fewshot:
     def __call__(self):
         file = self.output or folder_of(self.model) / "fewshot.json"
         model = completed(load_model(self.model))
-        crop = self.evaluation_crop or anatomy(model).facts.evaluation_crop or "resize-crop"
+        crop = self.evaluation_crop or Anatomy(model).facts.evaluation_crop or "resize-crop"
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
@@ -164,7 +164,7 @@ class Imagenet:
 
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
-        crop, size = self.evaluation_crop or anatomy(model).evaluation_crop, model.input_shape[1:3]
+        crop, size = self.evaluation_crop or Anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent, remarks = [], [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
         labelled = partial(imagenet.labelled_split, data_dir=self.data_dir)
@@ -212,7 +212,7 @@ class Features:
 
     def __call__(self):
         model = completed(load_model(self.model))
-        crop = anatomy(model).evaluation_crop
+        crop = Anatomy(model).evaluation_crop
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])

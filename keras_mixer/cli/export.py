@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.evaluate import batches_of
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
 from keras_mixer.data.sources import load_source, with_classes_of
@@ -70,7 +70,7 @@ class Export:
         path = self.output or folder_of(self.run) / "export" / kind.name
         refuse_existing(kind.target(path, self.version))
         model = load_model(self.run)
-        parts = anatomy(model)
+        parts = Anatomy(model)
         source = with_classes_of(self._source(), parts.class_names)
         if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)

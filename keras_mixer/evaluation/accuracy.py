@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_mixer.anatomy import activation_of, anatomy, implied_activation, last_operation, probabilities_of
+from keras_mixer.anatomy import Anatomy, activation_of, implied_activation, last_operation, probabilities_of
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
@@ -127,6 +127,6 @@ def _probabilities(model, outputs) -> np.ndarray:
 def pixel_range_of(model) -> tuple[float, float] | None:
     """Values of a black and a white pixel at the input of a Mixer; None if they or the kind of model are unknown."""
     try:
-        return anatomy(model).input_range
+        return Anatomy(model).input_range
     except ValueError:
         return None

@@ -12,7 +12,7 @@ import pydantic
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, activation_of, anatomy, copy_weights, last_operation, model_like, rebuild
+from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, last_operation, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
@@ -56,8 +56,8 @@ class Predictor:
 
         Arguments and errors are those of `export_saved_model`.
         """
-        parts = anatomy(model)
-        kind, activation = parts.output(classifier_activation)
+        parts = Anatomy(model)
+        kind, activation = parts.kind, parts.activation(classifier_activation)
         own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
         classes = 0 if kind == "features" else model.output_shape[-1]
         names = parts.class_names if class_names is None else checked_class_names(class_names)
@@ -141,12 +141,12 @@ def read_description(text, path) -> dict[str, Any]:
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
     check("precision", precision, Precision)
-    parts = anatomy(model)
+    parts = Anatomy(model)
     layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
     if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
         return model
     new = rebuild(model, precision=precision)
-    copy_weights(parts.layers, anatomy(new).layers)
+    copy_weights(parts.layers, Anatomy(new).layers)
     return new
 
 
@@ -155,7 +155,7 @@ def completed(model, activation=None) -> keras.Model:
 
     Models inside the model are opened. All layers are shared.
     """
-    parts = anatomy(model)
+    parts = Anatomy(model)
     if parts.input_range == PIXELS and activation is None:
         return parts.graph
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
@@ -187,7 +187,7 @@ def preprocess_image(image, model) -> np.ndarray:
         (224, 224, 3)
     """
     size = model.input_shape[-3:-1]
-    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else anatomy(model).evaluation_crop
+    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else Anatomy(model).evaluation_crop
     return np.asarray(read_any_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 

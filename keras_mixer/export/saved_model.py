@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
@@ -138,7 +138,7 @@ def _signatures(model, predictor, top_k):
     """`{name: tf.function}`; pixels and names are those of `export_saved_model`."""
     shape, facts = predictor.input_shape, predictor.facts
     image_of = {dtype: [tf.TensorSpec((None, *shape), dtype, name="image")] for dtype in (tf.float32, tf.uint8)}
-    parts = anatomy(model)
+    parts = Anatomy(model)
     found = {"probabilities": parts.graph.outputs[0], "pre_logits": parts.pre_logits}
     both = keras.Model(parts.graph.inputs[0], found)
 

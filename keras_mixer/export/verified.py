@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.anatomy import anatomy, probabilities_of
+from keras_mixer.anatomy import Anatomy, probabilities_of
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
@@ -202,8 +202,8 @@ def format_with(name, options) -> Format:
 
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
-    parts, model = anatomy(model), in_precision(model, "float32")
-    (black, white), (kind, _) = parts.input_range, parts.output(activation)
+    parts, model = Anatomy(model), in_precision(model, "float32")
+    (black, white), kind = parts.input_range, parts.kind
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)

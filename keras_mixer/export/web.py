@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export.tflite import write_tflite
@@ -48,7 +48,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     shown = {
         "Trained on": predictor.facts.trained_on,
         **(facts or {}),
-        "Architecture": anatomy(predictor.model).variant().described(),
+        "Architecture": Anatomy(predictor.model).variant().described(),
         "Size": f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB",
         "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.sources import data_name, image_folder
 from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.export.predictor import load_model
@@ -46,7 +46,7 @@ def write_model_card(run, output=None) -> Path:
         template_path=str(TEMPLATE),
         name=name,
         results=results,
-        variant=anatomy(model).variant(),
+        variant=Anatomy(model).variant(),
         shape=model.input_shape[1:],
         class_names=model.class_names,
         part="test images" if results["part"] == "test" else "training images that were held out",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name, with_classes_of
@@ -61,7 +61,7 @@ def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
 def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     """What the template shows of one run."""
     results, recipe, model = read_results(folder), read_recipe(folder), load_model(folder)
-    predictor, parts = Predictor.of(model).for_classes("to report on"), anatomy(model)
+    predictor, parts = Predictor.of(model).for_classes("to report on"), Anatomy(model)
     report: dict[str, Any] = {
         "name": folder.resolve().name,
         "config": dataclasses.asdict(recipe),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mixer.anatomy import anatomy
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.export.predictor import Predictor, preprocess_image
 from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.figures import write_figure
@@ -25,7 +25,7 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     Source: occlusion sensitivity, Zeiler and Fergus 2014 (arXiv 1311.2901), with the model's own patches.
     """
     image = np.asarray(image)
-    rows, columns = anatomy(predictor.model).grid
+    rows, columns = Anatomy(predictor.model).grid
     together = -(-max(rows, columns) // MOST_COVERS)  # patches along the side of a square
     height, width = (together * side // count for side, count in zip(image.shape, (rows, columns), strict=False))
     down, across = -(-rows // together), -(-columns // together)

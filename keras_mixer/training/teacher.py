@@ -5,7 +5,8 @@ import hashlib
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import activation_of, is_mixer, last_operation
+from keras_mixer.anatomy import activation_of, last_operation
+from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.weights.readers import load_keras, model_file
@@ -40,7 +41,7 @@ class Teacher:
             )
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         self.class_names = getattr(model, "class_names", None)
-        self.model = completed(model) if is_mixer(model) else model
+        self.model = completed(model) if pixel_range_of(model) else model
         self.size, self.classes, self.loss = shapes[0][1:3], shapes[1][1], DistillationLoss(temperature)
 
     def check_classes(self, classes, class_names):

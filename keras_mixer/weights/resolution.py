@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from keras_mixer.anatomy import anatomy, copy_weights, rebuild
+from keras_mixer.anatomy import Anatomy, copy_weights, rebuild
 from keras_mixer.variants import token_grid
 from keras_mixer.weights.fitting import HIDDEN
 from keras_mixer.weights.layouts import weights_of
@@ -53,13 +53,13 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
-    parts = anatomy(model)
+    parts = Anatomy(model)
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
     hidden = parts.blocks[0].tokens_mlp_dim
     if method == "block_diagonal":
         hidden *= tile_count(*grids) or 1  # without whole tiles `adapt` says what to do
     new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
-    new_parts = anatomy(new)
+    new_parts = Anatomy(new)
     arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
     weights = weights_of(new_parts)
     adapt(arrays, {name: tuple(weight.shape) for name, weight in weights.items()}, grids, method, lambda line: None)
