@@ -9,6 +9,7 @@ import inspect
 import numbers
 
 import keras
+import numpy as np
 
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
@@ -101,7 +102,7 @@ def Mixer(
         tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
         exact_gelu, pixel_range = weights.form(exact_gelu, pixel_range)
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
-    last_mlp = max(2 * num_blocks - 1, 1)
+    drop_path_rates = np.linspace(0, drop_path_rate, 2 * num_blocks).reshape(-1, 2).tolist()  # of the MLPs of a block
 
     image = keras.Input(input_shape, dtype=exact, name="image")  # bfloat16 would round pixels to 8 bits
     x = image  # (B, H, W, channels)
@@ -110,8 +111,7 @@ def Mixer(
         x = keras.layers.Rescaling((white - black) / 255, offset=black, dtype=exact, name="preprocessing")(x)
     x = PatchEmbed(patch_size, hidden_dim, pixel_range, name="stem")(x)  # (B, g_h, g_w, C)
     x = keras.layers.Reshape((grid[0] * grid[1], hidden_dim), name="tokens")(x)  # (B, S, C)
-    for i in range(num_blocks):
-        rates = (drop_path_rate * 2 * i / last_mlp, drop_path_rate * (2 * i + 1) / last_mlp)
+    for i, rates in enumerate(drop_path_rates):
         block = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, exact_gelu, name=f"mixer_block_{i}")
         x = block(x)
     x = LayerNorm(epsilon=LAYER_NORM_EPSILON, name="pre_head_layer_norm")(x)
