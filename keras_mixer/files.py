@@ -23,15 +23,10 @@ def as_address(path) -> str | None:
     return f"{match['protocol']}:{slashes}{match['rest'].rstrip('/')}"
 
 
-def refuse_address(path):
-    """Raises ValueError if `path` is an address such as gs://bucket/file, of which `Path` makes a folder named gs:."""
-    if address := as_address(path):
-        raise ValueError(f"{address} is not a path on this machine. Write to one, then copy the result to the address.")
-
-
 def refuse_existing(path):
     """Raises ValueError if `path` exists or is an address; call it before any work whose result goes there."""
-    refuse_address(path)
+    if address := as_address(path):  # `Path` would make a folder named gs:
+        raise ValueError(f"{address} is not a path on this machine. Write to one, then copy the result to the address.")
     if Path(path).exists():
         raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 
@@ -39,7 +34,6 @@ def refuse_existing(path):
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
     """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there."""
-    refuse_address(path)
     path = Path(path)
     with staging_folder(path.parent) as folder:
         yield folder / path.name

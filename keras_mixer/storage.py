@@ -10,7 +10,7 @@ import fsspec
 
 from keras_mixer.files import UNFINISHED, as_address, atomic_write
 
-UNSUPPORTED_PROTOCOLS = ("hf", "http", "https")  # addresses with their own rules
+READ_ONLY = ("hf://", "http://", "https://")  # addresses with their own rules
 IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
 SENT_LAST = "results.json"  # its presence says that the run is finished
 LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
@@ -21,7 +21,7 @@ TRAINING_ONLY = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 def address_of(path) -> str | None:
     """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
     address = as_address(path)
-    return None if address is None or address.split(":")[0] in UNSUPPORTED_PROTOCOLS else address
+    return None if (address or "").startswith(READ_ONLY) else address
 
 
 def as_addresses(text) -> str:
@@ -35,6 +35,8 @@ class Mirror:
     """A local copy of a folder, or of one object, in an object store. One process at a time may write to it."""
 
     def __init__(self, address, copy=None):
+        if address.startswith(READ_ONLY):
+            raise ValueError(f"{address} is not a path on this machine, nor a folder in an object store.")
         options = {"use_listings_cache": False} | ({"auto_mkdir": True} if address.startswith("file:") else {})
         try:
             self.system, self.root = fsspec.core.url_to_fs(address, **options)

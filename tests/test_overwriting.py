@@ -48,7 +48,7 @@ def test_no_function_takes_an_address_for_a_path(tiny_mixer, tmp_path, monkeypat
             keras_mixer.save_official(model, address)
     with pytest.raises(ValueError, match=r"there\.tflite is not a path on this machine"):
         keras_mixer.export_tflite(model, "simplecache::gs://bucket/there.tflite")
-    with pytest.raises(ValueError, match="models is not a path on this machine"):
+    with pytest.raises(ValueError, match="models/1 is not a path on this machine"):
         keras_mixer.export_saved_model(model, "https://example.org/models")
     with pytest.raises(ValueError, match="hf://me/run is not a path on this machine"):
         keras_mixer.fit("digits", workdir=Path("hf://me/run"))

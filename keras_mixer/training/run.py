@@ -24,8 +24,8 @@ from keras_mixer.data.image_folder import FILES, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
-from keras_mixer.files import UNFINISHED, atomic_write, refuse_address, write_json
-from keras_mixer.storage import LOCAL_ONLY, TRAINING_ONLY, Mirror, address_of
+from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
+from keras_mixer.storage import LOCAL_ONLY, TRAINING_ONLY, Mirror
 from keras_mixer.training.devices import ONE_DEVICE, Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
@@ -63,9 +63,7 @@ class Run:
     """
 
     def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
-        address = address_of(workdir)
-        if address is None:
-            refuse_address(workdir)
+        address = as_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir)
         self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
