@@ -223,16 +223,12 @@ def model_like(model, image, outputs, **options):
     return (MixerModel if isinstance(model, MixerModel) else keras.Model)(image, outputs, name=model.name, **options)
 
 
-def last_operation(model):
-    """The last operation of a model, looking into nested models; the model itself if it has no graph."""
-    last = model.outputs[0]._keras_history.operation if getattr(model, "outputs", None) else model
-    return last_operation(last) if isinstance(last, keras.Model) and last is not model else last
-
-
-def activation_of(operation) -> str:
-    """The name of an operation's activation, or else of its kind: `keras.ops.softmax` is of a class Softmax."""
-    function = getattr(operation, "activation", None)
-    return function if isinstance(function, str) else getattr(function, "__name__", type(operation).__name__.lower())
+def activation_of(part) -> str:
+    """The name of the activation in which a model or a layer ends, or else of its kind: `keras.ops.softmax` is one."""
+    while isinstance(part, keras.Model) and getattr(part, "outputs", None):
+        part = part.outputs[0]._keras_history.operation
+    function = getattr(part, "activation", None)
+    return function if isinstance(function, str) else getattr(function, "__name__", type(part).__name__.lower())
 
 
 def implied_activation(model) -> str:
@@ -244,15 +240,6 @@ def implied_activation(model) -> str:
         raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
     single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]
     return "sigmoid" if single or names & set(BINARY_LOSSES) else "softmax"
-
-
-def probabilities_of(logits, activation) -> np.ndarray:
-    """`(B, classes) -> (B, classes) float64`: applies the activation in NumPy, independently of any model."""
-    logits = np.asarray(logits, np.float64)
-    if activation == "sigmoid":
-        return np.exp(-np.logaddexp(0, -logits))
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _chain(model) -> list:

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, activation_of, implied_activation, last_operation, probabilities_of
+from keras_mixer.anatomy import ACTIVATIONS, Anatomy, activation_of, implied_activation
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
@@ -108,9 +109,8 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
 
 def _probabilities(model, outputs) -> np.ndarray:
     """`(B, outputs) -> (B, classes) float64`, also of logits; a single output without softmax is that of class 1."""
-    last = last_operation(model)
-    activation = activation_of(last)  # of a predictor too
-    known = getattr(last, "activation", None) is None or activation in ("linear", "softmax", "sigmoid")
+    activation = activation_of(model)  # of a predictor too
+    known = activation in ("linear", *ACTIVATIONS) or not hasattr(keras.activations, activation)
     if known and isinstance(outputs, np.ndarray) and outputs.ndim == 2:
         found, binary = np.asarray(outputs, np.float64), outputs.shape[1] == 1 and activation != "softmax"
         if activation == "linear":
@@ -119,9 +119,18 @@ def _probabilities(model, outputs) -> np.ndarray:
         if finite.min(initial=0) >= -TOLERANCE and finite.max(initial=0) <= 1 + TOLERANCE:
             return np.concatenate([1 - found, found], 1) if binary else found
     raise ValueError(
-        f"Expected class probabilities or logits (B, classes), got other outputs after {getattr(last, 'name', last)} "
-        f"({activation}). End the model in softmax, sigmoid or no activation; few_shot evaluates one without a head."
+        f"Expected class probabilities or logits (B, classes), got other outputs after {activation}. "
+        "End the model in softmax, sigmoid or no activation; few_shot evaluates one without a head."
     )
+
+
+def probabilities_of(logits, activation) -> np.ndarray:
+    """`(B, classes) -> (B, classes) float64`: applies the activation in NumPy, independently of any model."""
+    logits = np.asarray(logits, np.float64)
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -logits))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def pixel_range_of(model) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ import pydantic
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, last_operation, model_like, rebuild
+from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_header
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
@@ -215,7 +215,7 @@ def load_model(path) -> keras.Model:
             return load_keras(model_file(local), compile=True)
         except ValueError:  # of the file, or of an optimizer, loss or metric of the user's own
             model = load_keras(model_file(local))
-            if activation_of(last_operation(model)) == "linear":
+            if activation_of(model) == "linear":
                 raise  # only the loss tells whether softmax or sigmoid makes probabilities of logits
             return model
 

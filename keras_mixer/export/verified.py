@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.anatomy import Anatomy, probabilities_of
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.data.splits import Split
+from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
 from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_any_image, require_tensorflow

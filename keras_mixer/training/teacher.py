@@ -5,7 +5,7 @@ import hashlib
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import activation_of, last_operation
+from keras_mixer.anatomy import activation_of
 from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
@@ -33,7 +33,7 @@ class Teacher:
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
-        self.activation = activation_of(last_operation(model)) if shapes else "unknown"
+        self.activation = activation_of(model)
         if [len(shape) for shape in shapes] != [4, 2] or shapes[0][-1] != 3 or self.activation not in MEANINGS:
             raise ValueError(
                 "Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "

@@ -4,7 +4,7 @@ import pytest
 from conftest import randomize
 
 import keras_mixer
-from keras_mixer.anatomy import probabilities_of
+from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.export.predictor import Predictor
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (11, 16, 16, 3), np.uint8)
