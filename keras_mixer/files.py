@@ -33,27 +33,19 @@ def refuse_existing(path):
 
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
-    """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there."""
+    """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there.
+
+    It is on the same disk, in a folder that has the name of the one around `path`.
+    """
     path = Path(path)
-    with staging_folder(path.parent) as folder:
-        yield folder / path.name
-        publish(folder / path.name, path)
-
-
-@contextlib.contextmanager
-def staging_folder(parent) -> Iterator[Path]:
-    """A temporary folder in `parent`, and so on the same disk; removed at the end of the block."""
-    parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as folder:
-        yield Path(folder)
-
-
-def publish(written, path):
-    """Renames a finished file or folder in a staging folder to its final path."""
-    if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new
-        _sync(written)
-    os.replace(written, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
+        written = Path(folder, path.parent.resolve().name, path.name)
+        written.parent.mkdir(exist_ok=True)  # in the root of a disk it has no name
+        yield written
+        if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new
+            _sync(written)
+        os.replace(written, path)
     with contextlib.suppress(OSError):  # the name is on disk once its folder is, where a folder can be synchronized
         _sync(path.parent)
 

@@ -19,7 +19,7 @@ from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.fields import Count, check
-from keras_mixer.files import publish, refuse_existing, staging_folder
+from keras_mixer.files import atomic_write, refuse_existing
 
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
@@ -76,10 +76,8 @@ def export_saved_model(
     target = version_folder(path, version)
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     refuse_existing(target)
-    with staging_folder(target.parent) as staging:
-        written = staging / target.resolve().parent.name / target.name
+    with atomic_write(target) as written:
         write_saved_model(predictor, written, top_k=top_k, precision=precision)
-        publish(written, target)
     return target
 
 

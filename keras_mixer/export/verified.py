@@ -26,7 +26,7 @@ from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import MODEL, write_web
 from keras_mixer.fast_cpu import available_cores
 from keras_mixer.fields import Probability, check
-from keras_mixer.files import publish, refuse_existing, staging_folder, write_json
+from keras_mixer.files import atomic_write, refuse_existing, write_json
 
 Limit = Probability | None
 # By quantization or precision: largest difference of a probability, smallest fraction of equal top-1; None: no limit.
@@ -165,10 +165,7 @@ def export(
     if images is None and min_agreement is not None:
         raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
-    with staging_folder(target.parent) as staging:
-        # The folder's name is that of the model on a server, which a SavedModel stores.
-        written = staging / target.resolve().parent.name / target.name
-        written.parent.mkdir()
+    with atomic_write(target) as written:
         kind.write(predictor, written, **options)
         file = written / kind.opened
         opened = open_export(file)
@@ -186,7 +183,6 @@ def export(
         if not parity.passed:
             raise ExportDiffers(parity)
         refuse_existing(target)  # another process may have been faster
-        publish(written, target)
     write_json(target.with_name(f"{target.name}.parity.json"), parity.as_json())
     return parity
 
