@@ -1,7 +1,5 @@
 """Feature extraction: the inner activations of a Mixer as outputs of a model with the same weights."""
 
-import itertools
-
 import keras
 from keras import ops
 
@@ -52,14 +50,13 @@ def feature_extractor(model, names=None):
         found["logits"] = parts.outputs[parts.head]
     wanted = list(found) if names is None else [names] if isinstance(names, str) else list(names)
     found["normed"] = parts.outputs[parts.norm]
-    mlps = {name: [f"{name}/{mlp}" for mlp in MLPS] for name in blocks}
-    valid = [*found, *itertools.chain(*mlps.values())]
+    valid = [*found, *(f"{name}/{mlp}" for name in blocks for mlp in MLPS)]
     if unknown := [name for name in wanted if name not in valid]:
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
     for name, block in blocks.items():
-        if not set(wanted).isdisjoint(mlps[name]):
+        if any(feature.startswith(f"{name}/") for feature in wanted):
             outputs = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")(parts.inputs[block])
-            found |= dict(zip(mlps[name], outputs, strict=True))
+            found |= {f"{name}/{mlp}": output for mlp, output in zip(MLPS, outputs, strict=True)}
     grid = (-1, *parts.grid, parts.stem.hidden_dim)
     tensors = {name: found[name] for name in wanted}
     chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in tensors.items()}
