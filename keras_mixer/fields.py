@@ -2,7 +2,7 @@
 
 import functools
 import re
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
 import pydantic
 from pydantic import AfterValidator, ConfigDict, Field
@@ -41,13 +41,12 @@ Text = Annotated[str, must_be("a non-empty string in UTF-8", TEXT.fullmatch)]
 ASCENDING = must_be("ascending", lambda values: list(values) == sorted(values))
 NOT_EMPTY = must_be("one value or more", bool)
 
-# Evaluation crops: how an image of any size becomes one of the model's input size.
-EvaluationCrop = Literal["resize", "resize-crop", "resmall-crop"]
-EVALUATION_CROPS: dict[EvaluationCrop, str] = {
-    "resize": "resize to the input size, ignoring the aspect ratio (vit_jax's evaluation)",
-    "resize-crop": "resize to 8/7 of the input size (256 for 224 px), then central crop (Table 2)",
-    "resmall-crop": "resize the short side to 8/7 of the input side (256 for 224 px), then central crop (Table 3)",
-}
+EvaluationCrop = Literal[  # how an image of any size becomes one of the model's input size
+    "resize",  # to the input size, ignoring the aspect ratio (vit_jax's evaluation)
+    "resize-crop",  # to 8/7 of the input size (256 for 224 px), then central crop (Table 2)
+    "resmall-crop",  # the short side to 8/7 of the input side (256 for 224 px), then central crop (Table 3)
+]
+EVALUATION_CROPS = get_args(EvaluationCrop)
 RANDAUGMENT_OPERATIONS = (  # source: appendix B of arXiv 2105.01601, all sixteen
     *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast"),
     *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),

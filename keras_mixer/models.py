@@ -14,7 +14,7 @@ import numpy as np
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
-from keras_mixer.variants import VARIANTS, Variant, as_pair, is_count, token_grid
+from keras_mixer.variants import VARIANTS, Variant, is_count
 from keras_mixer.weights.loading import FORMS, load_weights, open_weights
 
 
@@ -95,7 +95,7 @@ def Mixer(
     for label, size in dataclasses.asdict(variant).items():
         if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
-    grid = token_grid(input_shape[:2], as_pair(patch_size))
+    grid = variant.grid(input_shape)
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)
     if weights is not None:
         weights = open_weights(weights, variant)
