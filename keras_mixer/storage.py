@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 
-from keras_mixer.files import UNFINISHED, as_address, atomic_write
+from keras_mixer.files import UNFINISHED, as_address
 
 READ_ONLY = ("hf://", "http://", "https://")  # addresses with their own rules
 IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
@@ -55,10 +55,9 @@ class Mirror:
 
     def fetch(self, names):
         """Copies objects into the copy."""
-        for name in names:
-            with atomic_write(self.copy / name) as file:
-                self.system.get_file(self._object(name), str(file))
-            self.sent[name] = _state(self.copy / name)
+        files = {name: self.copy / name for name in names}
+        self.system.get(list(map(self._object, files)), list(map(str, files.values())))
+        self.sent |= {name: _state(file) for name, file in files.items()}
 
     def send(self):
         """Brings the object store up to date: what is new or changed here, and what is gone."""
