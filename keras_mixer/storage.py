@@ -18,12 +18,6 @@ ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that 
 TRAINING_ONLY = ("checkpoints/", "tensorboard/")  # not needed to look at a run
 
 
-def address_of(path) -> str | None:
-    """`protocol://folder` for an address that fsspec opens, also if `Path` has shortened it; None for other paths."""
-    address = as_address(path)
-    return None if (address or "").startswith(READ_ONLY) else address
-
-
 def as_addresses(text) -> str:
     """A path or a text for the user, where addresses stand for the local copies of what they name."""
     for copy, address in ADDRESSES.items():
@@ -97,8 +91,8 @@ def local_copy(path, only=None) -> Iterator[Path]:
 
     Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
     """
-    address = address_of(path)
-    if address is None:
+    address = as_address(path)
+    if address is None or address.startswith(READ_ONLY):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:

@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from keras_mixer.fields import settings
 from keras_mixer.files import as_address, atomic_write, refuse_existing
-from keras_mixer.storage import address_of, as_addresses, local_copy
+from keras_mixer.storage import as_addresses, local_copy
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -55,8 +55,8 @@ def with_local_copies(options) -> Iterator[Any]:
                 local[name] = copies.enter_context(local_copy(value))
             elif kind == Runs:
                 local[name] = tuple(copies.enter_context(local_copy(path)) for path in value)
-            elif isinstance(value, Path) and address_of(value):
-                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address_of(value)}.")
+            elif isinstance(value, Path) and (address := as_address(value)):
+                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address}.")
             elif kind in (NewFile, NewFile | None) and value is not None:
                 refuse_existing(value)
         yield dataclasses.replace(options, **local)

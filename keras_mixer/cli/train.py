@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
 from keras_mixer.fields import ASCENDING, NOT_EMPTY, Count, CountFrom0, Positive, settings
+from keras_mixer.files import as_address
 from keras_mixer.inspect.plan import plan
-from keras_mixer.storage import address_of
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
 from keras_mixer.training.fit import fit
 from keras_mixer.training.recipe import Recipe
@@ -61,7 +61,7 @@ class Train:
         print_table(header, [(*scores, *how, f"{metrics['seconds']:.0f} s")])
         print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
         print(f"  keras-mixer export {workdir} --format saved_model\n  tensorboard --logdir {workdir}/tensorboard")
-        page = "report.html" if address_of(workdir) else f"{workdir}/report.html"
+        page = "report.html" if as_address(workdir) else f"{workdir}/report.html"
         print(f"Report:\n  keras-mixer report {workdir} --output {page} --open")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mixer.export.predictor import Predictor, load_model, read_description
 from keras_mixer.fast_cpu import available_cores
-from keras_mixer.storage import address_of
+from keras_mixer.files import as_address
 from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file
@@ -42,9 +42,10 @@ def load(path, precision="float32") -> Predictor:
         ('7',)
     """
     path = downloads.local(path)
-    if not address_of(path) and not Path(path).exists():
+    stored = as_address(path) is not None
+    if not stored and not Path(path).exists():
         raise FileNotFoundError(f"There is no model at {path}.")
-    if address_of(path) or Path(path).suffix == ".keras" or Path(path, "model.keras").is_file():
+    if stored or Path(path).suffix == ".keras" or Path(path, "model.keras").is_file():
         return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
     path = Path(path)
     if path.is_dir():
