@@ -10,7 +10,7 @@ import fsspec
 
 from keras_mixer.files import UNFINISHED, as_address
 
-READ_ONLY = ("hf://", "http://", "https://")  # addresses with their own rules
+READ_ONLY = ("hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
 IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
 SENT_LAST = "results.json"  # its presence says that the run is finished
 LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
