@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mixer.fast_cpu import LayerNorm
 from keras_mixer.imagenet_classes import checked_class_names
-from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
+from keras_mixer.layers import MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts
 from keras_mixer.variants import Variant, token_grid
 
@@ -52,8 +52,6 @@ class Anatomy:
             raise _not_a_mixer(model, "a layer is used more than once")
         self.before, self.body, self.after = layers[:start], layers[start:end], layers[end:]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
-        if self.norm.epsilon != LAYER_NORM_EPSILON:
-            raise _not_a_mixer(model, f"the epsilon of its last LayerNorm is {self.norm.epsilon}")
         parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
         if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
             raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
