@@ -139,7 +139,7 @@ class Convert:
 
     source: In  # .npz (official or timm names), .safetensors (timm), .keras or .weights.h5
     target: Out  # .npz (official), .keras or .weights.h5; it must not exist
-    like: str | None = None  # a .keras file of the same model; required for a .weights.h5 source
+    like: Path | None = None  # a .keras file of the same model; required for a .weights.h5 source
 
     def __call__(self):
         print(f"Written: {convert(self.source, self.target, self.like)}")

@@ -55,8 +55,6 @@ def with_local_copies(options) -> Iterator[Any]:
                 local[name] = copies.enter_context(local_copy(value))
             elif kind == Runs:
                 local[name] = tuple(copies.enter_context(local_copy(path)) for path in value)
-            elif isinstance(value, Path) and (address := as_address(value)):
-                raise ValueError(f"--{name.replace('_', '-')} must be a path on this machine, got {address}.")
             elif kind in (NewFile, NewFile | None) and value is not None:
                 refuse_existing(value)
         yield dataclasses.replace(options, **local)
