@@ -192,16 +192,14 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
     changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
     if parts.after and isinstance(parts.after[0], keras.layers.Reshape):
         changes[parts.after[0]] = {"target_shape": (*grid, channels)}
-
-    def copy(layer):
+    layers = []
+    for layer in parts.layers:
         config = layer.get_config() | changes.get(layer, {})
         config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
         if precision is not None and isinstance(layer, keras.layers.Layer):
             config["dtype"] = precision if layer in parts.body else "float32"
-        return type(layer).from_config(config)
-
-    outputs = parts.apply(image, list(map(copy, parts.layers)))
-    return model_like(model, image, outputs, trainable=model.trainable)
+        layers.append(type(layer).from_config(config))
+    return model_like(model, image, parts.apply(image, layers), trainable=model.trainable)
 
 
 def copy_weights(layers, new_layers):
