@@ -36,7 +36,7 @@ class Mirror:
             self.system, self.root = fsspec.core.url_to_fs(address, **options)
         except (ImportError, ValueError) as error:
             raise ValueError(f"{address} cannot be opened: {error}") from error
-        self.address, self.keep_copy = address, False
+        self.keep_copy = False
         self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
         self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked
 
