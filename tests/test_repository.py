@@ -24,8 +24,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9412, 75),
-    "keras_mixer/*.py": (1465, 14),
+    "keras_mixer": (9410, 75),
+    "keras_mixer/*.py": (1463, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (850, 9),
     "keras_mixer/data": (1956, 11),
