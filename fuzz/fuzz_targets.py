@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
-from keras_mixer.data.image_files import check_file
+from keras_mixer.data.image_files import read_image
 from keras_mixer.export.predictor import read_description
 from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
@@ -173,8 +173,8 @@ def _look(content):
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        orientation = check_file(file.name).orientation
-    if any(image.shape != (16, 16, 3) for image in _look_at(content, orientation)):
+        images = read_image(file.name, lambda example: _look_at(example["image"], example["orientation"]))
+    if any(image.shape != (16, 16, 3) for image in images):
         raise AssertionError("an image does not have the requested size")
 
 

@@ -10,7 +10,6 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 import contextlib
 import io
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,21 +28,15 @@ UPRIGHT, ORIENTATION_TAG = 1, 0x0112
 SAMPLE = 8192  # bytes of a file that tell its content from others
 
 
-class Header(NamedTuple):
-    """What `read_header` finds."""
-
-    height: int  # in pixels, as stored
-    width: int
-    orientation: int  # of EXIF, 1 (upright) to 8; 1 for what Pillow decodes, and turns
-    crc32: int  # `content_sum`
-
-
 class NotAnImage(ValueError):
     """Pillow does not know the format of a file."""
 
 
-def read_header(file) -> Header:
-    """The header of an image; ValueError, or any error of Pillow, if there is none or it cannot be used."""
+def read_orientation(file) -> int:
+    """The EXIF orientation of an image, 1 (upright) to 8; 1 for what Pillow decodes, and turns.
+
+    Reads only the header. ValueError, or any error of Pillow, if there is none or the image cannot be used.
+    """
     try:
         image = Image.open(file)
     except UnidentifiedImageError as error:
@@ -60,7 +53,7 @@ def read_header(file) -> Header:
     if by_tensorflow and image.info:
         with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
             orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)  # that of PNG decodes the pixels
-    return Header(height, width, orientation if orientation in range(1, 9) else UPRIGHT, content_sum(file))
+    return orientation if orientation in range(1, 9) else UPRIGHT
 
 
 def content_sum(file) -> int:
@@ -113,7 +106,7 @@ def _refuse_large(sides):
 
 
 def _decode_with_pillow(encoded):
-    read_header(as_file(encoded))  # refuses large images
+    read_orientation(as_file(encoded))  # refuses large images
     with Image.open(as_file(encoded)) as image:
         upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):

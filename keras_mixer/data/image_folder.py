@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
-from keras_mixer.data.decode import Header, NotAnImage, content_sum
+from keras_mixer.data.decode import NotAnImage, content_sum
 from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
-from keras_mixer.data.splits import Source, file_split, some, stratified_split
+from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.files import atomic_write
 
 FILES = "files.csv"
@@ -29,16 +30,14 @@ SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini",
 
 
 class ImageFile(NamedTuple):
-    """One image of a folder, a line of `files.csv`; its header is as in `Header`, and zeros if it is damaged."""
+    """One image of a folder, a line of `files.csv`."""
 
     path: str  # below the folder, with "/"
     class_name: str
     part: str  # TRAIN, TEST or UNUSED
     bytes: int
-    height: int = 0
-    width: int = 0
-    orientation: int = 0
-    crc32: int = 0
+    orientation: int = 0  # as of `read_orientation`; 0 if it is damaged
+    crc32: int = 0  # its `content_sum`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +180,7 @@ class ImageFolder:
     def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
         """The images among files, and why the others cannot be used."""
         found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files]), strict=True))
-        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, Header)]
+        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, tuple)]
         unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
         return [image for image in images if image not in unusable], unusable
 
@@ -198,7 +197,7 @@ class ImageFolder:
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
         if twice := [a for a, b in pairs if b and filecmp.cmp(self.path / a, self.path / b, shallow=False)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
-        for image in [image for image in images if image.height][:: len(images) // LOOKED_AT + 1]:
+        for image in [image for image in images if image.part != UNUSED][:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
@@ -209,10 +208,18 @@ class ImageFolder:
         train, test = (self._split([i for i in images if i.part == part], labels) for part in (TRAIN, TEST))
         return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
 
-    def _split(self, images, labels):
-        paths = [f"{self.path}/{image.path}" for image in images]
-        orientations = [image.orientation for image in images]
-        return file_split(paths, [labels[image.class_name] for image in images], len(labels), orientations)
+    def _split(self, images, labels) -> Split:
+        paths = tuple(f"{self.path}/{image.path}" for image in images)
+        columns = {
+            "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
+            "label": np.array([labels[image.class_name] for image in images], np.int64),
+            "orientation": np.array([image.orientation for image in images], np.int32),
+        }
+
+        def read(element):
+            return {**element, "image": tf.io.read_file(element["path"])}
+
+        return Split.indexed(len(paths), len(labels), rows_of(columns), read, files=paths)
 
 
 def images_below(folder) -> list[str]:

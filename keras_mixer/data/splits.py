@@ -6,7 +6,6 @@ images may be turned, also their EXIF `"orientation"`.
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -102,20 +101,6 @@ class Source:
         train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
         return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
-
-
-def file_split(paths, labels, classes, orientations):
-    """A `Split` of image files with their class numbers and EXIF orientations."""
-    columns = {
-        "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
-        "label": np.array(labels, np.int64),
-        "orientation": np.array(orientations, np.int32),
-    }
-
-    def read(element):
-        return {"image": tf.io.read_file(element["path"]), **{key: element[key] for key in ("label", "orientation")}}
-
-    return Split.indexed(len(paths), classes, rows_of(columns), read, files=tuple(paths))
 
 
 def pixels_split(images, labels, classes):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.decode import UPRIGHT, as_file, read_header
+from keras_mixer.data.decode import UPRIGHT, as_file, read_orientation
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.imagenet_classes import checked_class_names
 
@@ -206,7 +206,7 @@ def _check_image(name, image):
     """Raises ValueError if the first image of the data is not one."""
     if isinstance(image, bytes):
         try:
-            read_header(as_file(image))
+            read_orientation(as_file(image))
         except Exception as error:  # Pillow raises many types
             raise ValueError(f"The first image of {name} cannot be decoded: {error}.") from error
         return
@@ -234,7 +234,7 @@ def _example(first, image, label):
 
 def _orientation(encoded):
     try:
-        return np.int32(read_header(as_file(encoded)).orientation)
+        return np.int32(read_orientation(as_file(encoded)))
     except Exception:  # decoding finds it too, and its error is named
         return np.int32(UPRIGHT)
 

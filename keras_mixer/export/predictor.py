@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
-from keras_mixer.data.decode import evaluation_crop, image_of, read_header
+from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import PixelRange
 from keras_mixer.fields import Count, EvaluationCrop, check
@@ -195,8 +195,7 @@ def read_any_image(image, prepare):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
     if isinstance(image, bytes):
         try:
-            header = read_header(io.BytesIO(image))
-            return prepare({"image": tf.constant(image), "orientation": header.orientation})
+            return prepare({"image": tf.constant(image), "orientation": read_orientation(io.BytesIO(image))})
         except Exception as error:  # Pillow and TensorFlow have many types
             raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
     if isinstance(image, str | os.PathLike):
