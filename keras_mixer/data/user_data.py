@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +27,6 @@ UNBATCH = (
 )
 
 
-class Part(NamedTuple):
-    """The training or test data: examples, digest (None: two passes differ), and labels if they are known."""
-
-    split: Split
-    digest: str | None
-    labels: np.ndarray | None = None
-
-
 def own_source(
     train, test=None, *, class_names=None, classes=None, test_fraction=0.2, split_seed=0, needs_order=False, log=print
 ) -> tuple[Source, str]:
@@ -51,27 +42,24 @@ def own_source(
     if count is not None and count < 2:
         raise ValueError(f"Expected two or more classes, got {count}.")
     parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
-    labels = parts[0].labels
+    labels = parts[0][0].labels() if isinstance(train, tuple | list) else None
     if test is None and labels is None:
         raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
-    if unordered := " and ".join(part.split.name for part in parts if part.digest is None):
+    if unordered := " and ".join(split.name for split, digest in parts if digest is None):
         found = f"Two passes over {unordered} start with different examples"
         if needs_order:
             raise ValueError(f"{found}, but holdout and data_shards need a fixed order. Remove the shuffling.")
         log(f"{found}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
     if count is None:
-        known = [int(part.labels.max()) for part in parts if part.labels is not None]
-        if len(known) < len(parts):
-            raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
-        if not any(known):
+        count = 1 + max(int(split.labels().max()) for split, _ in parts)
+        if count < 2:
             raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
-        count = 1 + max(known)
     if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
-    sizes = (f"{part.split.name}: {part.split.size} images {part.digest or ''}".strip() for part in parts)
+    sizes = (f"{split.name}: {split.size} images {digest or ''}".strip() for split, digest in parts)
     described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest([], names)})"
-    splits = [dataclasses.replace(part.split, classes=count) for part in parts]
+    splits = [dataclasses.replace(split, classes=count) for split, _ in parts]
     if test is None:
         _, for_test = stratified_split(labels, test_fraction, split_seed)
         chosen = np.isin(np.arange(splits[0].size), for_test)
@@ -79,14 +67,21 @@ def own_source(
     return Source(NAME, names, splits[0], splits[1]), described
 
 
-def _part(name, data, count) -> Part:
-    """Training or test data in any form; `count` is the number of classes, None if unknown."""
-    if isinstance(data, tf.data.Dataset):
-        return _stream(name, data, count)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS):
-        return _records(name, data, count)
-    if not isinstance(data, tuple | list) or len(data) != 2:
+def _part(name, data, count) -> tuple[Split, str | None]:
+    """Training or test data in any form, and their digest: None if two passes differ. There are `count` classes."""
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return _arrays(name, data, count)
+    is_stream = isinstance(data, tf.data.Dataset)
+    has_items = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS)
+    if not is_stream and not has_items:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
+    if count is None:
+        raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
+    return _stream(name, data, count) if is_stream else _records(name, data, count)
+
+
+def _arrays(name, data, count) -> tuple[Split, str]:
+    """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
     images, labels = data[0], _labels(name, data[1], count)
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
@@ -95,28 +90,23 @@ def _part(name, data, count) -> Part:
             images = np.asarray(images)
         except ValueError as error:
             raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
-    if isinstance(images[0], bytes):
-        split = _records(name, list(zip(images, labels, strict=True)), count).split
-    else:
-        split = _pixels(name, images, labels)
-    return Part(split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels), labels)
-
-
-def _pixels(name, images, labels) -> Split:
-    """Images of one size in memory or in a mapped file, of which n are read at once."""
     _check_image(name, images[0])
-    shape = (*images.shape[1:], 1)[:3]  # (H, W, C)
+    shape = None if isinstance(images[0], bytes) else (*images.shape[1:], 1)[:3]
 
     def read(element):
-        index = element["index"]
+        index, label = element["index"], element["label"]
+        if shape is None:
+            image = tf.numpy_function(lambda i: images[i], [index], tf.string, stateful=False)
+            return _example(images[0], image, label)
         found = tf.numpy_function(lambda i: np.ascontiguousarray(images[i]), [index], tf.uint8, stateful=False)
-        return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": element["label"]}
+        return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": label}
 
     at = rows_of({"index": np.arange(len(labels)), "label": labels})
-    return Split.indexed(len(labels), 0, at, read, pixels=shape, name=name)
+    split = Split.indexed(len(labels), 0, at, read, pixels=shape, name=name)
+    return split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels)
 
 
-def _records(name, data, count) -> Part:
+def _records(name, data, count) -> tuple[Split, str]:
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
     size = len(data)
     _check_size(name, size, infinite=size == sys.maxsize)  # Grain's length of an endless dataset
@@ -138,10 +128,10 @@ def _records(name, data, count) -> Part:
     split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
     passes = ([value for i in range(0, size, size // FINGERPRINTED + 1) for value in record(i)] for _ in range(2))
     digest, again = map(_digest, passes)
-    return Part(split, digest if digest == again else "")  # data that change at random, but not their order
+    return split, digest if digest == again else ""  # data that change at random, but not their order
 
 
-def _stream(name, dataset, count) -> Part:
+def _stream(name, dataset, count) -> tuple[Split, str | None]:
     """A `tf.data.Dataset` of single examples."""
     size = int(dataset.cardinality())
     _check_size(name, size, infinite=size == tf.data.INFINITE_CARDINALITY)
@@ -158,12 +148,11 @@ def _stream(name, dataset, count) -> Part:
 
     def read(element):
         label = tf.cast(element["label"], tf.int64)
-        if count is not None:
-            tf.debugging.Assert((label >= 0) & (label < count), [f"Expected labels from 0 to {count - 1}, got", label])
+        tf.debugging.Assert((label >= 0) & (label < count), [f"Expected labels from 0 to {count - 1}, got", label])
         return _example(first, element["image"], label)
 
     split = Split(size, 0, dataset.map(lambda image, label: {"image": image, "label": label}), read, name=name)
-    return Part(split, _digest([first]) if np.array_equal(first, again) else None)
+    return split, _digest([first]) if np.array_equal(first, again) else None
 
 
 def _first(name, dataset):
