@@ -33,8 +33,9 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     size, seed = recipe.input_shape()[:2], recipe.seed
     columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
     weights = class_weights(split, recipe.class_weights)
-    split = _kept_in_memory(split) if recipe.cache else split
-    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE
+    if recipe.cache and split.at is None:
+        raise ValueError("cache=True needs images that can be read by position. Call .cache() of the tf.data.Dataset.")
+    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE and not recipe.cache
 
     def numbers(step):  # (rows, columns)
         drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
@@ -43,7 +44,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     @as_written
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
-        example = split.read(elements)
+        example = elements if recipe.cache else split.read(elements)
         images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
         if recipe.randaugment_num_ops:
             of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
@@ -65,7 +66,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
     steps = tf.data.Dataset.counter(start_step)
-    if (at := split.at) is not None:
+    if (at := split.at) is not None and not recipe.cache:
 
         @as_written
         def drawn_at(step):
@@ -173,39 +174,29 @@ def _beta(seed, alpha):
     return tf.sigmoid(gammas[0] - gammas[1])
 
 
-def _kept_in_memory(split) -> Split:
-    """The same examples, decoded once, to be read in order; ValueError if they have no positions."""
-    if split.at is None:
-        raise ValueError("cache=True needs images that can be read by position. Call .cache() of the tf.data.Dataset.")
+def _streamed(split, recipe, start_step, own):
+    """Batches of elements that are read in order, or of decoded examples, through a shuffle buffer for each shard."""
+    batch, shards = recipe.global_batch_size, recipe.data_shards
+    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
 
     @as_written
     def decoded(element):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
-    def read_shard(count, index):
-        return _kept_in_memory(split.shard(count, index))
-
-    elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
-    return Split(split.size, split.classes, elements, lambda example: example, read_shard=read_shard)
-
-
-def _streamed(split, recipe, start_step, own):
-    """Batches of the elements of a split that can only be read in order, through a shuffle buffer for each shard."""
-    batch, shards = recipe.global_batch_size, recipe.data_shards
-    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
-
     def stream(shard):
         part = split.shard(shards, shard)
+        elements = part.elements
+        if recipe.cache:
+            elements = elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
 
         @as_written
         def one_epoch(epoch):
             seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
-            return _shuffled(part.elements, min(part.size, buffer), seed)
+            return _shuffled(elements, min(part.size, buffer), seed)
 
         epoch, seen = divmod(start_step * rows, part.size)
-        elements = tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
-        return elements.batch(rows, drop_remainder=True)
+        return tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).batch(rows, drop_remainder=True)
 
     joined = tf.data.Dataset.zip(*(stream(shard) for shard in range(own.start // rows, own.stop // rows)))
     return joined.map(lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts))
