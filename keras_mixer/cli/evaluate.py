@@ -10,7 +10,7 @@ from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, log_of, print_data, print_table
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.sources import image_folder, load_source, with_classes_of
+from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
@@ -19,7 +19,7 @@ from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
-from keras_mixer.inspect.run_data import other_source, run_source, wants_own_data
+from keras_mixer.inspect.run_data import other_source, run_source, wants_own_data, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
 from keras_mixer.training.recipes import resolve

@@ -10,14 +10,14 @@ import tyro
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.evaluate import batches_of
 from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
-from keras_mixer.data.sources import load_source, with_classes_of
+from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
-from keras_mixer.inspect.run_data import run_source, wants_own_data
+from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results
 from keras_mixer.weights.convert import convert

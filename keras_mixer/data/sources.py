@@ -1,7 +1,6 @@
 """Finds a data set: the bundled digits, IDX files, an image folder or a TensorFlow Datasets name.
 
-Labels go by name: those of a data set become the numbers of a model's classes. Source: yann.lecun.com/exdb/mnist for
-the IDX format, arXiv 1708.07747 for Fashion-MNIST.
+Source: yann.lecun.com/exdb/mnist for the IDX format, arXiv 1708.07747 for Fashion-MNIST.
 """
 
 import dataclasses
@@ -12,12 +11,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from keras_mixer.data.image_folder import ImageFolder
-from keras_mixer.data.splits import Source, pixels_split, some, stratified_split
+from keras_mixer.data.splits import Source, pixels_split, stratified_split
 from keras_mixer.data.user_data import NAME
-from keras_mixer.imagenet_classes import spellings
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
@@ -148,33 +145,3 @@ def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is truncated, damaged or of another kind ({error}). Download it again.") from error
     return content.reshape(header[1:]), path
-
-
-def with_classes_of(source: Source, class_names, log=print) -> Source:
-    """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
-    found, known = source.class_names, tuple(class_names)
-    if not known or ((len(known), len(found)) == (1, 2) and known[0] in ("1", found[1])):
-        return source  # no head, or one output: the probability of class 1
-    for spelled in spellings(known):
-        if found == spelled:
-            return dataclasses.replace(source, class_names=known)
-        if set(found) <= set(spelled) and all(spelled.count(name) == 1 for name in found):
-            log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {some(found, 20)}.")
-            table = tf.constant([spelled.index(name) for name in found], tf.int64)
-            train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
-            return dataclasses.replace(source, class_names=known, train=train, test=test)
-    raise ValueError(
-        f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
-        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
-        "no names for its classes, set model.class_names = (...) and save it again."
-    )
-
-
-def _relabelled(split, table, classes):
-    """Label i of the elements of a split becomes `table[i]`."""
-
-    def renamed(element):
-        return {**element, "label": tf.gather(table, element["label"])}
-
-    at = split.at and (lambda positions: renamed(split.at(positions)))
-    return dataclasses.replace(split, elements=split.elements.map(renamed), at=at, classes=classes, read_shard=None)

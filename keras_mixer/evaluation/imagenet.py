@@ -7,8 +7,9 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from keras_mixer.data.prepared import prepared_builder, prepared_split
+from keras_mixer.data.prepared import prepared_split
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 
@@ -45,6 +46,16 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
     return RealEvaluation(examples, images - examples, correct / examples, non_finite)
 
 
+def prepared_builder(name, data_dir=None):
+    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
+        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
+        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
+    return builder
+
+
 def labelled_split(name, part, data_dir=None) -> Split:
     """Images of a TFDS data set, each with one label; FileNotFoundError if it is not on disk."""
     return prepared_split(prepared_builder(name, data_dir), part, ("label",), lambda element: element)
@@ -52,13 +63,12 @@ def labelled_split(name, part, data_dir=None) -> Split:
 
 def real_split(data_dir=None) -> Split:
     """The validation images with all correct labels, `(1000,) bool`."""
-    builder = prepared_builder("imagenet2012_real", data_dir)
 
     def multi_hot(element):
         labels = tf.reduce_any(element["real_label"][:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)
         return {"image": element["image"], "label": labels}
 
-    return prepared_split(builder, "validation", ("real_label",), multi_hot)
+    return prepared_split(prepared_builder("imagenet2012_real", data_dir), "validation", ("real_label",), multi_hot)
 
 
 def check_classes(model):

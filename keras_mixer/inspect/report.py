@@ -13,13 +13,13 @@ from tqdm.auto import tqdm
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.sources import data_name, with_classes_of
+from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, count_guesses, guesses
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
-from keras_mixer.inspect.run_data import run_source
+from keras_mixer.inspect.run_data import run_source, with_classes_of
 from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results

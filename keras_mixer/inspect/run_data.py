@@ -1,8 +1,16 @@
-"""The data that a finished run is looked at on: its own, as it recorded them, or others."""
+"""The data that a finished run is looked at on: its own, as it recorded them, or others.
+
+Labels go by name: those of a data set become the numbers of a model's classes.
+"""
+
+import dataclasses
+
+import tensorflow as tf
 
 from keras_mixer.data.image_folder import FILES, TEST, read_files
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.data.splits import Source
+from keras_mixer.data.splits import Source, some
+from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
 
@@ -36,3 +44,33 @@ def other_source(wanted: Recipe, **options) -> Source:
     """Data that a run does not know, for testing only."""
     splits = wanted.test_split, wanted.test_split, None, wanted.split_seed, wanted.label
     return load_source(wanted.data, wanted.data_dir, *splits, **options)
+
+
+def with_classes_of(source: Source, class_names, log=print) -> Source:
+    """The data with the classes of a model, logged if they have only some; ImageNet's may be named by WordNet ids."""
+    found, known = source.class_names, tuple(class_names)
+    if not known or ((len(known), len(found)) == (1, 2) and known[0] in ("1", found[1])):
+        return source  # no head, or one output: the probability of class 1
+    for spelled in spellings(known):
+        if found == spelled:
+            return dataclasses.replace(source, class_names=known)
+        if set(found) <= set(spelled) and all(spelled.count(name) == 1 for name in found):
+            log(f"{source.name} has {len(found)} of the {len(known)} classes of the model: {some(found, 20)}.")
+            table = tf.constant([spelled.index(name) for name in found], tf.int64)
+            train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
+            return dataclasses.replace(source, class_names=known, train=train, test=test)
+    raise ValueError(
+        f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
+        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
+        "no names for its classes, set model.class_names = (...) and save it again."
+    )
+
+
+def _relabelled(split, table, classes):
+    """Label i of the elements of a split becomes `table[i]`."""
+
+    def renamed(element):
+        return {**element, "label": tf.gather(table, element["label"])}
+
+    at = split.at and (lambda positions: renamed(split.at(positions)))
+    return dataclasses.replace(split, elements=split.elements.map(renamed), at=at, classes=classes, read_shard=None)

@@ -9,7 +9,8 @@ from image_files import photographs, write_folder
 from PIL import Image
 
 from keras_mixer.data.decode import decode_image
-from keras_mixer.data.sources import load_source, with_classes_of
+from keras_mixer.data.sources import load_source
+from keras_mixer.inspect.run_data import with_classes_of
 
 
 def listed(folder, **options):
