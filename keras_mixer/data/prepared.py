@@ -65,12 +65,10 @@ def _builder(name, data_dir, log):
         if (Path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         builder = tfds.builder(name, data_dir=data_dir)
-        older = tf.io.gfile.glob(str(Path(builder.data_path).parent / "*" / "dataset_info.json"))
-        if older and ":" not in name and not builder.is_prepared():
-            newest = builder.version
-            others = [tfds.builder_from_directory(str(Path(file).parent)) for file in older]
-            builder = max(others, key=lambda other: other.version)
-            log(f"Version {builder.version} of {name} is on disk and is used; the newest is {newest}.")
+        versions = tfds.core.utils.version.list_all_versions(builder.data_path.parent)
+        if versions and ":" not in name and not builder.is_prepared():
+            log(f"Version {versions[-1]} of {name} is on disk and is used; the newest is {builder.version}.")
+            builder = tfds.builder_from_directory(builder.data_path.parent / str(versions[-1]))
     except (tf.errors.OpError, RuntimeError) as error:  # TFDS wraps errors of TensorFlow
         reason = getattr(error.__cause__ or error, "message", str(error))
         raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error

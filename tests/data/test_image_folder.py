@@ -62,10 +62,7 @@ def test_what_is_an_image_is_decided_by_opening_it_and_the_rest_is_said(tmp_path
 
 def test_two_levels_of_folders_are_asked_about(tmp_path):
     for parts, told in {
-        (
-            "Training",
-            "Testing",
-        ): r"with circle, stripe inside.* --train-split Training --test-split Testing, or",
+        ("Training", "Testing"): r"with circle, stripe inside.* --train-split Training --test-split Testing, or",
         ("2023", "2024"): r"has 2023, 2024, .* --train-split 2023 --test-split 2024, or",
         ("train", "Test", "validation"): r"--train-split train --test-split Test or validation",
     }.items():
