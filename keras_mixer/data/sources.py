@@ -63,8 +63,7 @@ def load_source(
         parts = {"train": source.train, "test": source.test}
         if label != "label" or not {train_split, test_split} <= set(parts):
             raise ValueError(
-                f"{data} has the splits train and test and one label, got train_split={train_split!r}, "
-                f"test_split={test_split!r}, label={label!r}. Choose train or test, and no label."
+                f"{data} has the splits train and test and one label, got {train_split=}, {test_split=}, {label=}."
             )
         return dataclasses.replace(source, train=parts[train_split], test=parts[test_split])
     if not path.is_dir() and not TFDS_NAME.fullmatch(data):

@@ -21,10 +21,6 @@ EXPECTED = (
 NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
 PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
-UNBATCH = (
-    f"Add .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass data=folder, "
-    "which knows the names of the classes too."
-)
 
 
 def own_source(
@@ -139,7 +135,10 @@ def _stream(name, dataset, count) -> tuple[Split, str | None]:
         raise ValueError(f"Expected (image, label) elements in {name}, got {dataset.element_spec}. Use .map first.")
     image, _ = dataset.element_spec
     if image.shape.rank == (1 if image.dtype == tf.string else 4):
-        raise ValueError(f"{name} gives batches of images. {UNBATCH}")
+        raise ValueError(
+            f"{name} gives batches of images. Add .unbatch() and {CARDINALITY}. Instead of "
+            "keras.utils.image_dataset_from_directory(folder), pass data=folder, which knows the names of the classes."
+        )
     if size == tf.data.UNKNOWN_CARDINALITY:
         raise ValueError(f"The size of {name} is unknown. Add {CARDINALITY}. A generator must start anew on each pass.")
     (first, label), (again, _) = _first(name, dataset), _first(name, dataset)
