@@ -41,8 +41,10 @@ def read_image(path, prepare):
         raise FileNotFoundError(f"There is no image file {path}.")
     encoded = None
     try:
+        with open(path, "rb") as file:  # before all of a large file is read
+            orientation = read_orientation(file)
         encoded = tf.io.read_file(os.fsencode(path))
-        return prepare({"image": encoded, "orientation": read_orientation(as_file(encoded))})
+        return prepare({"image": encoded, "orientation": orientation})
     except Exception as error:  # TensorFlow and Pillow have many types
         raise ValueError(f"{_shown(path)}: {_reason(encoded, error)}") from error
 

@@ -38,7 +38,8 @@ def own_source(
     if count is not None and count < 2:
         raise ValueError(f"Expected two or more classes, got {count}.")
     parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
-    labels = parts[0][0].labels() if isinstance(train, tuple | list) else None
+    splits = [split for split, _ in parts]
+    labels = splits[0].labels() if isinstance(train, tuple | list) else None
     if test is None and labels is None:
         raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
     if unordered := " and ".join(split.name for split, digest in parts if digest is None):
@@ -47,7 +48,7 @@ def own_source(
             raise ValueError(f"{found}, but holdout and data_shards need a fixed order. Remove the shuffling.")
         log(f"{found}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
     if count is None:
-        count = 1 + max(int(split.labels().max()) for split, _ in parts)
+        count = 1 + max(int(split.labels().max()) for split in splits)
         if count < 2:
             raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
     if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
@@ -55,7 +56,7 @@ def own_source(
     names = names or tuple(map(str, range(count)))
     sizes = (f"{split.name}: {split.size} images {digest or ''}".strip() for split, digest in parts)
     described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest([], names)})"
-    splits = [dataclasses.replace(split, classes=count) for split, _ in parts]
+    splits = [dataclasses.replace(split, classes=count) for split in splits]
     if test is None:
         _, for_test = stratified_split(labels, test_fraction, split_seed)
         chosen = np.isin(np.arange(splits[0].size), for_test)
@@ -71,9 +72,10 @@ def _part(name, data, count) -> tuple[Split, str | None]:
     has_items = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS)
     if not is_stream and not has_items:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    if count is None:
+    part = _stream(name, data, count) if is_stream else _records(name, data, count)
+    if count is None:  # after what is said of data that cannot be used, such as batches
         raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
-    return _stream(name, data, count) if is_stream else _records(name, data, count)
+    return part
 
 
 def _arrays(name, data, count) -> tuple[Split, str]:
