@@ -59,6 +59,16 @@ def prepared_split(builder, split, features, read, classes=0) -> Split:
     return Split(size, classes, elements, lambda element: element, read_shard=read_shard, name=split)
 
 
+def prepared_builder(name, data_dir=None):
+    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
+        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
+        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
+    return builder
+
+
 def _builder(name, data_dir, log):
     """The builder of the newest version on disk, if there is one; otherwise the newest version is prepared."""
     try:

@@ -7,9 +7,8 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from keras_mixer.data.prepared import prepared_split
+from keras_mixer.data.prepared import prepared_builder, prepared_split
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 
@@ -44,16 +43,6 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
     if not examples:
         raise ValueError("No image of the data set has a label.")
     return RealEvaluation(examples, images - examples, correct / examples, non_finite)
-
-
-def prepared_builder(name, data_dir=None):
-    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
-        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
-        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
-    return builder
 
 
 def labelled_split(name, part, data_dir=None) -> Split:
