@@ -93,7 +93,7 @@ def local_copy(path, only=None) -> Iterator[Path]:
     """
     address = as_address(path)
     if address is None or address.startswith(READ_ONLY):
-        yield Path(path)
+        yield Path(path).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
         mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))

@@ -24,19 +24,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9374, 75),
+    "keras_mixer": (9385, 75),
     "keras_mixer/*.py": (1463, 14),
     "keras_mixer/layers.py": (202, 1),
     "keras_mixer/weights": (850, 9),
-    "keras_mixer/data": (1884, 11),
-    "keras_mixer/training": (1996, 12),
-    "keras_mixer/evaluation": (448, 5),
+    "keras_mixer/data": (1888, 11),
+    "keras_mixer/training": (1998, 12),
+    "keras_mixer/evaluation": (450, 5),
     "keras_mixer/export": (1194, 9),
-    "keras_mixer/inspect": (593, 7),
-    "keras_mixer/cli": (796, 7),
+    "keras_mixer/inspect": (595, 7),
+    "keras_mixer/cli": (797, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (8496, 78),
+    "tests": (8498, 78),
 }
 KERAS_ONLY = ("variants", "layers", "models", "composite", "mixer_model", "anatomy", "features", "fast_cpu")
 PUBLIC = {
