@@ -36,7 +36,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (797, 7),
     "experiments": (1300, 14),
     "benchmarks": (2000, 21),
-    "tests": (8498, 78),
+    "tests": (8496, 78),
 }
 KERAS_ONLY = ("variants", "layers", "models", "composite", "mixer_model", "anatomy", "features", "fast_cpu")
 PUBLIC = {
