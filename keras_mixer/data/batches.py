@@ -20,6 +20,7 @@ MAX_CACHED_BYTES = 256 * 2**20  # 1,783 images of 224 x 224
 BATCHES_AT_A_TIME = 2  # that are mixed in parallel
 
 
+@as_written
 def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.data.Dataset:
     """Endless training batches `(images (B, h, w, 3) float32 in [0, 255], labels (B, classes) float32 one-hot)`.
 
@@ -27,12 +28,11 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     `start_step`. With class weights each batch has a third part, `(B,) float32`: the weight of each example; mixed
     labels are weighted in proportion. A process of `devices` returns only its own rows.
     """
-    batch, shards = recipe.global_batch_size, recipe.data_shards
+    batch, shards, seed = recipe.global_batch_size, recipe.data_shards, recipe.seed
     process, processes = (devices.process, devices.processes) if devices else (0, 1)
     own = range(process * batch // processes, (process + 1) * batch // processes)  # rows
-    size, seed = recipe.input_shape()[:2], recipe.seed
+    size, weights = recipe.input_shape()[:2], class_weights(split, recipe.class_weights)
     columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
-    weights = class_weights(split, recipe.class_weights)
     if recipe.cache and split.at is None:
         raise ValueError("cache=True needs images that can be read by position. Leave it out, or use Dataset.cache().")
     together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE and not recipe.cache
@@ -41,7 +41,6 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
         return drawn[own.start : own.stop]
 
-    @as_written
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
         example = elements if recipe.cache else split.read(elements)
@@ -52,12 +51,10 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
             images = rand_augment(images, of_operations, *options)
         return images, tf.one_hot(example["label"], split.classes)
 
-    @as_written
     def augmented_alone(element, numbers):
         images, label = augmented(element, numbers[None])
         return tf.ensure_shape(images[0], (*size, 3)), label
 
-    @as_written
     def mixed(step, examples):
         """Each shard is mixed alone, because a process has only its own rows."""
         shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in examples), strict=True)
@@ -65,17 +62,13 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         images, labels = (tf.concat(part, 0) for part in zip(*parts, strict=True))
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
-    steps = tf.data.Dataset.counter(start_step)
-    if (at := split.at) is not None and not recipe.cache:
-
-        @as_written
-        def drawn_at(step):
-            positions = step * batch + tf.range(own.start, own.stop, dtype=tf.int64)
-            return at(shuffled_indices(positions, split.size, seed)), numbers(step)
-
-        drawn = steps.map(drawn_at)
+    at, steps = split.at, tf.data.Dataset.counter(start_step)
+    if at is None or recipe.cache:
+        elements = _streamed(split, recipe, start_step, own)
     else:
-        drawn = tf.data.Dataset.zip(_streamed(split, recipe, start_step, own), steps.map(as_written(numbers)))
+        positions = steps.map(lambda step: step * batch + tf.range(own.start, own.stop, dtype=tf.int64))
+        elements = positions.map(lambda these: at(shuffled_indices(these, split.size, seed)))
+    drawn = tf.data.Dataset.zip(elements, steps.map(numbers))
     if together:
         batches = drawn.map(augmented, num_parallel_calls=PARALLEL_CALLS)
     else:
@@ -92,6 +85,7 @@ def shuffled_indices(positions, size, seed):
     return tf.raw_ops.RandomIndexShuffle(index=positions % size, seed=keys, max_index=last, rounds=ROUNDS)
 
 
+@as_written
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
     """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller."""
     batches = _evaluated(split, image_size, crop).batch(batch_size)
@@ -100,6 +94,7 @@ def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data
     return prefetch(batches.apply(known))
 
 
+@as_written
 def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, processes=1) -> tf.data.Dataset:
     """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
@@ -110,7 +105,6 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, pro
     weight = count * batch_size / split.size
     own = split if processes == 1 else split.part(np.arange(split.size) % batch_size // rows == process)
 
-    @as_written
     def weighted(image, label):
         return image, tf.one_hot(label, split.classes), tf.constant(weight, tf.float32)
 
@@ -126,7 +120,6 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, pro
 def _evaluated(split, image_size, crop):
     """The examples of a split, one by one, as a model is evaluated on them."""
 
-    @as_written
     def prepared(element):
         example = split.read(element)
         return tf.ensure_shape(evaluation_crop(image_of(example), image_size, crop), (*image_size, 3)), example["label"]
@@ -140,9 +133,8 @@ def class_weights(split: Split, wanted):
         return None
     if wanted != "balanced":
         return tf.constant(wanted, tf.float32)
-    counts = np.bincount(split.labels(), minlength=split.classes)
-    balanced = np.divide(split.size / split.classes, counts, out=np.zeros(split.classes), where=counts > 0)
-    return tf.constant(balanced, tf.float32)
+    counts = np.maximum(np.bincount(split.labels(), minlength=split.classes), 1)
+    return tf.constant(split.size / split.classes / counts, tf.float32)
 
 
 def _mix(step, recipe, images, labels):
@@ -179,7 +171,6 @@ def _streamed(split, recipe, start_step, own):
     batch, shards = recipe.global_batch_size, recipe.data_shards
     rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
 
-    @as_written
     def decoded(element):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
@@ -190,7 +181,6 @@ def _streamed(split, recipe, start_step, own):
         if recipe.cache:
             elements = elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
 
-        @as_written
         def one_epoch(epoch):
             seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
             return _shuffled(elements, min(part.size, buffer), seed)

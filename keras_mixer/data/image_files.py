@@ -49,15 +49,12 @@ def read_image(path, prepare):
         raise ValueError(f"{_shown(path)}: {_reason(encoded, error)}") from error
 
 
+@as_written
 def unusable_examples(split) -> dict[int, ValueError]:
     """Why examples of a split cannot be used, by their positions; decodes all images."""
-
-    @as_written
-    def corner(position, element):
-        return position, image_of(split.read(element))[0, 0, 0]
-
-    corners = split.elements.enumerate().map(corner, num_parallel_calls=PARALLEL_CALLS).ignore_errors()
-    usable = {int(position) for position, _ in _progress(corners.as_numpy_iterator(), split.size)}
+    numbered = split.elements.enumerate()
+    corners = numbered.map(lambda i, element: (i, image_of(split.read(element))[0, 0, 0]), PARALLEL_CALLS)
+    usable = {int(i) for i, _ in _progress(corners.ignore_errors().as_numpy_iterator(), split.size)}
     reasons = {}
     for i, element in enumerate(split.elements) if len(usable) < split.size else ():
         if i in usable and split.at is not None:  # a stream may have another order now

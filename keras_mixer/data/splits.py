@@ -19,7 +19,7 @@ MOST_CLASSES = 20  # in a line
 PARALLEL_CALLS = available_cores()  # images prepared at the same time
 BATCHES_AHEAD = 2  # batches in preparation or waiting
 
-# Decorates a function for `Dataset.map`: TensorFlow rewrites its Python `if` and `for`, and those of all that it calls.
+# Decorates a function that calls `Dataset.map`: TensorFlow rewrites the Python `if` and `for` of all that is mapped.
 # Ours need none of that (they use tf.cond), and it takes 1.3 s at the start of a training.
 as_written = tf.autograph.experimental.do_not_convert
 
