@@ -59,7 +59,7 @@ def unusable_examples(split) -> dict[int, ValueError]:
     for i, element in enumerate(split.elements) if len(usable) < split.size else ():
         if i in usable and split.at is not None:  # a stream may have another order now
             continue
-        place, example = split.files[i] if split.files else f"image {i} of {split.name}, counted from 0", {}
+        place, example = element["path"].numpy() if split.files else f"image {i} of {split.name}, counted from 0", {}
         label = int(element.get("label", 0)) if split.classes else 0  # else there may be many labels
         try:
             if label and not 0 <= label < split.classes:

@@ -6,6 +6,7 @@ The split into training and test images belongs to the run, not to the folder.
 import csv
 import dataclasses
 import filecmp
+import itertools
 import os
 import stat
 from collections import defaultdict
@@ -68,9 +69,9 @@ class ImageFolder:
                 raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images. Fill or remove it.")
         if len(parts) == 1:
             usable = [i for i, image in enumerate(images) if image.part == TRAIN]
-            _, test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
-            for i in test:
-                images[usable[i]] = images[usable[i]]._replace(part=TEST)
+            for_test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
+            for i in itertools.compress(usable, for_test):
+                images[i] = images[i]._replace(part=TEST)
         self._remark(images)
         return self._source(names[TRAIN], images)
 
@@ -206,12 +207,11 @@ class ImageFolder:
     def _source(self, classes, images) -> Source:
         labels = {name: label for label, name in enumerate(sorted(classes))}
         train, test = (self._split([i for i in images if i.part == part], labels) for part in (TRAIN, TEST))
-        return Source(self.path.resolve().name, tuple(labels), train, test, str(self.path), tuple(images))
+        return Source(self.path.resolve().name, tuple(labels), train, test, tuple(images))
 
     def _split(self, images, labels) -> Split:
-        paths = tuple(f"{self.path}/{image.path}" for image in images)
-        columns = {
-            "path": np.array([os.fsencode(path) for path in paths], "S"),  # bytes, because a path need not be UTF-8
+        columns = {  # paths as bytes, because they need not be UTF-8
+            "path": np.array([os.fsencode(f"{self.path}/{image.path}") for image in images], "S"),
             "label": np.array([labels[image.class_name] for image in images], np.int64),
             "orientation": np.array([image.orientation for image in images], np.int32),
         }
@@ -219,7 +219,7 @@ class ImageFolder:
         def read(element):
             return {**element, "image": tf.io.read_file(element["path"])}
 
-        return Split.indexed(len(paths), len(labels), rows_of(columns), read, files=paths)
+        return Split.indexed(len(images), len(labels), rows_of(columns), read, files=tuple(images))
 
 
 def images_below(folder) -> list[str]:
@@ -240,7 +240,7 @@ def write_files(path, source: Source):
         writer = csv.writer(file)
         writer.writerow(ImageFile._fields)
         for image in source.images:
-            writer.writerow(image._replace(part=parts.get(f"{source.folder}/{image.path}", UNUSED)))
+            writer.writerow(image._replace(part=parts.get(image, UNUSED)))
 
 
 def read_files(path) -> list[ImageFile]:

@@ -101,8 +101,9 @@ def _digits(test_fraction, seed):
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    parts = [pixels_split(pixels[part], labels[part], 10) for part in stratified_split(labels, test_fraction, seed)]
-    return Source("digits", tuple("0123456789"), *parts)
+    for_test = stratified_split(labels, test_fraction, seed)
+    train, test = (pixels_split(pixels[part], labels[part], 10) for part in (~for_test, for_test))
+    return Source("digits", tuple("0123456789"), train, test)
 
 
 def is_idx_folder(folder) -> bool:

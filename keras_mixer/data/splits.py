@@ -41,7 +41,7 @@ class Split:
     read: Callable  # element -> example
     at: Callable | None = None  # positions, () or (n,) int64 -> elements; None if they can only be read in order
     pixels: tuple[int, int, int] | None = None  # (H, W, C), if `read` also takes n elements: (n, H, W, C)
-    files: tuple[str, ...] = ()  # path of each element, if examples are single files
+    files: tuple[Any, ...] = ()  # the `ImageFile` of each element, if examples are single files
     name: str = ""  # for messages
     read_shard: Callable | None = None  # (count, index) -> Split that is read without the rest; None: by position
 
@@ -87,8 +87,7 @@ class Source:
     class_names: tuple[str, ...]  # in label order
     train: Split
     test: Split
-    folder: str = ""  # of the image files, if there are any
-    images: tuple[Any, ...] = ()  # the `ImageFile` of each image in the folder, also of those that are in no split
+    images: tuple[Any, ...] = ()  # the `ImageFile` of each image in a folder, also of those that are in no split
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
@@ -136,15 +135,15 @@ def spread(size, count) -> np.ndarray:
 
 
 def stratified_split(labels, test_fraction, seed=0):
-    """`(n,) -> (n_train,), (n_test,)`: sorted indices, the same fraction of each class, determined by the seed."""
+    """`(n,) -> (n,) bool`: which examples are for testing, the same fraction of each class, chosen by the seed."""
     from sklearn.model_selection import train_test_split  # takes 1 s, needed only here
 
     indices = np.arange(len(labels))
     try:
-        train, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
+        _, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
     except ValueError as error:
         raise ValueError(f"{len(labels)} images cannot be split into training and test by class: {error}") from error
-    return np.sort(train), np.sort(test)
+    return np.isin(indices, test)
 
 
 def some(names, most=3, separator=", ") -> str:

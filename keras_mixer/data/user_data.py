@@ -58,9 +58,8 @@ def own_source(
     described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest([], names)})"
     splits = [dataclasses.replace(split, classes=count) for split in splits]
     if test is None:
-        _, for_test = stratified_split(labels, test_fraction, split_seed)
-        chosen = np.isin(np.arange(splits[0].size), for_test)
-        splits = [splits[0].part(~chosen), splits[0].part(chosen)]
+        for_test = stratified_split(labels, test_fraction, split_seed)
+        splits = [splits[0].part(~for_test), splits[0].part(for_test)]
     return Source(NAME, names, splits[0], splits[1]), described
 
 

@@ -108,7 +108,7 @@ def read_answers(predictor, split) -> dict[str, Any]:
         mistake["guess"], mistake["label"] = (names[index] for index in mistake["classes"])
         mistake["overlay"] = overlay(mistake["pixels"], saliency(predictor, mistake["pixels"], *mistake["classes"]))
         # Two levels: the file and its class. More could name folders of one machine.
-        file = "/".join(Path(split.files[mistake["position"]]).parts[-2:]) if split.files else ""
+        file = "/".join(Path(split.files[mistake["position"]].path).parts[-2:]) if split.files else ""
         mistake["name"] = file or f"test image {mistake['position']}"
     images, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
     precision, recall = (

@@ -59,8 +59,7 @@ def log_known_images(run, recipe: Recipe, source: Source, log):
         return
     if record and source.images:
         learned = {(image.bytes, image.crc32) for image in record if image.part == TRAIN}
-        tested = set(source.test.files)
-        known = sum((i.bytes, i.crc32) in learned and f"{source.folder}/{i.path}" in tested for i in source.images)
+        known = sum((image.bytes, image.crc32) in learned for image in source.test.files)
         said = f"learned {known:,} of the {source.test.size:,} {recipe.part()} images of this run"
     else:
         other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
