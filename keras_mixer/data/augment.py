@@ -254,11 +254,8 @@ def _by_keras_cv(layer, images, **options):
 
 
 def _warp(images, fill, matrix):
-    """`(n, h, w, 3) uint8 -> (n, h, w, 3) uint8`: pixel (x, y) becomes (a x + b y - c, d x + e y - f), the nearest one.
-
-    The matrix is [a, b, c, d, e, f], each a number or `(n,)`. Rounds as ImageProjectiveTransformV3, which is slower.
-    Shifts are subtracted because TensorFlow's graph optimizer would regroup a sum of three terms.
-    """
+    """Pixel (x, y) becomes (a x + b y - c, d x + e y - f), the nearest one; each entry is a number or `(n,)`."""
+    # As ImageProjectiveTransformV3, which is slower. TensorFlow's graph optimizer would regroup a sum of three terms.
     count, height, width, channels = tf.unstack(tf.shape(images))
     a, b, c, d, e, f = (tf.reshape(tf.broadcast_to(entry, (count,)), (count, 1, 1)) for entry in matrix)
     x, y = tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
@@ -295,10 +292,8 @@ def _reduce_channels(reduce, rows):
 
 
 def _gray(images):
-    """`(n, h, w, 3) -> (n, h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, bit for bit.
-
-    All products and sums are integers below 2^24 divided by 2^16, so float32 represents them exactly.
-    """
+    """`(n, h, w, 3) -> (n, h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, bit for bit."""
+    # All products and sums are integers below 2^24 divided by 2^16, so float32 represents them exactly.
     red, green, blue = tf.unstack(tf.cast(images, tf.float32), axis=-1)
     return tf.floor(red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536) + 0.5)
 

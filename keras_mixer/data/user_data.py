@@ -1,6 +1,5 @@
 """Data from the caller's program as a `Source`: arrays, a `tf.data.Dataset`, or anything with a length and items."""
 
-import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -20,6 +19,7 @@ EXPECTED = (
 )
 NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
 PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
+ENDLESS = (sys.maxsize, tf.data.INFINITE_CARDINALITY)  # the first is that of Grain
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
 
 
@@ -66,18 +66,24 @@ def own_source(
 def _part(name, data, count) -> tuple[Split, str | None]:
     """Training or test data in any form, and their digest: None if two passes differ. There are `count` classes."""
     if isinstance(data, tuple | list) and len(data) == 2:
-        return _arrays(name, data, count)
-    is_stream = isinstance(data, tf.data.Dataset)
-    has_items = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS)
-    if not is_stream and not has_items:
+        form, size = _arrays, np.size(data[1])
+    elif isinstance(data, tf.data.Dataset):
+        form, size = _stream, int(data.cardinality())
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS):
+        form, size = _records, len(data)
+    else:
         raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    part = _stream(name, data, count) if is_stream else _records(name, data, count)
-    if count is None:  # after what is said of data that cannot be used, such as batches
+    if size in ENDLESS:
+        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
+    if not size:
+        raise ValueError(f"{name} is empty.")
+    part = form(name, data, count)
+    if count is None and form is not _arrays:  # after what is said of data that cannot be used, such as batches
         raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
     return part
 
 
-def _arrays(name, data, count) -> tuple[Split, str]:
+def _arrays(name, data, count) -> tuple[Split, str | None]:
     """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
     images, labels = data[0], _labels(name, data[1], count)
     if len(images) != len(labels):
@@ -105,8 +111,6 @@ def _arrays(name, data, count) -> tuple[Split, str]:
 
 def _records(name, data, count) -> tuple[Split, str]:
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
-    size = len(data)
-    _check_size(name, size, infinite=size == sys.maxsize)  # Grain's length of an endless dataset
 
     def record(index):
         found = data[int(index)]
@@ -122,19 +126,19 @@ def _records(name, data, count) -> tuple[Split, str]:
     def read(element):
         return _example(first, *tf.numpy_function(record, [element["index"]], types))
 
+    size = len(data)
     split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
     passes = ([value for i in range(0, size, size // FINGERPRINTED + 1) for value in record(i)] for _ in range(2))
     digest, again = map(_digest, passes)
     return split, digest if digest == again else ""  # data that change at random, but not their order
 
 
-def _stream(name, dataset, count) -> tuple[Split, str | None]:
+def _stream(name, data, count) -> tuple[Split, str | None]:
     """A `tf.data.Dataset` of single examples."""
-    size = int(dataset.cardinality())
-    _check_size(name, size, infinite=size == tf.data.INFINITE_CARDINALITY)
-    if not isinstance(dataset.element_spec, tuple) or len(dataset.element_spec) != 2:
-        raise ValueError(f"Expected (image, label) elements in {name}, got {dataset.element_spec}. Use .map first.")
-    image, _ = dataset.element_spec
+    size = int(data.cardinality())
+    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
+        raise ValueError(f"Expected (image, label) elements in {name}, got {data.element_spec}. Use .map first.")
+    image, _ = data.element_spec
     if image.shape.rank == (1 if image.dtype == tf.string else 4):
         raise ValueError(
             f"{name} gives batches of images. Add .unbatch() and {CARDINALITY}. Instead of "
@@ -142,7 +146,11 @@ def _stream(name, dataset, count) -> tuple[Split, str | None]:
         )
     if size == tf.data.UNKNOWN_CARDINALITY:
         raise ValueError(f"The size of {name} is unknown. Add {CARDINALITY}. A generator must start anew on each pass.")
-    (first, label), (again, _) = _first(name, dataset), _first(name, dataset)
+    try:
+        (first, label), (again, _) = data.take(1).repeat(2).as_numpy_iterator()
+    except (ValueError, tf.errors.FailedPreconditionError) as error:  # the latter of assert_cardinality
+        found = "has no elements, or can be read only once. Pass a dataset that starts anew on each pass"
+        raise ValueError(f"{name} {found}.") from error
     _check_image(name, first)
     _labels(name, label, count, 0)
 
@@ -151,23 +159,8 @@ def _stream(name, dataset, count) -> tuple[Split, str | None]:
         tf.debugging.Assert((label >= 0) & (label < count), [f"Expected labels from 0 to {count - 1}, got", label])
         return _example(first, element["image"], label)
 
-    split = Split(size, 0, dataset.map(lambda image, label: {"image": image, "label": label}), read, name=name)
+    split = Split(size, 0, data.map(lambda image, label: {"image": image, "label": label}), read, name=name)
     return split, _digest([first]) if np.array_equal(first, again) else None
-
-
-def _first(name, dataset):
-    """The first element as NumPy values."""
-    with contextlib.suppress(tf.errors.FailedPreconditionError):  # of assert_cardinality
-        for image, label in dataset.take(1).as_numpy_iterator():
-            return image, label
-    raise ValueError(f"{name} has no elements, or can be read only once. Pass a dataset that starts anew on each pass.")
-
-
-def _check_size(name, size, infinite=False):
-    if infinite:
-        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
-    if not size:
-        raise ValueError(f"{name} is empty.")
 
 
 def _labels(name, labels, count, ndim=1) -> np.ndarray:
@@ -175,7 +168,6 @@ def _labels(name, labels, count, ndim=1) -> np.ndarray:
     labels = np.asarray(labels)
     if ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
         labels = labels[:, 0]
-    _check_size(name, labels.size)
     remedy = "Convert them to int64."
     if labels.ndim == ndim + 1:
         remedy = "One-hot labels become integers by labels.argmax(-1)."

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_mixer.anatomy import ACTIVATIONS, Anatomy, activation_of, implied_activation
-from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
@@ -79,7 +79,7 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         >>> keras_mixer.evaluate(model, batches).top1  # doctest: +SKIP
         0.994
     """
-    pixels, rows, first = PixelRange(), [], None
+    pixels, rows, first = list[float](), [], None
     for outputs, labels in outputs_of(model, dataset, "evaluating", progress, pixels):
         probabilities = _probabilities(model, outputs)
         labels, classes = class_numbers(labels, probabilities.shape[1]), probabilities.shape[1]
@@ -103,7 +103,7 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         examples_per_class=np.bincount(labels, minlength=classes),
         non_finite=int((~finite).sum()),
         constant=bool(same.all()) and len(labels) > 1,
-        range_remark=pixels.warn(pixel_range_of(model)),
+        range_remark=warn_of_range(pixels, pixel_range_of(model)),
     )
 
 

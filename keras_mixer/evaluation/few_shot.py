@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.evaluation.outputs import class_numbers, describe_outputs, features_of
 from keras_mixer.features import feature_extractor
@@ -83,7 +83,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
     l2 = check("l2", l2, Positive)
     shots = check("shots", list(shots), Annotated[tuple[Count, ...], NOT_EMPTY])
     seeds = check("seeds", list(seeds), Annotated[tuple[CountFrom0, ...], NOT_EMPTY])
-    extractor, pixels = feature_extractor(model, [layer]), PixelRange()
+    extractor, pixels = feature_extractor(model, [layer]), list[float]()
     support, support_labels = features_of(extractor, train, "training features", progress, pixels)
     if not np.isfinite(support).all():
         raise ValueError("Training images have features that are not finite, so no classifier can be fitted.")
@@ -106,7 +106,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         features=queries.shape[1],
         classes=classes,
         non_finite=int((~finite).sum()),
-        range_remark=pixels.warn(pixel_range_of(model)),
+        range_remark=warn_of_range(pixels, pixel_range_of(model)),
     )
 
 

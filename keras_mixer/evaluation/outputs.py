@@ -17,7 +17,7 @@ NO_GUESS = -1
 
 
 def outputs_of(model, dataset, description, progress=False, pixels=None):
-    """Yields `(outputs, labels)` of each batch, one row per image; `pixels` is a `PixelRange` that takes in all."""
+    """Yields `(outputs, labels)` of each batch, one row per image; the lowest and highest pixels go to a list."""
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
@@ -30,8 +30,8 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
         dataset = [(images[i : i + ARRAY_BATCH_SIZE], labels[i : i + ARRAY_BATCH_SIZE]) for i in starts]
     for batch in tqdm(dataset, description, total, unit="batch", disable=not progress, file=sys.stderr):
         images, labels = _images_and_labels(batch)
-        if pixels is not None:
-            pixels.add(images)
+        if pixels is not None and images.size:
+            pixels += [images.min(), images.max()]
         if len(images):
             outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(images))
             # Under `tf.distribute`, every replica runs the full batch, and the results are concatenated.

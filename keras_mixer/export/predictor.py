@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
-from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
@@ -100,7 +100,7 @@ class Predictor:
         images, shape = np.asarray(images), self.input_shape
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
-        PixelRange().add(images).warn()
+        warn_of_range(images)
         return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
 
     predict_on_batch = probabilities  # as a Keras model has it, so that `keras_mixer.evaluate` takes a predictor too

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.saved_model import write_functions
@@ -70,7 +70,7 @@ def write_tflite(predictor, path, quantization=None, representative_images=None,
     if (quantization == "int8") != (representative_images is not None):
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     if representative_images is not None:
-        PixelRange().add(np.asarray(representative_images)).warn()
+        warn_of_range(representative_images)
     model, shape, facts = predictor.for_classes("for TFLite").model, predictor.input_shape, predictor.facts
     content = _convert(model, quantization, representative_images, batch_size)
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {facts.evaluation_crop}"

@@ -13,7 +13,7 @@ from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.pixel_range import PixelRange
+from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers
@@ -275,7 +275,7 @@ def _batches(images, predictor, size):
     array, labels = images if pair else (images, None)
     files = isinstance(array, list | tuple)
     if not files:
-        PixelRange().add(np.asarray(array)).warn()
+        warn_of_range(array)
     labels = np.full(len(array), -1) if labels is None or not len(array) else class_numbers(np.asarray(labels))
     for start in range(0, len(array), size):
         some = array[start : start + size]
