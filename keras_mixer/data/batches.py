@@ -51,13 +51,10 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
             images = rand_augment(images, of_operations, *options)
         return images, tf.one_hot(example["label"], split.classes)
 
-    def augmented_alone(element, numbers):
-        images, label = augmented(element, numbers[None])
-        return tf.ensure_shape(images[0], (*size, 3)), label
-
     def mixed(step, examples):
         """Each shard is mixed alone, because a process has only its own rows."""
-        shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in examples), strict=True)
+        images = tf.reshape(examples[0], (len(own), *size, 3))  # one by one they came as (B, 1, h, w, 3)
+        shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in (images, examples[1])), strict=True)
         parts = [_mix(step, recipe, images, labels) for images, labels in shards_of]
         images, labels = (tf.concat(part, 0) for part in zip(*parts, strict=True))
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
@@ -72,7 +69,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     if together:
         batches = drawn.map(augmented, num_parallel_calls=PARALLEL_CALLS)
     else:
-        alone = drawn.unbatch().map(augmented_alone, num_parallel_calls=PARALLEL_CALLS)
+        alone = drawn.unbatch().map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
         batches = alone.batch(len(own), drop_remainder=True)
     return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, num_parallel_calls=BATCHES_AT_A_TIME))
 
@@ -103,7 +100,7 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, pro
     """
     count, rows = -(-split.size // batch_size), batch_size // processes
     weight = count * batch_size / split.size
-    own = split if processes == 1 else split.part(np.arange(split.size) % batch_size // rows == process)
+    own = split.part(np.arange(split.size) % batch_size // rows == process)
 
     def weighted(image, label):
         return image, tf.one_hot(label, split.classes), tf.constant(weight, tf.float32)

@@ -160,8 +160,8 @@ class ImageFolder:
             raise damaged_files(list(damaged.values()))
         left_out["files that are not images Pillow can read"] = [f.path for f in unusable if f not in damaged]
         left_out["damaged images"] = [file.path for file in damaged]
-        if any(left_out.values()):
-            self.log(f"Left out of {self.path}: {counted(left_out)}.")
+        if said := counted(left_out):
+            self.log(f"Left out of {self.path}: {said}.")
         return images + [file._replace(part=UNUSED) for file in damaged]
 
     def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:

@@ -20,16 +20,14 @@ def warn_of_range(pixels, expected=(0, 255)) -> str:
     (black, white), remark, floating = expected, "", not np.issubdtype(pixels.dtype, np.integer)
     margin = OVERSHOOT * (white - black)
     wanted = f"the model expects {black:g} (black) to {white:g} (white)"
-    if lowest == highest:
-        pass
-    elif floating and highest <= LARGEST_SCALED < white:
+    if floating and lowest < highest <= LARGEST_SCALED < white:
         remark = (
             f"No pixel is above {LARGEST_SCALED:g}, but {wanted}. Pass {white:g} * images if they are in [0, 1], "
             f"{white / 2:g} * (images + 1) if they are in [-1, 1]."
         )
     elif lowest < black - margin or highest > white + margin:
         remark = f"Pixels are far out of range: {wanted}. Scale them to it."
-    elif floating and black == -white and lowest == 0:  # uint8 pixels are never halfway to white
+    elif floating and black == -white and lowest == 0 < highest:  # uint8 pixels are never halfway to white
         remark = f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
     if remark:
         warnings.warn(remark, stacklevel=3)
