@@ -29,17 +29,12 @@ class ClassifierHead(keras.layers.Dense):
         super().__init__(units, **kwargs)
         self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
-    @property
-    def class_names(self):
-        """One name per class, in order, or None; ValueError for names that are invalid, too many or too few."""
-        return self._class_names
-
-    @class_names.setter
-    def class_names(self, names):
-        names = None if names is None else checked_class_names(names)
-        if names is not None and len(names) != self.units:
-            raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
-        self._class_names = names
+    def __setattr__(self, name, value):
+        if name == "class_names" and value is not None:
+            value = checked_class_names(value)
+            if len(value) != self.units:
+                raise ValueError(f"{len(value)} class names were given for {self.units} classes.")
+        super().__setattr__(name, value)
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.facts}
