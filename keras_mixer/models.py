@@ -84,16 +84,13 @@ def Mixer(
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
-    if include_top and not is_count(classes):
-        raise ValueError(
-            f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
-        )
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
             raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-    for label, size in dataclasses.asdict(variant).items():
-        if label != "patch_size" and not is_count(size):
+    counts = vars(variant) | {"patch_size": 1, "classes": classes if include_top else 1}
+    for label, size in counts.items():
+        if not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = variant.grid(input_shape)
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)

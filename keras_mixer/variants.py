@@ -93,13 +93,9 @@ def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int,
     """
     grid = []
     for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
-        if side is None:
-            raise ValueError(
-                f"The image {name} is unknown (None). Token mixing has one weight per token, so the size must be fixed "
-                "when the model is built: pass input_shape=(height, width, channels)."
-            )
-        if not is_count(side):
-            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}.")
+        if not is_count(side):  # None where Keras's other models take images of any size
+            weights = "token mixing has one weight per token. Pass input_shape=(height, width, channels)"
+            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}: {weights}.")
         if side % patch:
             below, above = side // patch * patch, (side // patch + 1) * patch
             raise ValueError(
