@@ -9,9 +9,8 @@ import keras
 import numpy as np
 
 from keras_mixer.fast_cpu import LayerNorm
-from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.layers import MixerBlock, PatchEmbed
-from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts
+from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts, checked_class_names
 from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)

@@ -1,10 +1,12 @@
 """The Keras model class of every Mixer, and what a model knows about itself."""
 
 import dataclasses
+import numbers
+from collections.abc import Iterable, Mapping, Set
 
 import keras
 
-from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.imagenet_classes import spellings
 from keras_mixer.layers import PatchEmbed
 
 
@@ -17,6 +19,23 @@ class ModelFacts:
     evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.fields.EVALUATION_CROPS`
     pixel_range: tuple[float, float] | None = None  # black and white at the stem; of a `Predictor`, at the input
     exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
+
+
+def checked_class_names(names) -> tuple[str, ...]:
+    """One name per class, each a line of text; ValueError for other types, empty names, and repeated ones."""
+    if isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable):
+        raise ValueError(f"class_names must be a list of names in label order, got {names!r:.100}.")
+    names = tuple(names)
+    for label, name in enumerate(names):
+        if not isinstance(name, str | numbers.Integral) or not str(name).strip():
+            raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
+    checked = tuple(" ".join(str(name).split()) for name in names)
+    imagenet = len(spellings(checked)) > 1  # it has two classes "crane"
+    labels: dict[str, int] = {}
+    for label, name in enumerate(checked):
+        if labels.setdefault(name, label) != label and not imagenet:
+            raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
+    return checked
 
 
 @keras.saving.register_keras_serializable("keras_mixer")

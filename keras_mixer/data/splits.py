@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.fast_cpu import available_cores
-from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.mixer_model import checked_class_names
 
 MOST_CLASSES = 20  # in a line
 PARALLEL_CALLS = available_cores()  # images prepared at the same time
