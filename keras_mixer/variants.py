@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeGuard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def is_count(value) -> bool:
+def is_count(value) -> TypeGuard[int]:
     """Whether a value is a positive integer, of Python or of NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
