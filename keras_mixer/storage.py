@@ -11,7 +11,6 @@ import fsspec
 from keras_mixer.files import UNFINISHED, as_address
 
 READ_ONLY = ("hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
-IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
 SENT_LAST = "results.json"  # its presence says that the run is finished
 LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
 ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
@@ -42,10 +41,7 @@ class Mirror:
 
     def names(self) -> list[str]:
         """Paths of the objects in the folder; the empty path if the address is that of an object."""
-        try:
-            return sorted(path.removeprefix(self.root).strip("/") for path in self.system.find(self.root))
-        except FileNotFoundError:
-            return []
+        return sorted(path.removeprefix(self.root).strip("/") for path in self.system.find(self.root))
 
     def fetch(self, names):
         """Copies objects into the copy."""
@@ -58,14 +54,9 @@ class Mirror:
         paths = {path.relative_to(self.copy): path for path in self.copy.rglob("*") if path.is_file()}
         files = {n.as_posix(): path for n, path in paths.items() if not any(p.startswith(LOCAL_ONLY) for p in n.parts)}
         for name in sorted(files, key=lambda name: (name == SENT_LAST, name)):
-            path, state = files[name], _state(files[name])
-            if self.sent.get(name) == state:
-                continue
-            if path.suffix in IMMUTABLE_SUFFIXES:
-                self.system.put_file(str(path), self._object(name))
-            else:
-                self.system.pipe_file(self._object(name), path.read_bytes())  # it may grow meanwhile
-            self.sent[name] = state
+            if self.sent.get(name) != (state := _state(files[name])):
+                self.system.pipe_file(self._object(name), files[name].read_bytes())  # put_file: it may grow meanwhile
+                self.sent[name] = state
         for name in self.sent.keys() - files.keys():
             with contextlib.suppress(FileNotFoundError):
                 self.system.rm_file(self._object(name))
@@ -87,10 +78,7 @@ def _state(file):
 
 @contextlib.contextmanager
 def local_copy(path, only=None) -> Iterator[Path]:
-    """A path on this machine for reading: the path itself, or a temporary copy; changes in that of a run are uploaded.
-
-    Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
-    """
+    """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
     address = as_address(path)
     if address is None or address.startswith(READ_ONLY):
         yield Path(path)

@@ -61,7 +61,7 @@ def die_after(changes, patch, error=Killed):
 
         return change
 
-    for name in ("pipe_file", "put_file", "rm_file"):
+    for name in ("pipe_file", "rm_file"):
         patch.setattr(system, name, mortal(getattr(system, name)))
 
 
