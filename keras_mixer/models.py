@@ -11,7 +11,7 @@ import numbers
 import keras
 import numpy as np
 
-from keras_mixer.fast_cpu import LayerNorm
+from keras_mixer.base_layers import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
 from keras_mixer.variants import VARIANTS, Variant, is_count

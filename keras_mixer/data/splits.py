@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.fast_cpu import available_cores
+from keras_mixer.base_layers import available_cores
 from keras_mixer.mixer_model import checked_class_names
 
 MOST_CLASSES = 20  # in a line
