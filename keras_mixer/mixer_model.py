@@ -30,10 +30,9 @@ def checked_class_names(names) -> tuple[str, ...]:
         if not isinstance(name, str | numbers.Integral) or not str(name).strip():
             raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
     checked = tuple(" ".join(str(name).split()) for name in names)
-    imagenet = len(spellings(checked)) > 1  # it has two classes "crane"
     labels: dict[str, int] = {}
     for label, name in enumerate(checked):
-        if labels.setdefault(name, label) != label and not imagenet:
+        if labels.setdefault(name, label) != label and spellings(checked) == (checked,):  # ImageNet has two "crane"
             raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
     return checked
 
