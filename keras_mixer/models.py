@@ -88,9 +88,9 @@ def Mixer(
         if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
             raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-    counts = vars(variant) | {"patch_size": 1, "classes": classes if include_top else 1}
+    counts = vars(variant) | ({"classes": classes} if include_top else {})
     for label, size in counts.items():
-        if not is_count(size):
+        if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = variant.grid(input_shape)
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)

@@ -29,7 +29,7 @@ class Variant:
 
     def described(self) -> str:
         """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
-        known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == self]
+        known = [name for name, variant in KNOWN_VARIANTS.items() if variant == self]
         height, width = as_pair(self.patch_size)
         blocks = f"{self.num_blocks} blocks, {self.hidden_dim} channels"
         return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
@@ -70,8 +70,8 @@ VARIANTS: dict[str, Variant] = {
     "S/8": Variant(8, 8, 512, 256, 2048),  # not in Table 1; there are weights (gsam)
 }
 
-# Ours, for small images and little data.
-SMALL_VARIANTS: dict[str, Variant] = {"tiny/4": Variant(4, 4, 96, 64, 128)}  # 16 px: 115,114 parameters with 10 classes
+# With one of ours, for small images and little data: 115,114 parameters for 16 px and 10 classes.
+KNOWN_VARIANTS = VARIANTS | {"tiny/4": Variant(4, 4, 96, 64, 128)}
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -26,9 +26,8 @@ from keras_mixer.fields import (
     must_be,
     settings,
 )
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
+from keras_mixer.variants import KNOWN_VARIANTS, Variant, as_pair
 
-KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
 FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
