@@ -81,7 +81,7 @@ def local_copy(path, only=None) -> Iterator[Path]:
     """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
     address = as_address(path)
     if address is None or address.startswith(READ_ONLY):
-        yield Path(path)
+        yield Path(path).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
         mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))

@@ -61,7 +61,7 @@ class Report:
 
     runs: Runs  # folders of finished runs
     output: NewFile = Path("report.html")  # the .html file to write; it must not exist
-    images: Count = 10_000  # largest number of test images to classify, evenly spaced
+    images: Count = 10_000  # largest number of test images to classify, from all over
     skip_corrupt: bool = False  # leave out image files that cannot be decoded
     open_browser: OpenFlag = False  # open the report in the browser
 

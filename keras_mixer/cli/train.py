@@ -85,8 +85,9 @@ class Sweep(Train):
         print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), found)
         print(f"\nBest: {result.best:g}")
         if result.final is not None:
-            accuracy, crop = result.final.metrics["accuracy"], recipe.evaluation_crop
-            print(f"Test accuracy ({crop}) after training on all images: {accuracy:.2%} ({workdir}/final)")
+            metrics, folder = result.final.metrics, f"{workdir}/final_{result.best:g}"
+            how = f"{metrics['part'].capitalize()} accuracy ({recipe.evaluation_crop}) after training on all images"
+            print(f"{how}: {metrics['accuracy']:.2%} ({folder})")
 
 
 def print_plan(recipe):

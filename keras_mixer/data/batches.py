@@ -34,7 +34,7 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
     weights = class_weights(split, recipe.class_weights)
     if recipe.cache and split.at is None:
-        raise ValueError("cache=True needs images that can be read by position. Call .cache() of the tf.data.Dataset.")
+        raise ValueError("cache=True needs images that can be read by position. Leave it out, or use Dataset.cache().")
     together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE and not recipe.cache
 
     def numbers(step):  # (rows, columns)

@@ -117,7 +117,7 @@ def rows_of(columns):
 
 
 def hold_out(source: Source, fraction) -> Source:
-    """Replaces the test split by evenly spaced training examples, as the paper does to choose settings (section 3)."""
+    """Replaces the test split by training examples from all over, as the paper does to choose settings (section 3)."""
     held_out = held_out_places(source.train.size, fraction)
     if not held_out.any() or held_out.all():
         raise ValueError(f"holdout={fraction} of {source.train.size} images leaves nothing to train or to test on.")
@@ -125,9 +125,14 @@ def hold_out(source: Source, fraction) -> Source:
 
 
 def held_out_places(size, fraction) -> np.ndarray:
-    """`(size,) bool`: which examples `hold_out` takes, evenly spaced (they may be sorted); 0.0833333 counts as 1/12."""
-    held_out = int(size * fraction + 0.05)
-    return np.diff(np.arange(size + 1) * held_out // size) > 0
+    """`(size,) bool`: which examples `hold_out` takes; 0.0833333 counts as 1/12."""
+    return spread(size, int(size * fraction + 0.05))
+
+
+def spread(size, count) -> np.ndarray:
+    """`(size,) bool`: a random place in each of `count` stretches; examples may be sorted, or labels repeat in turn."""
+    ends = np.arange(count + 1) * size // max(count, 1)
+    return np.isin(np.arange(size), np.random.default_rng(0).integers(ends[:-1], ends[1:]))
 
 
 def stratified_split(labels, test_fraction, seed=0):
@@ -149,6 +154,5 @@ def some(names, most=3, separator=", ") -> str:
 
 
 def subsample(split: Split, count) -> Split:
-    """`count` examples of a split, or all if there are fewer, evenly spaced."""
-    kept = min(count, split.size)
-    return split.part(np.arange(split.size) * kept % split.size < kept)
+    """`count` examples of a split, or all if there are fewer, from everywhere in it."""
+    return split.part(spread(split.size, min(count, split.size)))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_mixer.data.prepared import prepared_builder, prepared_split
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
+from keras_mixer.imagenet_classes import imagenet_classes, same_classes
 
 CLASSES = 1000
 V2 = ("matched-frequency", "threshold-0.7", "topimages")
@@ -61,6 +62,7 @@ def real_split(data_dir=None) -> Split:
 
 
 def check_classes(model):
-    """Raises ValueError unless the model has the 1000 classes of ImageNet."""
-    if model.output_shape[-1] != CLASSES:
-        raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k, got {model.output_shape[-1]}.")
+    """Raises ValueError unless the model has the 1000 classes of ImageNet, in their order."""
+    ids, names = tuple(one for one, _ in imagenet_classes(CLASSES)), getattr(model, "class_names", None)
+    if model.output_shape[-1] != CLASSES or not same_classes(ids, names):
+        raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k in order, got {names!s:.80}.")

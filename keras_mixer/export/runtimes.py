@@ -43,11 +43,11 @@ def load(path, precision="float32") -> Predictor:
     """
     path = downloads.local(path)
     stored = as_address(path) is not None
-    if not stored and not Path(path).exists():
+    path = path if stored else Path(path).expanduser()
+    if not stored and not path.exists():
         raise FileNotFoundError(f"There is no model at {path}.")
     if stored or Path(path).suffix == ".keras" or Path(path, "model.keras").is_file():
         return Predictor.of(load_model(path), precision=precision).for_classes("to predict")
-    path = Path(path)
     if path.is_dir():
         versions = [int(item.name) for item in path.iterdir() if item.name.isdigit()]
         path = path / str(max(versions)) if versions else path

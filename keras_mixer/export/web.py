@@ -25,7 +25,7 @@ PACKAGES = {  # of the npm registry, with the SHA-256 of their archives
 }
 # The browser downloads one of them: for WebGPU, for WebAssembly, for WebAssembly without relaxed SIMD.
 RUNTIMES = ("litert_wasm_jspi_internal", "litert_wasm_internal", "litert_wasm_compat_internal")
-CANDIDATES = 50  # test images to choose examples from, evenly spaced
+CANDIDATES = 50  # test images to choose examples from
 LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 
 

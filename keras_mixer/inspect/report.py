@@ -33,7 +33,7 @@ BATCH_SIZE = 64
 def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
     """Writes the report on folders of finished runs to a new `.html` file; returns its `Path`.
 
-    Each model classifies at most `images` test images, evenly spaced. ValueError if there are no runs, a run is not
+    Each model classifies at most `images` test images, from all over. ValueError if there are no runs, a run is not
     finished, or the file exists or does not end in .html.
     """
     from jinja2 import Environment, StrictUndefined

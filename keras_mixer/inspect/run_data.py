@@ -25,6 +25,8 @@ def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
             f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
             f"tested, {known} were recorded."
         )
+    if source.images and not record:
+        log(f"{folder} has no files.csv: its test images are drawn anew, and may have been trained on.")
     if not source.test.size:
         raise ValueError(f"None of the test images of {folder} is left in {recipe.data}.")
     return source

@@ -14,6 +14,11 @@ from keras_mixer.files import atomic_write
 from keras_mixer.weights.readers import read_arrays
 
 LONGEST_UNSAVED = 600  # seconds without a checkpoint
+REPLACED = {  # callbacks of Keras that would do again what a run does
+    keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau: "choose learning_rate and schedule",
+    keras.callbacks.BackupAndRestore: "call fit again to resume",
+    keras.callbacks.SwapEMAWeights: "ema_momentum already validates and saves the average",
+}
 
 
 class TrainingDiverged(ValueError):
@@ -142,9 +147,8 @@ def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
     for callback in found:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
-        if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
-            sets = f"{type(callback).__name__} sets the learning rate, which the schedule of the recipe does."
-            raise ValueError(f"{sets} Choose learning_rate, warmup_steps and schedule instead.")
+        for advice in (advice for kinds, advice in REPLACED.items() if isinstance(callback, kinds)):
+            raise ValueError(f"{type(callback).__name__} does what a run does by itself; {advice}.")
     return found
 
 

@@ -100,11 +100,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 
 def resolve(recipe: Recipe | str, **overrides) -> Recipe:
-    """A recipe, given by name or as it is, with fields replaced.
-
-    Raises:
-        ValueError: unknown recipe or field; lists the valid ones.
-    """
+    """A recipe, given by name or as it is, with fields replaced; ValueError lists the valid recipes or fields."""
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"Unknown recipe {recipe!r}; valid ones are {', '.join(RECIPES)}.")

@@ -61,7 +61,7 @@ class Run:
     def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
         address = as_address(workdir)
         self.mirror = Mirror(address) if address else None
-        self.path = self.mirror.copy if self.mirror else Path(workdir)
+        self.path = self.mirror.copy if self.mirror else Path(workdir).expanduser()
         self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
@@ -71,8 +71,8 @@ class Run:
 
     @property
     def finished(self):
-        """Whether the run has finished: its results are written last."""
-        return self.results.is_file()
+        """Whether the run has finished: its results are written last, after the model."""
+        return self.model.is_file() and self.results.is_file()
 
     @property
     def resumes(self):
@@ -90,7 +90,8 @@ class Run:
                 stack.callback(self.mirror.close)
                 names = self.mirror.names()
                 self._check_names({name.split("/")[0] for name in names})
-                skipped = LOCAL_ONLY + (TRAINING_ONLY if self.results.name in names else ("tensorboard/",))
+                finished = {self.model.name, self.results.name} <= set(names)
+                skipped = LOCAL_ONLY + (TRAINING_ONLY if finished else ("tensorboard/",))
                 self.mirror.fetch(name for name in names if not name.startswith(skipped))
             self._check_configuration()
             if self.devices.writes and not self.finished:

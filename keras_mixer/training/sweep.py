@@ -21,8 +21,8 @@ class SweepResult:
 def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print, **options) -> SweepResult:
     """Trains a recipe once for each learning rate, then once more with the best; other options are those of `fit`.
 
-    The runs are in `workdir/lr_RATE` and `workdir/final`, whose last epoch is kept: no images are left to choose one.
-    The same call resumes them. ValueError if a value is out of range, or training diverged at every rate.
+    The runs are in `workdir/lr_RATE` and `workdir/final_RATE`, whose last epoch is kept: no images choose another. The
+    same call resumes them. ValueError if a value is out of range, or training diverged at every rate.
 
     Source: section 3 of arXiv 2105.01601, which holds out 10 % of Pets and Flowers, 2 % of CIFAR and 1 % of ImageNet.
     """
@@ -46,4 +46,4 @@ def sweep(recipe, learning_rates, *, workdir, holdout=0.1, final=True, log=print
         return SweepResult(accuracies, best, None)
     log(f"Best learning rate {best:g}; training on all training images:")
     own = {"learning_rate": best, "holdout": 0.0, "keep": "last", "patience": None}  # not chosen on test images
-    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final", **options | own))
+    return SweepResult(accuracies, best, fit(recipe, workdir=f"{workdir}/final_{best:g}", **options | own))

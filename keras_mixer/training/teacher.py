@@ -9,6 +9,7 @@ from keras_mixer.anatomy import activation_of
 from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
+from keras_mixer.storage import local_copy
 from keras_mixer.weights.readers import load_keras, model_file
 
 MEANINGS = ("linear", "softmax")  # last activations of a teacher
@@ -28,8 +29,8 @@ class Teacher:
 
     def __init__(self, path, temperature=1.0):
         try:
-            file = model_file(path)
-            model = load_keras(file)
+            with local_copy(path, only="model.keras") as copy:
+                model, content = load_keras(model_file(copy)), model_file(copy).read_bytes()
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error
         shapes = [tuple(tensor.shape) for end in ("inputs", "outputs") for tensor in getattr(model, end, None) or ()]
@@ -39,7 +40,7 @@ class Teacher:
                 "Expected a teacher with one input (B, h, w, 3) and one output (B, classes), of softmax or without "
                 f"activation, got {path!r} with {shapes} and the activation {self.activation!r}."
             )
-        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.sha256 = hashlib.sha256(content).hexdigest()
         self.class_names = getattr(model, "class_names", None)
         self.model = completed(model) if pixel_range_of(model) else model
         self.size, self.classes, self.loss = shapes[0][1:3], shapes[1][1], DistillationLoss(temperature)

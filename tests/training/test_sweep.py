@@ -21,7 +21,7 @@ def test_a_sweep_compares_on_held_out_images_and_trains_on_all_with_the_best(mon
     assert (result.accuracies, result.best) == ({0.1: 0.9, 0.3: 0.7, 9.0: None}, 0.1)
     assert "too high" in said
     rates = {f"runs/lr_{rate:g}": {"learning_rate": rate, "holdout": 0.2} for rate in (0.1, 0.3, 9.0)}
-    rates["runs/final"] = {"learning_rate": 0.1, "holdout": 0.0, "keep": "last", "patience": None}
+    rates["runs/final_0.1"] = {"learning_rate": 0.1, "holdout": 0.0, "keep": "last", "patience": None}
     common = {"seed": 1, "log": said.append}
     assert runs == [("digits", {"workdir": workdir} | chosen | common) for workdir, chosen in rates.items()]
     assert sweep("digits", [0.1], workdir="runs", final=False).final is None
