@@ -23,8 +23,7 @@ from pathlib import Path
 from contestants import Contestant, middle, record
 from keras_vit import VITS
 
-from keras_mixer import VARIANTS
-from keras_mixer.variants import SMALL_VARIANTS  # tiny/4, for the test
+from keras_mixer.variants import KNOWN_VARIANTS  # tiny/4, for the test
 
 KINDS = ("forward", "train")
 CONTESTANTS = {"keras": ("gpu_keras.py",), "timm": ("timm_peer.py", "compile")}
@@ -41,7 +40,7 @@ def macs(variant, side):
     """Multiply-accumulates per image."""
     if variant in VITS:
         return VITS[variant].macs(side)
-    return (VARIANTS | SMALL_VARIANTS)[variant].macs((side, side, 3))
+    return KNOWN_VARIANTS[variant].macs((side, side, 3))
 
 
 def first_batch(variant, side, kind):

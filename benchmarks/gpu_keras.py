@@ -12,8 +12,8 @@ import keras
 from keras_vit import VITS, build_vit
 from protocol import serve
 
-from keras_mixer import VARIANTS, Mixer
-from keras_mixer.variants import SMALL_VARIANTS  # tiny/4, for the test
+from keras_mixer import Mixer
+from keras_mixer.variants import KNOWN_VARIANTS  # tiny/4, for the test
 
 CLASSES = 1000
 
@@ -23,7 +23,7 @@ def _model(case):
     side = case["image_size"]
     if case["variant"] in VITS:
         return build_vit(case["variant"], side)
-    sizes = dataclasses.asdict((VARIANTS | SMALL_VARIANTS)[case["variant"]])
+    sizes = dataclasses.asdict(KNOWN_VARIANTS[case["variant"]])
     return Mixer(**sizes, input_shape=(side, side, 3), classes=CLASSES, classifier_activation=None)
 
 

@@ -8,10 +8,9 @@ import weakref
 import keras
 import numpy as np
 
-from keras_mixer.fast_cpu import LayerNorm
-from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.base_layers import LayerNorm
 from keras_mixer.layers import MixerBlock, PatchEmbed
-from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts
+from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts, checked_class_names
 from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)
@@ -73,8 +72,6 @@ class Anatomy:
     @property
     def pre_logits(self) -> keras.KerasTensor:
         """`(B, C)`: the mean over tokens after the last LayerNorm, in float32 or better."""
-        if self.after and isinstance(self.after[0], keras.layers.GlobalAveragePooling1D):
-            return self.outputs[self.after[0]]
         exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
         mean = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
         return mean(self.outputs[self.norm])
@@ -115,8 +112,7 @@ class Anatomy:
         names = ", ".join(repr(layer.name) for layer in self.before)
         raise ValueError(
             f"Model {self.model.name!r} changes pixels before the stem ({names}), and maps neither [0, 255] nor "
-            f"{list(at_stem)} to the {list(at_stem)} that the stem expects. Leave these layers out of the model that "
-            "is evaluated or exported."
+            f"{list(at_stem)} to the {list(at_stem)} that the stem expects. Evaluate or export it without these layers."
         )
 
     @property
@@ -176,10 +172,8 @@ def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
     if parts.added:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
-        raise ValueError(
-            f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but model {model.name!r} has other layers too: "
-            f"{', '.join(map(repr, parts.added))}. {advice.format(use)}"
-        )
+        found = f"model {model.name!r} has other layers too: {', '.join(map(repr, parts.added))}"
+        raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. {advice.format(use)}")
     return parts
 
 
@@ -257,7 +251,5 @@ def _chain(model) -> list:
 
 
 def _not_a_mixer(model, reason):
-    return ValueError(
-        f"Model {getattr(model, 'name', model)!r} is not a Mixer of this package: {reason}. Expected PatchEmbed, "
-        "Reshape, MixerBlocks and LayerNorm of keras_mixer.Mixer one after another."
-    )
+    name, expected = getattr(model, "name", model), "PatchEmbed, Reshape, MixerBlocks and LayerNorm in a row"
+    return ValueError(f"Model {name!r} is not a Mixer of this package: {reason}. Expected {expected}.")

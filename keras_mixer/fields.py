@@ -22,11 +22,6 @@ def must_be(description, predicate) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def one_of(choices) -> AfterValidator:
-    """A condition for values from a list."""
-    return must_be(f"one of {', '.join(choices)}", lambda value: value in choices)
-
-
 Count = Annotated[int, Field(ge=1)]
 CountFrom0 = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
@@ -55,11 +50,7 @@ RANDAUGMENT_OPERATIONS = (  # source: appendix B of arXiv 2105.01601, all sixtee
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type) -> Any:
-    """A frozen dataclass whose values are checked; NumPy scalars and lists are taken too.
-
-    Raises:
-        ValueError: on creation; a line for each wrong value says what it must be and what it is.
-    """
+    """A frozen dataclass whose values are checked; a ValueError names each wrong one. NumPy scalars are taken."""
     checked = pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)(cls)
     create = checked.__init__
 

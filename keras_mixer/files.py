@@ -33,10 +33,7 @@ def refuse_existing(path):
 
 @contextlib.contextmanager
 def atomic_write(path) -> Iterator[Path]:
-    """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there.
-
-    It is on the same disk, in a folder that has the name of the one around `path`.
-    """
+    """A path to write a file or folder to; at the end of the block it becomes `path`, and replaces a file there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
@@ -44,18 +41,9 @@ def atomic_write(path) -> Iterator[Path]:
         written.parent.mkdir(exist_ok=True)  # in the root of a disk it has no name
         yield written
         if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new
-            _sync(written)
+            with written.open("r+b") as file:
+                os.fsync(file)
         os.replace(written, path)
-    with contextlib.suppress(OSError):  # the name is on disk once its folder is, where a folder can be synchronized
-        _sync(path.parent)
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)  # Windows wants the right to write
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path, content):

@@ -1,9 +1,7 @@
-"""Names of classes: those of ImageNet by number, and the check of those that a user gives."""
+"""ImageNet's classes by number: their ids and names, and the best of them for a batch of probabilities."""
 
 import functools
 import gzip
-import numbers
-from collections.abc import Iterable, Mapping, Set
 from importlib import resources
 
 import keras
@@ -27,26 +25,6 @@ def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
     packed = (resources.files("keras_mixer") / "wordnet" / "imagenet_classes.txt.gz").read_bytes()
     rows = (line.split() for line in gzip.decompress(packed).decode("ascii").splitlines())
     return tuple((wordnet_id, name) for wordnet_id, name, subsets in rows if letter in subsets)
-
-
-def checked_class_names(names) -> tuple[str, ...]:
-    """One name per class, each a line of text: numbers become text, and white space becomes single blanks.
-
-    ValueError for other types, and for empty and repeated names. ImageNet's own repeat: it has two classes "crane".
-    """
-    if isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable):
-        raise ValueError(f"class_names must be a list of names in label order, got {names!r:.100}.")
-    names = tuple(names)
-    for label, name in enumerate(names):
-        if not isinstance(name, str | numbers.Integral) or not str(name).strip():
-            raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
-    checked = tuple(" ".join(str(name).split()) for name in names)
-    imagenet = len(checked) in SUBSETS and checked == tuple(name for _, name in imagenet_classes(len(checked)))
-    labels: dict[str, int] = {}
-    for label, name in enumerate(checked):
-        if labels.setdefault(name, label) != label and not imagenet:
-            raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
-    return checked
 
 
 def spellings(names) -> tuple[tuple[str, ...], ...]:

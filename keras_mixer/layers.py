@@ -12,12 +12,12 @@ import math
 import keras
 from keras import ops
 
-from keras_mixer.composite import FixedLayer
-from keras_mixer.fast_cpu import LayerNorm, gelu
+from keras_mixer.base_layers import FixedLayer, LayerNorm, gelu
 from keras_mixer.variants import as_pair, token_grid
 
 LAYER_NORM_EPSILON = 1e-6  # flax's default; Keras's is 1e-3 and changes the logits
 KERNEL_INITIALIZER = "lecun_normal"  # flax's default for Dense and Conv; Keras's is glorot_uniform
+Dense = functools.partial(keras.layers.Dense, kernel_initializer=KERNEL_INITIALIZER)
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -98,16 +98,13 @@ class MlpBlock(FixedLayer):
         super().__init__(**kwargs)
         self.mlp_dim, self.dropout_rate = mlp_dim, dropout_rate
         self.exact_gelu, self.flattened = exact_gelu, flattened
-        self.dense_0 = self._dense(mlp_dim, "dense_0")
+        self.dense_0 = self.add_layer(Dense, mlp_dim, name="dense_0")
         self.dropout_0 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_0")
         self.dropout_1 = self.add_layer(keras.layers.Dropout, dropout_rate, name="dropout_1")
 
-    def _dense(self, units, name):
-        return self.add_layer(keras.layers.Dense, units, kernel_initializer=KERNEL_INITIALIZER, name=name)
-
     def build(self, input_shape):
         width = input_shape[-1]
-        self.dense_1 = self._dense(width, "dense_1")
+        self.dense_1 = self.add_layer(Dense, width, name="dense_1")
         self.dense_0.build((None, width))
         self.dense_1.build((None, self.mlp_dim))
 
@@ -162,18 +159,16 @@ class MixerBlock(FixedLayer):
         self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
         self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened
         self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.layer_norm_0 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_0")
-        self.token_mixing = self._mlp(tokens_mlp_dim, "token_mixing")
-        self.drop_path_0 = self._drop_path(self.drop_path_rates[0], "drop_path_0")
-        self.layer_norm_1 = self.add_layer(LayerNorm, epsilon=LAYER_NORM_EPSILON, name="layer_norm_1")
-        self.channel_mixing = self._mlp(channels_mlp_dim, "channel_mixing")
-        self.drop_path_1 = self._drop_path(self.drop_path_rates[1], "drop_path_1")
-
-    def _mlp(self, mlp_dim, name):
-        return self.add_layer(MlpBlock, mlp_dim, self.dropout_rate, self.exact_gelu, self.flattened, name=name)
-
-    def _drop_path(self, rate, name):  # one draw per example
-        return self.add_layer(keras.layers.Dropout, rate, noise_shape=(None, 1, 1), name=name)
+        norm = functools.partial(self.add_layer, LayerNorm, epsilon=LAYER_NORM_EPSILON)
+        form = {"dropout_rate": dropout_rate, "exact_gelu": exact_gelu, "flattened": flattened}
+        mlp = functools.partial(self.add_layer, MlpBlock, **form)
+        drop_path = functools.partial(self.add_layer, keras.layers.Dropout, noise_shape=(None, 1, 1))  # per example
+        self.layer_norm_0 = norm(name="layer_norm_0")
+        self.token_mixing = mlp(tokens_mlp_dim, name="token_mixing")
+        self.drop_path_0 = drop_path(self.drop_path_rates[0], name="drop_path_0")
+        self.layer_norm_1 = norm(name="layer_norm_1")
+        self.channel_mixing = mlp(channels_mlp_dim, name="channel_mixing")
+        self.drop_path_1 = drop_path(self.drop_path_rates[1], name="drop_path_1")
 
     def build(self, input_shape):
         batch, tokens, channels = input_shape

@@ -1,10 +1,12 @@
 """The Keras model class of every Mixer, and what a model knows about itself."""
 
 import dataclasses
+import numbers
+from collections.abc import Iterable, Mapping, Set
 
 import keras
 
-from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.imagenet_classes import spellings
 from keras_mixer.layers import PatchEmbed
 
 
@@ -19,6 +21,22 @@ class ModelFacts:
     exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
 
 
+def checked_class_names(names) -> tuple[str, ...]:
+    """One name per class, each a line of text; ValueError for other types, empty names, and repeated ones."""
+    if isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable):
+        raise ValueError(f"class_names must be a list of names in label order, got {names!r:.100}.")
+    names = tuple(names)
+    for label, name in enumerate(names):
+        if not isinstance(name, str | numbers.Integral) or not str(name).strip():
+            raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
+    checked = tuple(" ".join(str(name).split()) for name in names)
+    labels: dict[str, int] = {}
+    for label, name in enumerate(checked):
+        if labels.setdefault(name, label) != label and spellings(checked) == (checked,):  # ImageNet has two "crane"
+            raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
+    return checked
+
+
 @keras.saving.register_keras_serializable("keras_mixer")
 class ClassifierHead(keras.layers.Dense):
     """Logits, `(B, C) -> (B, classes)`; keeps what `ModelFacts` says about classes and images, in every copy."""
@@ -29,17 +47,12 @@ class ClassifierHead(keras.layers.Dense):
         super().__init__(units, **kwargs)
         self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
-    @property
-    def class_names(self):
-        """One name per class, in order, or None; ValueError for names that are invalid, too many or too few."""
-        return self._class_names
-
-    @class_names.setter
-    def class_names(self, names):
-        names = None if names is None else checked_class_names(names)
-        if names is not None and len(names) != self.units:
-            raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
-        self._class_names = names
+    def __setattr__(self, name, value):
+        if name == "class_names" and value is not None:
+            value = checked_class_names(value)
+            if len(value) != self.units:
+                raise ValueError(f"{len(value)} class names were given for {self.units} classes.")
+        super().__setattr__(name, value)
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.facts}

@@ -11,7 +11,7 @@ import numbers
 import keras
 import numpy as np
 
-from keras_mixer.fast_cpu import LayerNorm
+from keras_mixer.base_layers import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
 from keras_mixer.variants import VARIANTS, Variant, is_count
@@ -84,15 +84,12 @@ def Mixer(
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
-    if include_top and not is_count(classes):
-        raise ValueError(
-            f"classes must be a positive integer, got {classes!r}. Use include_top=False for a model without a head."
-        )
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
             raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-    for label, size in dataclasses.asdict(variant).items():
+    counts = vars(variant) | ({"classes": classes} if include_top else {})
+    for label, size in counts.items():
         if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     grid = variant.grid(input_shape)

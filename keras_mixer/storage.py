@@ -11,7 +11,7 @@ import fsspec
 from keras_mixer.files import UNFINISHED, as_address
 
 READ_ONLY = ("hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
-IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name
+IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name, and may be large
 SENT_LAST = "results.json"  # its presence says that the run is finished
 LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
 ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
@@ -87,10 +87,7 @@ def _state(file):
 
 @contextlib.contextmanager
 def local_copy(path, only=None) -> Iterator[Path]:
-    """A path on this machine for reading: the path itself, or a temporary copy; changes in that of a run are uploaded.
-
-    Of a run, the file `only` is copied, or else all but checkpoints and TensorBoard's files.
-    """
+    """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
     address = as_address(path)
     if address is None or address.startswith(READ_ONLY):
         yield Path(path).expanduser()

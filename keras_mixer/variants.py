@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeGuard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Variant:
 
     def described(self) -> str:
         """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
-        known = [name for name, variant in (VARIANTS | SMALL_VARIANTS).items() if variant == self]
+        known = [name for name, variant in KNOWN_VARIANTS.items() if variant == self]
         height, width = as_pair(self.patch_size)
         blocks = f"{self.num_blocks} blocks, {self.hidden_dim} channels"
         return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
@@ -69,8 +70,8 @@ VARIANTS: dict[str, Variant] = {
     "S/8": Variant(8, 8, 512, 256, 2048),  # not in Table 1; there are weights (gsam)
 }
 
-# Ours, for small images and little data.
-SMALL_VARIANTS: dict[str, Variant] = {"tiny/4": Variant(4, 4, 96, 64, 128)}  # 16 px: 115,114 parameters with 10 classes
+# With one of ours, for small images and little data: 115,114 parameters for 16 px and 10 classes.
+KNOWN_VARIANTS = VARIANTS | {"tiny/4": Variant(4, 4, 96, 64, 128)}
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -81,7 +82,7 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def is_count(value) -> bool:
+def is_count(value) -> TypeGuard[int]:
     """Whether a value is a positive integer, of Python or of NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
@@ -93,13 +94,9 @@ def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int,
     """
     grid = []
     for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
-        if side is None:
-            raise ValueError(
-                f"The image {name} is unknown (None). Token mixing has one weight per token, so the size must be fixed "
-                "when the model is built: pass input_shape=(height, width, channels)."
-            )
-        if not is_count(side):
-            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}.")
+        if not is_count(side):  # None where Keras's other models take images of any size
+            weights = "token mixing has one weight per token. Pass input_shape=(height, width, channels)"
+            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}: {weights}.")
         if side % patch:
             below, above = side // patch * patch, (side // patch + 1) * patch
             raise ValueError(

@@ -18,7 +18,7 @@ from model_server import ModelServer
 
 import keras_mixer
 from keras_mixer.cli import COMMANDS
-from keras_mixer.variants import SMALL_VARIANTS
+from keras_mixer.variants import KNOWN_VARIANTS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
@@ -114,7 +114,7 @@ def stand_ins(tmp_path_factory):
     (folder / "keras_mixer").mkdir()
     published = folder / "keras_mixer" / "imagenet1k-Mixer-B_16.npz"
     keras_mixer.save_official(randomize(keras_mixer.MixerB16(), rng), published)
-    sizes = vars(SMALL_VARIANTS["tiny/4"])
+    sizes = vars(KNOWN_VARIANTS["tiny/4"])
     tiny = keras_mixer.Mixer(**sizes, input_shape=(16, 16, 3), classes=50)
     keras_mixer.save_official(randomize(tiny, rng), folder / "tiny.npz")
     return folder

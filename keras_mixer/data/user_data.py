@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_mixer.data.decode import UPRIGHT, as_file, read_orientation
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
-from keras_mixer.imagenet_classes import checked_class_names
+from keras_mixer.mixer_model import checked_class_names
 
 NAME = "own data"
 FINGERPRINTED = 64  # images at most, evenly spaced

@@ -17,8 +17,7 @@ from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.fields import Count, EvaluationCrop, check
-from keras_mixer.imagenet_classes import checked_class_names
-from keras_mixer.mixer_model import ModelFacts
+from keras_mixer.mixer_model import ModelFacts, checked_class_names
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras, model_file

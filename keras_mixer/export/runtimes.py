@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_mixer.base_layers import available_cores
 from keras_mixer.export.predictor import Predictor, load_model, read_description
-from keras_mixer.fast_cpu import available_cores
 from keras_mixer.files import as_address
 from keras_mixer.weights import downloads
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import Anatomy
+from keras_mixer.base_layers import available_cores
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
@@ -24,7 +25,6 @@ from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import MODEL, write_web
-from keras_mixer.fast_cpu import available_cores
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 

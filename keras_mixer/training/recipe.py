@@ -24,12 +24,10 @@ from keras_mixer.fields import (
     Seed,
     Text,
     must_be,
-    one_of,
     settings,
 )
-from keras_mixer.variants import SMALL_VARIANTS, VARIANTS, Variant, as_pair
+from keras_mixer.variants import KNOWN_VARIANTS, Variant, as_pair
 
-KNOWN_VARIANTS = VARIANTS | SMALL_VARIANTS
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
 FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
@@ -38,7 +36,8 @@ DeviceChoice = Annotated[
     BeforeValidator(lambda value: str(value) if isinstance(value, Integral) and not isinstance(value, bool) else value),
     must_be("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch),
 ]
-Operations = Annotated[tuple[Annotated[str, one_of(RANDAUGMENT_OPERATIONS)], ...], NOT_EMPTY]
+Operation = Annotated[str, must_be(f"one of {', '.join(RANDAUGMENT_OPERATIONS)}", RANDAUGMENT_OPERATIONS.__contains__)]
+Operations = Annotated[tuple[Operation, ...], NOT_EMPTY]
 ClassWeights = Annotated[tuple[NonNegative, ...], must_be("numbers of which one or more are above 0", any)]
 Area = Annotated[float, Field(gt=0, le=1)]
 
@@ -69,7 +68,7 @@ class Recipe:
     split_seed: CountFrom0 = 0
     """Seed that chooses those test images, at least 0."""
 
-    variant: Annotated[str, one_of(KNOWN_VARIANTS)] = "B/16"
+    variant: Annotated[str, must_be(f"one of {', '.join(KNOWN_VARIANTS)}", KNOWN_VARIANTS.__contains__)] = "B/16"
     """Row of Table 1, such as B/16, or tiny/4 for 16 px images; the five sizes below override those of the variant."""
     patch_size: Count | None = None
     """Side of a patch in pixels, at least 1."""

@@ -35,10 +35,6 @@ MOST_CHECKPOINTS = 2
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
 
 
-class RunInUse(OSError):
-    """Another process trains in the folder of the run."""
-
-
 @dataclasses.dataclass(frozen=True)
 class FitResult:
     """What `fit` returns.
@@ -233,7 +229,7 @@ class Run:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
             remedy = "Wait for it to finish, stop it, or choose another --workdir."
-            raise RunInUse(f"The run directory {self.name} is in use by {who}. {remedy}") from error
+            raise OSError(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
             failure = f"The run directory {self.name} cannot be written ({error.strerror or error})."
             raise OSError(f"{failure} Choose another --workdir, or free disk space.") from error

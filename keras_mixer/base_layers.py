@@ -1,9 +1,10 @@
-"""The cores there are, and LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs, at no cost elsewhere.
+"""What the layers are made of: a base class, and LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs.
 
 TensorFlow runs every operation on a CPU separately, and each is one pass over memory. docs/performance.md has figures.
 """
 
 import functools
+import inspect
 import math
 import os
 
@@ -11,6 +12,49 @@ import keras
 from keras import ops
 
 _tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
+
+
+class FixedLayer(keras.layers.Layer):
+    """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once.
+
+    Layers inside it are made by `add_layer`. Keras's config forgets that one of them was frozen or quantized. `inside`
+    keeps it: arguments by layer name.
+    """
+
+    arguments: tuple[str, ...] = ()  # their names, for `get_config`
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.arguments = tuple(p.name for p in parameters if p.name != "self" and p.kind != p.VAR_KEYWORD)
+
+    def __init__(self, inside=None, **kwargs):
+        super().__init__(**kwargs)
+        self._inside = inside or {}
+
+    def __setattr__(self, name, value):
+        if name in self.arguments and hasattr(self, name):
+            fixed = f"{name}={getattr(self, name)!r} of layer {self.name!r} cannot be changed."
+            raise AttributeError(f"{fixed} Make a new {type(self).__name__} with {name}={value!r}.")
+        super().__setattr__(name, value)
+
+    def add_layer(self, kind, *arguments, **options):
+        """A layer inside this one, of its precision, and frozen if it is."""
+        inherited = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        return kind(*arguments, **inherited | options | self._inside.get(options["name"], {}))
+
+    def get_config(self):
+        config, inside = super().get_config() | {name: getattr(self, name) for name in self.arguments}, {}
+        for layer in self._layers:
+            own = layer.get_config()
+            changed = {"trainable": layer.trainable != self.trainable, "dtype": layer.dtype_policy != self.dtype_policy}
+            changed["inside"] = "inside" in own
+            if any(changed.values()):
+                inside[layer.name] = {name: own[name] for name in changed if changed[name]}
+        return config | ({"inside": inside} if inside else {})
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -22,7 +66,6 @@ class LayerNorm(keras.layers.LayerNormalization):
     """
 
     def call(self, x):
-        """`(..., C) -> (..., C)`."""
         dtype = keras.backend.result_type(x.dtype, "float32")
         y = ops.cast(x, dtype)
         y = y - ops.mean(y, axis=-1, keepdims=True)
