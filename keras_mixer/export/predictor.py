@@ -83,10 +83,7 @@ class Predictor:
     def for_classes(self, purpose) -> "Predictor":
         """The same predictor; ValueError if the model has no classes for the purpose (such as "to predict")."""
         if self.output == "features":
-            raise ValueError(
-                f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
-                "export_saved_model and `keras-mixer features` write its features."
-            )
+            raise ValueError(f"A model without a head has no classes {purpose}. Build it with include_top=True.")
         return self
 
     def probabilities(self, images) -> np.ndarray:
@@ -221,8 +218,5 @@ def load_model(path) -> keras.Model:
 
 def require_tensorflow():
     """Raises ValueError on another Keras backend than TensorFlow, which writes all exports."""
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Exports are written by TensorFlow, and this program runs Keras on {keras.backend.backend()}. Save the "
-            "model as a .keras file, then load and export it in a program with KERAS_BACKEND=tensorflow."
-        )
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(f"Keras on {backend} writes no exports. Export the saved model with KERAS_BACKEND=tensorflow.")

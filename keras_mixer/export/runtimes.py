@@ -64,10 +64,7 @@ def open_export(path) -> Predictor:
     openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
     opener = _open_saved_model if (path / "saved_model.pb").is_file() else openers.get(path.suffix)
     if opener is None:
-        raise ValueError(
-            f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, "
-            "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
-        )
+        raise ValueError(f"{path} does not contain a model: no model.keras, saved_model.pb, .tflite, .onnx or .xml.")
     try:
         runtime, described, inputs = opener(path)
     except ImportError:
@@ -76,10 +73,7 @@ def open_export(path) -> Predictor:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
     if described is None:
-        raise ValueError(
-            f"{path} was not written by this package, so its classes and preprocessing are unknown. Write it with "
-            "keras-mixer export."
-        )
+        raise ValueError(f"{path} was not written by keras-mixer export: its classes and preprocessing are unknown.")
     run = inputs.pop("image")
     return Predictor(runtime, **read_description(described, path), run=run, other_inputs=inputs)
 
