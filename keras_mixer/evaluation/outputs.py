@@ -98,12 +98,6 @@ def guesses(scores) -> np.ndarray:
     return np.where(np.isnan(highest), NO_GUESS, (scores == highest[:, None]).argmax(1))
 
 
-def count_guesses(confusion, labels, guessed):
-    """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`, which can be gigabytes."""
-    answered = guessed != NO_GUESS
-    np.add.at(confusion, (labels[answered], guessed[answered]), 1)
-
-
 def describe_outputs(images, non_finite, constant=False, range_remark="") -> list[str]:
     """One sentence per problem with the pixels or outputs behind an accuracy; empty for a sound model."""
     broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
