@@ -4,19 +4,19 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import keras
 import numpy as np
-import pydantic
+import pydantic_core
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
+from keras_mixer.anatomy import ACTIVATIONS, PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.fields import Count, EvaluationCrop, check
+from keras_mixer.fields import Count, EvaluationCrop, check, one_of
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -25,6 +25,7 @@ from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
+INTERFACE = ("input_shape", "output", "activation")  # of a predictor: in the JSON file of its export, with the facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Predictor:
 
     runtime: str  # the software that runs it
     facts: ModelFacts  # with class names (none for features) and evaluation crop; pixels are in [0, 255]
-    input_shape: tuple[int, int, int]  # (H, W, channels)
+    input_shape: tuple[Count, Count, Count]  # (H, W, channels)
     output: Output
-    activation: str | None  # that made probabilities of logits; None for features
+    activation: Annotated[str, one_of(ACTIVATIONS)] | None  # that made probabilities of logits; None for features
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
@@ -77,8 +78,7 @@ class Predictor:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the JSON file in every export."""
-        interface = {"input_shape": self.input_shape, "output": self.output, "activation": self.activation}
-        return dataclasses.asdict(self.facts) | interface
+        return dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}
 
     def for_classes(self, purpose) -> "Predictor":
         """The same predictor; ValueError if the model has no classes for the purpose (such as "to predict")."""
@@ -116,23 +116,15 @@ class Predictor:
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
 
 
-class Interface(pydantic.BaseModel):
-    """What the JSON file of an export says, and `ModelFacts` does not."""
-
-    input_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt, pydantic.PositiveInt]
-    output: Output
-    activation: Literal["softmax", "sigmoid"] | None
-
-
 def read_description(text, path) -> dict[str, Any]:
     """The arguments of a `Predictor` in the JSON file of the export at `path`; ValueError if it is damaged."""
     try:
-        facts = pydantic.TypeAdapter(ModelFacts).validate_json(text)
-        interface = Interface.model_validate_json(text)
-    except pydantic.ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{path}: the description of the model is damaged ({wrong}).") from error
-    return {"facts": facts, **dict(interface)}
+        content, types = pydantic_core.from_json(text), get_type_hints(Predictor, include_extras=True)
+        facts = {name: check(name, content.get(name), kind) for name, kind in get_type_hints(ModelFacts).items()}
+        interface = {name: check(name, content.get(name), types[name]) for name in INTERFACE}
+        return {"facts": ModelFacts(**facts), **interface}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
 
 
 def in_precision(model, precision) -> keras.Model:
