@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_mixer.export.predictor import Predictor, load_model, read_description
 from keras_mixer.fast_cpu import available_cores
@@ -80,8 +81,6 @@ def open_export(path) -> Predictor:
 
 def _open_saved_model(path):
     """As all openers: `(runtime, description or None, {input name: function of a batch})`."""
-    import tensorflow as tf
-
     description = path / SAVED_MODEL_DESCRIPTION
     if not description.is_file():
         return "", None, {}
@@ -103,14 +102,10 @@ def _open_tflite(path):
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
     try:
-        from ai_edge_litert.interpreter import Interpreter
-
-        name = "LiteRT"
+        lite, name = importlib.import_module("ai_edge_litert.interpreter"), "LiteRT"
     except ImportError:
-        import tensorflow as tf
-
-        Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
-    interpreter = Interpreter(model_path=str(path), num_threads=available_cores())
+        lite, name = tf.lite, "TensorFlow Lite"
+    interpreter = lite.Interpreter(model_path=str(path), num_threads=available_cores())
     if described is None:
         return name, None, {}
     runner = interpreter.get_signature_runner("serving_default")
