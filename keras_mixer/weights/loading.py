@@ -73,11 +73,11 @@ class WeightFile:
 def open_weights(source, variant: Variant | None = None) -> WeightFile:
     """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
     source, facts, grid = str(downloads.local(source)), None, None
-    if source in published.names():
+    if source in published.NAMES:
         checkpoint = published.find(source, variant)
         source, facts, grid = str(published.download(checkpoint)), checkpoint.facts, checkpoint.grid
     elif not source.endswith(SUFFIXES):
-        known = f"{', '.join(published.names())}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
+        known = f"{', '.join(published.NAMES)}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
         raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
     path = Path(source)
     if path.suffix == ".keras":
