@@ -53,10 +53,7 @@ class Predictor:
 
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
-        """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, the precision.
-
-        Arguments and errors are those of `export_saved_model`.
-        """
+        """Adds what a Mixer lacks to a copy: preprocessing, activation, precision; as for `export_saved_model`."""
         parts = Anatomy(model)
         kind, activation = parts.kind, parts.activation(classifier_activation)
         own, crop = parts.facts, evaluation_crop or parts.evaluation_crop

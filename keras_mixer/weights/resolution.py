@@ -70,9 +70,8 @@ def change_resolution(model, input_shape, method="block_diagonal"):
 
 
 def adapt(arrays, shapes, grids, method, log):
-    """Changes weights by our names, in place, to those of a model for other images, and logs each change.
+    """Changes weights by our names, in place, to `shapes` of a model with the second of two grids; logs each change.
 
-    `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
     ValueError if the new model is too wide or too narrow for the method.
     """
     stem, channels = arrays["stem/kernel"], shapes["stem/kernel"][2]
