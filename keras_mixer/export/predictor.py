@@ -4,7 +4,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import keras
 import numpy as np
@@ -12,11 +12,11 @@ import pydantic_core
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import ACTIVATIONS, PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
+from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.fields import Count, EvaluationCrop, check, one_of
+from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.imagenet_classes import checked_class_names
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.storage import local_copy
@@ -45,7 +45,7 @@ class Predictor:
     facts: ModelFacts  # with class names (none for features) and evaluation crop; pixels are in [0, 255]
     input_shape: tuple[Count, Count, Count]  # (H, W, channels)
     output: Output
-    activation: Annotated[str, one_of(ACTIVATIONS)] | None  # that made probabilities of logits; None for features
+    activation: Literal["softmax", "sigmoid"] | None  # that made probabilities of logits; None for features
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
@@ -55,14 +55,14 @@ class Predictor:
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
         """Adds what a Mixer lacks to a copy: preprocessing, activation, precision; as for `export_saved_model`."""
         parts = Anatomy(model)
-        kind, activation = parts.kind, parts.activation(classifier_activation)
-        own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
+        kind, crop = parts.kind, evaluation_crop or parts.evaluation_crop
+        activation: Any = parts.activation(classifier_activation)
         classes = 0 if kind == "features" else model.output_shape[-1]
         names = parts.class_names if class_names is None else checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
         check("evaluation_crop", crop, EvaluationCrop)
-        facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
+        facts = dataclasses.replace(parts.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
