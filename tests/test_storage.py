@@ -151,7 +151,7 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
         return run / "README.md"
 
     with monkeypatch.context() as patch:
-        patch.setattr("keras_mixer.inspect.model_card.write_model_card", list_files)
+        patch.setattr("keras_mixer.cli.look.write_model_card", list_files)
         assert cli.main(["card", address]) == 0
     assert f"Written: {address}/README.md." in capsys.readouterr().out
     assert stored(address)["evaluation.json"] == b"config.json model.keras"

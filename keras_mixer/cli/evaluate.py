@@ -4,8 +4,6 @@ import contextlib
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, log_of, print_data, print_table
 from keras_mixer.data.batches import evaluation_batches
@@ -19,7 +17,7 @@ from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
-from keras_mixer.inspect.run_data import other_source, run_source, wants_own_data, with_classes_of
+from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
 from keras_mixer.training.recipes import resolve
@@ -56,17 +54,21 @@ class Evaluate:
     def __call__(self):
         log, (model, wanted, is_own) = log_of(self), self._model_and_recipe()
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        source = run_source(self.model, wanted, **options) if is_own else other_source(wanted, **options)
+        if is_own:
+            source = run_source(self.model, wanted, **options)
+        else:
+            all_for_testing = wanted.data_splits() | {"train_split": wanted.test_split, "test_fraction": None}
+            source = load_source(wanted.data, wanted.data_dir, **all_for_testing, **options)
         source = with_classes_of(source, model.class_names, log)
         result = evaluate_source(model, source, wanted, progress=True)
         classes = zip(source.class_names, result.examples_per_class.tolist(), result.per_class().tolist(), strict=True)
         rows = [(name, images, accuracy if images else None) for name, images, accuracy in classes]
-        loss = result.loss if np.isfinite(result.loss) else None  # JSON has no NaN
-        content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": loss, "data": source.name}
-        content |= {"part": wanted.part() if is_own else "test", "evaluation_crop": wanted.evaluation_crop}
-        content |= {"image_size": list(wanted.input_shape()[:2]), "precision": self.precision}
-        content |= {"test_images": result.examples, "non_finite": result.non_finite, "constant": result.constant}
-        content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
+        content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
+        content |= {"data": source.name, "part": wanted.part() if is_own else "test"}
+        content |= {"evaluation_crop": wanted.evaluation_crop, "image_size": list(wanted.input_shape()[:2])}
+        content |= {"precision": self.precision, "test_images": result.examples, "non_finite": result.non_finite}
+        content |= {"constant": result.constant, "class_names": source.class_names}
+        content |= {"per_class": [accuracy for *_, accuracy in rows]}
         content |= {"confusion": result.confusion.tolist() if len(rows) <= MOST_CLASSES else None}
         if print_data(self, content, ("class", "images", "accuracy"), rows):
             print_evaluation(result, content)

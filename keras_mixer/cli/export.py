@@ -99,10 +99,7 @@ class Export:
                 return run_source(self.run, wanted, **options)
             return load_source(wanted.data, wanted.data_dir, **wanted.data_splits(), **options)
         if self.data is None:
-            raise ValueError(
-                f"{self.run} does not contain the name of its training data. Pass test data with --data (an image "
-                "folder, a TensorFlow Datasets name or digits): every export is verified against its model."
-            )
+            raise ValueError(f"{self.run} does not contain the name of its training data. Pass test data with --data.")
         return load_source(self.data, **given, **options)
 
     def _page(self, source) -> dict[str, Any]:

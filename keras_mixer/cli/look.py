@@ -8,7 +8,11 @@ from typing import Annotated
 import tyro
 
 from keras_mixer.cli.terminal import Model, NewFile, Run, Runs, print_table
+from keras_mixer.export.predictor import load_model
 from keras_mixer.fields import Count, CountFrom0, settings
+from keras_mixer.inspect.model_card import write_model_card
+from keras_mixer.inspect.report import write_report
+from keras_mixer.inspect.saliency import write_saliency
 from keras_mixer.storage import as_addresses
 from keras_mixer.variants import VARIANTS
 
@@ -45,9 +49,6 @@ class Saliency:
     class_name: str | None = None  # the class; the most probable one by default
 
     def __call__(self):
-        from keras_mixer.export.predictor import load_model
-        from keras_mixer.inspect.saliency import write_saliency
-
         name = write_saliency(load_model(self.model), self.image, self.output, self.class_name)
         print(f"Written: {self.output} (class {name})")
 
@@ -66,8 +67,6 @@ class Report:
     open_browser: OpenFlag = False  # open the report in the browser
 
     def __call__(self):
-        from keras_mixer.inspect.report import write_report
-
         written = write_report(self.runs, self.output, self.images, self.skip_corrupt)
         print(f"Written: {written}")
         if self.open_browser:
@@ -82,7 +81,5 @@ class Card:
     output: NewFile | None = None  # the file to write; it must not exist. By default RUN/README.md
 
     def __call__(self):
-        from keras_mixer.inspect.model_card import write_model_card
-
         file = as_addresses(write_model_card(self.run, self.output))
         print(f"Written: {file}. Add a line such as license: mit after its first line.")

@@ -18,7 +18,7 @@ from keras_mixer.fields import Count, Probability, settings
 from keras_mixer.serving import Client
 from keras_mixer.storage import local_copy
 
-MANY_IMAGES = 300  # from this number on, a progress bar is shown
+SOON = 5.0  # seconds, after which a progress bar is shown
 
 
 @settings
@@ -47,15 +47,14 @@ class Predict:
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
         with contextlib.ExitStack() as opened:
             if self.server:
-                classify = functools.partial(opened.enter_context(self._client()).predict, top_k=self.top_k)
+                classify = functools.partial(self._client().predict, top_k=self.top_k)
             else:
                 predictor = load(opened.enter_context(local_copy(self.paths[0])), self.precision)
                 classify = functools.partial(map, functools.partial(answer, predictor, self.top_k))
                 trained_on = predictor.facts.trained_on
             # A folder is its images at any depth; anything else is read or complained about.
             images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
-            hidden = len(images) < MANY_IMAGES
-            answers = list(tqdm(classify(images), "predicting", len(images), file=sys.stderr, disable=hidden))
+            answers = list(tqdm(classify(images), "predicting", len(images), file=sys.stderr, delay=SOON))
         failed = [error for error in answers if isinstance(error, Exception)]
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
@@ -74,8 +73,7 @@ class Predict:
         if not all(":" in line for line in self.header):
             raise ValueError('Expected --header "NAME: VALUE", got a header without a colon.')
         headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in self.header)}
-        client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
-        return contextlib.closing(client)
+        return Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
 
     def _without_improbable(self, prediction) -> Prediction:
         count = sum(not value < self.threshold for value in prediction.probabilities)  # the best are first; NaN stays

@@ -43,12 +43,10 @@ def _images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
     arrays = tuple(map(np.asarray, batch)) if isinstance(batch, tuple | list) else ()
     if len(arrays) == 2 and all(array.ndim for array in arrays) and len(arrays[0]) == len(arrays[1]):
         return arrays
-    found = " and ".join(str(array.shape) for array in arrays)
-    raise ValueError(
-        "Expected (images, labels) batches, a tf.data.Dataset or PyDataset of them, or two arrays (images, labels), "
-        f"got {f'shapes {found}' if found else f'a {type(batch).__name__} as a batch'}. Single images need .batch(64); "
-        "drop weights by .map(lambda x, y, weight: (x, y))."
-    )
+    shapes = " and ".join(str(array.shape) for array in arrays)
+    found = f"shapes {shapes}" if shapes else f"a {type(batch).__name__} as a batch"
+    advice = "Single images need .batch(64); drop weights by .map(lambda x, y, weight: (x, y))."
+    raise ValueError(f"Expected batches (images, labels), or two such arrays, got {found}. {advice}")
 
 
 def class_numbers(labels, classes=None) -> np.ndarray:
@@ -96,12 +94,6 @@ def guesses(scores) -> np.ndarray:
     """`(B, classes) -> (B,) int64`: the class ranked first; NO_GUESS if all scores are NaN."""
     highest = np.fmax.reduce(scores, axis=1)  # NaN only if all are
     return np.where(np.isnan(highest), NO_GUESS, (scores == highest[:, None]).argmax(1))
-
-
-def count_guesses(confusion, labels, guessed):
-    """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`, which can be gigabytes."""
-    answered = guessed != NO_GUESS
-    np.add.at(confusion, (labels[answered], guessed[answered]), 1)
 
 
 def describe_outputs(images, non_finite, constant=False, range_remark="") -> list[str]:

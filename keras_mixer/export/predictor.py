@@ -4,11 +4,11 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import keras
 import numpy as np
-import pydantic
+import pydantic_core
 import tensorflow as tf
 from PIL import Image, ImageOps
 
@@ -24,6 +24,7 @@ from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
+INTERFACE = ("input_shape", "output", "activation")  # of a predictor: in the JSON file of its export, with the facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Predictor:
 
     runtime: str  # the software that runs it
     facts: ModelFacts  # with class names (none for features) and evaluation crop; pixels are in [0, 255]
-    input_shape: tuple[int, int, int]  # (H, W, channels)
+    input_shape: tuple[Count, Count, Count]  # (H, W, channels)
     output: Output
-    activation: str | None  # that made probabilities of logits; None for features
+    activation: Literal["softmax", "sigmoid"] | None  # that made probabilities of logits; None for features
     run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
     # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
     other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
@@ -51,19 +52,16 @@ class Predictor:
 
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
-        """Adds what a Mixer lacks to a copy: preprocessing, an activation after logits, the precision.
-
-        Arguments and errors are those of `export_saved_model`.
-        """
+        """Adds what a Mixer lacks to a copy: preprocessing, activation, precision; as for `export_saved_model`."""
         parts = Anatomy(model)
-        kind, activation = parts.kind, parts.activation(classifier_activation)
-        own, crop = parts.facts, evaluation_crop or parts.evaluation_crop
+        kind, crop = parts.kind, evaluation_crop or parts.evaluation_crop
+        activation: Any = parts.activation(classifier_activation)
         classes = 0 if kind == "features" else model.output_shape[-1]
         names = parts.class_names if class_names is None else checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
         check("evaluation_crop", crop, EvaluationCrop)
-        facts = dataclasses.replace(own, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
+        facts = dataclasses.replace(parts.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
@@ -76,16 +74,12 @@ class Predictor:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the JSON file in every export."""
-        interface = {"input_shape": self.input_shape, "output": self.output, "activation": self.activation}
-        return dataclasses.asdict(self.facts) | interface
+        return dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}
 
     def for_classes(self, purpose) -> "Predictor":
         """The same predictor; ValueError if the model has no classes for the purpose (such as "to predict")."""
         if self.output == "features":
-            raise ValueError(
-                f"A model without a head has no classes {purpose}. Build it with include_top=True and train its head; "
-                "export_saved_model and `keras-mixer features` write its features."
-            )
+            raise ValueError(f"A model without a head has no classes {purpose}. Build it with include_top=True.")
         return self
 
     def probabilities(self, images) -> np.ndarray:
@@ -118,23 +112,15 @@ class Predictor:
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
 
 
-class Interface(pydantic.BaseModel):
-    """What the JSON file of an export says, and `ModelFacts` does not."""
-
-    input_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt, pydantic.PositiveInt]
-    output: Output
-    activation: Literal["softmax", "sigmoid"] | None
-
-
 def read_description(text, path) -> dict[str, Any]:
     """The arguments of a `Predictor` in the JSON file of the export at `path`; ValueError if it is damaged."""
     try:
-        facts = pydantic.TypeAdapter(ModelFacts).validate_json(text)
-        interface = Interface.model_validate_json(text)
-    except pydantic.ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{path}: the description of the model is damaged ({wrong}).") from error
-    return {"facts": facts, **dict(interface)}
+        content, types = pydantic_core.from_json(text), get_type_hints(Predictor, include_extras=True)
+        facts = {name: check(name, content.get(name), kind) for name, kind in get_type_hints(ModelFacts).items()}
+        interface = {name: check(name, content.get(name), types[name]) for name in INTERFACE}
+        return {"facts": ModelFacts(**facts), **interface}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
 
 
 def in_precision(model, precision) -> keras.Model:
@@ -220,8 +206,5 @@ def load_model(path) -> keras.Model:
 
 def require_tensorflow():
     """Raises ValueError on another Keras backend than TensorFlow, which writes all exports."""
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Exports are written by TensorFlow, and this program runs Keras on {keras.backend.backend()}. Save the "
-            "model as a .keras file, then load and export it in a program with KERAS_BACKEND=tensorflow."
-        )
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(f"Keras on {backend} writes no exports. Export the saved model with KERAS_BACKEND=tensorflow.")

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_mixer.base_layers import available_cores
 from keras_mixer.export.predictor import Predictor, load_model, read_description
@@ -64,10 +65,7 @@ def open_export(path) -> Predictor:
     openers = {".tflite": _open_tflite, ".onnx": _open_onnx, ".xml": _open_openvino}
     opener = _open_saved_model if (path / "saved_model.pb").is_file() else openers.get(path.suffix)
     if opener is None:
-        raise ValueError(
-            f"{path} does not contain a model. Expected a run directory with model.keras, a .keras file, a SavedModel, "
-            "a .tflite or .onnx file, or an OpenVINO folder or .xml file."
-        )
+        raise ValueError(f"{path} does not contain a model: no model.keras, saved_model.pb, .tflite, .onnx or .xml.")
     try:
         runtime, described, inputs = opener(path)
     except ImportError:
@@ -76,18 +74,13 @@ def open_export(path) -> Predictor:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({reason:.300}).") from error
     if described is None:
-        raise ValueError(
-            f"{path} was not written by this package, so its classes and preprocessing are unknown. Write it with "
-            "keras-mixer export."
-        )
+        raise ValueError(f"{path} was not written by keras-mixer export: its classes and preprocessing are unknown.")
     run = inputs.pop("image")
     return Predictor(runtime, **read_description(described, path), run=run, other_inputs=inputs)
 
 
 def _open_saved_model(path):
     """As all openers: `(runtime, description or None, {input name: function of a batch})`."""
-    import tensorflow as tf
-
     description = path / SAVED_MODEL_DESCRIPTION
     if not description.is_file():
         return "", None, {}
@@ -109,14 +102,10 @@ def _open_tflite(path):
     with contextlib.suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(path) as archive:
         described = archive.read(DESCRIPTION)
     try:
-        from ai_edge_litert.interpreter import Interpreter
-
-        name = "LiteRT"
+        lite, name = importlib.import_module("ai_edge_litert.interpreter"), "LiteRT"
     except ImportError:
-        import tensorflow as tf
-
-        Interpreter, name = tf.lite.Interpreter, "TensorFlow Lite"
-    interpreter = Interpreter(model_path=str(path), num_threads=available_cores())
+        lite, name = tf.lite, "TensorFlow Lite"
+    interpreter = lite.Interpreter(model_path=str(path), num_threads=available_cores())
     if described is None:
         return name, None, {}
     runner = interpreter.get_signature_runner("serving_default")

@@ -8,6 +8,7 @@ import importlib.metadata
 import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools.flatbuffer_utils import convert_bytearray_to_object
 
 KEY = "TFLITE_METADATA"
 LABELS = "labels.txt"  # the name that readers of the metadata expect
@@ -24,7 +25,7 @@ class _AlignedBuilder(flatbuffers.Builder):
 
 def add_metadata(content, name, input_shape, description):
     """The bytes of a TFLite file with metadata for an image of shape `(H, W, channels)`."""
-    model, buffer, entry = _model(content), schema.BufferT(), schema.MetadataT()
+    model, buffer, entry = convert_bytearray_to_object(content), schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(_metadata(name, input_shape, description), np.uint8)
     entry.name, entry.buffer = KEY, len(model.buffers)
     model.buffers.append(buffer)
@@ -36,13 +37,9 @@ def add_metadata(content, name, input_shape, description):
 
 def minimum_runtime(content) -> str:
     """The oldest TensorFlow Lite that runs a file, as its converter noted it, such as "2.17.0"; empty if unknown."""
-    model = _model(content)
+    model = convert_bytearray_to_object(content)
     entries = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
     return "".join(bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode() for entry in entries)
-
-
-def _model(content):
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
 
 
 def _metadata(name, input_shape, description):

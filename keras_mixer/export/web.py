@@ -30,10 +30,7 @@ LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 
 
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
-    """Writes a folder for any static file server, with the model as a TFLite file and LiteRT.js to run it.
-
-    The options are those of `keras_mixer.export`; anyone who sees the page can download its examples.
-    """
+    """Writes a folder for any static file server, with a TFLite file and LiteRT.js; all can download the examples."""
     height, width, channels = predictor.for_classes("to show").input_shape
     if quantization == "int8":
         raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
@@ -90,10 +87,7 @@ def package_files(package) -> dict[str, bytes]:
 
 
 def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
-    """`(class name, encoded image)` of up to `count` test images, each of another class.
-
-    The images are encoded again, as PNG and at most 512 px long, so they carry no camera data or place.
-    """
+    """`(class name, PNG file)` of up to `count` test images, each of another class, reduced and without camera data."""
     found: dict[int, bytes] = {}
     for example in subsample(split, CANDIDATES).elements.map(split.read) if count else ():
         if int(example["label"]) not in found:

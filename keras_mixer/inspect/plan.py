@@ -52,7 +52,7 @@ def plan(recipe: Recipe) -> Plan:
     variant, shape = recipe.architecture(), recipe.input_shape()
     if recipe.weights and recipe.resolution_method == "block_diagonal":
         grid = variant.grid(shape)
-        if recipe.weights in published.names():  # which are not downloaded for a plan
+        if recipe.weights in published.NAMES:  # which are not downloaded for a plan
             tiles = tile_count(published.find(recipe.weights, variant).grid, grid) or 1
             variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
         elif Path(recipe.weights).exists():

@@ -8,7 +8,7 @@ import dataclasses
 import tensorflow as tf
 
 from keras_mixer.data.image_folder import FILES, TEST, read_files
-from keras_mixer.data.sources import image_folder, load_source
+from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source, some
 from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
@@ -40,12 +40,6 @@ def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
     if images and not (images.path / wanted.test_split).is_dir():
         raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
     return False
-
-
-def other_source(wanted: Recipe, **options) -> Source:
-    """Data that a run does not know, for testing only."""
-    splits = wanted.test_split, wanted.test_split, None, wanted.split_seed, wanted.label
-    return load_source(wanted.data, wanted.data_dir, *splits, **options)
 
 
 def with_classes_of(source: Source, class_names, log=print) -> Source:

@@ -125,9 +125,7 @@ def content_of(data: bytes, start) -> dict:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ServingError(
-            f"{start} with something that is not JSON: is it the REST port of TensorFlow Serving? {data[:200]!r}"
-        ) from error
+        raise ServingError(f"{start} with something that is not JSON: is it the REST port? {data[:200]!r}") from error
     return content if isinstance(content, dict) else {"error": content}
 
 

@@ -17,11 +17,10 @@ TARGETS = (".npz", ".keras", ".weights.h5")
 
 
 def convert(source, target, like=None, log=print) -> Path:
-    """Reads a file for `load_weights` and writes it in another format, atomically; lines for the user go to `log`.
+    """Reads a file for `load_weights` and writes a new one, atomically; lines for the user go to `log`.
 
-    The target is a new file, `.npz` (official layout), `.keras` or `.weights.h5`. `like` is a `.keras` file of the same
-    model, needed for a `.weights.h5` source. FileNotFoundError without the source; ValueError if it is damaged or
-    unknown, or if the target exists or cannot carry the model.
+    `like` is a `.keras` file of the same model, needed for a `.weights.h5` source. FileNotFoundError without the
+    source; ValueError if it cannot be used, or if the target exists, ends in no format or cannot carry the model.
     """
     target = Path(target)
     if not target.name.endswith(TARGETS):

@@ -16,8 +16,8 @@ KNOWN = (".keras", ".safetensors", ".npz", ".weights.h5", ".tflite", ".onnx")
 def local(source):
     """The downloaded file for an `hf://owner/name[@revision][/file]` address; every other source unchanged.
 
-    Without a file, the repository must have exactly one weights file. If the Hub cannot be reached, the cache of
-    huggingface_hub is used. ValueError for an address or a file of another kind, OSError if the download fails.
+    Without a file, the repository must have exactly one weights file. ValueError for another address or file, OSError
+    if the download fails.
     """
     address = as_address(source) or ""
     if address.startswith(("https://", "http://")):
@@ -28,8 +28,7 @@ def local(source):
         return source
     match = HUB.fullmatch(address)
     if match is None or ".." in address:
-        forms = "hf://owner/name, hf://owner/name/file or hf://owner/name@revision/file"
-        raise ValueError(f"Expected {forms}, got {address}.")
+        raise ValueError(f"Expected hf://owner/name[@revision][/file], got {address}.")
     if match["file"] and not match["file"].endswith(KNOWN):
         raise ValueError(f"Expected a file that ends in {', '.join(KNOWN)}, got {address}.")
     import huggingface_hub  # takes half a second, needed only here

@@ -56,9 +56,8 @@ def own_names(arrays):
     stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
     if stem is None:
         raise ValueError(
-            f"The arrays are not those of a known Mixer file. Expected one of {LINEN!r} (official), {PRE_LINEN!r} "
-            f"(official, pre-linen), {TIMM!r} (timm), {KERAS!r} (Keras), got {len(arrays)} arrays, among them: "
-            f"{', '.join(sorted(arrays)[:5]) or 'none'}."
+            f"The arrays are not those of a known Mixer file. Expected one of {', '.join(FACTS)}, got {len(arrays)} "
+            f"arrays, among them: {', '.join(sorted(arrays)[:5]) or 'none'}."
         )
     prefix, layout = stem["prefix"], stem["layout"]
     kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}

@@ -65,24 +65,20 @@ class WeightFile:
         known = {name: value for name in given if (value := getattr(self.facts, name)) is not None}
         for name, value in known.items():
             if value != given[name] and (built or given[name] != FORMS[name]):
-                raise ValueError(
-                    f"{self.path} belongs to a model with {name}={value}, but this one has {name}={given[name]}. Build "
-                    f"it with weights= and without {name}: both forms are taken from the file."
-                )
+                found = f"{self.path} belongs to a model with {name}={value}, but this one has {name}={given[name]}."
+                raise ValueError(f"{found} Build it with weights= and without {name}, which the file then gives.")
         return tuple((given | known).values())
 
 
 def open_weights(source, variant: Variant | None = None) -> WeightFile:
     """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
     source, facts, grid = str(downloads.local(source)), None, None
-    if source in published.names():
+    if source in published.NAMES:
         checkpoint = published.find(source, variant)
         source, facts, grid = str(published.download(checkpoint)), checkpoint.facts, checkpoint.grid
     elif not source.endswith(SUFFIXES):
-        raise ValueError(
-            f"weights={source!r} is not a known source: expected a published checkpoint "
-            f"({', '.join(published.names())}), a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file."
-        )
+        known = f"{', '.join(published.NAMES)}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
+        raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
     path = Path(source)
     if path.suffix == ".keras":
         parts = plain_mixer(load_keras(path), f"load_weights from {path}", "Save {} to a file, and load that.")

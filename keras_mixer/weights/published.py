@@ -76,11 +76,7 @@ PUBLISHED = (
     ),
     Published("miil_in21k", "B/16", 11221, "ImageNet-21k-P, pre-training only", "mixer_b16_224.miil_in21k", False),
 )
-
-
-def names() -> tuple[str, ...]:
-    """The values of `weights=` that are not files."""
-    return tuple(dict.fromkeys(published.name for published in PUBLISHED))
+NAMES = tuple(dict.fromkeys(published.name for published in PUBLISHED))  # the values of `weights=` that are not files
 
 
 def find(name, variant: Variant | None) -> Published:

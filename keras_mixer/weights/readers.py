@@ -57,10 +57,8 @@ def _check_size(path, unpacked):
     """Raises ValueError if a file would unpack to far more than weights do; call it before anything is unpacked."""
     size = path.stat().st_size
     if unpacked > LARGEST_RATIO * size:
-        raise ValueError(
-            f"it has {size:,} bytes but says that it unpacks to {unpacked:,}, more than {LARGEST_RATIO} times as many, "
-            "which trained weights never do. If it is correct, save the file without compression."
-        )
+        found = f"it has {size:,} bytes but says that it unpacks to {unpacked:,}, as trained weights never do"
+        raise ValueError(f"{found}. If it is correct, save the file without compression.")
 
 
 def _read_npz(path):

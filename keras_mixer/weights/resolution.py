@@ -70,9 +70,8 @@ def change_resolution(model, input_shape, method="block_diagonal"):
 
 
 def adapt(arrays, shapes, grids, method, log):
-    """Changes weights by our names, in place, to those of a model for other images, and logs each change.
+    """Changes weights by our names, in place, to `shapes` of a model with the second of two grids; logs each change.
 
-    `shapes` are those of the new model, `grids` the rows and columns `(g_h, g_w)` of tokens before and after.
     ValueError if the new model is too wide or too narrow for the method.
     """
     stem, channels = arrays["stem/kernel"], shapes["stem/kernel"][2]
@@ -96,17 +95,13 @@ def _check_widths(arrays, shapes, grids, method):
     hidden, (wanted,), count = len(arrays[HIDDEN]), shapes[HIDDEN], tile_count(*grids)
     if wanted == hidden * (1 if method == "bilinear" else count):
         return
-    (height, width), (target_height, target_width) = (np.multiply(grid, shapes["stem/kernel"][:2]) for grid in grids)
-    rule = (
-        f"needs a model with tokens_mlp_dim={hidden * count} instead of {wanted} (change_resolution builds it)"
-        if count
-        else f"works for heights of {height}, {2 * height}, {3 * height}, ... px and widths of {width}, {2 * width}, "
-        f"{3 * width}, ... px"
-    )
+    (height, width), new = (np.multiply(grid, shapes["stem/kernel"][:2]) for grid in grids)
+    rule = f"works for heights of {height}, {2 * height}, ... px and widths of {width}, {2 * width}, ... px"
+    if count:
+        rule = f"needs a model with tokens_mlp_dim={hidden * count} instead of {wanted} (change_resolution builds it)"
     raise ValueError(
-        f"the weights are for images of {height} x {width} px, the model for {target_height} x {target_width} px: the "
-        f'paper\'s rule {rule}; method="bilinear" works for any size with tokens_mlp_dim={hidden}, but is not from the '
-        "paper."
+        f"the weights are for images of {height} x {width} px, the model for {new[0]} x {new[1]} px: the paper's rule "
+        f'{rule}; method="bilinear", not from the paper, works for any size with tokens_mlp_dim={hidden}.'
     )
 
 

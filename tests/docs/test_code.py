@@ -56,7 +56,7 @@ def small_fit(recipe, *, workdir, **options):
     fields = {name: options.pop(name) for name in set(options) & set(Recipe.__dataclass_fields__)}
     recipe = resolve(recipe, **fields)
     side = recipe.image_size if recipe.image_size < 224 else recipe.image_size // 14
-    weights = "runs/digits/model.keras" if recipe.weights in published.names() else recipe.weights
+    weights = "runs/digits/model.keras" if recipe.weights in published.NAMES else recipe.weights
     recipe = dataclasses.replace(recipe, image_size=side, weights=weights, **SMALL)
     return loop.fit(recipe, workdir=workdir, **options)
 

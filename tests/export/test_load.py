@@ -118,7 +118,7 @@ def test_what_is_not_ours_or_damaged_or_lacks_its_runtime_is_named(tflite_file, 
             keras_mixer.load(path, **options)
 
     path.write_bytes(bare)
-    refused(r"other\.tflite was not written by this package, so its classes and preprocessing are unknown")
+    refused(r"other\.tflite was not written by keras-mixer export: its classes and preprocessing")
     refused(r"is for runs and \.keras files, not for .*other\.tflite", precision="bfloat16")
     for wrong in ({"output": "logits"}, {"activation": "relu"}, {"class_names": [1]}, {"trained_on": 1}):
         path.write_bytes(bare)

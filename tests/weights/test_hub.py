@@ -107,7 +107,7 @@ def test_the_cache_is_used_without_the_hub(asked, monkeypatch):
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
-        ("hf://me", ValueError, r"Expected hf://owner/name, .* got hf://me\."),
+        ("hf://me", ValueError, r"Expected hf://owner/name.* got hf://me\."),
         ("hf://timm/tiny/pytorch_model.bin", ValueError, r"Expected a file that ends in \.keras, .*\.bin"),
         ("hf://me/two", ValueError, r"one weights file in hf://me/two, got files/one\.npz, two\.npz"),
         ("hf://me/two/three.npz", OSError, r"^Downloading hf://me/two/three\.npz failed: .*Entry Not Found(?!.*retry)"),

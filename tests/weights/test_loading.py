@@ -165,7 +165,7 @@ def test_other_channel_counts_adapt_the_stem(source, official):
 def test_sizes_without_whole_tiles_or_a_square_need_more(official, tmp_path):
     model, said = empty(input_shape=(20, 16, 3)), []
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"heights of 16, 32, 48.*widths of 16, 32, 48.*method=\"bilinear\""):
+    with pytest.raises(ValueError, match=r"heights of 16, 32, .*widths of 16, 32, .*method=\"bilinear\""):
         keras_mixer.load_weights(model, official)
     assert all(map(np.array_equal, model.get_weights(), before))
     keras_mixer.load_weights(model, official, method="bilinear", log=said.append)
