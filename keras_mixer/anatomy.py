@@ -1,5 +1,6 @@
 """What a model consists of, read from its graph: whether it is a Mixer, and which layers were added to it."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -223,9 +224,12 @@ def activation_of(part) -> str:
 
 def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
-    losses = map(keras.losses.get, keras.tree.flatten(getattr(model, "loss", None)))
-    functions = {getattr(loss, "fn", loss) for loss in losses}  # a loss may have any name
-    names = {getattr(one, "__name__", None) or getattr(one, "name", None) or str(one) for one in functions}
+    names = set()
+    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+        with contextlib.suppress(ValueError):  # a name that only the user's program knew
+            loss = keras.losses.get(loss)
+        function = getattr(loss, "fn", loss)  # a loss may have any name
+        names.add(getattr(function, "__name__", None) or getattr(function, "name", None) or str(function))
     if numeric := next(filter(NUMERIC_LOSS.fullmatch, names), None):
         raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
     single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]

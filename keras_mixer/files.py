@@ -37,7 +37,7 @@ def atomic_write(path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
-        written = Path(folder, path.parent.resolve().name, path.name)
+        written = Path(folder, path.parent.resolve().name, path.name)  # a SavedModel stores its folder's name
         written.parent.mkdir(exist_ok=True)  # in the root of a disk it has no name
         yield written
         if written.is_file():  # on disk before it gets its name: a power failure leaves the old content or the new

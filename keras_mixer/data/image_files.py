@@ -101,7 +101,8 @@ def _reason(image, error) -> str:
                 opened.load()
         except Exception as of_pillow:
             error = of_pillow
-    return re.sub("{{.*?}} ?", "", str(error) or repr(error)).splitlines()[0].rstrip(".")
+    told = getattr(error, "strerror", None) or str(error) or repr(error)
+    return re.sub("{{.*?}} ?", "", told).splitlines()[0].rstrip(".")
 
 
 def _shown(path) -> str:

@@ -225,7 +225,7 @@ class ImageFolder:
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
     paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
-    return [path for path, header in zip(paths, check_files(paths), strict=True) if not isinstance(header, NotAnImage)]
+    return [path for path, found in zip(paths, check_files(paths), strict=True) if not isinstance(found, NotAnImage)]
 
 
 def counted(kinds) -> str:

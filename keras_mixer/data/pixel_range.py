@@ -11,13 +11,14 @@ OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range, as
 def warn_of_range(pixels, expected=(0, 255)) -> str:
     """Warns if pixels, or the lowest and highest of each batch, cannot be right, and returns the warning or "".
 
-    `expected` are the values of black and white, or None if they are unknown. NaN does not count.
+    `expected` are the values of black and white, or None if they are unknown. Only finite pixels count.
     """
     pixels = np.asarray(pixels)
+    floating = not np.issubdtype(pixels.dtype, np.integer)
+    pixels = pixels[np.isfinite(pixels)] if floating else pixels
     if expected is None or not pixels.size:
         return ""
-    lowest, highest = np.fmin.reduce(pixels, axis=None), np.fmax.reduce(pixels, axis=None)
-    (black, white), remark, floating = expected, "", not np.issubdtype(pixels.dtype, np.integer)
+    (black, white), remark, lowest, highest = expected, "", pixels.min(), pixels.max()
     margin = OVERSHOOT * (white - black)
     wanted = f"the model expects {black:g} (black) to {white:g} (white)"
     if floating and lowest < highest <= LARGEST_SCALED < white:

@@ -55,7 +55,7 @@ def plan(recipe: Recipe) -> Plan:
         if recipe.weights in published.NAMES:  # which are not downloaded for a plan
             tiles = tile_count(published.find(recipe.weights, variant).grid, grid) or 1
             variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
-        elif Path(recipe.weights).exists():
+        elif Path(recipe.weights).expanduser().exists():
             variant = starting_weights(recipe).widened(variant, grid)
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None) + (recipe.sam_rho > 0)

@@ -142,7 +142,7 @@ class MovingAverage(keras.callbacks.Callback):
 
 
 def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
-    """A callback, or some, as a list; ValueError for anything else, and for those that set the learning rate."""
+    """A callback, or some, as a list; ValueError for anything else, and for `REPLACED`."""
     found = list(callbacks or ()) if isinstance(callbacks, list | tuple | None) else [callbacks]
     for callback in found:
         if not isinstance(callback, keras.callbacks.Callback):

@@ -61,7 +61,7 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
         return [gradient * ops.cast(scale, gradient.dtype) for gradient in grads]
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars  # they were reduced before they were clipped
+        return grads_and_vars  # on TensorFlow they were reduced before they were clipped
 
 
 @keras.saving.register_keras_serializable("keras_mixer")

@@ -5,8 +5,7 @@ import hashlib
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import activation_of
-from keras_mixer.evaluation.accuracy import pixel_range_of
+from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.storage import local_copy
@@ -42,7 +41,12 @@ class Teacher:
             )
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.class_names = getattr(model, "class_names", None)
-        self.model = completed(model) if pixel_range_of(model) else model
+        try:
+            Anatomy(model)
+        except ValueError:  # no Mixer
+            self.model = model
+        else:
+            self.model = completed(model)
         self.size, self.classes, self.loss = shapes[0][1:3], shapes[1][1], DistillationLoss(temperature)
 
     def check_classes(self, classes, class_names):
