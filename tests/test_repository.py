@@ -36,7 +36,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (791, 7),
     "experiments": (1300, 14),
     "benchmarks": (1999, 21),
-    "tests": (8496, 78),
+    "tests": (8500, 78),
 }
 KERAS_ONLY = ("variants", "base_layers", "layers", "models", "mixer_model", "anatomy", "features")
 PUBLIC = {

@@ -65,6 +65,8 @@ def test_a_finished_run_is_loaded_and_another_configuration_never_touches_it(lea
     with pytest.raises(ValueError, match=r"seed: 0 there, 1 now.* To continue from its weights, add --weights"):
         fit(folder, seed=1, **LEARNING)
     unfinished = shutil.copytree(folder, tmp_path / "unfinished", ignore=shutil.ignore_patterns("results.json"))
+    lost = shutil.copytree(folder, tmp_path / "lost", ignore=shutil.ignore_patterns("model.keras"))
+    assert_same_weights(fit(lost, **LEARNING).model, first.model)
     renamed = dataclasses.replace(load_source("digits"), class_names=tuple("1234567890"))
     with pytest.raises(ValueError, match=r"classes of .* have changed since this run started"):
         fit_model(resolve("digits", **(SMALL | LEARNING)), workdir=unfinished, source=renamed, log=quiet)
