@@ -9,9 +9,9 @@ import weakref
 import keras
 import numpy as np
 
-from keras_mixer.base_layers import LayerNorm
 from keras_mixer.layers import MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel, ModelFacts, checked_class_names
+from keras_mixer.primitives import LayerNorm
 from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)

@@ -12,7 +12,7 @@ import math
 import keras
 from keras import ops
 
-from keras_mixer.base_layers import FixedLayer, LayerNorm, gelu
+from keras_mixer.primitives import FixedLayer, LayerNorm, gelu
 from keras_mixer.variants import as_pair, token_grid
 
 LAYER_NORM_EPSILON = 1e-6  # flax's default; Keras's is 1e-3 and changes the logits

@@ -11,9 +11,9 @@ import numbers
 import keras
 import numpy as np
 
-from keras_mixer.base_layers import LayerNorm
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
+from keras_mixer.primitives import LayerNorm
 from keras_mixer.variants import VARIANTS, Variant, is_count
 from keras_mixer.weights.loading import FORMS, load_weights, open_weights
 

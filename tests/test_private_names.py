@@ -18,7 +18,7 @@ INSTALLED = {"keras": keras.__version__, "tensorflow": tf.__version__}
 OUTSIDE = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "jax._src", "tyro._")
 USED = {  # by file of the package
     "anatomy.py": "_flatten_layers _inbound_nodes _keras_history",
-    "base_layers.py": "_layers",
+    "primitives.py": "_layers",
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",
     "training/optimizers.py": "_all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"

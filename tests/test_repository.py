@@ -38,7 +38,7 @@ BUDGETS = {  # the most lines and files of Python
     "benchmarks": (1999, 21),
     "tests": (8500, 78),
 }
-KERAS_ONLY = ("variants", "base_layers", "layers", "models", "mixer_model", "anatomy", "features")
+KERAS_ONLY = ("variants", "primitives", "layers", "models", "mixer_model", "anatomy", "features")
 PUBLIC = {
     *("MixerS32", "MixerS16", "MixerB32", "MixerB16", "MixerL32", "MixerL16", "MixerH14", "Mixer"),
     *("MixerModel", "PatchEmbed", "MlpBlock", "MixerBlock", "VARIANTS", "decode_predictions"),
@@ -93,7 +93,7 @@ def test_rooms_import_downwards_only():
 def test_model_code_knows_only_keras():
     usual = sys.stdlib_module_names | {"keras", "keras_mixer", "numpy"}
     for name in KERAS_ONLY:
-        allowed = usual | ({"tensorflow"} if name == "base_layers" else set())  # which imports it on TensorFlow alone
+        allowed = usual | ({"tensorflow"} if name == "primitives" else set())  # which imports it on TensorFlow alone
         assert {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")} <= allowed, name
 
 

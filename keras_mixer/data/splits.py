@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.base_layers import available_cores
 from keras_mixer.mixer_model import checked_class_names
+from keras_mixer.primitives import available_cores
 
 MOST_CLASSES = 20  # in a line
 PARALLEL_CALLS = available_cores()  # images prepared at the same time

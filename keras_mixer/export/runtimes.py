@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.base_layers import available_cores
 from keras_mixer.export.predictor import Predictor, load_model, read_description
 from keras_mixer.files import as_address
+from keras_mixer.primitives import available_cores
 from keras_mixer.weights import downloads
 
 DESCRIPTION = "keras_mixer.json"  # inside a TFLite file

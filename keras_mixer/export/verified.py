@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.base_layers import available_cores
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
@@ -27,6 +26,7 @@ from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import MODEL, write_web
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
+from keras_mixer.primitives import available_cores
 
 Limit = Probability | None
 # By quantization or precision: largest difference of a probability, smallest fraction of equal top-1; None: no limit.
