@@ -24,13 +24,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The folders of the package, lowest first: each imports only from those before it.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (9214, 74),
+    "keras_mixer": (9221, 74),
     "keras_mixer/*.py": (1408, 13),
     "keras_mixer/layers.py": (197, 1),
     "keras_mixer/weights": (832, 9),
     "keras_mixer/data": (1851, 11),
     "keras_mixer/training": (1996, 12),
-    "keras_mixer/evaluation": (443, 5),
+    "keras_mixer/evaluation": (450, 5),
     "keras_mixer/export": (1156, 9),
     "keras_mixer/inspect": (589, 7),
     "keras_mixer/cli": (791, 7),

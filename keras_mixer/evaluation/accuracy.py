@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_mixer.anatomy import ACTIVATIONS, Anatomy, activation_of, implied_activation
 from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.evaluation.outputs import NO_GUESS, class_numbers, describe_outputs, guesses, outputs_of
+from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
 TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
@@ -92,8 +92,8 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
     if not rows:
         raise ValueError("The data set to evaluate on is empty.")
     labels, guessed, of_label, in_top5, finite, same = map(np.concatenate, zip(*rows, strict=True))
-    confusion, answered = np.zeros((classes, classes), np.int64), guessed != NO_GUESS
-    np.add.at(confusion, (labels[answered], guessed[answered]), 1)
+    confusion = np.zeros((classes, classes), np.int64)
+    count_guesses(confusion, labels, guessed)
     return Evaluation(
         examples=len(labels),
         top1=float(np.mean(guessed == labels)),

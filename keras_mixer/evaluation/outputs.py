@@ -96,6 +96,13 @@ def guesses(scores) -> np.ndarray:
     return np.where(np.isnan(highest), NO_GUESS, (scores == highest[:, None]).argmax(1))
 
 
+def count_guesses(confusion, labels, guessed) -> np.ndarray:
+    """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`; returns which are guesses."""
+    answered = guessed != NO_GUESS
+    np.add.at(confusion, (labels[answered], guessed[answered]), 1)
+    return answered
+
+
 def describe_outputs(images, non_finite, constant=False, range_remark="") -> list[str]:
     """One sentence per problem with the pixels or outputs behind an accuracy; empty for a sound model."""
     broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN is wrong."

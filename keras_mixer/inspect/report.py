@@ -15,7 +15,7 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import subsample
-from keras_mixer.evaluation.outputs import NO_GUESS, guesses
+from keras_mixer.evaluation.outputs import count_guesses, guesses
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
@@ -95,8 +95,8 @@ def read_answers(predictor, split) -> dict[str, Any]:
     with progress, naming_damaged_files(split):
         for images, labels in batches.as_numpy_iterator():
             probabilities = np.asarray(predictor.run(images))
-            answered = (guessed := guesses(probabilities)) != NO_GUESS
-            np.add.at(confusion, (labels[answered], guessed[answered]), 1)
+            guessed = guesses(probabilities)
+            answered = count_guesses(confusion, labels, guessed)
             for i in np.flatnonzero((guessed != labels) & answered):
                 sure, of_label = (float(probabilities[i, index]) for index in (guessed[i], labels[i]))
                 mistake = {"pixels": images[i].astype(np.uint8), "confidence": sure, "of_label": of_label}
