@@ -1,10 +1,7 @@
 """What a model consists of, read from its graph: whether it is a Mixer, and which layers were added to it."""
 
-import contextlib
-import functools
 import itertools
 import re
-import weakref
 
 import keras
 import numpy as np
@@ -16,27 +13,29 @@ from keras_mixer.variants import Variant, token_grid
 
 PIXELS = (0, 255)
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
-NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_(squared|absolute).*", re.IGNORECASE)
-BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "sigmoid_cross_entropy")
-HEAD = (keras.layers.GlobalAveragePooling1D, keras.layers.Dense, keras.layers.Activation)
+NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_?(squared|absolute).*", re.IGNORECASE)
+BINARY_LOSS = re.compile("bce|binary_?(focal_?)?crossentropy|sigmoid_cross_entropy", re.IGNORECASE)
+WEIGHTS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all other layers of a Mixer
 POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
-_GRAPHS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by model: each new one adds nodes to its layers
+AFTER = (keras.layers.GlobalAveragePooling1D, keras.layers.Reshape, ClassifierHead, keras.layers.Activation)
 
 
 class Anatomy:
     """The layers of a Mixer from its image to its output, one after another, each used once; ValueError for others.
 
+    Models inside the model are opened.
+
     Attributes:
         model: the model itself.
-        graph: the model, or the same layers without models inside it.
         layers: all layers, of which `before` are those between image and stem (none, the scaling of the pixels, or
             what the user added), `body` those of a Mixer (`stem`, `tokens`, `blocks`, `norm`), and `after` those after
-            the last LayerNorm (pooling or grid, head, activation, or what the user added).
-        inputs: the tensor of the graph before each layer; `outputs`: the one after it.
+            the last LayerNorm (pooling or grid, `head`, activation, or what the user added).
+        head: the layer of the logits; None in a model without a head, or with one of the user's.
+        grid: rows and columns `(g_h, g_w)` of the tokens.
     """
 
     def __init__(self, model):
-        self.model, self.graph, self._nodes = model, model, _chain(model)
+        self.model, self._nodes = model, _chain(model)
         self.layers = layers = tuple(node.operation for node in self._nodes)
         start = next((i for i, layer in enumerate(layers) if isinstance(layer, PatchEmbed)), len(layers))
         blocks = [layer for layer in layers if isinstance(layer, MixerBlock)]
@@ -52,59 +51,34 @@ class Anatomy:
             raise _not_a_mixer(model, "a layer is used more than once")
         self.before, self.body, self.after = layers[:start], layers[start:end], layers[end:]
         self.stem, self.tokens, self.blocks, self.norm = *self.body[:2], self.body[2:-1], self.body[-1]
-        parts = (part for layer in layers if isinstance(layer, keras.layers.Layer) for part in layer._flatten_layers())
-        if quantized := next((part.path for part in parts if part.quantization_mode is not None), None):
-            raise _not_a_mixer(model, f"Keras has quantized {quantized!r}; use the model from before")
-        if any(isinstance(layer, keras.Model) for layer in model.layers):
-            if model not in _GRAPHS:
-                image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
-                _GRAPHS[model] = model_like(model, image, self.apply(image))
-            self.graph, self._nodes = _GRAPHS[model], _chain(_GRAPHS[model])
-        self.inputs = {node.operation: node.input_tensors[0] for node in self._nodes}
-        self.outputs = {node.operation: node.output_tensors[0] for node in self._nodes}
+        self.grid = self._nodes[start].output_tensors[0].shape[1:3]
+        self.head = next((layer for layer in self.after if isinstance(layer, ClassifierHead)), None)
+        weights = (weight for layer in (*self.body, self.head) if layer for weight in layer.weights)
+        if other := next((weight.path for weight in weights if weight.name not in WEIGHTS), None):
+            raise _not_a_mixer(model, f"{other!r} comes from quantization or LoRA (`save_weights` merges LoRA)")
 
-    def apply(self, x, layers=None):
-        """All layers, or others in their places, on a tensor, with the other arguments that the model gives them."""
-        for node, layer in zip(self._nodes, layers or self.layers, strict=True):
-            arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): x})
-            x = layer(*arguments, **options)
-        return x
+    def apply(self, image=None, layers=None) -> list[keras.KerasTensor]:
+        """The layers, or others in their places, on an image like that of the model: the image, and their outputs."""
+        (of_model,) = self.model.inputs
+        tensors = [keras.Input(of_model.shape[1:], dtype=of_model.dtype, name="image") if image is None else image]
+        for node, layer in zip(self._nodes, layers or self.layers, strict=False):
+            arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): tensors[-1]})
+            tensors.append(layer(*arguments, **options))
+        return tensors
 
-    @property
-    def pre_logits(self) -> keras.KerasTensor:
-        """`(B, C)`: the mean over tokens after the last LayerNorm, in float32 or better."""
+    def pre_logits(self, tensors) -> keras.KerasTensor:
+        """`(B, C)`: the mean over tokens after the last LayerNorm, in float32 or better; `tensors` are from `apply`."""
         exact = keras.backend.result_type(self.norm.variable_dtype, "float32")
         mean = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="mean_over_tokens")
-        return mean(self.outputs[self.norm])
+        return mean(tensors[-1 - len(self.after)])
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns `(g_h, g_w)` of the tokens."""
-        return self.outputs[self.stem].shape[1:3]
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Names of the layers with which `keras_mixer.Mixer` would not have built the model."""
-        black, white = self.stem.pixel_range
-        form = [(getattr(layer, "scale", 0), getattr(layer, "offset", 0)) for layer in self.before]
-        before = () if np.array_equal(form, [((white - black) / 255, black)]) else self.before
-        kinds = all(map(isinstance, self.after, HEAD)) and 0 < len(self.after) <= len(HEAD)
-        head = kinds and all(dense.use_bias and activation_of(dense) == "linear" for dense in self.after[1:2])
-        grid = len(self.after) == 1 and isinstance(self.after[0], keras.layers.Reshape)
-        return tuple(layer.name for layer in (*before, *(() if head or grid else self.after)))
-
-    @property
-    def head(self) -> keras.layers.Dense | None:
-        """The layer of the logits; None in a model without a head, or with layers of the user's after the body."""
-        return self.after[1] if len(self.after) > 1 and not self.added else None
-
-    @functools.cached_property
     def input_range(self) -> tuple[float, float]:
         """Values of a black and a white pixel at the input; ValueError if added layers leave them unknown."""
         at_stem = self.stem.pixel_range
         if not self.before:
             return at_stem
-        before = keras.Model(self.graph.inputs[0], self.inputs[self.stem])
+        image, *_, scaled = self.apply(layers=self.before)
+        before = keras.Model(image, scaled)
         for values in (PIXELS, at_stem):
             images = np.stack([np.full(before.input_shape[1:], value, np.float32) for value in values])
             seen = keras.ops.convert_to_numpy(before(images, training=False)).reshape(2, -1)
@@ -119,8 +93,7 @@ class Anatomy:
     @property
     def facts(self) -> ModelFacts:
         """What the layers know; class names of an added head are those of `model.class_names`, if it has them."""
-        source = next((layer for layer in self.after[::-1] if isinstance(layer, ClassifierHead)), self.model)
-        names, trained_on, crop = (getattr(source, name, None) for name in ClassifierHead.facts)
+        names, trained_on, crop = (getattr(self.head or self.model, name, None) for name in ClassifierHead.facts)
         names = None if names is None else checked_class_names(names)
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
@@ -167,14 +140,17 @@ class Anatomy:
         return given or (implied_activation(self.model) if self.kind == "logits" else next(iter(fitting), None))
 
 
-def plain_mixer(model, purpose, advice="Pass {}.") -> Anatomy:
+def plain_mixer(model, purpose) -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
     parts = Anatomy(model)
-    if parts.added:
+    added = [layer.name for layer in parts.before if not isinstance(layer, keras.layers.Rescaling)]
+    added += [layer.name for layer in parts.after if not isinstance(layer, AFTER)]
+    if added:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
-        found = f"model {model.name!r} has other layers too: {', '.join(map(repr, parts.added))}"
-        raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. {advice.format(use)}")
+        found = f"model {model.name!r} has other layers too: {', '.join(map(repr, added))}"
+        raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. Use {use}.")
+    parts.input_range()  # raises if the pixels are scaled to another range
     return parts
 
 
@@ -190,23 +166,10 @@ def rebuild(model, *, precision=None, input_shape=None, **options):
     layers = []
     for layer in parts.layers:
         config = layer.get_config() | changes.get(layer, {})
-        config.pop("lora_rank", None)  # `copy_weights` adds the update to the kernel
         if precision is not None and isinstance(layer, keras.layers.Layer):
             config["dtype"] = precision if layer in parts.body else "float32"
         layers.append(type(layer).from_config(config))
-    return model_like(model, image, parts.apply(image, layers), trainable=model.trainable)
-
-
-def copy_weights(layers, new_layers):
-    """Sets the weights of layers to those of others of the same kind; LoRA updates are added to their kernels."""
-    for pair in zip(layers, new_layers, strict=True):
-        if not isinstance(pair[0], keras.layers.Layer):  # an operation, such as a division
-            continue
-        for old, new in zip(*(layer._flatten_layers() for layer in pair), strict=True):
-            stored: dict = {}
-            old.save_own_variables(stored)
-            # As copies: JAX would let both variables share a buffer, and a training step gives its buffers away.
-            new.load_own_variables({name: np.array(value) for name, value in stored.items()})
+    return model_like(model, image, parts.apply(image, layers)[-1], trainable=model.trainable)
 
 
 def model_like(model, image, outputs, **options):
@@ -224,16 +187,12 @@ def activation_of(part) -> str:
 
 def implied_activation(model) -> str:
     """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
-    names = set()
-    for loss in keras.tree.flatten(getattr(model, "loss", None)):
-        with contextlib.suppress(ValueError):  # a name that only the user's program knew
-            loss = keras.losses.get(loss)
-        function = getattr(loss, "fn", loss)  # a loss may have any name
-        names.add(getattr(function, "__name__", None) or getattr(function, "name", None) or str(function))
+    functions = [getattr(loss, "fn", loss) for loss in keras.tree.flatten(getattr(model, "loss", None))]
+    names = [getattr(function, "__name__", str(function)) for function in functions]  # a loss may have any `name`
     if numeric := next(filter(NUMERIC_LOSS.fullmatch, names), None):
         raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
-    single = [tuple(one.shape[1:]) for one in getattr(model, "outputs", None) or ()] == [(1,)]
-    return "sigmoid" if single or names & set(BINARY_LOSSES) else "softmax"
+    single = tuple(model.outputs[0].shape[1:]) == (1,)
+    return "sigmoid" if single or any(map(BINARY_LOSS.fullmatch, names)) else "softmax"
 
 
 def _chain(model) -> list:

@@ -44,20 +44,22 @@ def feature_extractor(model, names=None):
     """
     parts = Anatomy(model)
     blocks = {f"block_{i}": block for i, block in enumerate(parts.blocks)}
-    found = {name: parts.outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
-    found["pre_logits"] = parts.pre_logits
+    tensors = parts.apply()  # before each layer, and after the last
+    outputs, inputs = (dict(zip(parts.layers, some, strict=False)) for some in (tensors[1:], tensors))
+    found = {name: outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
+    found["pre_logits"] = parts.pre_logits(tensors)
     if parts.head is not None:
-        found["logits"] = parts.outputs[parts.head]
+        found["logits"] = outputs[parts.head]
     wanted = list(found) if names is None else [names] if isinstance(names, str) else list(names)
-    found["normed"] = parts.outputs[parts.norm]
+    found["normed"] = outputs[parts.norm]
     valid = [*found, *(f"{name}/{mlp}" for name in blocks for mlp in MLPS)]
     if unknown := [name for name in wanted if name not in valid]:
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
     for name, block in blocks.items():
         if any(feature.startswith(f"{name}/") for feature in wanted):
-            outputs = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")(parts.inputs[block])
-            found |= {f"{name}/{mlp}": output for mlp, output in zip(MLPS, outputs, strict=True)}
+            added = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")(inputs[block])
+            found |= {f"{name}/{mlp}": output for mlp, output in zip(MLPS, added, strict=True)}
     grid = (-1, *parts.grid, parts.stem.hidden_dim)
-    tensors = {name: found[name] for name in wanted}
-    chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in tensors.items()}
-    return keras.Model(parts.graph.inputs[0], chosen, name=f"{model.name}_features", trainable=model.trainable)
+    chosen = {name: found[name] for name in wanted}
+    chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in chosen.items()}
+    return keras.Model(tensors[0], chosen, name=f"{model.name}_features", trainable=model.trainable)

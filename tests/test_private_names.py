@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 INSTALLED = {"keras": keras.__version__, "tensorflow": tf.__version__}
 OUTSIDE = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "jax._src", "tyro._")
 USED = {  # by file of the package
-    "anatomy.py": "_flatten_layers _inbound_nodes _keras_history",
+    "anatomy.py": "_inbound_nodes _keras_history",
     "primitives.py": "_layers",
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",

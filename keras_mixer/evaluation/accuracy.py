@@ -136,6 +136,6 @@ def probabilities_of(logits, activation) -> np.ndarray:
 def pixel_range_of(model) -> tuple[float, float] | None:
     """Values of a black and a white pixel at the input of a Mixer; None if they or the kind of model are unknown."""
     try:
-        return Anatomy(model).input_range
+        return Anatomy(model).input_range()
     except ValueError:
         return None

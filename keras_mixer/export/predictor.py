@@ -12,7 +12,7 @@ import pydantic_core
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, copy_weights, model_like, rebuild
+from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, model_like, rebuild
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import warn_of_range
@@ -131,23 +131,23 @@ def in_precision(model, precision) -> keras.Model:
     if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
         return model
     new = rebuild(model, precision=precision)
-    copy_weights(parts.layers, Anatomy(new).layers)
+    new.set_weights(model.get_weights())
     return new
 
 
 def completed(model, activation=None) -> keras.Model:
     """The model for pixels in [0, 255], with an activation after its logits; itself if nothing is missing.
 
-    Models inside the model are opened. All layers are shared.
+    All layers are shared.
     """
     parts = Anatomy(model)
-    if parts.input_range == PIXELS and activation is None:
-        return parts.graph
+    black, white = pixels = parts.input_range()
+    if pixels == PIXELS and activation is None:
+        return model
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
-    if parts.input_range != PIXELS:
-        black, white = parts.input_range
+    if pixels != PIXELS:
         x = keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")(x)
-    x = parts.apply(x)
+    x = parts.apply(x)[-1]
     if activation is not None:
         x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return model_like(model, image, x)

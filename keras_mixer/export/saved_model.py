@@ -136,8 +136,8 @@ def _signatures(model, predictor, top_k):
     shape, facts = predictor.input_shape, predictor.facts
     image_of = {dtype: [tf.TensorSpec((None, *shape), dtype, name="image")] for dtype in (tf.float32, tf.uint8)}
     parts = Anatomy(model)
-    found = {"probabilities": parts.graph.outputs[0], "pre_logits": parts.pre_logits}
-    both = keras.Model(parts.graph.inputs[0], found)
+    tensors = parts.apply()
+    both = keras.Model(tensors[0], {"probabilities": tensors[-1], "pre_logits": parts.pre_logits(tensors)})
 
     @tf.function(input_signature=image_of[tf.float32])  # one graph, shared by all signatures
     def outputs(image):

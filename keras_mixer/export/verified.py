@@ -200,7 +200,7 @@ def format_with(name, options) -> Format:
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
     parts, model = Anatomy(model), in_precision(model, "float32")
-    (black, white), kind = parts.input_range, parts.kind
+    (black, white), kind = parts.input_range(), parts.kind
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)

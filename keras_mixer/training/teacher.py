@@ -8,6 +8,7 @@ from keras import ops
 from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
+from keras_mixer.mixer_model import MixerModel
 from keras_mixer.storage import local_copy
 from keras_mixer.weights.readers import load_keras, model_file
 
@@ -43,7 +44,9 @@ class Teacher:
         self.class_names = getattr(model, "class_names", None)
         try:
             Anatomy(model)
-        except ValueError:  # no Mixer
+        except ValueError:
+            if isinstance(model, MixerModel):
+                raise  # with layers that were quantized or inserted, perhaps for other pixels
             self.model = model
         else:
             self.model = completed(model)

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, plain_mixer
+from keras_mixer.anatomy import WEIGHTS, Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.weights.readers import FLOATS
@@ -24,7 +24,6 @@ LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.we
 FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
 MLPS = ("token_mixing/dense_0", "token_mixing/dense_1", "channel_mixing/dense_0", "channel_mixing/dense_1")
-KINDS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all others
 IN_BLOCK = ("layer_norm_0", "layer_norm_1", *MLPS)  # its layers with weights
 LINEN_WORDS = {"mixer_block": "MixerBlock", "/layer_norm": "/LayerNorm", "/dense": "/Dense"}  # for ours
 LINEN_WORDS |= {"gamma": "scale", "beta": "bias"}
@@ -91,7 +90,7 @@ def _renumbered(key, arrays):
 
 
 def weights_of(parts: Anatomy) -> dict[str, Any]:
-    """The weights of body and head by our names; a kernel with a LoRA update is the sum, which cannot be assigned."""
+    """The weights of body and head by our names."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
     for i, block in enumerate(parts.blocks):
         layers |= {f"mixer_block_{i}/{name}": operator.attrgetter(name.replace("/", "."))(block) for name in IN_BLOCK}
@@ -99,7 +98,7 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
         layers["head"] = parts.head
     found: dict[str, Any] = {}
     for name, layer in layers.items():
-        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in KINDS if hasattr(layer, kind)}
+        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in WEIGHTS if hasattr(layer, kind)}
     return found
 
 

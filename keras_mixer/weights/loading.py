@@ -5,7 +5,6 @@ import logging
 import math
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_mixer.anatomy import plain_mixer
@@ -81,7 +80,7 @@ def open_weights(source, variant: Variant | None = None) -> WeightFile:
         raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
     path = Path(source)
     if path.suffix == ".keras":
-        parts = plain_mixer(load_keras(path), f"load_weights from {path}", "Save {} to a file, and load that.")
+        parts = plain_mixer(load_keras(path), f"load_weights from {path}")
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
         return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
     arrays = read_arrays(path)
@@ -130,8 +129,6 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant())
     file.form(parts.facts.exact_gelu, parts.facts.pixel_range, built=True)
     weights = weights_of(parts)
-    if fixed := [name for name, weight in weights.items() if not isinstance(weight, keras.Variable)]:
-        raise ValueError(f"{fixed[0]} of the model has a LoRA update. Load weights before enable_lora.")
     shapes, lines = {name: tuple(weight.shape) for name, weight in weights.items()}, list(file.notes)
     try:
         others = head == "auto" and not same_classes(file.facts.class_names, getattr(parts.head, "class_names", None))
@@ -147,7 +144,7 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
         lines.append(TIMM.format(list(parts.stem.pixel_range)))
     for line in lines:
         (log or LOG.warning)(line)
-    if "head/bias" in arrays and isinstance(parts.head, ClassifierHead) and parts.head.class_names is None:
+    if "head/bias" in arrays and parts.head is not None and parts.head.class_names is None:
         for name in ClassifierHead.facts:
             setattr(parts.head, name, getattr(file.facts, name) or getattr(parts.head, name))
     return model

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, copy_weights, rebuild
+from keras_mixer.anatomy import Anatomy, rebuild
 from keras_mixer.variants import token_grid
 from keras_mixer.weights.fitting import HIDDEN
 from keras_mixer.weights.layouts import weights_of
@@ -65,7 +65,9 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     adapt(arrays, {name: tuple(weight.shape) for name, weight in weights.items()}, grids, method, lambda line: None)
     for name, weight in weights.items():
         weight.assign(arrays[name])
-    copy_weights((*parts.before, *parts.after), (*new_parts.before, *new_parts.after))
+    for layer, new_layer in zip(parts.layers, new_parts.layers, strict=True):
+        if layer not in parts.body and getattr(layer, "weights", None):
+            new_layer.set_weights(layer.get_weights())
     return new
 
 

@@ -44,7 +44,7 @@ def models():
         found[kind].class_names, found[kind].evaluation_crop = tuple("abcdefghij"), "resize-crop"
         if kind == "sigmoid":  # the user's own input, with augmentation inside
             flipped = keras.layers.RandomFlip()(image := keras.Input((*SIZE, 3)))
-            found[kind] = keras_mixer.MixerModel(image, Anatomy(found[kind]).apply(flipped))
+            found[kind] = keras_mixer.MixerModel(image, Anatomy(found[kind]).apply(flipped)[-1])
         if "loss" in given:
             found[kind].compile(optimizer="sgd", loss=keras.losses.BinaryCrossentropy(from_logits=True))
             found[kind].optimizer.build(found[kind].trainable_variables)

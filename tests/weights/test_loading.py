@@ -145,8 +145,6 @@ def test_a_model_without_head_takes_the_rest(source, official, tmp_path):
     model, said = keras_mixer.load_weights(empty(include_top=False, pooling="avg"), official), []
     kernel, bias = source.get_layer("head").get_weights()
     np.testing.assert_allclose(logits(model) @ kernel + bias, logits(source), atol=1e-4)
-    own = keras_mixer.MixerModel(model.input, keras.layers.Dense(10)(model.output))  # not a head that knows classes
-    np.testing.assert_allclose(logits(keras_mixer.load_weights(own, official)), logits(source), atol=1e-4)
     headless = keras_mixer.save_official(model, tmp_path / "headless.npz")
     assert not logits(keras_mixer.load_weights(empty(), headless, log=said.append)).any()
     assert "no head" in said[0]
