@@ -17,7 +17,7 @@ NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_?(squared|ab
 BINARY_LOSS = re.compile("bce|binary_?(focal_?)?crossentropy|sigmoid_cross_entropy", re.IGNORECASE)
 WEIGHTS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all other layers of a Mixer
 POOLING = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D, keras.layers.Reshape)
-AFTER = (keras.layers.GlobalAveragePooling1D, keras.layers.Reshape, ClassifierHead, keras.layers.Activation)
+OF_MIXER = (*POOLING, ClassifierHead, keras.layers.Activation)  # what may follow the body
 
 
 class Anatomy:
@@ -80,9 +80,9 @@ class Anatomy:
         image, *_, scaled = self.apply(layers=self.before)
         before = keras.Model(image, scaled)
         for values in (PIXELS, at_stem):
-            images = np.stack([np.full(before.input_shape[1:], value, np.float32) for value in values])
-            seen = keras.ops.convert_to_numpy(before(images, training=False)).reshape(2, -1)
-            if np.allclose(seen, np.array(at_stem)[:, None], atol=1e-3):
+            images = np.ones((2, *image.shape[1:]), np.float32) * np.reshape(values, (2, 1, 1, 1))
+            seen = keras.ops.convert_to_numpy(before(images, training=False))
+            if np.allclose(seen, np.reshape(at_stem, (2, 1, 1, 1)), atol=1e-3):
                 return values
         names = ", ".join(repr(layer.name) for layer in self.before)
         raise ValueError(
@@ -118,39 +118,35 @@ class Anatomy:
     @property
     def kind(self) -> str:
         """What the model gives: "probabilities", "logits" or "features" (pooled or a grid); ValueError for others."""
-        last, name = self.layers[-1], activation_of(self.layers[-1])
-        if isinstance(last, POOLING) and not any(getattr(layer, "weights", None) for layer in self.after):
+        name = activation_of(self.layers[-1])
+        if self.after and all(isinstance(layer, POOLING) for layer in self.after):
             return "features"
         if name not in (*ACTIVATIONS, "linear"):
             raise ValueError(
-                f"Model {self.model.name!r} ends in {last.name!r} ({name}), so the meaning of its outputs is unknown. "
-                "Expected softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
+                f"Model {self.model.name!r} ends in {name}, so the meaning of its outputs is unknown. Expected "
+                "softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
             )
         return "logits" if name == "linear" else "probabilities"
 
     def activation(self, given=None) -> str | None:
         """What makes probabilities of logits, as `given` or implied, or has made them; None for features."""
-        name = activation_of(self.layers[-1])
-        fitting = {"features": (), "probabilities": (name,), "logits": ACTIVATIONS}[self.kind]
-        if given is not None and given not in fitting:
-            raise ValueError(
-                f"classifier_activation={given!r} does not fit a model that ends in {name}; "
-                f"expected {' or '.join(['None', *fitting])}."
-            )
-        return given or (implied_activation(self.model) if self.kind == "logits" else next(iter(fitting), None))
+        kind, name = self.kind, activation_of(self.layers[-1])
+        if given not in {"features": (None,), "probabilities": (None, name), "logits": (None, *ACTIVATIONS)}[kind]:
+            raise ValueError(f"classifier_activation={given!r} does not fit a model that ends in {name}.")
+        if kind == "logits":
+            return given or implied_activation(self.model)
+        return name if kind == "probabilities" else None
 
 
 def plain_mixer(model, purpose) -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
     parts = Anatomy(model)
-    added = [layer.name for layer in parts.before if not isinstance(layer, keras.layers.Rescaling)]
-    added += [layer.name for layer in parts.after if not isinstance(layer, AFTER)]
-    if added:
+    if added := [layer.name for layer in parts.after if not isinstance(layer, OF_MIXER)]:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
         found = f"model {model.name!r} has other layers too: {', '.join(map(repr, added))}"
         raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. Use {use}.")
-    parts.input_range()  # raises if the pixels are scaled to another range
+    parts.input_range()  # raises unless the stem sees the pixels that it expects
     return parts
 
 

@@ -45,7 +45,8 @@ def feature_extractor(model, names=None):
     parts = Anatomy(model)
     blocks = {f"block_{i}": block for i, block in enumerate(parts.blocks)}
     tensors = parts.apply()  # before each layer, and after the last
-    outputs, inputs = (dict(zip(parts.layers, some, strict=False)) for some in (tensors[1:], tensors))
+    inputs = dict(zip(parts.layers, tensors, strict=False))
+    outputs = dict(zip(parts.layers, tensors[1:], strict=True))
     found = {name: outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
     found["pre_logits"] = parts.pre_logits(tensors)
     if parts.head is not None:

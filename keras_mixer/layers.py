@@ -55,7 +55,6 @@ class PatchEmbed(FixedLayer):
         if not -math.inf < black < white < math.inf:
             raise ValueError(f"pixel_range must be two finite numbers in ascending order, got {pixel_range!r}.")
         self.pixel_range = black, white
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
         token_grid(input_shape[1:3], self.patch_size)  # raises if the patch does not divide the image
@@ -158,7 +157,6 @@ class MixerBlock(FixedLayer):
         self.tokens_mlp_dim, self.channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
         self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
         self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened
-        self.input_spec = keras.layers.InputSpec(ndim=3)
         norm = functools.partial(self.add_layer, LayerNorm, epsilon=LAYER_NORM_EPSILON)
         form = {"dropout_rate": dropout_rate, "exact_gelu": exact_gelu, "flattened": flattened}
         mlp = functools.partial(self.add_layer, MlpBlock, **form)

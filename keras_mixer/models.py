@@ -6,7 +6,6 @@ Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `p
 
 import dataclasses
 import inspect
-import numbers
 
 import keras
 import numpy as np
@@ -84,9 +83,6 @@ def Mixer(
         raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
-    for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
-        if not isinstance(rate, numbers.Real) or not 0 <= float(rate) < 1:
-            raise ValueError(f"{label} must be in [0, 1), got {rate!r}.")
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
     counts = vars(variant) | ({"classes": classes} if include_top else {})
     for label, size in counts.items():

@@ -120,7 +120,8 @@ def test_stochastic_depth_drops_whole_examples_and_rescales_the_rest(rng):
         ({"input_shape": None, "include_top": False, "classes": None}, "height, width, channels"),
         ({"pooling": "max"}, "pooling"),
         ({"classes": 0}, "classes"),
-        ({"dropout_rate": 1.0}, "dropout_rate"),
+        ({"dropout_rate": -0.1}, "rate"),
+        ({"drop_path_rate": 1.1}, "rate"),
         ({"hidden_dim": 0}, "hidden_dim"),
     ],
 )
