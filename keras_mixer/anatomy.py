@@ -58,9 +58,10 @@ class Anatomy:
             raise _not_a_mixer(model, f"{other!r} comes from quantization or LoRA (`save_weights` merges LoRA)")
 
     def apply(self, image=None, layers=None) -> list[keras.KerasTensor]:
-        """The layers, or others in their places, on an image like that of the model: the image, and their outputs."""
-        (of_model,) = self.model.inputs
-        tensors = [keras.Input(of_model.shape[1:], dtype=of_model.dtype, name="image") if image is None else image]
+        """An image, by default one like the model's, and the outputs of the layers, or of others in their places."""
+        if image is None:
+            image = keras.Input(self.model.input_shape[1:], dtype=self.model.inputs[0].dtype, name="image")
+        tensors = [image]
         for node, layer in zip(self._nodes, layers or self.layers, strict=False):
             arguments, options = node.arguments.fill_in({id(node.input_tensors[0]): tensors[-1]})
             tensors.append(layer(*arguments, **options))
@@ -153,8 +154,7 @@ def plain_mixer(model, purpose) -> Anatomy:
 def rebuild(model, *, precision=None, input_shape=None, **options):
     """A copy of a Mixer without its weights; `options` are arguments of its blocks, `precision` is that of its body."""
     parts = Anatomy(model)
-    (of_image,) = model.inputs
-    image = keras.Input(input_shape or of_image.shape[1:], dtype=of_image.dtype, name="image")
+    image = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
     grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim
     changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
     if parts.after and isinstance(parts.after[0], keras.layers.Reshape):

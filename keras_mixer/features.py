@@ -5,8 +5,6 @@ from keras import ops
 
 from keras_mixer.anatomy import Anatomy
 
-MLPS = ("token_mixing", "channel_mixing")
-
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MlpOutputs(keras.layers.Wrapper):
@@ -15,6 +13,9 @@ class MlpOutputs(keras.layers.Wrapper):
     def call(self, x):
         mixed_tokens = self.layer.mix_tokens(x)
         return mixed_tokens, self.layer.mix_channels(ops.add(x, mixed_tokens))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape, input_shape
 
 
 def feature_extractor(model, names=None):
@@ -43,23 +44,22 @@ def feature_extractor(model, names=None):
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
     parts = Anatomy(model)
-    blocks = {f"block_{i}": block for i, block in enumerate(parts.blocks)}
     tensors = parts.apply()  # before each layer, and after the last
     inputs = dict(zip(parts.layers, tensors, strict=False))
     outputs = dict(zip(parts.layers, tensors[1:], strict=True))
-    found = {name: outputs[layer] for name, layer in ({"stem": parts.stem} | blocks).items()}
-    found["pre_logits"] = parts.pre_logits(tensors)
+    found = {"stem": outputs[parts.stem]}
+    for i, block in enumerate(parts.blocks):
+        mlps = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")
+        found[f"block_{i}"] = outputs[block]
+        found[f"block_{i}/token_mixing"], found[f"block_{i}/channel_mixing"] = mlps(inputs[block])
+    found |= {"normed": outputs[parts.norm], "pre_logits": parts.pre_logits(tensors)}
     if parts.head is not None:
         found["logits"] = outputs[parts.head]
-    wanted = list(found) if names is None else [names] if isinstance(names, str) else list(names)
-    found["normed"] = outputs[parts.norm]
-    valid = [*found, *(f"{name}/{mlp}" for name in blocks for mlp in MLPS)]
-    if unknown := [name for name in wanted if name not in valid]:
-        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(valid)}.")
-    for name, block in blocks.items():
-        if any(feature.startswith(f"{name}/") for feature in wanted):
-            added = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")(inputs[block])
-            found |= {f"{name}/{mlp}": output for mlp, output in zip(MLPS, added, strict=True)}
+    if names is None:
+        names = [name for name in found if "/" not in name and name != "normed"]
+    wanted = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in wanted if name not in found]:
+        raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(found)}.")
     grid = (-1, *parts.grid, parts.stem.hidden_dim)
     chosen = {name: found[name] for name in wanted}
     chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in chosen.items()}
