@@ -22,7 +22,7 @@ from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
-from keras_mixer.weights.fitting import variant_of
+from keras_mixer.weights.convert import variant_of
 from keras_mixer.weights.layouts import own_names
 from keras_mixer.weights.readers import read_arrays
 

@@ -1,23 +1,24 @@
 """Converts weight files from one format to another."""
 
-import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.models import Mixer
+from keras_mixer.variants import Variant, as_pair
 from keras_mixer.weights import downloads
-from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import save_official
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.readers import load_keras
+from keras_mixer.weights.resolution import HIDDEN
 
 TARGETS = (".npz", ".keras", ".weights.h5")
 
 
-def convert(source, target, like=None, log=print) -> Path:
-    """Reads a file for `load_weights` and writes a new one, atomically; lines for the user go to `log`.
+def convert(source, target, like=None) -> Path:
+    """Reads a file for `load_weights` and writes a new one, atomically.
 
     `like` is a `.keras` file of the same model, needed for a `.weights.h5` source. FileNotFoundError without the
     source; ValueError if it cannot be used, or if the target exists, ends in no format or cannot carry the model.
@@ -26,7 +27,7 @@ def convert(source, target, like=None, log=print) -> Path:
     if not target.name.endswith(TARGETS):
         raise ValueError(f"Expected a target that ends in {', '.join(TARGETS)}, got {target}.")
     refuse_existing(target)
-    model = _read(Path(downloads.local(source)), like, log)
+    model = _read(Path(downloads.local(source)), like)
     if target.suffix == ".npz":
         return save_official(model, target)
     with atomic_write(target) as temporary:
@@ -34,25 +35,34 @@ def convert(source, target, like=None, log=print) -> Path:
     return target
 
 
-def _read(source, like, log):
+def _read(source, like):
     if like is not None:
-        return load_weights(load_keras(downloads.local(like)), source, head="load", log=log)
+        return load_weights(load_keras(downloads.local(like)), source, head="load")
     if source.name.endswith(".weights.h5"):
         raise ValueError(f"{source} does not say which model it is of; pass a .keras file of the same model (--like).")
     if source.suffix == ".keras":
         return load_keras(source)
     file = open_weights(source)
     try:
-        variant, (exact_gelu, pixel_range), head = variant_of(file.arrays), file.form(), file.arrays.get("head/bias")
-        size, channels = np.multiply(file.grid_for(), variant.patch_size), file.arrays["stem/kernel"].shape[2]
-        model = Mixer(
-            **dataclasses.asdict(variant),
-            input_shape=(*size, channels),
-            include_top=head is not None,
-            classes=1000 if head is None else len(head),
-            exact_gelu=exact_gelu,
-            pixel_range=pixel_range,
-        )
-    except (ValueError, TypeError, LookupError) as error:
+        variant = variant_of(file.arrays)
+    except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    return load_weights(model, file, head="load", log=log)
+    shape = *np.multiply(file.grid_for(), variant.patch_size), file.arrays["stem/kernel"].shape[2]
+    head = file.arrays.get("head/kernel", file.arrays.get("head/bias"))
+    top = {"include_top": False} if head is None else {"classes": head.shape[-1] if head.ndim else 0}
+    return Mixer(**vars(variant), input_shape=shape, **top, weights=file)
+
+
+def variant_of(arrays) -> Variant:
+    """The sizes of a Mixer from its weights by our names; ValueError if they are others."""
+    try:
+        *patch_size, _, hidden_dim = arrays["stem/kernel"].shape
+        return Variant(
+            patch_size=as_pair(patch_size),
+            num_blocks=len({match[1] for name in arrays if (match := re.match(r"mixer_block_(\d+)/", name))}),
+            hidden_dim=hidden_dim,
+            tokens_mlp_dim=arrays[HIDDEN].shape[0],
+            channels_mlp_dim=arrays["mixer_block_0/channel_mixing/dense_0/bias"].shape[0],
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"These are not the weights of a Mixer (missing or malformed: {error}).") from error

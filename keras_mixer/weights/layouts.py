@@ -17,15 +17,13 @@ import numpy as np
 from keras_mixer.anatomy import Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.mixer_model import ModelFacts
-from keras_mixer.weights.readers import FLOATS
 
 OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
 FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
-MLPS = ("token_mixing/dense_0", "token_mixing/dense_1", "channel_mixing/dense_0", "channel_mixing/dense_1")
 KINDS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all others
-IN_BLOCK = ("layer_norm_0", "layer_norm_1", *MLPS)  # its layers with weights
+MIXING = [f"{kind}_mixing/dense_{i}" for kind in ("token", "channel") for i in (0, 1)]
 LINEN_WORDS = {"mixer_block": "MixerBlock", "/layer_norm": "/LayerNorm", "/dense": "/Dense"}  # for ours
 LINEN_WORDS |= {"gamma": "scale", "beta": "bias"}
 PATTERNS = {  # they turn names of any layout into ours, one after another
@@ -66,8 +64,6 @@ def own_names(arrays):
     named: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     for key, array in kept.items():
-        if array.dtype not in FLOATS:
-            raise ValueError(f"expected floating-point numbers in array {prefix + key!r}, got {array.dtype}.")
         own = _renumbered(key, kept) if layout == PRE_LINEN else key
         for pattern, replacement in PATTERNS.items():
             own = re.sub(pattern, replacement, own)
@@ -94,7 +90,8 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
     """The weights of body and head by our names; a kernel with a LoRA update is the sum, which cannot be assigned."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
     for i, block in enumerate(parts.blocks):
-        layers |= {f"mixer_block_{i}/{name}": operator.attrgetter(name.replace("/", "."))(block) for name in IN_BLOCK}
+        for name in ("layer_norm_0", "layer_norm_1", *MIXING):
+            layers[f"mixer_block_{i}/{name}"] = operator.attrgetter(name.replace("/", "."))(block)
     if parts.head is not None:
         layers["head"] = parts.head
     found: dict[str, Any] = {}
