@@ -10,24 +10,26 @@ from keras_mixer.models import Mixer
 from keras_mixer.variants import Variant, as_pair
 from keras_mixer.weights import downloads
 from keras_mixer.weights.layouts import save_official
-from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.loading import open_weights
 from keras_mixer.weights.readers import load_keras
 from keras_mixer.weights.resolution import HIDDEN
 
 TARGETS = (".npz", ".keras", ".weights.h5")
 
 
-def convert(source, target, like=None) -> Path:
+def convert(source, target) -> Path:
     """Reads a file for `load_weights` and writes a new one, atomically.
 
-    `like` is a `.keras` file of the same model, needed for a `.weights.h5` source. FileNotFoundError without the
-    source; ValueError if it cannot be used, or if the target exists, ends in no format or cannot carry the model.
+    FileNotFoundError without the source; ValueError if it cannot be used, or is a `.weights.h5` file, which does not
+    say which model it is of, or if the target exists, ends in no format or cannot carry the model.
     """
-    target = Path(target)
+    source, target = Path(downloads.local(source)), Path(target)
     if not target.name.endswith(TARGETS):
         raise ValueError(f"Expected a target that ends in {', '.join(TARGETS)}, got {target}.")
     refuse_existing(target)
-    model = _read(Path(downloads.local(source)), like)
+    if source.name.endswith(".weights.h5"):
+        raise ValueError(f"{source} does not say which model it is of. Load it into one in Python, and save that.")
+    model = load_keras(source) if source.suffix == ".keras" else _model_of(source)
     if target.suffix == ".npz":
         return save_official(model, target)
     with atomic_write(target) as temporary:
@@ -35,13 +37,7 @@ def convert(source, target, like=None) -> Path:
     return target
 
 
-def _read(source, like):
-    if like is not None:
-        return load_weights(load_keras(downloads.local(like)), source, head="load")
-    if source.name.endswith(".weights.h5"):
-        raise ValueError(f"{source} does not say which model it is of; pass a .keras file of the same model (--like).")
-    if source.suffix == ".keras":
-        return load_keras(source)
+def _model_of(source):
     file = open_weights(source)
     try:
         variant = variant_of(file.arrays)

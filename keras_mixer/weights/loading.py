@@ -25,10 +25,7 @@ FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 HEAD = ("head/kernel", "head/bias")
 TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
 FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
-TIMM = (
-    "timm layout: its models compute the exact (erf) GELU. Pixels are scaled to {} at the stem; a model trained with "
-    "another mean and std needs pixel_range=(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
-)
+TIMM = "timm layout: exact (erf) GELU, pixels in {}. Another mean and std need pixel_range=(-mean / std, (1 - mean) / std)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +155,10 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
 def _other_head(file, layer, head) -> str | None:
     """What the file has in place of the model's head; None for a head to load. ValueError if it must be loaded."""
     count = file.arrays["head/kernel"].shape[1] if "head/kernel" in file.arrays else 0
-    found = f"{count} classes" if count else "no head"
-    if count == layer.units:
-        if head == "load" or same_classes(file.facts.class_names, getattr(layer, "class_names", None)):
-            return None
-        return f"{count} other classes"
+    same = count == layer.units
+    if same and (head == "load" or same_classes(file.facts.class_names, getattr(layer, "class_names", None))):
+        return None
+    found = f"{count}{' other' * same} classes" if count else "no head"
     if head == "load":
         raise ValueError(f"the head does not fit: {found} in the file, {layer.units} classes in the model.")
     return found
