@@ -24,6 +24,7 @@ from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run, read_json
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.resolution import widened
 
 
 def fit(
@@ -188,7 +189,8 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     if recipe.weights:
         file = starting_weights(recipe)
         if method == "block_diagonal":
-            variant = file.widened(variant, variant.grid(recipe.input_shape()))
+            grid = variant.grid(recipe.input_shape())
+            variant = widened(variant, file.grid_for(grid), grid)
     model = Mixer(
         **dataclasses.asdict(variant),
         input_shape=recipe.input_shape(),

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import keras
 import ml_dtypes
@@ -12,78 +11,32 @@ import numpy as np
 
 from keras_mixer.anatomy import plain_mixer
 from keras_mixer.imagenet_classes import same_classes
-from keras_mixer.mixer_model import ClassifierHead, ModelFacts
+from keras_mixer.mixer_model import ClassifierHead
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
-from keras_mixer.weights.layouts import own_names, weights_of
-from keras_mixer.weights.readers import load_keras, read_arrays
-from keras_mixer.weights.resolution import HIDDEN, METHODS, adapt, tile_count
+from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, read_weights, weights_of
+from keras_mixer.weights.resolution import METHODS, adapt
 
 LOG = logging.getLogger("keras_mixer")
 SUFFIXES = (".npz", ".safetensors", ".keras", ".weights.h5")
 FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 HEAD = ("head/kernel", "head/bias")
-TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
-FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
-TIMM = "timm layout: exact (erf) GELU, pixels in {}. Another mean and std need pixel_range=(-mean / std, (1 - mean) / std)."
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightFile:
-    """The weights of a Mixer, under our names; `grid` and `facts` are what the file says about its model."""
-
-    path: Path
-    arrays: dict[str, np.ndarray]
-    origins: dict[str, str]  # their names in the file, for messages
-    facts: ModelFacts
-    grid: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()  # lines for the user
-
-    def grid_for(self, target_grid=None) -> tuple[int, int]:
-        """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
-        if self.grid:
-            return self.grid
-        tokens = self.arrays[TOKENS].size if TOKENS in self.arrays else 0
-        if target_grid and tokens in (0, math.prod(target_grid)):  # 0: `load_weights` says what is damaged
-            return target_grid
-        side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
-        if side * side == tokens > 0:
-            return side, side
-        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid. Load them at their image size.")
-
-    def widened(self, variant: Variant, grid) -> Variant:
-        """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
-        tiles = tile_count(self.grid_for(grid), grid) or 1  # without whole tiles `load_weights` says what to do
-        return dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
-
-    def form(self, **given) -> dict[str, Any]:
-        """GELU form and pixel range for a new model: those given if not the defaults, else the file's if known."""
-        known = {name: value for name in FORMS if (value := getattr(self.facts, name)) is not None}
-        return FORMS | known | {name: value for name, value in given.items() if value != FORMS[name]}
+TIMM = "timm layout: exact (erf) GELU, pixels in {}. Other mean and std: pixel_range=(-mean / std, (1 - mean) / std)."
 
 
 def open_weights(source, variant: Variant | None = None) -> WeightFile:
     """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
     if isinstance(source, WeightFile):
         return source
-    source, facts, grid = str(downloads.local(source)), None, None
+    source = str(downloads.local(source))
     if source in published.NAMES:
         checkpoint = published.find(source, variant)
-        source, facts, grid = str(published.download(checkpoint)), checkpoint.facts, checkpoint.grid
-    elif not source.endswith(SUFFIXES):
+        file = read_weights(published.download(checkpoint))
+        return dataclasses.replace(file, facts=checkpoint.facts, grid=checkpoint.grid)
+    if not source.endswith(SUFFIXES):
         known = f"{', '.join(published.NAMES)}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
         raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
-    path = Path(source)
-    if path.suffix == ".keras":
-        parts = plain_mixer(load_keras(path), f"load_weights from {path}", "Save {} to a file, and load that.")
-        arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
-        return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
-    arrays = read_arrays(path)
-    try:
-        named, origins, of_layout, notes = own_names(arrays)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return WeightFile(path, named, origins, facts or of_layout, grid, notes)
+    return read_weights(Path(source))
 
 
 def load_weights(model, source, *, head="auto", method=None, log=None):

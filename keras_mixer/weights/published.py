@@ -21,8 +21,7 @@ from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant
-from keras_mixer.weights.layouts import own_names
-from keras_mixer.weights.readers import read_arrays
+from keras_mixer.weights.layouts import read_weights
 
 LOG = logging.getLogger("keras_mixer")
 BUCKET = "https://storage.googleapis.com/mixer_models"
@@ -103,7 +102,7 @@ def download(published: Published) -> Path:
             # Keras would leave part of a file behind if it is killed, and prints a progress bar.
             with atomic_write(file) as temporary, contextlib.redirect_stdout(sys.stderr):
                 keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
-                own_names(read_arrays(temporary))
+                read_weights(temporary)  # complete
             return file
         except Exception as error:  # of urllib, of the readers, or an Exception
             failed.append(f"Downloading {url} failed: {error}. Without internet, put the file here by hand: {file}")

@@ -3,16 +3,16 @@
 Arrays of one block, S tokens, D_S hidden units: kernel_0 (S, D_S), bias_0 (D_S,), kernel_1 (D_S, S), bias_1 (S,).
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy, copy_weights, rebuild
-from keras_mixer.variants import token_grid
-from keras_mixer.weights.layouts import weights_of
+from keras_mixer.variants import Variant, token_grid
+from keras_mixer.weights.layouts import HIDDEN, weights_of
 
 METHODS = ("block_diagonal", "bilinear")
-HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
 PARTS = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")  # of a token-mixing MLP
 
 
@@ -52,10 +52,8 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     parts = Anatomy(model)
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
-    hidden = parts.blocks[0].tokens_mlp_dim
-    if method == "block_diagonal":
-        hidden *= tile_count(*grids) or 1  # without whole tiles `adapt` says what to do
-    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
+    variant = widened(parts.variant(), *grids) if method == "block_diagonal" else parts.variant()
+    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=variant.tokens_mlp_dim)
     new_parts = Anatomy(new)
     arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
     weights = weights_of(new_parts)
@@ -106,6 +104,12 @@ def tile_count(source_grid, target_grid) -> int:
     """The number of source grids that tile the target, K_h K_w; 0 unless both sides are multiples."""
     counts, rests = np.divmod(target_grid, source_grid)
     return 0 if rests.any() else math.prod(counts.tolist())
+
+
+def widened(variant: Variant, source_grid, target_grid) -> Variant:
+    """The sizes with D_S multiplied by the number of tiles; without whole tiles, unchanged, and `adapt` raises."""
+    tiles = tile_count(source_grid, target_grid) or 1
+    return dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
 
 
 def widen(mlp, source_grid, target_grid):
