@@ -99,8 +99,7 @@ def Mixer(
     if weights is not None:
         weights = open_weights(weights, variant)
         tokens_mlp_dim = widened(variant, weights.grid_for(grid), grid).tokens_mlp_dim
-        form = weights.form(exact_gelu=exact_gelu, pixel_range=tuple(pixel_range))
-        exact_gelu, pixel_range = form.values()
+        exact_gelu, pixel_range = weights.form(exact_gelu=exact_gelu, pixel_range=tuple(pixel_range)).values()
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     drop_path_rates = np.linspace(0, drop_path_rate, 2 * num_blocks).reshape(-1, 2).tolist()  # of the MLPs of a block
 

@@ -25,9 +25,9 @@ from keras_mixer.weights.readers import load_keras, read_arrays
 FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
 HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
 TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
-OFFICIAL = ModelFacts(**FORMS)
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
-FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
+FACTS = dict.fromkeys((LINEN, PRE_LINEN), ModelFacts(**FORMS))  # by the name of the stem
+FACTS |= {TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
 KINDS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all others
 MIXING = [f"{kind}_mixing/dense_{i}" for kind in ("token", "channel") for i in (0, 1)]
@@ -180,12 +180,10 @@ def save_official(model, path):
         raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
     parts = plain_mixer(model, "save_official")
-    facts = parts.facts
-    if facts.exact_gelu or facts.pixel_range != OFFICIAL.pixel_range:
-        raise ValueError(
-            f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but model {model.name!r} has "
-            f"exact_gelu={facts.exact_gelu} and pixel_range={facts.pixel_range}. Save it with model.save('....keras')."
-        )
+    form = {name: getattr(parts.facts, name) for name in FORMS}
+    if form != FORMS:
+        found = f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but {model.name!r} has {form}"
+        raise ValueError(f"{found}. Save it with model.save('....keras').")
     arrays: dict[str, Any] = {}
     for name, weight in weights_of(parts).items():
         for ours, official in LINEN_WORDS.items():

@@ -1,8 +1,7 @@
 """The checkpoints published by Google and by Alibaba MIIL: training data, form and download.
 
-Not published: L/32 and H/14, anything trained on JFT-300M, and anything that Google pre-trained on ImageNet-21k and
-then fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
-So timm's files named goog_in21k_ft_in1k are those trained on ImageNet from scratch.
+timm's files named goog_in21k_ft_in1k are those that Google trained on ImageNet from scratch, according to an author of
+the paper (huggingface/pytorch-image-models, pull request 651).
 
 Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
 gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
