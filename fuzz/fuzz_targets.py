@@ -22,9 +22,7 @@ from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
-from keras_mixer.weights.fitting import variant_of
-from keras_mixer.weights.layouts import own_names
-from keras_mixer.weights.readers import read_arrays
+from keras_mixer.weights.layouts import read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _read_arrays(suffix):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"weights{suffix}")
             path.write_bytes(content)
-            variant_of(own_names(read_arrays(path))[0])
+            read_weights(path).variant()
 
     return read
 

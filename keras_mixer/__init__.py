@@ -1,8 +1,7 @@
 """MLP-Mixer (arXiv 2105.01601) for Keras 3: models, training, evaluation, export.
 
-Models, layers and all that Keras reads from files are imported with the package. What needs more than Keras (`fit`,
-`evaluate`, the exports) is imported when it is first used, so that `import keras_mixer` costs next to nothing over
-`import keras`.
+Models, layers and all that Keras reads from files are imported with the package; what needs more than Keras (`fit`,
+`evaluate`, the exports) when it is first used, so that importing the package takes little longer than importing Keras.
 """
 
 import importlib.metadata

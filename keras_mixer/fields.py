@@ -1,6 +1,7 @@
 """Types and choices of settings, checked by pydantic: in Python, in files, on the command line; without TensorFlow."""
 
-import functools
+import contextlib
+import itertools
 import re
 from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
@@ -48,36 +49,30 @@ RANDAUGMENT_OPERATIONS = (  # source: appendix B of arXiv 2105.01601, all sixtee
 )
 
 
+@contextlib.contextmanager
+def _in_words(name=None):
+    """Turns pydantic's error into a ValueError: for each wrong value its name, what it must be, and what it is."""
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        lines = []
+        for place, errors in itertools.groupby(error.errors(), lambda one: name or next(iter(one["loc"]), None)):
+            of_place = list(errors)  # of a union, one for each form
+            words = (re.sub(r"^(\w+ )?should ", "must ", one["msg"].removeprefix("Value error, ")) for one in of_place)
+            line = " or ".join(words).replace(" or must ", " or ")
+            lines.append(f"{place} {line}, got {of_place[0]['input']!r:.200}." if place else line)
+        raise ValueError("\n".join(lines)) from None
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def settings(cls: type) -> Any:
     """A frozen dataclass whose values are checked; a ValueError names each wrong one. NumPy scalars are taken."""
     checked = pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)(cls)
-    create = checked.__init__
-
-    @functools.wraps(create)
-    def plain(self, *arguments, **values):
-        try:
-            create(self, *arguments, **values)
-        except pydantic.ValidationError as error:
-            raise ValueError(_in_words(error)) from None
-
-    checked.__init__ = plain  # type: ignore[method-assign]
+    checked.__init__ = _in_words()(checked.__init__)  # type: ignore[method-assign]
     return checked
 
 
 def check(name, value, wanted):
     """The value, if it is of a type; otherwise a ValueError that says what it must be."""
-    try:
+    with _in_words(name):
         return pydantic.TypeAdapter(wanted, config=CONFIG).validate_python(value)
-    except pydantic.ValidationError as error:
-        raise ValueError(_in_words(error, name)) from None
-
-
-def _in_words(error, name=None) -> str:
-    """A line for each wrong value: its name, what it must be (of a union, each form), and what it is."""
-    wrong: dict[str, tuple[Any, list[str]]] = {}
-    for one in error.errors():
-        words = re.sub(r"^(\w+ )?should ", "must ", one["msg"].removeprefix("Value error, "))
-        wrong.setdefault(str(name or next(iter(one["loc"]), "")), (one["input"], []))[1].append(words)
-    lines = (f"{place} {' or '.join(words)}, got {value!r:.200}." for place, (value, words) in wrong.items() if place)
-    return "\n".join(lines).replace(" or must ", " or ") or wrong[""][1][0]

@@ -17,10 +17,7 @@ UNFINISHED = ".writing-"  # start of the names of staging folders
 def as_address(path) -> str | None:
     """`protocol://rest` for an address, also if `Path` has shortened it; None for a path on this machine."""
     match = ADDRESS.fullmatch(path.as_posix() if isinstance(path, Path) else str(path))
-    if match is None:
-        return None
-    slashes = "///" if match["protocol"] == "file" else "//"  # the path of a file is absolute
-    return f"{match['protocol']}:{slashes}{match['rest'].rstrip('/')}"
+    return f"{match['protocol']}://{match['rest'].rstrip('/')}" if match else None
 
 
 def refuse_existing(path):

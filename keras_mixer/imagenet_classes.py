@@ -7,12 +7,7 @@ from importlib import resources
 import keras
 import numpy as np
 
-# Letters in the third column of the file. All three orders are those of the sorted ids.
-SUBSETS = {
-    1000: ("k", "ImageNet-1k"),
-    21843: ("g", "ImageNet-21k of Google's checkpoints"),
-    11221: ("m", "ImageNet-21k of the miil checkpoints"),
-}
+SUBSETS = {1000: "k", 21843: "g", 11221: "m"}  # letters in the third column of the file, which is sorted by ids
 
 
 @functools.cache
@@ -21,10 +16,9 @@ def imagenet_classes(count) -> tuple[tuple[str, str], ...]:
 
     Source: WordNet 3.0, timm's `data/_info` for the subsets, and `keras.applications` for the names of the 1,000.
     """
-    letter, _ = SUBSETS[count]
     packed = (resources.files("keras_mixer") / "wordnet" / "imagenet_classes.txt.gz").read_bytes()
     rows = (line.split() for line in gzip.decompress(packed).decode("ascii").splitlines())
-    return tuple((wordnet_id, name) for wordnet_id, name, subsets in rows if letter in subsets)
+    return tuple((wordnet_id, name) for wordnet_id, name, subsets in rows if SUBSETS[count] in subsets)
 
 
 def spellings(names) -> tuple[tuple[str, ...], ...]:
@@ -62,8 +56,7 @@ def decode_predictions(probabilities, top=5):
     """
     shape = tuple(probabilities.shape)
     if len(shape) != 2 or shape[1] not in SUBSETS:
-        known = ", ".join(f"(images, {count}) for {name}" for count, (_, name) in SUBSETS.items())
-        raise ValueError(f"Expected probabilities of shape {known}, got {shape}.")
+        raise ValueError(f"Expected the probabilities of {' or '.join(map(str, SUBSETS))} classes, got shape {shape}.")
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top!r}.")
     classes = imagenet_classes(shape[1])

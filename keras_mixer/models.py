@@ -14,7 +14,9 @@ from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
 from keras_mixer.primitives import LayerNorm
 from keras_mixer.variants import VARIANTS, Variant, is_count
-from keras_mixer.weights.loading import FORMS, load_weights, open_weights
+from keras_mixer.weights.layouts import FORMS
+from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.resolution import widened
 
 
 def Mixer(
@@ -92,8 +94,8 @@ def Mixer(
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)
     if weights is not None:
         weights = open_weights(weights, variant)
-        tokens_mlp_dim = weights.widened(variant, grid).tokens_mlp_dim
-        exact_gelu, pixel_range = weights.form(exact_gelu, pixel_range)
+        tokens_mlp_dim = widened(variant, weights.grid_for(grid), grid).tokens_mlp_dim
+        exact_gelu, pixel_range = weights.form(exact_gelu=exact_gelu, pixel_range=tuple(pixel_range)).values()
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     drop_path_rates = np.linspace(0, drop_path_rate, 2 * num_blocks).reshape(-1, 2).tolist()  # of the MLPs of a block
 

@@ -10,12 +10,12 @@ import fsspec
 
 from keras_mixer.files import UNFINISHED, as_address
 
-READ_ONLY = ("hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
+NO_STORE = ("file:", "hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
 IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name, and may be large
 SENT_LAST = "results.json"  # its presence says that the run is finished
 LOCAL_ONLY = (UNFINISHED, "run.lock")  # names that stay on this machine
 ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that this process has made
-TRAINING_ONLY = ("checkpoints/", "tensorboard/")  # not needed to look at a run
+TRAINING_ONLY = ("checkpoints/", "tensorboard/", "best.npz")  # not needed to look at a run
 
 
 def as_addresses(text) -> str:
@@ -29,13 +29,9 @@ class Mirror:
     """A local copy of a folder, or of one object, in an object store. One process at a time may write to it."""
 
     def __init__(self, address, copy=None):
-        if address.startswith(READ_ONLY):
+        if address.startswith(NO_STORE):
             raise ValueError(f"{address} is not a path on this machine, nor a folder in an object store.")
-        options = {"use_listings_cache": False} | ({"auto_mkdir": True} if address.startswith("file:") else {})
-        try:
-            self.system, self.root = fsspec.core.url_to_fs(address, **options)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"{address} cannot be opened: {error}") from error
+        self.system, self.root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         self.keep_copy = False
         self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
         self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked
@@ -86,21 +82,19 @@ def _state(file):
 
 
 @contextlib.contextmanager
-def local_copy(path, only=None) -> Iterator[Path]:
+def local_copy(path) -> Iterator[Path]:
     """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
     address = as_address(path)
-    if address is None or address.startswith(READ_ONLY):
+    if address is None or address.startswith(NO_STORE):
         yield Path(path).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
         mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))
         names = mirror.names()
-        kept = [name for name in names if not name.startswith(TRAINING_ONLY + LOCAL_ONLY) and only in (None, name)]
-        wanted = names if names == [""] else kept
-        if not wanted:
-            raise ValueError(f"There is no {only or 'run'} at {address}.")
-        mirror.fetch(wanted)
+        if names != [""] and "config.json" not in names:  # a folder of anything, which may be huge
+            raise ValueError(f"There is no run at {address}.")
+        mirror.fetch(name for name in names if not name.startswith(TRAINING_ONLY))
         ADDRESSES[str(mirror.copy)] = address
         yield mirror.copy
-        if names != [""]:
+        if mirror.copy.is_dir():
             mirror.send()

@@ -95,13 +95,10 @@ def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int,
     grid = []
     for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
         if not is_count(side):  # None where Keras's other models take images of any size
-            weights = "token mixing has one weight per token. Pass input_shape=(height, width, channels)"
-            raise ValueError(f"The image {name} must be a positive number of pixels, got {side!r}: {weights}.")
+            found = f"got {side!r}: token mixing has one weight per token"
+            raise ValueError(f"The image {name} must be a positive number of pixels, {found}.")
         if side % patch:
-            below, above = side // patch * patch, (side // patch + 1) * patch
-            raise ValueError(
-                f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px; "
-                f"the nearest sizes that work are {f'{below} or ' * (below > 0)}{above} px."
-            )
+            found = f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px"
+            raise ValueError(f"{found}; the nearest multiple is {max(round(side / patch), 1) * patch} px.")
         grid.append(int(side) // patch)
     return grid[0], grid[1]

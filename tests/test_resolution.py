@@ -59,10 +59,10 @@ def test_everything_else_of_the_model_is_kept(tiny_mixer):
 
 
 def test_sizes_that_do_not_work_are_refused_with_those_that_do(tiny_mixer):
-    rule = r"heights of 16, 32, .*method=\"bilinear\""
+    rule = r"whole tiles of 16 x 16 px, .*method=\"bilinear\""
     for size, method, message in [
         (20, "block_diagonal", rule),
-        (18, "bilinear", "16 or 20"),
+        (18, "bilinear", "multiple is 16 px"),
         (16, "tiles", "bilinear"),
     ]:
         with pytest.raises(ValueError, match=message):

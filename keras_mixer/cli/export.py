@@ -134,9 +134,8 @@ def print_parity(parity):
 class Convert:
     """Convert a weight file to another format."""
 
-    source: In  # .npz (official or timm names), .safetensors (timm), .keras or .weights.h5
+    source: In  # .npz (official or timm names), .safetensors (timm) or .keras
     target: Out  # .npz (official), .keras or .weights.h5; it must not exist
-    like: Path | None = None  # a .keras file of the same model; required for a .weights.h5 source
 
     def __call__(self):
-        print(f"Written: {convert(self.source, self.target, self.like)}")
+        print(f"Written: {convert(self.source, self.target)}")

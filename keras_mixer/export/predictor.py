@@ -194,7 +194,7 @@ def read_any_image(image, prepare):
 
 def load_model(path) -> keras.Model:
     """The Keras model of a run directory or `.keras` file as saved, also at gs://... or hf://owner/name."""
-    with local_copy(downloads.local(path), only="model.keras") as local:
+    with local_copy(downloads.local(path)) as local:
         try:
             return load_keras(model_file(local), compile=True)
         except ValueError:  # of the file, or of an optimizer, loss or metric of the user's own

@@ -10,7 +10,7 @@ from keras_mixer.data.splits import held_out_places
 from keras_mixer.training.fit import starting_weights
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights import published
-from keras_mixer.weights.resolution import tile_count
+from keras_mixer.weights.resolution import widened
 
 # Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
 KNOWN_DATA = {
@@ -53,10 +53,9 @@ def plan(recipe: Recipe) -> Plan:
     if recipe.weights and recipe.resolution_method == "block_diagonal":
         grid = variant.grid(shape)
         if recipe.weights in published.NAMES:  # which are not downloaded for a plan
-            tiles = tile_count(published.find(recipe.weights, variant).grid, grid) or 1
-            variant = dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
+            variant = widened(variant, published.find(recipe.weights, variant).grid, grid)
         elif Path(recipe.weights).expanduser().exists():
-            variant = starting_weights(recipe).widened(variant, grid)
+            variant = widened(variant, starting_weights(recipe).grid_for(grid), grid)
     parameters = variant.parameters(shape, classes or 0)
     copies = 2 + SLOTS[recipe.optimizer] + (recipe.ema_momentum is not None) + (recipe.sam_rho > 0)
     return Plan(

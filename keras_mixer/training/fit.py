@@ -24,6 +24,7 @@ from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run, read_json
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
+from keras_mixer.weights.resolution import widened
 
 
 def fit(
@@ -188,8 +189,8 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     if recipe.weights:
         file = starting_weights(recipe)
         if method == "block_diagonal":
-            variant = file.widened(variant, variant.grid(recipe.input_shape()))
-    exact_gelu, pixel_range = file.form() if file else (False, (-1.0, 1.0))
+            grid = variant.grid(recipe.input_shape())
+            variant = widened(variant, file.grid_for(grid), grid)
     model = Mixer(
         **dataclasses.asdict(variant),
         input_shape=recipe.input_shape(),
@@ -198,8 +199,7 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
         dropout_rate=recipe.dropout_rate,
         drop_path_rate=recipe.drop_path_rate,
         name=f"mixer_{recipe.name}",
-        exact_gelu=exact_gelu,
-        pixel_range=pixel_range,
+        **(file.form() if file else {}),
     )
     if keras.config.dtype_policy().name != "float32":  # the recipe decides about precision
         model = rebuild(model, precision="float32")
@@ -215,7 +215,7 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
 
 def starting_weights(recipe: Recipe):
     """The opened weights of a recipe; of a run, those of its model."""
-    with local_copy(recipe.weights, only="model.keras") as path:
+    with local_copy(recipe.weights) as path:
         of_run = path / "model.keras"
         return open_weights(of_run if of_run.is_file() else path, recipe.architecture())
 

@@ -25,7 +25,7 @@ from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
-from keras_mixer.storage import LOCAL_ONLY, TRAINING_ONLY, Mirror
+from keras_mixer.storage import TRAINING_ONLY, Mirror
 from keras_mixer.training.devices import ONE_DEVICE, Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
@@ -91,7 +91,7 @@ class Run:
                 names = self.mirror.names()
                 self._check_names({name.split("/")[0] for name in names})
                 finished = {self.model.name, self.results.name} <= set(names)
-                skipped = LOCAL_ONLY + (TRAINING_ONLY if finished else ("tensorboard/",))
+                skipped = TRAINING_ONLY if finished else "tensorboard/"
                 self.mirror.fetch(name for name in names if not name.startswith(skipped))
             self._check_configuration()
             if self.devices.writes and not self.finished:

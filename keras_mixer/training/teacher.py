@@ -29,7 +29,7 @@ class Teacher:
 
     def __init__(self, path, temperature=1.0):
         try:
-            with local_copy(path, only="model.keras") as copy:
+            with local_copy(path) as copy:
                 model, content = load_keras(model_file(copy)), model_file(copy).read_bytes()
         except ValueError as error:
             raise ValueError(f"teacher={path!r} cannot be loaded: {error}") from error

@@ -8,7 +8,6 @@ from typing import Any
 from keras_mixer.files import as_address
 
 HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
-HUB_PAGE = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/([^?]+).*")
 WEIGHTS = ["*.keras", "*.safetensors", "*.npz"]  # one of them in a repository is what is meant
 KNOWN = (".keras", ".safetensors", ".npz", ".weights.h5", ".tflite", ".onnx")
 
@@ -20,15 +19,12 @@ def local(source):
     if the download fails.
     """
     address = as_address(source) or ""
-    if address.startswith(("https://", "http://")):
-        page = HUB_PAGE.fullmatch(address)
-        use = f"Use hf://{page[1]}@{page[2]}/{page[3]}." if page else "Download the file, and pass its path."
-        raise ValueError(f"Files are not read from web addresses, got {address}. {use}")
-    if not address.startswith("hf://"):
+    if not address.startswith(("hf://", "https://", "http://")):
         return source
     match = HUB.fullmatch(address)
     if match is None or ".." in address:
-        raise ValueError(f"Expected hf://owner/name[@revision][/file], got {address}.")
+        advice = "Files at other web addresses are not read: download them, and pass their path."
+        raise ValueError(f"Expected hf://owner/name[@revision][/file] on the Hugging Face Hub, got {address}. {advice}")
     if match["file"] and not match["file"].endswith(KNOWN):
         raise ValueError(f"Expected a file that ends in {', '.join(KNOWN)}, got {address}.")
     import huggingface_hub  # takes half a second, needed only here
@@ -39,9 +35,7 @@ def local(source):
             return Path(huggingface_hub.hf_hub_download(match["repository"], match["file"], **place))
         folder = Path(huggingface_hub.snapshot_download(match["repository"], allow_patterns=WEIGHTS, **place))
     except Exception as error:  # of its HTTP library, which differs between versions
-        status = getattr(getattr(error, "response", None), "status_code", 0)
-        again = "" if 400 <= status < 500 else " Run the command again to retry."
-        raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}{again}") from error
+        raise OSError(f"Downloading {address} failed: {' '.join(str(error).split())}") from error
     found = sorted(file for pattern in WEIGHTS for file in folder.rglob(pattern))
     if len(found) != 1:
         names = ", ".join(file.relative_to(folder).as_posix() for file in found) or "none"

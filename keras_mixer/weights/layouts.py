@@ -6,6 +6,8 @@ of length 1. Kernels of both have our orientation. Those of timm are transposed,
 Source: vit_jax and big_vision (`models/mlp_mixer.py`, its loader), timm (`models/mlp_mixer.py`, its checkpoint filter).
 """
 
+import dataclasses
+import math
 import operator
 import re
 from pathlib import Path
@@ -17,14 +19,17 @@ import numpy as np
 from keras_mixer.anatomy import WEIGHTS, Anatomy, plain_mixer
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.mixer_model import ModelFacts
-from keras_mixer.weights.readers import FLOATS
+from keras_mixer.variants import Variant, as_pair
+from keras_mixer.weights.readers import load_keras, read_arrays
 
-OFFICIAL = ModelFacts(pixel_range=(-1.0, 1.0), exact_gelu=False)
+FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
+HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
+TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
-FACTS = {LINEN: OFFICIAL, PRE_LINEN: OFFICIAL, TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}  # by the stem
+FACTS = dict.fromkeys((LINEN, PRE_LINEN), ModelFacts(**FORMS))  # by the name of the stem
+FACTS |= {TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
-MLPS = ("token_mixing/dense_0", "token_mixing/dense_1", "channel_mixing/dense_0", "channel_mixing/dense_1")
-IN_BLOCK = ("layer_norm_0", "layer_norm_1", *MLPS)  # its layers with weights
+MIXING = [f"{kind}_mixing/dense_{i}" for kind in ("token", "channel") for i in (0, 1)]
 LINEN_WORDS = {"mixer_block": "MixerBlock", "/layer_norm": "/LayerNorm", "/dense": "/Dense"}  # for ours
 LINEN_WORDS |= {"gamma": "scale", "beta": "bias"}
 PATTERNS = {  # they turn names of any layout into ours, one after another
@@ -45,39 +50,84 @@ PATTERNS = {  # they turn names of any layout into ours, one after another
 }
 
 
-def own_names(arrays):
-    """The arrays of a file under our names and in our orientation, and all that is known by its layout.
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """The weights of a Mixer, under our names; `grid` and `facts` are what the file says about its model."""
 
-    Returns `(arrays, origins, facts, notes)`: an unknown array keeps its name, `origins` are the names in the file,
-    `facts` those of its model, and `notes` for the user. ValueError for an unknown layout, or two arrays of one weight.
+    path: Path
+    arrays: dict[str, np.ndarray]
+    origins: dict[str, str]  # their names in the file, for messages
+    facts: ModelFacts
+    grid: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()  # lines for the user
+
+    def grid_for(self, target_grid=None) -> tuple[int, int]:
+        """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
+        if self.grid:
+            return self.grid
+        tokens = self.arrays[TOKENS].size if TOKENS in self.arrays else 0
+        if target_grid and tokens in (0, math.prod(target_grid)):  # 0: `load_weights` says what is damaged
+            return target_grid
+        side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
+        if side * side == tokens > 0:
+            return side, side
+        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid. Load them at their image size.")
+
+    def form(self, **given) -> dict[str, Any]:
+        """GELU form and pixel range for a new model: those given if not the defaults, else the file's if known."""
+        known = {name: value for name in FORMS if (value := getattr(self.facts, name)) is not None}
+        return FORMS | known | {name: value for name, value in given.items() if value != FORMS[name]}
+
+    def variant(self) -> Variant:
+        """The sizes of the model; ValueError if the arrays do not tell them."""
+        try:
+            height, width, _, hidden_dim = self.arrays["stem/kernel"].shape
+            return Variant(
+                patch_size=as_pair((height, width)),
+                num_blocks=len({match[1] for name in self.arrays if (match := re.match(r"mixer_block_(\d+)/", name))}),
+                hidden_dim=hidden_dim,
+                tokens_mlp_dim=self.arrays[HIDDEN].shape[0],
+                channels_mlp_dim=self.arrays["mixer_block_0/channel_mixing/dense_0/bias"].shape[0],
+            )
+        except (KeyError, ValueError, IndexError) as error:
+            raise ValueError(f"{self.path}: not the weights of a Mixer (missing or malformed: {error}).") from error
+
+
+def read_weights(path) -> WeightFile:
+    """Reads a file of any layout; arrays come in our orientation, and an unknown one keeps its name.
+
+    ValueError for a damaged file, an unknown layout, or two arrays of one weight.
     """
+    if path.suffix == ".keras":
+        parts = plain_mixer(load_keras(path), f"load_weights from {path}")
+        arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
+        return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
+    arrays = read_arrays(path)
     stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
     stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
     if stem is None:
         raise ValueError(
-            f"The arrays are not those of a known Mixer file. Expected one of {', '.join(FACTS)}, got {len(arrays)} "
-            f"arrays, among them: {', '.join(sorted(arrays)[:5]) or 'none'}."
+            f"{path}: The arrays are not those of a known Mixer file. Expected one of {', '.join(FACTS)}, got "
+            f"{len(arrays)} arrays, among them: {', '.join(sorted(arrays)[:5]) or 'none'}."
         )
     prefix, layout = stem["prefix"], stem["layout"]
     kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
     left_out = len(arrays) - len(kept)
-    notes = (f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out.",)
+    note = f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out."
     named: dict[str, np.ndarray] = {}
     origins: dict[str, str] = {}
     for key, array in kept.items():
-        if array.dtype not in FLOATS:
-            raise ValueError(f"expected floating-point numbers in array {prefix + key!r}, got {array.dtype}.")
         own = _renumbered(key, kept) if layout == PRE_LINEN else key
         for pattern, replacement in PATTERNS.items():
             own = re.sub(pattern, replacement, own)
         if own in named:
-            raise ValueError(f"the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
+            raise ValueError(f"{path}: the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
         if layout == PRE_LINEN and "_mixing/" in own:
             array = array.squeeze()  # axes of length 1
         elif layout == TIMM and own.endswith("/kernel"):
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
         named[own], origins[own] = array, prefix + key
-    return named, origins, FACTS[layout], notes if prefix else ()
+    return WeightFile(path, named, origins, FACTS[layout], notes=(note,) if prefix else ())
 
 
 def _renumbered(key, arrays):
@@ -93,7 +143,8 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
     """The weights of body and head by our names."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
     for i, block in enumerate(parts.blocks):
-        layers |= {f"mixer_block_{i}/{name}": operator.attrgetter(name.replace("/", "."))(block) for name in IN_BLOCK}
+        for name in ("layer_norm_0", "layer_norm_1", *MIXING):
+            layers[f"mixer_block_{i}/{name}"] = operator.attrgetter(name.replace("/", "."))(block)
     if parts.head is not None:
         layers["head"] = parts.head
     found: dict[str, Any] = {}
@@ -128,12 +179,10 @@ def save_official(model, path):
         raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
     parts = plain_mixer(model, "save_official")
-    facts = parts.facts
-    if facts.exact_gelu or facts.pixel_range != OFFICIAL.pixel_range:
-        raise ValueError(
-            f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but model {model.name!r} has "
-            f"exact_gelu={facts.exact_gelu} and pixel_range={facts.pixel_range}. Save it with model.save('....keras')."
-        )
+    form = {name: getattr(parts.facts, name) for name in FORMS}
+    if form != FORMS:
+        found = f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but {model.name!r} has {form}"
+        raise ValueError(f"{found}. Save it with model.save('....keras').")
     arrays: dict[str, Any] = {}
     for name, weight in weights_of(parts).items():
         for ours, official in LINEN_WORDS.items():

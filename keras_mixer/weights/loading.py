@@ -5,90 +5,37 @@ import logging
 import math
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from keras_mixer.anatomy import plain_mixer
 from keras_mixer.imagenet_classes import same_classes
-from keras_mixer.mixer_model import ClassifierHead, ModelFacts
+from keras_mixer.mixer_model import ClassifierHead
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
-from keras_mixer.weights.fitting import check_fit, choose_head
-from keras_mixer.weights.layouts import own_names, weights_of
-from keras_mixer.weights.readers import load_keras, read_arrays
-from keras_mixer.weights.resolution import METHODS, adapt, tile_count
+from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, read_weights, weights_of
+from keras_mixer.weights.resolution import METHODS, adapt
 
 LOG = logging.getLogger("keras_mixer")
 SUFFIXES = (".npz", ".safetensors", ".keras", ".weights.h5")
-TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
-FORMS = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that belong to weights
-TIMM = (
-    "timm layout: its models compute the exact (erf) GELU. Pixels are scaled to {} at the stem; a model trained with "
-    "another mean and std needs pixel_range=(-mean / std, (1 - mean) / std), which is (0, 1) for miil."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightFile:
-    """The weights of a Mixer, under our names; `grid` and `facts` are what the file says about its model."""
-
-    path: Path
-    arrays: dict[str, np.ndarray]
-    origins: dict[str, str]  # their names in the file, for messages
-    facts: ModelFacts
-    grid: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()  # lines for the user
-
-    def grid_for(self, target_grid=None) -> tuple[int, int]:
-        """The grid of the file; if it does not contain one, `target_grid` if the token count fits, else a square."""
-        if self.grid or (target_grid and TOKENS not in self.arrays):  # the latter is damaged, which `check_fit` reports
-            return self.grid or target_grid
-        tokens = self.arrays[TOKENS].size
-        if target_grid is not None and tokens == math.prod(target_grid):
-            return target_grid
-        side = math.isqrt(tokens)  # only our own files contain the grid; the published models saw square images
-        if side * side == tokens > 0:
-            return side, side
-        raise ValueError(f"The {tokens} tokens of {self.path} are not a square grid. Load them at their image size.")
-
-    def widened(self, variant: Variant, grid) -> Variant:
-        """These sizes, with D_S multiplied by the number of tiles of the file's image size in `grid`."""
-        tiles = tile_count(self.grid_for(grid), grid) or 1  # without whole tiles `load_weights` says what to do
-        return dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
-
-    def form(self, exact_gelu=False, pixel_range=(-1.0, 1.0), built=False):
-        """GELU form and pixel range of the file's model; where the file does not know them, those given.
-
-        ValueError if the file has others; a model that is yet to be built may leave them at their defaults.
-        """
-        given = {"exact_gelu": exact_gelu, "pixel_range": tuple(map(float, pixel_range))}
-        known = {name: value for name in given if (value := getattr(self.facts, name)) is not None}
-        for name, value in known.items():
-            if value != given[name] and (built or given[name] != FORMS[name]):
-                found = f"{self.path} belongs to a model with {name}={value}, but this one has {name}={given[name]}."
-                raise ValueError(f"{found} Build it with weights= and without {name}, which the file then gives.")
-        return tuple((given | known).values())
+FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
+HEAD = ("head/kernel", "head/bias")
+TIMM = "timm layout: exact (erf) GELU, pixels in {}. Other mean and std: pixel_range=(-mean / std, (1 - mean) / std)."
 
 
 def open_weights(source, variant: Variant | None = None) -> WeightFile:
     """Reads a source for `load_weights`, and raises as that does; a published name stands for one file per variant."""
-    source, facts, grid = str(downloads.local(source)), None, None
+    if isinstance(source, WeightFile):
+        return source
+    source = str(downloads.local(source))
     if source in published.NAMES:
         checkpoint = published.find(source, variant)
-        source, facts, grid = str(published.download(checkpoint)), checkpoint.facts, checkpoint.grid
-    elif not source.endswith(SUFFIXES):
+        file = read_weights(published.download(checkpoint))
+        return dataclasses.replace(file, facts=checkpoint.facts, grid=checkpoint.grid)
+    if not source.endswith(SUFFIXES):
         known = f"{', '.join(published.NAMES)}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
         raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
-    path = Path(source)
-    if path.suffix == ".keras":
-        parts = plain_mixer(load_keras(path), f"load_weights from {path}")
-        arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
-        return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
-    arrays = read_arrays(path)
-    try:
-        named, origins, of_layout, notes = own_names(arrays)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return WeightFile(path, named, origins, facts or of_layout, grid, notes)
+    return read_weights(Path(source))
 
 
 def load_weights(model, source, *, head="auto", method=None, log=None):
@@ -126,15 +73,20 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     if method not in (None, *METHODS):
         raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     parts = plain_mixer(model, "load_weights")
-    file = source if isinstance(source, WeightFile) else open_weights(source, parts.variant())
-    file.form(parts.facts.exact_gelu, parts.facts.pixel_range, built=True)
-    weights = weights_of(parts)
+    file, weights = open_weights(source, parts.variant()), weights_of(parts)
+    for name in FORMS:
+        found, own = getattr(file.facts, name), getattr(parts.facts, name)
+        if found not in (None, own):
+            differs = f"{file.path} belongs to a model with {name}={found}, but this one has {name}={own}."
+            raise ValueError(f"{differs} Build it with weights= and without {name}, which the file then gives.")
     shapes, lines = {name: tuple(weight.shape) for name, weight in weights.items()}, list(file.notes)
+    arrays = {name: array for name, array in file.arrays.items() if name in shapes or name not in HEAD}
     try:
-        others = head == "auto" and not same_classes(file.facts.class_names, getattr(parts.head, "class_names", None))
-        arrays = dict(choose_head(file.arrays, shapes, head, lines.append, others))
         grids = file.grid_for(parts.grid), parts.grid
-        check_fit(arrays, file.origins, shapes, grids)
+        _check_fit(arrays, file.origins, shapes, grids)
+        if parts.head is not None and (found := _other_head(file, parts.head, head)):
+            lines.append(f"The file has {found}, the model {parts.head.units} classes: the head starts at zero.")
+            arrays = {name: array for name, array in arrays.items() if name not in HEAD}
         adapt(arrays, shapes, grids, method, lines.append)
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from error
@@ -148,3 +100,49 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
         for name in ClassifierHead.facts:
             setattr(parts.head, name, getattr(file.facts, name) or getattr(parts.head, name))
     return model
+
+
+def _other_head(file, layer, head) -> str | None:
+    """What the file has in place of the model's head; None for a head to load. ValueError if it must be loaded."""
+    count = file.arrays["head/kernel"].shape[1] if "head/kernel" in file.arrays else 0
+    same = count == layer.units
+    if same and (head == "load" or same_classes(file.facts.class_names, getattr(layer, "class_names", None))):
+        return None
+    found = f"{count}{' other' * same} classes" if count else "no head"
+    if head == "load":
+        raise ValueError(f"the head does not fit: {found} in the file, {layer.units} classes in the model.")
+    return found
+
+
+def _check_fit(arrays, origins, shapes, grids):
+    """Raises ValueError unless all arrays are finite and of the model's shapes, but for its `grids` (file, model)."""
+    optional = () if set(HEAD) & set(arrays) else HEAD
+    expected = {name: _expected_shape(name, shapes[name], arrays, grids) for name in shapes}
+    problems = {
+        "missing": [name for name in shapes if name not in arrays and name not in optional],
+        "unexpected": [origins[name] for name in arrays if name not in shapes],
+        "of the wrong shape": [
+            f"{origins[name]} (expected {expected[name]}, found {array.shape})"
+            for name, array in arrays.items()
+            if name in shapes and array.shape != expected[name]
+        ],
+    }
+    if any(problems.values()):
+        lists = (f"{len(names)} {kind}: {', '.join(names[:20])}" for kind, names in problems.items() if names)
+        raise ValueError(f"arrays do not fit the model; {'; '.join(lists)}.")
+    for name, array in arrays.items():
+        if array.dtype not in FLOATS or not np.isfinite(array).all():
+            raise ValueError(f"array {origins[name]!r} has values that are not finite floating-point numbers.")
+
+
+def _expected_shape(name, shape, arrays, grids):
+    """The shape that an array of the file must have; the numbers of channels, classes and tokens may be its own."""
+    if name == "stem/kernel" and name in arrays and arrays[name].ndim == 4:
+        return (*shape[:2], arrays[name].shape[2] or shape[2], shape[3])
+    if name in HEAD and "head/kernel" in arrays and arrays["head/kernel"].ndim == 2:
+        return (*shape[:-1], arrays["head/kernel"].shape[1])
+    if grids[0] != grids[1] and "/token_mixing/" in name and HIDDEN in arrays:
+        sides = math.prod(grids[0]), arrays[HIDDEN].size
+        sides = sides if "dense_0" in name else sides[::-1]
+        return sides if name.endswith("kernel") else sides[1:]
+    return shape

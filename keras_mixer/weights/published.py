@@ -1,8 +1,7 @@
 """The checkpoints published by Google and by Alibaba MIIL: training data, form and download.
 
-Not published: L/32 and H/14, anything trained on JFT-300M, and anything that Google pre-trained on ImageNet-21k and
-then fine-tuned on ImageNet (according to an author of the paper in huggingface/pytorch-image-models, pull request 651).
-So timm's files named goog_in21k_ft_in1k are those trained on ImageNet from scratch.
+timm's files named goog_in21k_ft_in1k are those that Google trained on ImageNet from scratch, according to an author of
+the paper (huggingface/pytorch-image-models, pull request 651).
 
 Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
 gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
@@ -21,12 +20,10 @@ from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant
-from keras_mixer.weights.layouts import own_names
-from keras_mixer.weights.readers import read_arrays
+from keras_mixer.weights.layouts import read_weights
 
 LOG = logging.getLogger("keras_mixer")
 BUCKET = "https://storage.googleapis.com/mixer_models"
-HUB = "https://huggingface.co"  # unless HF_ENDPOINT names a mirror
 SAM, GSAM = (f"ImageNet-1k with the {name} optimizer, weak augmentation" for name in ("SAM", "GSAM"))
 
 
@@ -44,12 +41,12 @@ class Published:
     @property
     def urls(self) -> dict[str, str]:
         """The addresses of the file and of its copy, by their names in the cache."""
-        hub, file = os.environ.get("HF_ENDPOINT") or HUB, f"{self.name}/Mixer-{self.variant.replace('/', '_')}.npz"
-        files = {file: f"{BUCKET}/{file}"} if self.google else {}
+        file = f"Mixer-{self.variant.replace('/', '_')}.npz"
+        urls = {f"{self.name}-{file}": f"{BUCKET}/{self.name}/{file}"} if self.google else {}
         if self.repository:
-            file = f"timm/{self.repository}/model.safetensors"
-            files[file] = f"{hub}/{file.replace('/model', '/resolve/main/model')}"
-        return {name.replace("/", "-"): url for name, url in files.items()}
+            hub, copy = os.environ.get("HF_ENDPOINT") or "https://huggingface.co", f"timm-{self.repository}"
+            urls[f"{copy}-model.safetensors"] = f"{hub}/timm/{self.repository}/resolve/main/model.safetensors"
+        return urls
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -71,9 +68,7 @@ PUBLISHED = (
     Published("imagenet21k", "L/16", 21843, "ImageNet-21k, pre-training only", "mixer_l16_224.goog_in21k"),
     *(Published("sam", variant, 1000, SAM) for variant in ("B/16", "B/32")),
     *(Published("gsam", variant, 1000, GSAM) for variant in ("B/16", "B/32", "S/8", "S/16", "S/32")),
-    Published(
-        "miil", "B/16", 1000, "ImageNet-21k-P, fine-tuned on ImageNet-1k", "mixer_b16_224.miil_in21k_ft_in1k", False
-    ),
+    Published("miil", "B/16", 1000, "ImageNet-21k-P, then ImageNet-1k", "mixer_b16_224.miil_in21k_ft_in1k", False),
     Published("miil_in21k", "B/16", 11221, "ImageNet-21k-P, pre-training only", "mixer_b16_224.miil_in21k", False),
 )
 NAMES = tuple(dict.fromkeys(published.name for published in PUBLISHED))  # the values of `weights=` that are not files
@@ -81,19 +76,14 @@ NAMES = tuple(dict.fromkeys(published.name for published in PUBLISHED))  # the v
 
 def find(name, variant: Variant | None) -> Published:
     """The published checkpoint of a name for a model of these sizes, or a widened one; ValueError if there is none."""
-    candidates = [published for published in PUBLISHED if published.name == name]
-    if variant is None:
-        known = ", ".join(published.variant for published in candidates)
-        raise ValueError(f"{name!r} is published for {known}. Build one of them with weights={name!r}, and save that.")
-    for published in candidates:
-        sizes = VARIANTS[published.variant]
-        narrow = dataclasses.replace(variant, tokens_mlp_dim=sizes.tokens_mlp_dim)
-        if narrow == sizes and variant.tokens_mlp_dim % sizes.tokens_mlp_dim == 0:
-            return published
-    known = ", ".join(f"{published.name!r} for {published.variant}" for published in PUBLISHED)
+    published = {one.variant: one for one in PUBLISHED if one.name == name}
+    for key, one in published.items():
+        if variant and dataclasses.replace(VARIANTS[key], tokens_mlp_dim=variant.tokens_mlp_dim) == variant:
+            return one
+    found = f", not for {variant.described()}" if variant else ""
     raise ValueError(
-        f"There are no public weights {name!r} for {variant.described()}. Published: {known}. Without "
-        "weights= (on the command line: --weights None) a model of any size starts from random ones."
+        f"{name!r} is published for {', '.join(published)}{found}. Build one of these, or leave out weights= (on the "
+        "command line: --weights None) to start from random ones."
     )
 
 
@@ -108,13 +98,11 @@ def download(published: Published) -> Path:
         if failed:
             LOG.warning("%s\nTrying timm's copy.", failed[0])
         try:
-            with atomic_write(file) as temporary:  # Keras would leave part of a file behind if it is killed
-                with contextlib.redirect_stdout(sys.stderr):  # its progress bar
-                    keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
-                own_names(read_arrays(temporary))
+            # Keras would leave part of a file behind if it is killed, and prints a progress bar.
+            with atomic_write(file) as temporary, contextlib.redirect_stdout(sys.stderr):
+                keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
+                read_weights(temporary)  # complete
             return file
-        except ValueError as error:
-            raise ValueError(f"{url} is not the expected file: {error}") from error
-        except Exception as error:  # of urllib, or an Exception
+        except Exception as error:  # of urllib, of the readers, or an Exception
             failed.append(f"Downloading {url} failed: {error}. Without internet, put the file here by hand: {file}")
     raise OSError("\ntimm's copy failed too: ".join(failed))

@@ -1,19 +1,16 @@
 """Another image size: the paper's block-diagonal widening of token mixing, or bilinear resampling.
 
 Arrays of one block, S tokens, D_S hidden units: kernel_0 (S, D_S), bias_0 (D_S,), kernel_1 (D_S, S), bias_1 (S,).
-
-Source: appendix C of arXiv 2105.01601 for the widening. The paper states it for tokens ordered tile by tile; models
-order them row by row over the whole image, hence the permutation. Resampling is ours, not from the paper.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy, rebuild
-from keras_mixer.variants import token_grid
-from keras_mixer.weights.fitting import HIDDEN
-from keras_mixer.weights.layouts import weights_of
+from keras_mixer.variants import Variant, token_grid
+from keras_mixer.weights.layouts import HIDDEN, weights_of
 
 METHODS = ("block_diagonal", "bilinear")
 PARTS = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")  # of a token-mixing MLP
@@ -55,10 +52,8 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     parts = Anatomy(model)
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
-    hidden = parts.blocks[0].tokens_mlp_dim
-    if method == "block_diagonal":
-        hidden *= tile_count(*grids) or 1  # without whole tiles `adapt` says what to do
-    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=hidden)
+    variant = widened(parts.variant(), *grids) if method == "block_diagonal" else parts.variant()
+    new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=variant.tokens_mlp_dim)
     new_parts = Anatomy(new)
     arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
     weights = weights_of(new_parts)
@@ -82,29 +77,21 @@ def adapt(arrays, shapes, grids, method, log):
         arrays["stem/kernel"] = adapt_channels(stem, channels)
     if grids[0] == grids[1]:
         return
-    _check_widths(arrays, shapes, grids, method)
-    rule, how = widen, "widened block by block (the paper's rule)"
+    hidden, (wanted,) = len(arrays[HIDDEN]), shapes[HIDDEN]
+    rule, how, needed = widen, "widened block by block (the paper's rule)", hidden * tile_count(*grids)
     if method == "bilinear":
-        rule, how = resample, "resized bilinearly (not from the paper)"
+        rule, how, needed = resample, "resized bilinearly (not from the paper)", hidden
+    if wanted != needed:
+        old, new = (" x ".join(map(str, np.multiply(grid, shapes["stem/kernel"][:2]))) for grid in grids)
+        raise ValueError(
+            f"the weights are for images of {old} px, the model for {new} px with tokens_mlp_dim={wanted}: the paper's "
+            f"rule needs whole tiles of {old} px, and tokens_mlp_dim={hidden} times their number (change_resolution "
+            f'builds it); method="bilinear", not from the paper, works for any size with tokens_mlp_dim={hidden}.'
+        )
     log(f"Token mixing is {how}: from {grids[0]} to {grids[1]} tokens.")
     for prefix in {name.rsplit("/", 2)[0] for name in arrays if "/token_mixing/" in name}:
         names = [f"{prefix}/{part}" for part in PARTS]
         arrays.update(zip(names, rule([arrays[name] for name in names], *grids), strict=True))
-
-
-def _check_widths(arrays, shapes, grids, method):
-    """Raises ValueError unless the new model has the D_S that the method gives it."""
-    hidden, (wanted,), count = len(arrays[HIDDEN]), shapes[HIDDEN], tile_count(*grids)
-    if wanted == hidden * (1 if method == "bilinear" else count):
-        return
-    (height, width), new = (np.multiply(grid, shapes["stem/kernel"][:2]) for grid in grids)
-    rule = f"works for heights of {height}, {2 * height}, ... px and widths of {width}, {2 * width}, ... px"
-    if count:
-        rule = f"needs a model with tokens_mlp_dim={hidden * count} instead of {wanted} (change_resolution builds it)"
-    raise ValueError(
-        f"the weights are for images of {height} x {width} px, the model for {new[0]} x {new[1]} px: the paper's rule "
-        f'{rule}; method="bilinear", not from the paper, works for any size with tokens_mlp_dim={hidden}.'
-    )
 
 
 def adapt_channels(kernel, channels):
@@ -121,8 +108,17 @@ def tile_count(source_grid, target_grid) -> int:
     return 0 if rests.any() else math.prod(counts.tolist())
 
 
+def widened(variant: Variant, source_grid, target_grid) -> Variant:
+    """The sizes with D_S multiplied by the number of tiles; without whole tiles, unchanged, and `adapt` raises."""
+    tiles = tile_count(source_grid, target_grid) or 1
+    return dataclasses.replace(variant, tokens_mlp_dim=variant.tokens_mlp_dim * tiles)
+
+
 def widen(mlp, source_grid, target_grid):
-    """The paper's rule: each of n = K_h K_w tiles has its own copy of the MLP, so `S -> n S` and `D_S -> n D_S`."""
+    """The paper's rule: each of n = K_h K_w tiles has its own copy of the MLP, so `S -> n S` and `D_S -> n D_S`.
+
+    The paper states it for tokens ordered tile by tile; models order them row by row over the whole image.
+    """
     kernel_0, bias_0, kernel_1, bias_1 = mlp
     (height, width), count = source_grid, tile_count(source_grid, target_grid)
     rows = np.arange(count * height * width)  # of tokens, row by row over the whole image
