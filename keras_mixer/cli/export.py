@@ -16,7 +16,6 @@ from keras_mixer.export import verified
 from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
-from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results
@@ -66,9 +65,8 @@ class Export:
 
     def __call__(self):
         options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        kind = verified.format_with(self.format, options)
-        path = self.output or folder_of(self.run) / "export" / kind.name
-        refuse_existing(kind.target(path, self.version))
+        path = self.output or folder_of(self.run) / "export" / verified.FORMATS[self.format].name
+        verified.target_of(self.format, path, options)  # refused before any data are read
         model = load_model(self.run)
         parts = Anatomy(model)
         source = with_classes_of(self._source(), parts.class_names)

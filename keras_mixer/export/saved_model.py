@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
-from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
+from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION, newest_version
 from keras_mixer.fields import Count, check
 from keras_mixer.files import atomic_write, refuse_existing
 
@@ -89,7 +89,7 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     write_functions(signatures, model, folder)
     described = folder / SAVED_MODEL_DESCRIPTION
     described.parent.mkdir()
-    described.write_text(json.dumps(predictor.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
+    described.write_text(json.dumps(predictor.as_json(), indent=2), encoding="utf-8")
     gray = np.full((1, *predictor.input_shape), 128, np.uint8)
     with tf.io.TFRecordWriter(str(folder / REQUESTS)) as writer:
         for name, function in signatures.items():
@@ -118,7 +118,7 @@ def _message(fields) -> bytes:
 def version_folder(path, version=None) -> Path:
     """`path/VERSION`, by default the version after the newest."""
     if version is None:
-        version = 1 + max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
+        version = 1 + newest_version(path)
     return Path(path, str(check("version", version, Count)))
 
 

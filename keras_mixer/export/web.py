@@ -8,16 +8,16 @@ import sys
 import tarfile
 
 import keras
-import numpy as np
 from PIL import Image
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
+from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.files import write_json
 
-MODEL, PAGE = "model.tflite", "web_page"
+PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js
 PACKAGES = {  # of the npm registry, with the SHA-256 of their archives
     "@litertjs/core": "a97660833e9e7e1063c95e12016718881240b14f7438728a2f62785e912d30fd",
@@ -40,8 +40,8 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
     files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())
     folder.mkdir()
-    write_tflite(predictor, folder / MODEL, quantization=quantization)
-    size = (folder / MODEL).stat().st_size
+    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)
+    size = (folder / WEB_FILE).stat().st_size
     shown = {
         "Trained on": predictor.facts.trained_on,
         **(facts or {}),
@@ -96,6 +96,5 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
                 image.save(file, "PNG")
                 found[int(example["label"])] = file.getvalue()
-    labels = sorted(found)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int))
-    return [(class_names[labels[i]], found[labels[i]]) for i in chosen]
+    apart = max(1, len(found) // max(1, count))  # similar classes are often next to each other
+    return [(class_names[label], found[label]) for label in sorted(found)[::apart][:count]]
