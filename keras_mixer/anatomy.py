@@ -121,7 +121,8 @@ class Anatomy:
         """What the layers know; class names of an added head are those of `model.class_names`, if it has them."""
         source = next((layer for layer in self.after[::-1] if isinstance(layer, ClassifierHead)), self.model)
         names, trained_on, crop = (getattr(source, name, None) for name in ClassifierHead.facts)
-        names = None if names is None else checked_class_names(names)
+        if source is self.model and names is not None:
+            names = checked_class_names(names)
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     @property

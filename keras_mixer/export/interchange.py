@@ -7,12 +7,13 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE, import_extra
+from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE
 
 
 def write_onnx(predictor, path):
     """Writes a classifier as `.onnx`: `image` (batch, H, W, channels) float32 in [0, 255] to `probabilities`."""
-    onnx, _ = import_extra("onnx", "onnx"), import_extra("tf2onnx", "onnx")
+    import onnx  # of the extra [onnx], as OpenVINO is of its own
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # Keras uses a NumPy name that tf2onnx once needed
         _named(predictor.for_classes("for ONNX").model).export(str(path), format="onnx", verbose=False)
@@ -25,7 +26,8 @@ def write_onnx(predictor, path):
 
 def write_openvino(predictor, folder):
     """Writes a classifier as a folder for OpenVINO: `model.xml`, which includes the description, and `model.bin`."""
-    openvino = import_extra("openvino", "openvino")
+    import openvino
+
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # Windows cannot remove a mapped file
     with tempfile.TemporaryDirectory() as name:

@@ -1,5 +1,6 @@
 """Opens models of all kinds for use, each in its own runtime, as a `Predictor`."""
 
+import functools
 import importlib
 import zipfile
 from pathlib import Path
@@ -49,13 +50,8 @@ def load(path, precision="float32") -> Predictor:
             return Predictor.of(load_model(local), precision=precision).for_classes("to predict")
         if precision != "float32":
             raise ValueError(f"precision={precision!r} is for runs and .keras files, not for {path}. Leave it out.")
-        newest = newest_version(local)
-        return open_export(local / str(newest) if newest else local).for_classes("to predict")
-
-
-def newest_version(path) -> int:
-    """The highest number of a version of a SavedModel in a folder; 0 without any."""
-    return max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
+        versions = [int(item.name) for item in local.glob("*") if item.name.isdigit()]
+        return open_export(local / str(max(versions)) if versions else local).for_classes("to predict")
 
 
 def open_export(path) -> Predictor:
@@ -82,14 +78,12 @@ def _open_saved_model(path):
     description = (path / SAVED_MODEL_DESCRIPTION).read_bytes()
     loaded = tf.saved_model.load(str(path))
 
-    def call(name):
-        ((argument, spec),) = loaded.signatures[name].structured_input_signature[1].items()
-        found = loaded.signatures[name].structured_outputs
-        output = "probabilities" if "probabilities" in found else "pre_logits"
-        return lambda images: loaded.signatures[name](**{argument: tf.constant(images, spec.dtype)})[output].numpy()
+    def answer(name, images):
+        found = loaded.signatures[name](tf.constant(images))
+        return found["probabilities" if "probabilities" in found else "pre_logits"].numpy()
 
-    signatures = {"image": "serving_default", "image_uint8": "image_uint8", "image_bytes": "image_bytes"}
-    inputs = {argument: call(name) for argument, name in signatures.items() if name in loaded.signatures}
+    names = {"image": "serving_default", "image_uint8": "image_uint8", "image_bytes": "image_bytes"}
+    inputs = {name: functools.partial(answer, of) for name, of in names.items() if of in loaded.signatures}
     return description, "TensorFlow", inputs
 
 
@@ -117,16 +111,18 @@ def _open_tflite(path):
 
 
 def _open_onnx(path):
-    runtime = import_extra("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     description = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
     return description, "ONNX Runtime", {"image": lambda images: session.run(["probabilities"], {"image": images})[0]}
 
 
 def _open_openvino(path):
-    openvino = import_extra("openvino", "openvino")
+    import openvino
+
     # The default is bfloat16 on CPUs that have it.
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
     core = openvino.Core()
@@ -134,11 +130,3 @@ def _open_openvino(path):
     compiled = core.compile_model(model, "CPU", exact)
     description = model.get_rt_info([METADATA_KEY]).astype(str)
     return description, "OpenVINO", {"image": lambda images: np.array(compiled({"image": images})["probabilities"])}
-
-
-def import_extra(module, extra):
-    """A module of an extra of this package; ImportError, with the way to install it, if it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"This needs {module}: pip install 'keras-mixer[{extra}]'.") from error

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import evaluation_images
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
-from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION, newest_version
+from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.fields import Count, check
 from keras_mixer.files import atomic_write, refuse_existing
 
@@ -118,7 +118,7 @@ def _message(fields) -> bytes:
 def version_folder(path, version=None) -> Path:
     """`path/VERSION`, by default the version after the newest."""
     if version is None:
-        version = 1 + newest_version(path)
+        version = 1 + max((int(item.name) for item in Path(path).glob("*") if item.name.isdigit()), default=0)
     return Path(path, str(check("version", version, Count)))
 
 
@@ -126,8 +126,6 @@ def write_functions(functions, model, folder):
     """Writes a SavedModel with `{signature: tf.function}`; Keras's `ExportArchive` would store functions twice."""
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    for name, function in functions.items():
-        setattr(module, name, function)  # for `keras.layers.TFSMLayer`
     tf.saved_model.save(module, str(folder), functions)
 
 

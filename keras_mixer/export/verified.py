@@ -28,9 +28,8 @@ from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 from keras_mixer.primitives import available_cores
 
-Limit = Probability | None
-# By quantization or precision: largest difference of a probability, smallest fraction of equal top-1; None: no limit.
-LIMITS = {"float16": (1e-3, None), "bfloat16": (0.05, 0.99), "dynamic_int8": (None, 0.99), "int8": (None, 0.99)}
+# By quantization or precision: the largest difference of a probability, the smallest fraction of equal top-1.
+LIMITS = {"float16": (1e-3, 0.0), "bfloat16": (0.05, 0.99), "dynamic_int8": (1.0, 0.99), "int8": (1.0, 0.99)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +68,13 @@ class Parity:
     export_images_per_second: float
     batch_size: int  # images per call
     threads: int  # of the export's runtime; a SavedModel and the model have the setting of TensorFlow
-    allowed_difference: float | None  # limit of max_difference; None for no limit
-    needed_agreement: float | None  # limit of agreement
+    allowed_difference: float  # limit of max_difference
+    needed_agreement: float  # limit of agreement
 
     @property
     def passed(self) -> bool:
         """Whether the comparison is within the limits; NaN never is."""
-        allowed, needed = self.allowed_difference, self.needed_agreement
-        close = np.isfinite(self.max_difference) and (allowed is None or self.max_difference <= allowed)
-        return bool(close and (needed is None or self.agreement >= needed))
+        return self.max_difference <= self.allowed_difference and self.agreement >= self.needed_agreement
 
     def as_json(self) -> dict[str, Any]:
         """All attributes but `path`, and `passed`, as plain data."""
@@ -124,10 +121,9 @@ def export(
         class_names: as for `export_saved_model`, like the next two.
         evaluation_crop: how images are cropped and resized.
         classifier_activation: "softmax" or "sigmoid" for a model that outputs logits.
-        max_difference: largest allowed difference of a probability; None for 1e-5, float16 1e-3, bfloat16 0.05, int8
-            no limit.
+        max_difference: largest allowed difference of a probability; None for 1e-5, float16 1e-3, bfloat16 0.05, int8 1.
         min_agreement: smallest allowed fraction of images with the same most probable class; None for 0.99 in int8 and
-            bfloat16, else no limit.
+            bfloat16, else 0.
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
@@ -148,10 +144,10 @@ def export(
     require_tensorflow()
     target = target_of(format, path, options)
     options.pop("version", None)
-    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", (1e-5, None))
-    max_difference = check("max_difference", limits[0] if max_difference is None else max_difference, Limit)
-    min_agreement = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Limit)
-    if images is None and min_agreement is not None:
+    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", (1e-5, 0.0))
+    allowed = check("max_difference", limits[0] if max_difference is None else max_difference, Probability)
+    needed = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Probability)
+    if images is None and needed:
         raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     with atomic_write(target) as written:
@@ -165,8 +161,8 @@ def export(
             minimum_runtime="".join(minimum_runtime(one.read_bytes()) for one in files if one.suffix == ".tflite"),
             bytes=sum(file.stat().st_size for file in files),
             threads=available_cores(),
-            allowed_difference=max_difference,
-            needed_agreement=min_agreement,
+            allowed_difference=allowed,
+            needed_agreement=needed,
             **compare(reference_of(model, predictor.activation), opened, _batches(images, predictor, size)),
         )
         if not parity.passed:

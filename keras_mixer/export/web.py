@@ -4,7 +4,6 @@ import contextlib
 import importlib.resources
 import io
 import os
-import sys
 import tarfile
 
 import keras
@@ -77,8 +76,7 @@ def package_files(package) -> dict[str, bytes]:
     url, file = f"{registry}/{package}/-/{name}-{VERSION}.tgz", f"{scope}-{name}-{VERSION}.tgz"
     cache = {"cache_dir": os.environ.get("KERAS_HOME"), "cache_subdir": "keras_mixer"}
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # of Keras's progress bar
-            archive = keras.utils.get_file(file, url, file_hash=PACKAGES[package], hash_algorithm="sha256", **cache)
+        archive = keras.utils.get_file(file, url, file_hash=PACKAGES[package], hash_algorithm="sha256", **cache)
     except Exception as error:  # Keras raises Exception itself
         raise OSError(f"The page needs LiteRT.js: {error}") from error
     with tarfile.open(archive) as members:
