@@ -1,6 +1,5 @@
 """ONNX and OpenVINO models, written by Keras's `export`, with class names and preprocessing inside."""
 
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ def write_onnx(predictor, path):
     written = onnx.load(str(path))
     for tensor in (*written.graph.input, *written.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # tf2onnx calls it unk__ and a number
-    onnx.helper.set_model_props(written, {METADATA_KEY: json.dumps(predictor.as_json())})
+    onnx.helper.set_model_props(written, {METADATA_KEY: predictor.as_json()})
     onnx.save(written, str(path))
 
 
@@ -34,7 +33,7 @@ def write_openvino(predictor, folder):
         bare = Path(name) / OPENVINO_FILE
         _named(predictor.for_classes("for OpenVINO").model).export(str(bare), format="openvino", verbose=False)
         written = core.read_model(str(bare))
-    written.set_rt_info(json.dumps(predictor.as_json()), [METADATA_KEY])
+    written.set_rt_info(predictor.as_json(), [METADATA_KEY])
     folder.mkdir()
     openvino.save_model(written, str(folder / OPENVINO_FILE), compress_to_fp16=False)
 

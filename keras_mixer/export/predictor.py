@@ -25,7 +25,7 @@ from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
-INTERFACE = ("input_shape", "output", "activation")  # of a predictor: in the JSON file of its export, with the facts
+INTERFACE = ("input_shape", "output", "activation")  # fields of a predictor that its description has next to the facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Predictor:
         """One name per class, in order; empty for a model without a head."""
         return self.facts.class_names or ()
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of the JSON file in every export."""
-        return dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}
+    def as_json(self) -> str:
+        """The description of the model in every export."""
+        return json.dumps(dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}, indent=2)
 
     @classmethod
     def from_json(cls, text, runtime, inputs) -> "Predictor":
-        """The predictor of an export, from the content of its JSON file; ValueError or KeyError if it is damaged."""
+        """The predictor of an export, from its description; ValueError, KeyError or TypeError if that is damaged."""
         content = json.loads(text)
         return cls(runtime=runtime, facts=content, inputs=inputs, **{name: content[name] for name in INTERFACE})
 

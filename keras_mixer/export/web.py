@@ -3,6 +3,7 @@
 import contextlib
 import importlib.resources
 import io
+import json
 import os
 import tarfile
 
@@ -14,7 +15,6 @@ from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
-from keras_mixer.files import write_json
 
 PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js
@@ -51,8 +51,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     card = {"name": title, "model_bytes": size, "facts": [[term, text] for term, text in shown.items() if text]}
     card["examples"] = [{"file": f"examples/{i}.png", "label": label} for i, (label, _) in enumerate(examples)]
     files |= {f"examples/{i}.png": image for i, (_, image) in enumerate(examples)}
-    write_json(folder / "model.json", predictor.as_json())
-    write_json(folder / "card.json", card)
+    files |= {"model.json": predictor.as_json().encode(), "card.json": json.dumps(card).encode()}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -87,7 +87,7 @@ def test_every_form_of_every_kind_is_the_oracle(models, litert, rng, tmp_path, k
     loaded = keras_mixer.load(path)
     assert (loaded.facts.pixel_range, loaded.output) == ((0, 255), "probabilities")
     if format == "web":
-        assert json.loads((path / "model.json").read_text()) == json.loads(json.dumps(loaded.as_json()))
+        assert json.loads((path / "model.json").read_text()) == json.loads(loaded.as_json())
     pixels = rng.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
     expected = oracle(model, pixels, kind)
     np.testing.assert_allclose(loaded.probabilities(pixels), expected, atol=1e-5)
