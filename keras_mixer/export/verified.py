@@ -177,7 +177,7 @@ def target_of(format, path, options) -> Path:
     if format not in FORMATS:
         raise ValueError(f"Unknown format {format!r}. Use one of: {', '.join(FORMATS)}.")
     kind = FORMATS[format]
-    if unknown := ", ".join(options.keys() - kind.options):
+    if unknown := ", ".join(sorted(options.keys() - kind.options)):
         raise ValueError(f"{format} has no option {unknown}; its options are: {', '.join(kind.options) or 'none'}.")
     if (suffix := Path(kind.name).suffix) and Path(path).suffix != suffix:
         raise ValueError(f"Expected a path ending in {suffix}, got {path}.")

@@ -31,15 +31,13 @@ LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
     """Writes a folder for any static file server, with a TFLite file and LiteRT.js; all can download the examples."""
     height, width, channels = predictor.for_classes("to show").input_shape
-    if quantization == "int8":
-        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if channels != 3:
         raise ValueError(f"The page needs a model of RGB images; this one takes {channels} channels.")
     page = importlib.resources.files("keras_mixer.export") / PAGE
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
     files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())
     folder.mkdir()
-    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)
+    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)  # not int8: the pixels of the page are float
     size = (folder / WEB_FILE).stat().st_size
     shown = {
         "Trained on": predictor.facts.trained_on,
