@@ -17,9 +17,9 @@ from PIL import Image
 
 from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
 from keras_mixer.data.image_files import read_image
-from keras_mixer.export.predictor import read_description
+from keras_mixer.export.predictor import Predictor
 from keras_mixer.fields import EVALUATION_CROPS
-from keras_mixer.serving import Client, ServingError, answers_in, content_of
+from keras_mixer.serving import Client, ServingError, answers_in
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import recipe_from
 from keras_mixer.weights.layouts import read_weights
@@ -209,7 +209,7 @@ def _read_answer(given):
     body, url = given
     with contextlib.suppress(ValueError):
         Client(url)
-    answers_in(content_of(body, "it"), 1)
+    answers_in(body, 1)
 
 
 def _descriptions():
@@ -220,11 +220,15 @@ def _descriptions():
     return written | damaged([json.dumps(good).encode()]) | JSON.map(lambda some: json.dumps(some).encode())
 
 
+def _describe(text):
+    Predictor.from_json(text, "it", {"image": print})
+
+
 TARGETS = {
     "npz": Target(_archives(), _read_arrays(".npz"), (ValueError,)),
     "safetensors": Target(_safetensors(), _read_arrays(".safetensors"), (ValueError,)),
     "image": Target(_images(), _look, (ValueError, tf.errors.OpError)),
     "recipe": Target(_recipes(), recipe_from, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
-    "description": Target(_descriptions(), lambda text: read_description(text, "it"), (ValueError,)),
+    "description": Target(_descriptions(), _describe, (ValueError, KeyError, TypeError)),
 }

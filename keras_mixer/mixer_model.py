@@ -37,6 +37,14 @@ def checked_class_names(names) -> tuple[str, ...]:
     return checked
 
 
+def _names_of_all(names, classes):
+    """Checked class names; None if they are unknown, ValueError if their number is wrong."""
+    checked = None if names is None else checked_class_names(names)
+    if checked is not None and len(checked) != classes:
+        raise ValueError(f"{len(checked)} class names were given for {classes} classes.")
+    return checked
+
+
 @keras.saving.register_keras_serializable("keras_mixer")
 class ClassifierHead(keras.layers.Dense):
     """Logits, `(B, C) -> (B, classes)`; keeps what `ModelFacts` says about classes and images, in every copy."""
@@ -45,14 +53,8 @@ class ClassifierHead(keras.layers.Dense):
 
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
-
-    def __setattr__(self, name, value):
-        if name == "class_names" and value is not None:
-            value = checked_class_names(value)
-            if len(value) != self.units:
-                raise ValueError(f"{len(value)} class names were given for {self.units} classes.")
-        super().__setattr__(name, value)
+        self.class_names = _names_of_all(class_names, units)
+        self.trained_on, self.evaluation_crop = trained_on, evaluation_crop
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.facts}
@@ -67,7 +69,7 @@ def _of_head(name, description):
     def change(model, value):
         if model._head is None:
             raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
-        setattr(model._head, name, value)
+        setattr(model._head, name, _names_of_all(value, model._head.units) if name == "class_names" else value)
 
     return property(get, change, doc=description)
 

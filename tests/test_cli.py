@@ -279,7 +279,7 @@ print(*sys.modules, file=sys.stderr)
         ("predict run a.png --threshold 2", r"threshold must be less than or equal to 1, got 2\.0\."),
         ("export run --format onyx", r"invalid choice 'onyx' for argument '--format'.*'saved_model'"),
         ("evaluate", r"Missing .* MODEL "),
-        ("evaluate .", r"does not contain a model: no model.keras, saved_model.pb"),
+        ("evaluate .", r"does not contain a model: no model.keras \(of a finished run\), saved_model.pb"),
         ("train --no-flip --cache --no-skip-corrupt --dry-run --steps 0", r"steps must be .* to 1, got 0\."),
     ],
 )

@@ -41,7 +41,7 @@ class Evaluate:
     A run's results on its own test data are kept in RUN/evaluation.json and RUN/confusion.png, others only in --output.
     """
 
-    model: Model  # folder of a finished run, a .keras file, or an export of any format but the web page
+    model: Model  # folder of a finished run, a .keras file, or an export
     data: str | None = None
     """Image folder (all images, or its test sub-folder) or TensorFlow Datasets name; a run's own data by default."""
     source: DataOptions = DataOptions()

@@ -9,14 +9,13 @@ import tyro
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.evaluate import batches_of
-from keras_mixer.cli.terminal import DataOptions, Run, folder_of, number, print_table
+from keras_mixer.cli.terminal import DataOptions, Run, folder_of, print_table
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
-from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results
@@ -58,17 +57,16 @@ class Export:
     images: Count = 1000  # largest number of test images to compare
     calibration_images: Count = 256  # largest number of training images to calibrate int8
     max_difference: float | None = None
-    """Largest allowed difference of a probability; by default 1e-5, float16 1e-3, bfloat16 0.05, int8 no limit."""
+    """Largest allowed difference of a probability; by default 1e-5, float16 1e-3, bfloat16 0.05, int8 1."""
     min_agreement: float | None = None
-    """Smallest allowed fraction of images with the same top-1; by default 0.99 for int8 and bfloat16, else no limit."""
+    """Smallest allowed fraction of images with the same top-1; by default 0.99 for int8 and bfloat16, else 0."""
     examples: CountFrom0 | None = None
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
         options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        kind = verified.format_with(self.format, options)
-        path = self.output or folder_of(self.run) / "export" / kind.name
-        refuse_existing(kind.target(path, self.version))
+        path = self.output or folder_of(self.run) / "export" / verified.FORMATS[self.format].name
+        verified.target_of(self.format, path, options)  # refused before any data are read
         model = load_model(self.run)
         parts = Anatomy(model)
         source = with_classes_of(self._source(), parts.class_names)
@@ -118,11 +116,11 @@ def print_parity(parity):
     """Prints how an export compares with its model."""
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
     accuracies = ("unknown" if one is None else f"{one:.2%}" for one in (parity.model_accuracy, parity.export_accuracy))
-    needed, allowed = parity.needed_agreement, number(parity.allowed_difference, ".0e")
+    needed, allowed = parity.needed_agreement, parity.allowed_difference
     rows = [
         ("top-1 accuracy", *accuracies, ""),
-        ("same top-1", "", f"{parity.agreement:.2%}", "-" if needed is None else f"at least {needed:.2%}"),
-        (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", allowed),
+        ("same top-1", "", f"{parity.agreement:.2%}", f"at least {needed:.2%}" if needed else "-"),
+        (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", f"{allowed:.0e}"),
         (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
         ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
     ]

@@ -26,7 +26,7 @@ class Predict:
     """Classify image files and all images in folders, with a model or with a server."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL IMAGE...")]
-    """A run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, or
+    """A run directory, .keras file, SavedModel, .tflite or .onnx file, OpenVINO folder or .xml file, web page, or
     hf://owner/name/file, followed by image files, or folders of them at any depth. With --server, only the images."""
     server: str | None = None
     """Use a model on TensorFlow Serving: http://HOST:8501/v1/models/NAME, also https and with a path before /v1, with

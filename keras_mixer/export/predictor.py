@@ -2,13 +2,14 @@
 
 import dataclasses
 import io
+import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import keras
 import numpy as np
-import pydantic_core
+import pydantic
 import tensorflow as tf
 from PIL import Image, ImageOps
 
@@ -24,7 +25,7 @@ from keras_mixer.weights.readers import load_keras, model_file
 
 Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
-INTERFACE = ("input_shape", "output", "activation")  # of a predictor: in the JSON file of its export, with the facts
+INTERFACE = ("input_shape", "output", "activation")  # fields of a predictor that its description has next to the facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Prediction:
     probabilities: tuple[float, ...]  # of these, each in [0, 1]
 
 
-@dataclasses.dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Predictor:
     """A Keras model or an export, with everything needed to use it; `keras_mixer.load` returns it."""
 
@@ -45,9 +46,9 @@ class Predictor:
     input_shape: tuple[Count, Count, Count]  # (H, W, channels)
     output: Output
     activation: Literal["softmax", "sigmoid"] | None  # that made probabilities of logits; None for features
-    run: Callable[[np.ndarray], np.ndarray]  # (B, H, W, channels) in [0, 255] -> (B, n) float32, for any B
-    # Other signatures by name: image_uint8 takes the images as uint8, image_bytes encoded.
-    other_inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]] = dataclasses.field(default_factory=dict)
+    # Functions by input: `image` (B, H, W, channels) float32 in [0, 255] to (B, n) float32, for any B. A SavedModel has
+    # two more, the same images as uint8 or encoded: `image_uint8` and `image_bytes`.
+    inputs: Mapping[str, Callable[[np.ndarray], np.ndarray]]
     model: Any = None  # a keras.Model with preprocessing and activation; None for an export
 
     @classmethod
@@ -65,16 +66,22 @@ class Predictor:
         ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
         output: Output = "features" if kind == "features" else "probabilities"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
-        return cls(runtime, facts, shape, output, activation, ready.predict_on_batch, model=ready)
+        return cls(runtime, facts, shape, output, activation, {"image": ready.predict_on_batch}, ready)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """One name per class, in order; empty for a model without a head."""
         return self.facts.class_names or ()
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of the JSON file in every export."""
-        return dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}
+    def as_json(self) -> str:
+        """The description of the model in every export."""
+        return json.dumps(dataclasses.asdict(self.facts) | {name: getattr(self, name) for name in INTERFACE}, indent=2)
+
+    @classmethod
+    def from_json(cls, text, runtime, inputs) -> "Predictor":
+        """The predictor of an export, from its description; ValueError, KeyError or TypeError if that is damaged."""
+        content = json.loads(text)
+        return cls(runtime=runtime, facts=content, inputs=inputs, **{name: content[name] for name in INTERFACE})
 
     def for_classes(self, purpose) -> "Predictor":
         """The same predictor; ValueError if the model has no classes for the purpose (such as "to predict")."""
@@ -94,7 +101,7 @@ class Predictor:
         if images.shape[1:] != shape:  # TFLite would resize its input, and might answer
             raise ValueError(f"Expected images (B, {', '.join(map(str, shape))}), got {images.shape}.")
         warn_of_range(images)
-        return np.asarray(self.for_classes("to predict").run(images.astype(np.float32)))
+        return np.asarray(self.for_classes("to predict").inputs["image"](images.astype(np.float32)))
 
     predict_on_batch = probabilities  # as a Keras model has it, so that `keras_mixer.evaluate` takes a predictor too
 
@@ -110,17 +117,6 @@ class Predictor:
         name = str(image) if isinstance(image, str | os.PathLike) else ""
         labels = tuple(self.class_names[i] for i in best)
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
-
-
-def read_description(text, path) -> dict[str, Any]:
-    """The arguments of a `Predictor` in the JSON file of the export at `path`; ValueError if it is damaged."""
-    try:
-        content, types = pydantic_core.from_json(text), get_type_hints(Predictor, include_extras=True)
-        facts = {name: check(name, content.get(name), kind) for name, kind in get_type_hints(ModelFacts).items()}
-        interface = {name: check(name, content.get(name), types[name]) for name in INTERFACE}
-        return {"facts": ModelFacts(**facts), **interface}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: the description of the model is damaged ({error}).") from error
 
 
 def in_precision(model, precision) -> keras.Model:

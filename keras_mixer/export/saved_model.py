@@ -7,7 +7,6 @@ tensorflow-serving-api, would install a second TensorFlow.
 Source: prediction_log.proto, predict.proto and model.proto of tensorflow_serving/apis; the field numbers are theirs.
 """
 
-import json
 from pathlib import Path
 
 import keras
@@ -89,7 +88,7 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
     write_functions(signatures, model, folder)
     described = folder / SAVED_MODEL_DESCRIPTION
     described.parent.mkdir()
-    described.write_text(json.dumps(predictor.as_json() | {"precision": precision}, indent=2), encoding="utf-8")
+    described.write_text(predictor.as_json(), encoding="utf-8")
     gray = np.full((1, *predictor.input_shape), 128, np.uint8)
     with tf.io.TFRecordWriter(str(folder / REQUESTS)) as writer:
         for name, function in signatures.items():
@@ -103,16 +102,12 @@ def write_saved_model(predictor, folder, *, top_k=5, precision="float32"):
 
 def _message(fields) -> bytes:
     """A protocol buffer of length-delimited fields: `{number: bytes or other fields}`."""
-    encoded = bytearray()
+    encoded = b""
     for number, content in fields.items():
         content = _message(content) if isinstance(content, dict) else content
-        encoded.append(number << 3 | 2)
-        length = len(content)
-        while length > 127:
-            encoded.append(length & 127 | 128)
-            length >>= 7
-        encoded += bytes([length]) + content
-    return bytes(encoded)
+        of_field_1 = tf.train.BytesList(value=[content]).SerializeToString()  # tag, length, content
+        encoded += bytes([number << 3 | 2]) + of_field_1[1:]
+    return encoded
 
 
 def version_folder(path, version=None) -> Path:
@@ -126,8 +121,6 @@ def write_functions(functions, model, folder):
     """Writes a SavedModel with `{signature: tf.function}`; Keras's `ExportArchive` would store functions twice."""
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    for name, function in functions.items():
-        setattr(module, name, function)  # for `keras.layers.TFSMLayer`
     tf.saved_model.save(module, str(folder), functions)
 
 

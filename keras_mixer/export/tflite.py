@@ -1,6 +1,5 @@
 """TFLite (LiteRT) files: images in, probabilities out, with class names and preprocessing in the metadata."""
 
-import json
 import tempfile
 import warnings
 import zipfile
@@ -77,7 +76,7 @@ def write_tflite(predictor, path, quantization=None, representative_images=None,
     path.write_bytes(add_metadata(content, model.name, shape, words))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(LABELS, "\n".join(facts.class_names) + "\n")
-        archive.writestr(DESCRIPTION, json.dumps(predictor.as_json(), indent=2) + "\n")
+        archive.writestr(DESCRIPTION, predictor.as_json())
 
 
 def _convert(model, quantization, representative_images, batch_size):

@@ -70,12 +70,8 @@ def _pack(builder, value):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
     fields = {i: field if isinstance(field, np.generic) else _pack(builder, field) for i, field in value.items()}
+    slots = {np.int8: builder.PrependInt8Slot, np.uint32: builder.PrependUint32Slot}
     builder.StartObject(max(fields) + 1)
     for i, field in fields.items():
-        if isinstance(field, np.int8):
-            builder.PrependInt8Slot(i, int(field), 0)
-        elif isinstance(field, np.uint32):
-            builder.PrependUint32Slot(i, int(field), 0)
-        else:
-            builder.PrependUOffsetTRelativeSlot(i, field, 0)
+        slots.get(type(field), builder.PrependUOffsetTRelativeSlot)(i, field, 0)
     return builder.EndObject()

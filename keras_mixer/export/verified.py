@@ -23,14 +23,13 @@ from keras_mixer.export.runtimes import open_export
 from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
-from keras_mixer.export.web import MODEL, write_web
+from keras_mixer.export.web import write_web
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 from keras_mixer.primitives import available_cores
 
-Limit = Probability | None
-# By quantization or precision: largest difference of a probability, smallest fraction of equal top-1; None: no limit.
-LIMITS = {"float16": (1e-3, None), "bfloat16": (0.05, 0.99), "dynamic_int8": (None, 0.99), "int8": (None, 0.99)}
+# By quantization or precision: the largest difference of a probability, the smallest fraction of equal top-1.
+LIMITS = {"float16": (1e-3, 0.0), "bfloat16": (0.05, 0.99), "dynamic_int8": (1.0, 0.99), "int8": (1.0, 0.99)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,24 +39,14 @@ class Format:
     name: str  # of its file or folder among the exports of a run
     write: Callable  # (predictor, path, **options)
     options: tuple[str, ...] = ()
-    opened: str = ""  # the file in a folder that the runtime of the comparison opens; empty for the whole export
-    batch_size: int = 32  # images per call in the comparison, unless it is an option
-
-    def target(self, path, version=None) -> Path:
-        """The path that is written for `path`: for a SavedModel, a version folder in it."""
-        if (suffix := Path(self.name).suffix) and Path(path).suffix != suffix:
-            raise ValueError(f"Expected a path ending in {suffix}, got {path}.")
-        return version_folder(path, version) if "version" in self.options else Path(path)
 
 
 FORMATS = {
     "saved_model": Format("saved_model", write_saved_model, ("version", "top_k", "precision")),
-    "tflite": Format(
-        "model.tflite", write_tflite, ("quantization", "representative_images", "batch_size"), batch_size=1
-    ),
+    "tflite": Format("model.tflite", write_tflite, ("quantization", "representative_images", "batch_size")),
     "onnx": Format("model.onnx", write_onnx),
     "openvino": Format("openvino", write_openvino),
-    "web": Format("web", write_web, ("quantization", "title", "facts", "examples"), opened=MODEL, batch_size=1),
+    "web": Format("web", write_web, ("quantization", "title", "facts", "examples")),
 }
 
 
@@ -79,15 +68,13 @@ class Parity:
     export_images_per_second: float
     batch_size: int  # images per call
     threads: int  # of the export's runtime; a SavedModel and the model have the setting of TensorFlow
-    allowed_difference: float | None  # limit of max_difference; None for no limit
-    needed_agreement: float | None  # limit of agreement
+    allowed_difference: float  # limit of max_difference
+    needed_agreement: float  # limit of agreement
 
     @property
     def passed(self) -> bool:
         """Whether the comparison is within the limits; NaN never is."""
-        allowed, needed = self.allowed_difference, self.needed_agreement
-        close = np.isfinite(self.max_difference) and (allowed is None or self.max_difference <= allowed)
-        return bool(close and (needed is None or self.agreement >= needed))
+        return self.max_difference <= self.allowed_difference and self.agreement >= self.needed_agreement
 
     def as_json(self) -> dict[str, Any]:
         """All attributes but `path`, and `passed`, as plain data."""
@@ -134,10 +121,9 @@ def export(
         class_names: as for `export_saved_model`, like the next two.
         evaluation_crop: how images are cropped and resized.
         classifier_activation: "softmax" or "sigmoid" for a model that outputs logits.
-        max_difference: largest allowed difference of a probability; None for 1e-5, float16 1e-3, bfloat16 0.05, int8
-            no limit.
+        max_difference: largest allowed difference of a probability; None for 1e-5, float16 1e-3, bfloat16 0.05, int8 1.
         min_agreement: smallest allowed fraction of images with the same most probable class; None for 0.99 in int8 and
-            bfloat16, else no limit.
+            bfloat16, else 0.
         **options: of the format: for "saved_model" `version`, `top_k` and `precision` as in `export_saved_model`; for
             "tflite" `quantization`, `representative_images` and `batch_size` as in `export_tflite`; for "web"
             `quantization`, `title`, `facts` (a dictionary of terms and texts about the model) and `examples`
@@ -156,29 +142,28 @@ def export(
         4.8e-07
     """
     require_tensorflow()
-    kind = format_with(format, options)
-    target = kind.target(path, options.pop("version", None))
-    refuse_existing(target)
-    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", (1e-5, None))
-    max_difference = check("max_difference", limits[0] if max_difference is None else max_difference, Limit)
-    min_agreement = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Limit)
-    if images is None and min_agreement is not None:
+    target = target_of(format, path, options)
+    options.pop("version", None)
+    limits = LIMITS.get(options.get("quantization") or options.get("precision") or "", (1e-5, 0.0))
+    allowed = check("max_difference", limits[0] if max_difference is None else max_difference, Probability)
+    needed = check("min_agreement", limits[1] if min_agreement is None else min_agreement, Probability)
+    if images is None and needed:
         raise ValueError("Pass images to compare on: the most probable class of noise says nothing about quantization.")
     predictor = Predictor.of(model, class_names, evaluation_crop, classifier_activation)
     with atomic_write(target) as written:
-        kind.write(predictor, written, **options)
-        file = written / kind.opened
-        opened = open_export(file)
-        batches = _batches(images, predictor, options.get("batch_size", kind.batch_size))
+        FORMATS[format].write(predictor, written, **options)
+        files = [file for file in (written, *written.rglob("*")) if file.is_file()]
+        opened = open_export(written)
+        size = options.get("batch_size", 1 if format in ("tflite", "web") else 32)
         parity = Parity(
             path=target,
             runtime=opened.runtime,
-            minimum_runtime=minimum_runtime(file.read_bytes()) if file.suffix == ".tflite" else "",
-            bytes=sum(part.stat().st_size for part in (written, *written.rglob("*")) if part.is_file()),
+            minimum_runtime="".join(minimum_runtime(one.read_bytes()) for one in files if one.suffix == ".tflite"),
+            bytes=sum(file.stat().st_size for file in files),
             threads=available_cores(),
-            allowed_difference=max_difference,
-            needed_agreement=min_agreement,
-            **compare(reference_of(model, predictor.activation), opened, batches),
+            allowed_difference=allowed,
+            needed_agreement=needed,
+            **compare(reference_of(model, predictor.activation), opened, _batches(images, predictor, size)),
         )
         if not parity.passed:
             raise ExportDiffers(parity)
@@ -187,14 +172,18 @@ def export(
     return parity
 
 
-def format_with(name, options) -> Format:
-    """The format of a name; ValueError if there is none, or if it lacks one of the options."""
-    if name not in FORMATS:
-        raise ValueError(f"Unknown format {name!r}. Use one of: {', '.join(FORMATS)}.")
-    for option in set(options) - set(FORMATS[name].options):
-        having = " and ".join(other for other, kind in FORMATS.items() if option in kind.options) or "no format"
-        raise ValueError(f"{option} is an option of {having}, not of {name}.")
-    return FORMATS[name]
+def target_of(format, path, options) -> Path:
+    """What an export to `path` writes; ValueError if that exists, or if the format or one of its options does not."""
+    if format not in FORMATS:
+        raise ValueError(f"Unknown format {format!r}. Use one of: {', '.join(FORMATS)}.")
+    kind = FORMATS[format]
+    if unknown := ", ".join(sorted(options.keys() - kind.options)):
+        raise ValueError(f"{format} has no option {unknown}; its options are: {', '.join(kind.options) or 'none'}.")
+    if (suffix := Path(kind.name).suffix) and Path(path).suffix != suffix:
+        raise ValueError(f"Expected a path ending in {suffix}, got {path}.")
+    target = version_folder(path, options.get("version")) if format == "saved_model" else Path(path)
+    refuse_existing(target)
+    return target
 
 
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
@@ -207,56 +196,48 @@ def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
         output = np.asarray(model.predict_on_batch(scaled))
         if kind == "logits":
             return probabilities_of(output, activation)
-        if kind == "features" and output.ndim == 4:
-            return output.mean((1, 2))  # (B, g_h, g_w, C): exports return the mean over tokens
-        return output
+        return output.mean((1, 2)) if output.ndim == 4 else output  # of a grid, exports return the mean over tokens
 
     return reference
 
 
 def compare(reference, opened, batches) -> dict[str, Any]:
-    """The figures of a `Parity` for batches as `_batches` gives them; both are called once before any time is taken."""
-    expected: list[np.ndarray] = []
-    truth: list[np.ndarray] = []
-    found: dict[str, list[np.ndarray]] = {"image": []}  # by input of the export
-    seconds = np.zeros(2)
-    for images, labels, encoded in batches:
-        pixels = np.asarray(images, np.float32)
-        if not expected or len(pixels) != len(expected[-1]):
-            reference(pixels)
-            opened.run(pixels)
-        start = time.perf_counter()
-        expected.append(reference(pixels))
-        middle = time.perf_counter()
-        found["image"].append(opened.run(pixels))
-        seconds += middle - start, time.perf_counter() - middle
-        truth.append(np.asarray(labels))
-        given = {"image_uint8": images if images.dtype == np.uint8 else None, "image_bytes": encoded}
-        for name, run in opened.other_inputs.items():
-            if given[name] is not None:
-                found.setdefault(name, []).append(run(given[name]))
-    if not expected:
+    """The figures of a `Parity` for batches as `_batches` gives them."""
+    runs = {"model": reference, **opened.inputs}
+    answers: dict[str, list[np.ndarray]] = {name: [] for name in runs}
+    seconds, truth = dict.fromkeys(runs, 0.0), list[np.ndarray]()
+    for (images, labels), encoded in batches:
+        pixels, as_uint8 = np.asarray(images, np.float32), images if images.dtype == np.uint8 else None
+        given = {"model": pixels, "image": pixels, "image_uint8": as_uint8, "image_bytes": encoded}
+        for name in [name for name in runs if given[name] is not None]:
+            if not truth or len(labels) != len(truth[-1]):
+                runs[name](given[name])  # the first call of a size takes longer
+            start = time.perf_counter()
+            answers[name].append(runs[name](given[name]))
+            seconds[name] += time.perf_counter() - start
+        truth.append(labels)
+    if not truth:
         raise ValueError("Expected images to compare on, or None for noise, got none.")
-    ours, labels = np.concatenate(expected), np.concatenate(truth)
-    differences = {name: np.abs(np.concatenate(answers).astype(np.float64) - ours) for name, answers in found.items()}
-    best = [one.argmax(1) if one.shape[1] > 1 else one[:, 0] > 0.5 for one in (ours, np.concatenate(found["image"]))]
+    found = {name: np.concatenate(parts).astype(np.float64) for name, parts in answers.items() if parts}
+    ours, labels = found.pop("model"), np.concatenate(truth)
+    best = [one.argmax(1) if one.shape[1] > 1 else one[:, 0] > 0.5 for one in (ours, found["image"])]
     labelled = opened.output != "features" and (labels >= 0).all()
     model_accuracy, export_accuracy = (float((one == labels).mean()) if labelled else None for one in best)
     return {
         "images": len(labels),
-        "max_difference": float(np.max([one.max() for one in differences.values()])),  # NaN if one is NaN
+        "max_difference": float(np.max([np.abs(one - ours).max() for one in found.values()])),  # NaN if one is NaN
         "agreement": float((best[0] == best[1]).mean()),
         "model_accuracy": model_accuracy,
         "export_accuracy": export_accuracy,
         "inputs": tuple(found),
-        "model_images_per_second": float(len(labels) / seconds[0]),
-        "export_images_per_second": float(len(labels) / seconds[1]),
-        "batch_size": len(expected[0]),
+        "model_images_per_second": len(labels) / seconds["model"],
+        "export_images_per_second": len(labels) / seconds["image"],
+        "batch_size": len(truth[0]),
     }
 
 
 def _batches(images, predictor, size):
-    """`(pixels (B, H, W, channels), labels (B,), encoded (B,))`: as the model takes images, and as a server does.
+    """`((pixels (B, H, W, channels), labels (B,)), encoded (B,))`: as the model takes images, and as a server does.
 
     Labels are -1 where they are unknown; encoded images are None for arrays.
     """
@@ -265,22 +246,21 @@ def _batches(images, predictor, size):
         with naming_damaged_files(images):
             encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)
             pixels = evaluation_batches(images, image_size=shape[:2], batch_size=size, crop=crop)
-            for (image, label), files in tf.data.Dataset.zip(pixels, encoded).as_numpy_iterator():
-                yield image, label, files
+            yield from tf.data.Dataset.zip(pixels, encoded).as_numpy_iterator()
         return
     if images is None:
         noise = np.random.default_rng(0).integers(0, 256, (32, *shape), np.uint8)
-        images = [tf.io.encode_png(one).numpy() for one in noise] if shape[2] == 3 else noise
+        images = list(noise) if shape[2] == 3 else noise
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
+    labels = np.full(len(array), -1) if labels is None else class_numbers(np.asarray(labels))
     files = isinstance(array, list | tuple)
     if not files:
         warn_of_range(array)
-    labels = np.full(len(array), -1) if labels is None or not len(array) else class_numbers(np.asarray(labels))
     for start in range(0, len(array), size):
         some = array[start : start + size]
         pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)
-        if pixels.shape[1:] != shape:
+        if pixels.shape[1:] != shape:  # the model might answer
             raise ValueError(f"Expected images of shape {shape}, got {pixels.shape[1:]}.")
         encoded = np.array([read_any_image(one, for_server).numpy() for one in some], object) if files else None
-        yield pixels, labels[start : start + size], encoded
+        yield (pixels, labels[start : start + size]), encoded

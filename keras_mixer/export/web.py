@@ -3,21 +3,20 @@
 import contextlib
 import importlib.resources
 import io
+import json
 import os
-import sys
 import tarfile
 
 import keras
-import numpy as np
 from PIL import Image
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
+from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
-from keras_mixer.files import write_json
 
-MODEL, PAGE = "model.tflite", "web_page"
+PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js
 PACKAGES = {  # of the npm registry, with the SHA-256 of their archives
     "@litertjs/core": "a97660833e9e7e1063c95e12016718881240b14f7438728a2f62785e912d30fd",
@@ -32,16 +31,14 @@ LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
     """Writes a folder for any static file server, with a TFLite file and LiteRT.js; all can download the examples."""
     height, width, channels = predictor.for_classes("to show").input_shape
-    if quantization == "int8":
-        raise ValueError("The page uses float pixels: quantization must be None, float16 or dynamic_int8, not int8.")
     if channels != 3:
         raise ValueError(f"The page needs a model of RGB images; this one takes {channels} channels.")
     page = importlib.resources.files("keras_mixer.export") / PAGE
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
     files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())
     folder.mkdir()
-    write_tflite(predictor, folder / MODEL, quantization=quantization)
-    size = (folder / MODEL).stat().st_size
+    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)  # not int8: the pixels of the page are float
+    size = (folder / WEB_FILE).stat().st_size
     shown = {
         "Trained on": predictor.facts.trained_on,
         **(facts or {}),
@@ -52,8 +49,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     card = {"name": title, "model_bytes": size, "facts": [[term, text] for term, text in shown.items() if text]}
     card["examples"] = [{"file": f"examples/{i}.png", "label": label} for i, (label, _) in enumerate(examples)]
     files |= {f"examples/{i}.png": image for i, (_, image) in enumerate(examples)}
-    write_json(folder / "model.json", predictor.as_json())
-    write_json(folder / "card.json", card)
+    files |= {"model.json": predictor.as_json().encode(), "card.json": json.dumps(card).encode()}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -77,8 +73,7 @@ def package_files(package) -> dict[str, bytes]:
     url, file = f"{registry}/{package}/-/{name}-{VERSION}.tgz", f"{scope}-{name}-{VERSION}.tgz"
     cache = {"cache_dir": os.environ.get("KERAS_HOME"), "cache_subdir": "keras_mixer"}
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # of Keras's progress bar
-            archive = keras.utils.get_file(file, url, file_hash=PACKAGES[package], hash_algorithm="sha256", **cache)
+        archive = keras.utils.get_file(file, url, file_hash=PACKAGES[package], hash_algorithm="sha256", **cache)
     except Exception as error:  # Keras raises Exception itself
         raise OSError(f"The page needs LiteRT.js: {error}") from error
     with tarfile.open(archive) as members:
@@ -96,6 +91,5 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
                 image.save(file, "PNG")
                 found[int(example["label"])] = file.getvalue()
-    labels = sorted(found)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).round().astype(int))
-    return [(class_names[labels[i]], found[labels[i]]) for i in chosen]
+    apart = max(1, len(found) // max(1, count))  # similar classes are often next to each other
+    return [(class_names[label], found[label]) for label in sorted(found)[::apart][:count]]

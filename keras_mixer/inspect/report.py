@@ -94,7 +94,7 @@ def read_answers(predictor, split) -> dict[str, Any]:
     progress = tqdm(total=split.size, desc="test images", unit="image", file=sys.stderr)
     with progress, naming_damaged_files(split):
         for images, labels in batches.as_numpy_iterator():
-            probabilities = np.asarray(predictor.run(images))
+            probabilities = np.asarray(predictor.inputs["image"](images))
             guessed = guesses(probabilities)
             answered = count_guesses(confusion, labels, guessed)
             for i in np.flatnonzero((guessed != labels) & answered):

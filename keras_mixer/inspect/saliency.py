@@ -34,7 +34,7 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     for square, (row, column) in zip(covered[1:], np.ndindex(down, across), strict=True):
         square[row * height :, column * width :][:height, :width] = color
     parts = [covered[i : i + BATCH_SIZE].astype(np.float32) for i in range(0, len(covered), BATCH_SIZE)]
-    probabilities = np.concatenate([np.asarray(predictor.run(part)) for part in parts])
+    probabilities = np.concatenate([np.asarray(predictor.inputs["image"](part)) for part in parts])
     score = probabilities[:, class_index] - (0 if rival is None else probabilities[:, rival])
     lost = (score[0] - score[1:]).reshape(down, across)
     return lost.repeat(together, axis=0).repeat(together, axis=1)[:rows, :columns]

@@ -1,8 +1,6 @@
 """Classifies image files with a model on TensorFlow Serving, over its REST API."""
 
 import base64
-import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +14,7 @@ from keras_mixer.fields import Count, check
 
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature
-ADDRESS = re.compile(r"https?://[^/?#]+(?:/[^?#]*?)?/v1/models/[^/:?#]+(?:/versions/\d+|/labels/[^/:?#]+)?/?")
 EXPLAINED = {  # statuses of servers and of proxies before them
-    401: 'it needs a token: pass --header "Authorization: Bearer TOKEN"',
-    403: "it does not allow this: is the token in --header right?",
     413: "it takes no request of this size: raise the limit of the proxy",
     429: "it limits the number of requests",
     502: "a proxy got no answer from TensorFlow Serving",
@@ -48,6 +43,9 @@ class Answer:
         return Prediction(path, tuple(self.labels[:top_k]), probabilities)
 
 
+ANSWERS = pydantic.TypeAdapter(dict[str, list[Answer]])
+
+
 class Client:
     """One model of one server; safe to share between threads.
 
@@ -60,12 +58,10 @@ class Client:
         images_per_request: the most images in one request; one that the server finds too large is sent in halves.
 
     Raises:
-        ValueError: the URL has another form, or `images_per_request` is less than 1.
+        ValueError: `images_per_request` is less than 1.
     """
 
     def __init__(self, url, timeout=30.0, retries=4, headers=None, images_per_request=32):
-        if not ADDRESS.fullmatch(str(url)):
-            raise ValueError(f"Expected a server like http://HOST:8501/v1/models/NAME, got {url!r}.")
         self.url = str(url).rstrip("/")
         self.images_per_request = check("images_per_request", images_per_request, Count)
         retry = urllib3.Retry(retries, connect=False, read=False, other=0, redirect=False, status_forcelist=RETRIED)
@@ -107,36 +103,25 @@ class Client:
             response = self._pool.request("POST", f"{self.url}:predict", json=body)
         except urllib3.exceptions.HTTPError as error:
             raise ServingError(
-                f"{self.url} gave no answer: {getattr(error, 'reason', None) or error}. Is TensorFlow Serving running "
-                "there (REST port, 8501)? If it is slow, raise --timeout or send fewer images."
+                f"{self.url} gave no answer: {getattr(error, 'reason', None) or error}. Is TensorFlow "
+                "Serving running there, as http://HOST:8501/v1/models/NAME? If it is slow, raise --timeout."
             ) from error
-        status, start = response.status, f"{self.url} answered {response.status} {response.reason}"
-        if (message := EXPLAINED.get(status)) is None:
-            content = content_of(response.data, start)
-            if status == 200:
-                return answers_in(content, len(images))
-            message = str(content.get("error", content))
-        rejected = status == 413 or (status == 400 and (UNREADABLE in message or "Task size" in message))
-        raise (ValueError if rejected else ServingError)(f"{start}: {message}")
-
-
-def content_of(data: bytes, start) -> dict:
-    """The JSON object of an answer; ServingError if it is not JSON."""
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ServingError(f"{start} with something that is not JSON: is it the REST port? {data[:200]!r}") from error
-    return content if isinstance(content, dict) else {"error": content}
+        if response.status == 200:
+            return answers_in(response.data, len(images))
+        status, text = response.status, response.data.decode(errors="replace")
+        rejected = status == 413 or (status == 400 and (UNREADABLE in text or "Task size" in text))
+        told = f"{self.url} answered {status} {response.reason}: {EXPLAINED.get(status, text):.1000}"
+        raise (ValueError if rejected else ServingError)(told)
 
 
 def answers_in(content, count) -> list[Answer]:
-    """The answers for `count` images; ServingError if they are malformed."""
+    """The answers for `count` images in the JSON that a server sends; ServingError if they are malformed."""
     try:
-        rows = check("predictions", content.get("predictions"), list[Answer])
+        rows = ANSWERS.validate_json(content)["predictions"]
         sound = (len(row.classes) == len(row.labels) and max(row.classes) < len(row.probabilities) for row in rows)
         if len(rows) != count or not all(sound):
             raise ValueError(f"{rows} for {count} images")
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ServingError(f"The answer is not that of a model exported by this package ({error!s:.300}).") from error
     return rows
 

@@ -64,7 +64,7 @@ def test_the_page_of_a_run_has_all_that_it_needs(classifier, written_before, lit
         ["Held-out accuracy", "50.00 % on 360 held-out images"],
         ["Architecture", "Mixer: 2 blocks, 32 channels, patches of 4 x 4 px"],
     ]
-    assert [example["label"] for example in card["examples"]] == ["0", "9"]
+    assert len({example["label"] for example in card["examples"]}) == 2
     assert all((page / example["file"]).read_bytes().startswith(b"\x89PNG") for example in card["examples"])
 
 
@@ -81,11 +81,11 @@ def test_examples_are_of_different_classes_small_and_without_camera_data():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(first))), small)
     assert b"my garden" not in second
     assert max(Image.open(io.BytesIO(second)).size) == LONGEST_SIDE
-    assert [name for name, _ in example_images(split, "abc", 2)] == ["a", "c"]
+    assert [name for name, _ in example_images(split, "abc", 2)] == ["a", "b"]
 
 
 def test_what_the_page_cannot_do_is_refused(classifier, tiny_mixer, litert, pixels, tmp_path):
-    with pytest.raises(ValueError, match="None, float16 or dynamic_int8, not int8"):
+    with pytest.raises(ValueError, match="representative_images are needed"):
         keras_mixer.export(classifier, "web", tmp_path / "page", pixels, quantization="int8")
     with pytest.raises(ValueError, match="takes 1 channels"):
         keras_mixer.export(tiny_mixer(input_shape=(16, 16, 1)), "web", tmp_path / "page")

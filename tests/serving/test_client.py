@@ -16,7 +16,7 @@ from pages import ROOT, blocks
 
 import keras_mixer
 from keras_mixer import cli, serving
-from keras_mixer.serving import Answer, Client, ServingError, answers_in, content_of
+from keras_mixer.serving import Answer, Client, ServingError, answers_in
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="serves files of TensorFlow")
 
@@ -137,7 +137,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves(gateway, files, refusal):
         (503, 3, "busy or starting"),
         (504, 3, "a proxy did not wait long enough"),
         (413, 1, "takes no request of this size: raise the limit of the proxy"),
-        (401, 1, 'pass --header "Authorization: Bearer TOKEN"'),
+        (401, 1, "Unauthorized"),
         (404, 1, "Servable not found"),
         (400, 1, "Serving signature name"),
     ],
@@ -163,26 +163,20 @@ def test_a_server_that_does_not_answer_is_not_waited_for(stand_in, files, monkey
     time.sleep(0.5)
     with pytest.raises(ServingError, match=r"gave no answer: .*Connection refused\. Is TensorFlow Serving running"):
         Client("http://127.0.0.1:1/v1/models/mixer").classify(images)
-
-
-def test_addresses():
-    prefix = "https://a.b/some/prefix/v1/models/m/labels/canary"
-    for good in ("http://a.b:8501/v1/models/m/versions/12", "http://[::1]:8501/v1/models/m/", prefix):
-        assert Client(good).url == good.rstrip("/")
-    for bad in ("", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/v1/models/m"):
-        with pytest.raises(ValueError, match="Expected a server like http://HOST:8501/v1/models/NAME"):
-            Client(bad)
+    for wrong in ("", "localhost:8501", "http://localhost:8501/", "grpc://localhost:1/v1/models/m"):
+        with pytest.raises(ServingError, match=r"gave no answer: .* as http://HOST:8501/v1"):
+            Client(wrong).classify(images)
 
 
 def test_a_malformed_answer_is_a_serving_error():
-    assert answers_in({"predictions": [ROW]}, 1) == [Answer([0.25, 0.75], [1, 0], ["b", "a"])]
+    content = json.dumps({"predictions": [ROW]})
+    assert answers_in(content, 1) == [Answer([0.25, 0.75], [1, 0], ["b", "a"])]
     changes = {"probabilities": ["a"]}, {"classes": [2, 0]}, {"classes": [1]}, {"labels": None}
-    for predictions in (None, [ROW, ROW], [[0.25, 0.75]], *([ROW | change] for change in changes)):
+    wrong = None, [ROW, ROW], [[0.25, 0.75]], *([ROW | change] for change in changes)
+    malformed = [json.dumps({"predictions": rows}) for rows in wrong]
+    for content in (*malformed, "{}", b"", b"<html>", b"\xff", b"[" * 100_000):
         with pytest.raises(ServingError, match="not that of a model exported by this package"):
-            answers_in({"predictions": predictions}, 1)
-    for data in (b"", b"<html>", b"\xff", b"[" * 100_000):
-        with pytest.raises(ServingError, match="that is not JSON: is it the REST port"):
-            content_of(data, "it answered 200")
+            answers_in(content, 1)
 
 
 def test_no_answer_is_lost_or_wrong_when_threads_share_a_client(stand_in, files, rows):
