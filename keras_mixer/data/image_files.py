@@ -21,15 +21,18 @@ ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 def check_file(path) -> dict[str, int]:
     """The orientation and the `content_sum` of an image file, as the fields of an `ImageFile`.
 
-    If it cannot be used, a ValueError says why: NotAnImage if its name is not an image's either.
+    NotAnImage says what it is if it is not called an image either; a ValueError names an image that cannot be used.
     """
+    if not os.path.isfile(path):
+        raise NotAnImage("a link to a folder or to nothing, a pipe or a device")
     try:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
             return {"orientation": read_orientation(file), "crc32": content_sum(file)}
     except Exception as error:  # Pillow has many types
         named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-        unknown = isinstance(error, NotAnImage) and named not in Image.OPEN
-        raise (NotAnImage if unknown else ValueError)(f"{path}: {_reason(error)}") from error
+        if isinstance(error, NotAnImage) and named not in Image.OPEN:
+            raise
+        raise ValueError(f"{path}: {_reason(error)}") from error
 
 
 def read_image(image, prepare):

@@ -59,7 +59,7 @@ class ImageFolder:
         parts = self._parts()
         names = {part: _folders(self.path / folder) for folder, part in parts.items()}
         if len(names[TRAIN]) < 2:
-            raise self._no_classes(names[TRAIN] or ["none"])
+            raise self._no_classes(names[TRAIN])
         if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
             raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {some(unknown)}.")
         images = self._images(parts)
@@ -73,16 +73,14 @@ class ImageFolder:
                 image._replace(part=TEST if test else TRAIN) for image, test in zip(images, for_test, strict=True)
             ]
         self._remark(images)
-        return self._source(names[TRAIN], images)
+        return self._source(images)
 
     def as_test_source(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
-        folder = self.test_split if _folders(self.path / self.test_split) else ""
-        images = self._images({folder: TEST})
-        classes = {image.class_name for image in images}
-        if not classes:
-            raise self._no_classes(["none"])
-        return self._source(classes, images)
+        images = self._images({self.test_split if _folders(self.path / self.test_split) else "": TEST})
+        if not images:
+            raise self._no_classes()
+        return self._source(images)
 
     def recorded(self, record: list[ImageFile]) -> tuple[Source, str]:
         """The images that are as recorded, in their parts, and which are not, or are new."""
@@ -92,8 +90,7 @@ class ImageFolder:
         there, known = set(images), {image.path for image in record}
         gone = [image.path for image in record if image not in there]
         new = [image.path for image in images if image.path not in known]
-        classes = {image.class_name for image in record}
-        return self._source(classes, images), counted({"missing or changed": gone, "new": new})
+        return self._source(images), counted({"missing or changed": gone, "new": new})
 
     def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
@@ -109,12 +106,12 @@ class ImageFolder:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
         if self.train_split == self.test_split:
             raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
-        inside = {name: _folders(self.path / name) for name in _folders(self.path)}
         train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
         if train and test:
             return {self.train_split: TRAIN, self.test_split: TEST}
+        inside = {name: _folders(self.path / name) for name in _folders(self.path)}
         if not (train or test) and {self.train_split, self.test_split} <= set(inside):
-            raise self._no_classes(["none"])
+            raise self._no_classes()
         common = sorted(set.intersection(*map(set, inside.values()))) if inside else []
         tests = [name for name in inside if inside[name] and name.lower().startswith(("test", "val", "eval"))]
         trains = [name for name in inside if inside[name] and name not in tests]
@@ -130,23 +127,23 @@ class ImageFolder:
             f"{self.path} to have them split. If not, move the images out of the folders inside."
         )
 
-    def _no_classes(self, names):
+    def _no_classes(self, names=()):
+        folder, found = self.path, some(names) or "none"
         return ValueError(
-            f"Image folder {self.path} must contain two or more class folders with images; found: {some(names)}. "
-            f"Expected {self.path}/CLASS/*.jpg or {self.path}/train/CLASS/*.jpg with {self.path}/test/CLASS/*.jpg."
+            f"Image folder {folder} must contain two or more class folders with images; found: {found}. "
+            f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
         )
 
     def _images(self, parts, record=()) -> list[ImageFile]:
         """The images in the class folders of some sub-folders; files that are recorded are not opened."""
         known = {(image.path, image.bytes): image for image in record}
-        files, left_out = self._files(parts)
-        images, damaged = [], dict[str, str]()
-        for file in progress(files):
+        images, damaged, left_out = [], dict[str, str](), defaultdict[str, list[str]](list)
+        for file in progress(self._files(parts)):
             try:
                 image = known.get((file.path, file.bytes))
                 images.append(image or file._replace(**check_file(f"{self.path}/{file.path}")))
-            except NotAnImage:
-                left_out["files that are not images Pillow can read"].append(file.path)
+            except NotAnImage as error:
+                left_out[str(error)].append(file.path)
             except ValueError as error:
                 damaged[file.path] = str(error)
         if self.skip_corrupt:
@@ -154,24 +151,23 @@ class ImageFolder:
             damaged |= {images[i].path: reason for i, reason in unusable_examples(split).items()}
         elif damaged:
             raise damaged_files(list(damaged.values()))
-        left_out["damaged images"] = list(damaged)
-        if said := counted(left_out):
+        if said := counted(left_out | {"damaged": list(damaged)}):
             self.log(f"Left out of {self.path}: {said}.")
         return [image for image in images if image.path not in damaged]
 
-    def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
-        """All files in the class folders of some sub-folders, not opened, and what was left out."""
-        found, left_out = [], defaultdict[str, list[str]](list)
+    def _files(self, parts) -> list[ImageFile]:
+        """All files in the class folders of some sub-folders, not opened; says which are outside."""
+        found, outside = [], []
         for folder, part in parts.items():
             for entry in _entries(self.path / folder):
+                path = posixpath.join(folder, entry.name)
                 if entry.is_dir():
-                    files = _files_below(self.path, posixpath.join(folder, entry.name), left_out)
-                    found += [ImageFile(path, entry.name, part, size) for path, size in files]
+                    found += [ImageFile(file, entry.name, part, size) for file, size in _files_below(self.path, path)]
                 else:
-                    left_out["files outside the class folders"].append(entry.name)
-        if "" not in parts:
-            left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
-        return found, left_out
+                    outside.append(path)
+        if outside:
+            self.log(f"Files outside the class folders of {self.path}: {len(outside):,} ({some(outside)}).")
+        return found
 
     def _remark(self, images):
         """Says which images are for training and for testing too, and whether one uses only 12 of its 16 bits."""
@@ -185,7 +181,8 @@ class ImageFolder:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
 
-    def _source(self, classes, images) -> Source:
+    def _source(self, images) -> Source:
+        classes = {image.class_name for image in images if image.part != UNUSED}
         train, test = (self._split([i for i in images if i.part == part], classes) for part in (TRAIN, TEST))
         return Source(self.path.resolve().name, tuple(sorted(classes)), train, test, tuple(images))
 
@@ -207,7 +204,7 @@ class ImageFolder:
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
     found = []
-    for path, _ in _files_below(folder, "", defaultdict(list)):
+    for path, _ in _files_below(folder):
         try:
             check_file(f"{folder}/{path}")
         except NotAnImage:
@@ -263,15 +260,13 @@ def _folders(path) -> list[str]:
     return names
 
 
-def _files_below(root, below, left_out) -> list[tuple[str, int]]:
-    """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
+def _files_below(root, below="") -> list[tuple[str, int]]:
+    """`(path below root, bytes)` of all that is in a folder below `root` and is not a folder, in order."""
     found = []
     for entry in _entries(f"{root}/{below}"):
         path = posixpath.join(below, entry.name)
         if entry.is_dir(follow_symlinks=False):
-            found += _files_below(root, path, left_out)
-        elif entry.is_file():
-            found.append((path, entry.stat().st_size))
+            found += _files_below(root, path)
         else:
-            left_out["links to folders or to nothing, pipes, sockets or devices"].append(path)
+            found.append((path, entry.stat().st_size if entry.is_file() else 0))
     return found
