@@ -69,9 +69,8 @@ class ImageFolder:
                 raise ValueError(f"{self.path} has no {part} images of {some(empty)}. Fill or remove class folders.")
         if TEST not in names:
             for_test = stratified_split([image.class_name for image in images], test_fraction, seed)
-            images = [
-                image._replace(part=TEST if test else TRAIN) for image, test in zip(images, for_test, strict=True)
-            ]
+            pairs = zip(images, for_test, strict=True)
+            images = [image._replace(part=TEST) if test else image for image, test in pairs]
         self._remark(images)
         return self._source(images)
 
@@ -94,11 +93,13 @@ class ImageFolder:
 
     def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        paths = [(image, self.path / image.path) for image in record]
-        there = [(image, path) for image, path in paths if path.is_file() and path.stat().st_size == image.bytes]
-        for image, path in there[:: len(there) // LOOKED_AT + 1]:
-            with path.open("rb") as file:
-                if content_sum(file) != image.crc32:
+        images = {f"{self.path}/{image.path}": image for image in record}
+        there = [
+            path for path, image in images.items() if os.path.isfile(path) and os.path.getsize(path) == image.bytes
+        ]
+        for path in there[:: len(there) // LOOKED_AT + 1]:
+            with open(path, "rb") as file:
+                if content_sum(file) != images[path].crc32:
                     return False
         return 2 * len(there) > len(record)
 
@@ -138,7 +139,7 @@ class ImageFolder:
         """The images in the class folders of some sub-folders; files that are recorded are not opened."""
         known = {(image.path, image.bytes): image for image in record}
         images, damaged, left_out = [], dict[str, str](), defaultdict[str, list[str]](list)
-        for file in progress(self._files(parts)):
+        for file in progress(self._files(parts, left_out)):
             try:
                 image = known.get((file.path, file.bytes))
                 images.append(image or file._replace(**check_file(f"{self.path}/{file.path}")))
@@ -155,18 +156,17 @@ class ImageFolder:
             self.log(f"Left out of {self.path}: {said}.")
         return [image for image in images if image.path not in damaged]
 
-    def _files(self, parts) -> list[ImageFile]:
-        """All files in the class folders of some sub-folders, not opened; says which are outside."""
-        found, outside = [], []
+    def _files(self, parts, left_out) -> list[ImageFile]:
+        """All files in the class folders of some sub-folders, not opened; notes what is left out."""
+        found = []
         for folder, part in parts.items():
             for entry in _entries(self.path / folder):
                 path = posixpath.join(folder, entry.name)
                 if entry.is_dir():
-                    found += [ImageFile(file, entry.name, part, size) for file, size in _files_below(self.path, path)]
+                    files = _files_below(self.path, path, left_out)
+                    found += [ImageFile(file, entry.name, part, size) for file, size in files]
                 else:
-                    outside.append(path)
-        if outside:
-            self.log(f"Files outside the class folders of {self.path}: {len(outside):,} ({some(outside)}).")
+                    left_out["files outside the class folders"].append(path)
         return found
 
     def _remark(self, images):
@@ -204,7 +204,7 @@ class ImageFolder:
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
     found = []
-    for path, _ in _files_below(folder):
+    for path, _ in _files_below(folder, "", defaultdict(list)):
         try:
             check_file(f"{folder}/{path}")
         except NotAnImage:
@@ -260,13 +260,15 @@ def _folders(path) -> list[str]:
     return names
 
 
-def _files_below(root, below="") -> list[tuple[str, int]]:
-    """`(path below root, bytes)` of all that is in a folder below `root` and is not a folder, in order."""
+def _files_below(root, below, left_out) -> list[tuple[str, int]]:
+    """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
     found = []
     for entry in _entries(f"{root}/{below}"):
         path = posixpath.join(below, entry.name)
         if entry.is_dir(follow_symlinks=False):
-            found += _files_below(root, path)
+            found += _files_below(root, path, left_out)
+        elif entry.is_file():
+            found.append((path, entry.stat().st_size))
         else:
-            found.append((path, entry.stat().st_size if entry.is_file() else 0))
+            left_out["links to folders or to nothing, pipes and devices"].append(path)
     return found
