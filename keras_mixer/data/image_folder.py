@@ -6,11 +6,10 @@ The split into training and test images belongs to the run, not to the folder.
 import csv
 import dataclasses
 import filecmp
-import itertools
 import os
-import stat
+import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_mixer.data.decode import NotAnImage, content_sum
-from keras_mixer.data.image_files import check_files, damaged_files, unusable_examples
+from keras_mixer.data.image_files import check_file, damaged_files, progress, unusable_examples
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.files import atomic_write
 
@@ -37,7 +36,7 @@ class ImageFile(NamedTuple):
     class_name: str
     part: str  # TRAIN, TEST or UNUSED
     bytes: int
-    orientation: int = 0  # as of `read_orientation`; 0 if it is damaged
+    orientation: int = 0  # as of `read_orientation`; 0 if it was not opened
     crc32: int = 0  # its `content_sum`
 
 
@@ -45,7 +44,8 @@ class ImageFile(NamedTuple):
 class ImageFolder:
     """`DIR/train/CLASS/*` and `DIR/test/CLASS/*`, or `DIR/CLASS/*`.
 
-    What is an image is decided by opening it. Hidden and system files and folders are left out; links are followed.
+    What is an image is decided by opening it. Hidden and system files and folders are left out. Links to files are
+    followed, and a folder of a part or class may be a link.
     """
 
     path: Path
@@ -61,59 +61,45 @@ class ImageFolder:
         if len(names[TRAIN]) < 2:
             raise self._no_classes(names[TRAIN])
         if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
-            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {', '.join(unknown)}.")
+            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {some(unknown)}.")
         images = self._images(parts)
-        for folder, part in parts.items():
+        for part, classes in names.items():
             filled = {image.class_name for image in images if image.part == part}
-            if empty := [name for name in names[part] if name not in filled]:
-                raise ValueError(f"Class folder {self.path / folder / empty[0]} contains no images. Fill or remove it.")
-        if len(parts) == 1:
-            usable = [i for i, image in enumerate(images) if image.part == TRAIN]
-            for_test = stratified_split([images[i].class_name for i in usable], test_fraction, seed)
-            for i in itertools.compress(usable, for_test):
-                images[i] = images[i]._replace(part=TEST)
+            if empty := [name for name in classes if name not in filled]:
+                raise ValueError(f"{self.path} has no {part} images of {some(empty)}. Fill or remove class folders.")
+        if TEST not in names:
+            for_test = stratified_split([image.class_name for image in images], test_fraction, seed)
+            pairs = zip(images, for_test, strict=True)
+            images = [image._replace(part=TEST) if test else image for image, test in pairs]
         self._remark(images)
-        return self._source(names[TRAIN], images)
+        return self._source(images)
 
     def as_test_source(self) -> Source:
         """All images as test images; if there is a sub-folder with test images, only those in it."""
-        folder = self.test_split if _folders(self.path / self.test_split) else ""
-        images = self._images({folder: TEST})
-        classes = {image.class_name for image in images if image.part == TEST}
-        if not classes:
-            raise self._no_classes(classes)
-        return self._source(classes, images)
+        images = self._images({self.test_split if _folders(self.path / self.test_split) else "": TEST})
+        if not images:
+            raise self._no_classes()
+        return self._source(images)
 
-    def recorded(self, record: Iterable[ImageFile]) -> tuple[Source, dict[str, list[str]]]:
-        """The recorded images that are still there, in their parts, and the paths of those that are not, or new.
-
-        Only files that are not recorded are opened.
-        """
-        known = {image.path: image for image in record}
-        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in known.values())
-        found, _ = self._files({self.train_split: TRAIN, self.test_split: TEST} if in_parts else {"": TEST})
-        new, _ = self._opened([file for file in found if file.path not in known])
-        sizes = {file.path: file.bytes for file in found}
-        kept = [image for image in known.values() if sizes.get(image.path) == image.bytes]
-        damaged = self._broken([image for image in kept if image.part != UNUSED])
-        kept = [image for image in kept if image not in damaged]
-        changes = {
-            "missing": [path for path in known if path not in sizes],
-            "new": [image.path for image in new],
-            "changed in size": [path for path, image in known.items() if sizes.get(path, image.bytes) != image.bytes],
-            "damaged": [image.path for image in damaged],
-        }
-        classes = {image.class_name for image in kept}
-        if {image.class_name for image in known.values()} - classes:  # a class may have been renamed
-            classes |= {image.class_name for image in new}
-        return self._source(classes, kept), changes
+    def recorded(self, record: list[ImageFile]) -> tuple[Source, str]:
+        """The images that are as recorded, in their parts, and which are not, or are new."""
+        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in record)
+        folders = (self.train_split, self.test_split) if in_parts else ("",)
+        images = self._images(dict.fromkeys(folders, UNUSED), record)
+        there, known = set(images), {image.path for image in record}
+        gone = [image.path for image in record if image not in there]
+        new = [image.path for image in images if image.path not in known]
+        return self._source(images), counted({"missing or changed": gone, "new": new})
 
     def holds(self, record: list[ImageFile]) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        there = [image for image in record if _size(self.path / image.path) == image.bytes]
-        for image in there[:: len(there) // LOOKED_AT + 1]:
-            with open(self.path / image.path, "rb") as file:
-                if image.crc32 and content_sum(file) != image.crc32:
+        images = {f"{self.path}/{image.path}": image for image in record}
+        there = [
+            path for path, image in images.items() if os.path.isfile(path) and os.path.getsize(path) == image.bytes
+        ]
+        for path in there[:: len(there) // LOOKED_AT + 1]:
+            with open(path, "rb") as file:
+                if content_sum(file) != images[path].crc32:
                     return False
         return 2 * len(there) > len(record)
 
@@ -125,91 +111,83 @@ class ImageFolder:
         if train and test:
             return {self.train_split: TRAIN, self.test_split: TEST}
         inside = {name: _folders(self.path / name) for name in _folders(self.path)}
-        others = [name for name in inside if inside[name] and name not in (self.train_split, self.test_split)]
-        trains = [name for name in others if name.lower().startswith("train")]
-        tests = [name for name in others if name.lower().startswith(("test", "val", "eval"))]
-        common = sorted(set.intersection(*map(set, inside.values()))) if len(inside) > 1 else []
-        if {self.train_split, self.test_split} <= set(inside) and not (train or test):
-            raise self._no_classes([])
-        if not (train or test or len(common) > 1 or (common and trains and tests)):
+        if not (train or test) and {self.train_split, self.test_split} <= set(inside):
+            raise self._no_classes()
+        common = sorted(set.intersection(*map(set, inside.values()))) if inside else []
+        tests = [name for name in inside if inside[name] and name.lower().startswith(("test", "val", "eval"))]
+        trains = [name for name in inside if inside[name] and name not in tests]
+        if not (train or test or len(common) > 1 or (common and tests)):
             if self.test_split != "test":
                 self.log(f"There is no folder {self.path / self.test_split}: test images are drawn from each class.")
             return {"": TRAIN}
-        for_train = self.train_split if train else (trains or [n for n in others if n not in tests] or ["FOLDER"])[0]
-        for_test = [self.test_split] if test else tests or [name for name in others if name != for_train][-1:]
+        for_train, for_test = (trains or ["FOLDER"])[0], " or ".join(tests or trains[1:]) or "FOLDER"
         classes = some(common or train or test)
         raise ValueError(
             f"Which folders are the classes? {self.path} has {some(list(inside))}, with {classes} inside. If {classes} "
-            f"are the classes, pass --train-split {for_train} --test-split {' or '.join(for_test) or 'FOLDER'}, or put "
-            f"them directly into {self.path} to have them split. If not, move the images out of the folders inside."
+            f"are the classes, pass --train-split {for_train} --test-split {for_test}, or put them directly into "
+            f"{self.path} to have them split. If not, move the images out of the folders inside."
         )
 
-    def _no_classes(self, names):
-        found = f"only one ({names[0]})" if names else "none"
+    def _no_classes(self, names=()):
+        folder, found = self.path, some(names) or "none"
         return ValueError(
-            f"Image folder {self.path} must contain two or more class folders with images; it contains {found}. "
-            f"Expected {self.path}/CLASS/*.jpg or {self.path}/train/CLASS/*.jpg with {self.path}/test/CLASS/*.jpg."
+            f"Image folder {folder} must contain two or more class folders with images; found: {found}. "
+            f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
         )
 
-    def _images(self, parts) -> list[ImageFile]:
-        """The images in the class folders of some sub-folders; damaged ones, if they are left out, as unused."""
-        files, left_out = self._files(parts)
-        images, unusable = self._opened(files)
-        damaged = {file: reason for file, reason in unusable.items() if not isinstance(reason, NotAnImage)}
-        if damaged and not self.skip_corrupt:
+    def _images(self, parts, record=()) -> list[ImageFile]:
+        """The images in the class folders of some sub-folders; files that are recorded are not opened."""
+        known = {(image.path, image.bytes): image for image in record}
+        images, damaged, left_out = [], dict[str, str](), defaultdict[str, list[str]](list)
+        for file in progress(self._files(parts, left_out)):
+            try:
+                image = known.get((file.path, file.bytes))
+                images.append(image or file._replace(**check_file(f"{self.path}/{file.path}")))
+            except NotAnImage as error:
+                left_out[str(error)].append(file.path)
+            except ValueError as error:
+                damaged[file.path] = str(error)
+        if self.skip_corrupt:
+            split = self._split(images, {image.class_name for image in images})
+            damaged |= {images[i].path: reason for i, reason in unusable_examples(split).items()}
+        elif damaged:
             raise damaged_files(list(damaged.values()))
-        left_out["files that are not images Pillow can read"] = [f.path for f in unusable if f not in damaged]
-        left_out["damaged images"] = [file.path for file in damaged]
-        if said := counted(left_out):
+        if said := counted(left_out | {"damaged": list(damaged)}):
             self.log(f"Left out of {self.path}: {said}.")
-        return images + [file._replace(part=UNUSED) for file in damaged]
+        return [image for image in images if image.path not in damaged]
 
-    def _files(self, parts) -> tuple[list[ImageFile], dict[str, list[str]]]:
-        """All files in the class folders of some sub-folders, not opened, and what was left out."""
-        found, left_out = [], defaultdict[str, list[str]](list)
+    def _files(self, parts, left_out) -> list[ImageFile]:
+        """All files in the class folders of some sub-folders, not opened; notes what is left out."""
+        found = []
         for folder, part in parts.items():
-            names = _folders(self.path / folder)
-            for name in names:
-                files = _files_below(self.path, f"{folder}/{name}" if folder else name, left_out)
-                found += [ImageFile(path, name, part, size) for path, size in files]
-            outside = set(os.listdir(self.path / folder) if names else ()) - set(names)
-            left_out["files outside the class folders"] += sorted(name for name in outside if not _hidden(name))
-        if "" not in parts:
-            left_out["folders"] = sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
-        return found, left_out
-
-    def _opened(self, files) -> tuple[list[ImageFile], dict[ImageFile, ValueError]]:
-        """The images among files, and why the others cannot be used."""
-        found = list(zip(files, check_files([f"{self.path}/{file.path}" for file in files]), strict=True))
-        images = [ImageFile(f.path, f.class_name, f.part, f.bytes, *h) for f, h in found if isinstance(h, tuple)]
-        unusable = {file: reason for file, reason in found if isinstance(reason, ValueError)} | self._broken(images)
-        return [image for image in images if image not in unusable], unusable
-
-    def _broken(self, images) -> dict[ImageFile, ValueError]:
-        """Those whose pixels cannot be decoded, and why; looked for only if they are to be left out."""
-        if not self.skip_corrupt:
-            return {}
-        split = self._split(images, dict.fromkeys((image.class_name for image in images), 0))
-        return {images[i]: reason for i, reason in unusable_examples(split).items()}
+            for entry in _entries(self.path / folder):
+                path = posixpath.join(folder, entry.name)
+                if entry.is_dir():
+                    files = _files_below(self.path, path, left_out)
+                    found += [ImageFile(file, entry.name, part, size) for file, size in files]
+                else:
+                    left_out["files outside the class folders"].append(path)
+        return found
 
     def _remark(self, images):
-        """Says which images are for training and for testing too, and which use only 12 of their 16 bits."""
+        """Says which images are for training and for testing too, and whether one uses only 12 of its 16 bits."""
         trained = {(image.bytes, image.crc32): image.path for image in images if image.part == TRAIN}
         pairs = [(i.path, trained.get((i.bytes, i.crc32))) for i in images if i.part == TEST]
         if twice := [a for a, b in pairs if b and filecmp.cmp(self.path / a, self.path / b, shallow=False)]:
             self.log(f"Training images that are test images too: {len(twice):,} ({some(twice)}).")
-        for image in [image for image in images if image.part != UNUSED][:: len(images) // LOOKED_AT + 1]:
+        for image in images[:: len(images) // LOOKED_AT + 1]:
             with Image.open(self.path / image.path) as opened:
                 if opened.mode.startswith("I;16") and np.asarray(opened).max() < 2**12:
                     self.log(f"{image.path} has 16 bits per pixel and uses 12: it is almost black. Scale it by 16.")
                     return
 
-    def _source(self, classes, images) -> Source:
-        labels = {name: label for label, name in enumerate(sorted(classes))}
-        train, test = (self._split([i for i in images if i.part == part], labels) for part in (TRAIN, TEST))
-        return Source(self.path.resolve().name, tuple(labels), train, test, tuple(images))
+    def _source(self, images) -> Source:
+        classes = {image.class_name for image in images if image.part != UNUSED}
+        train, test = (self._split([i for i in images if i.part == part], classes) for part in (TRAIN, TEST))
+        return Source(self.path.resolve().name, tuple(sorted(classes)), train, test, tuple(images))
 
-    def _split(self, images, labels) -> Split:
+    def _split(self, images, classes) -> Split:
+        labels = {name: label for label, name in enumerate(sorted(classes))}
         columns = {  # paths as bytes, because they need not be UTF-8
             "path": np.array([os.fsencode(f"{self.path}/{image.path}") for image in images], "S"),
             "label": np.array([labels[image.class_name] for image in images], np.int64),
@@ -219,13 +197,22 @@ class ImageFolder:
         def read(element):
             return {**element, "image": tf.io.read_file(element["path"])}
 
-        return Split.indexed(len(images), len(labels), rows_of(columns), read, files=tuple(images))
+        files, name = tuple(images), str(self.path)
+        return Split.indexed(len(images), len(labels), rows_of(columns), read, files=files, name=name)
 
 
 def images_below(folder) -> list[str]:
     """Paths of the image files below a folder, in order, damaged ones too; those of other files are left out."""
-    paths = [os.path.join(folder, path) for path, _ in _files_below(folder, "", defaultdict(list))]
-    return [path for path, found in zip(paths, check_files(paths), strict=True) if not isinstance(found, NotAnImage)]
+    found = []
+    for path, _ in _files_below(folder, "", defaultdict(list)):
+        try:
+            check_file(f"{folder}/{path}")
+        except NotAnImage:
+            continue
+        except ValueError:
+            pass
+        found.append(f"{folder}/{path}")
+    return found
 
 
 def counted(kinds) -> str:
@@ -255,17 +242,18 @@ def read_files(path) -> list[ImageFile]:
         raise ValueError(f"{path} is damaged ({error}). Restore it, or train again in another folder.") from error
 
 
-def _hidden(name):
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+def _entries(path) -> list[os.DirEntry]:
+    """The files and folders in a folder, sorted by name, without hidden and system ones; none if it is no folder."""
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        visible = [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in SYSTEM_NAMES]
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def _folders(path) -> list[str]:
     """Names of the visible folders in a folder, sorted; none if it is not a folder."""
-    if not path.is_dir():
-        return []
-    with os.scandir(path) as entries:  # only links are followed to know what they are; broken ones are no folders
-        folders = [entry for entry in entries if (os.path.isdir(entry) if entry.is_symlink() else entry.is_dir())]
-    names = sorted(entry.name for entry in folders if not _hidden(entry.name))
+    names = [entry.name for entry in _entries(path) if entry.is_dir()]
     for name in names:
         if name != name.encode(errors="replace").decode():
             raise ValueError(f"The name of the class folder {name!r} in {path} is not UTF-8. Rename the folder.")
@@ -274,33 +262,13 @@ def _folders(path) -> list[str]:
 
 def _files_below(root, below, left_out) -> list[tuple[str, int]]:
     """`(path below root, bytes)` of every file in a folder below `root`, in order; notes what is left out."""
-    found, seen = [], set()
-
-    def walk(folder):
-        status = os.stat(f"{root}/{folder}")
-        if (status.st_dev, status.st_ino) in seen:
-            left_out["links to folders already read"].append(folder)
-            return
-        seen.add((status.st_dev, status.st_ino))
-        for name in sorted(os.listdir(f"{root}/{folder}")):
-            path = f"{folder}/{name}" if folder else name
-            if _hidden(name):
-                left_out["hidden or system files and folders"].append(path)
-            elif (size := _size(f"{root}/{path}")) is not None:
-                found.append((path, size))
-            elif os.path.isdir(f"{root}/{path}"):
-                walk(path)
-            else:
-                left_out["broken links, pipes, sockets or devices"].append(path)
-
-    walk(below)
-    return sorted(found)
-
-
-def _size(path) -> int | None:
-    """Bytes of a file; None if it is not there or not a regular file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    found = []
+    for entry in _entries(f"{root}/{below}"):
+        path = posixpath.join(below, entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            found += _files_below(root, path, left_out)
+        elif entry.is_file():
+            found.append((path, entry.stat().st_size))
+        else:
+            left_out["links to folders or to nothing, pipes and devices"].append(path)
+    return found

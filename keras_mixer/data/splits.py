@@ -6,6 +6,7 @@ images may be turned, also their EXIF `"orientation"`.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -139,17 +140,15 @@ def stratified_split(labels, test_fraction, seed=0):
     from sklearn.model_selection import train_test_split  # takes 1 s, needed only here
 
     indices = np.arange(len(labels))
-    try:
-        _, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
-    except ValueError as error:
-        raise ValueError(f"{len(labels)} images cannot be split into training and test by class: {error}") from error
+    _, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
     return np.isin(indices, test)
 
 
 def some(names, most=3, separator=", ") -> str:
-    """The first of some names, and how many more there are."""
+    """The first of some names, which may be those of files, and how many more there are."""
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
-    return separator.join([*names[:most], *more])
+    text = separator.join([*names[:most], *more])
+    return os.fsencode(text).decode(errors="replace")  # bytes that are not UTF-8 cannot be printed
 
 
 def subsample(split: Split, count) -> Split:

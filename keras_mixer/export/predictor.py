@@ -1,7 +1,6 @@
 """A loaded model, ready for use: pixels in [0, 255] in, probabilities or features out."""
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, model_like, rebuild
-from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
+from keras_mixer.data.decode import evaluation_crop, image_of
 from keras_mixer.data.image_files import read_image
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.fields import Count, EvaluationCrop, check
@@ -174,12 +173,7 @@ def preprocess_image(image, model) -> np.ndarray:
 
 def read_any_image(image, prepare):
     """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
-    if isinstance(image, bytes):
-        try:
-            return prepare({"image": tf.constant(image), "orientation": read_orientation(io.BytesIO(image))})
-        except Exception as error:  # Pillow and TensorFlow have many types
-            raise ValueError(f"These {len(image):,} bytes cannot be read as an image: {error}") from error
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, bytes | str | os.PathLike):
         return read_image(image, prepare)
     pixels = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:

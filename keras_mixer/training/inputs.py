@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import FILES, TRAIN, counted, read_files
+from keras_mixer.data.image_folder import FILES, TRAIN, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, hold_out
 from keras_mixer.data.user_data import own_source
@@ -35,8 +35,7 @@ def recorded_source(recipe, record, **options) -> tuple[Source, str]:
     folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
     if folder is None:
         raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
-    source, changes = folder.recorded(record)
-    return source, counted(changes)
+    return folder.recorded(record)
 
 
 def training_source(recipe: Recipe, run: Run, **options) -> Source:

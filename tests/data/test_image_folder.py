@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,26 +37,24 @@ def test_what_is_an_image_is_decided_by_opening_it_and_the_rest_is_said(tmp_path
     (folder / "bus" / "Thumbs.db").write_bytes(b"")
     shutil.copytree(folder / "train", tmp_path / "elsewhere")
     for link, target in [
-        ("bus/more", tmp_path / "elsewhere"),
-        ("bus/more again", tmp_path / "elsewhere"),
         ("bus/cycle", folder / "bus"),
-        ("bus/to itself", folder / "bus" / "to itself"),
+        ("car", tmp_path / "elsewhere"),
         ("train/gone.jpg", tmp_path / "gone.jpg"),
         ("train/of a file.jpg", tmp_path / "elsewhere" / "1.jpg"),
     ]:
         (folder / link).symlink_to(target)
     os.mkfifo(folder / "train" / "pipe.jpg")
     (folder / "bus" / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    for text in ("train/notes.txt", "README"):
-        (folder / text).write_text("hello")
+    for text in (b"train/\xfc.txt", b"README"):
+        Path(os.fsdecode(bytes(folder) + b"/" + text)).write_text("hello")
     shutil.copy(folder / "bus" / "0.png", os.fsencode(folder / "train") + b"/M\xfcnchen.png")
     left_out, classes = listed(folder, test_fraction=0.5)
-    assert classes == "Images per class (training + test): bus 8 + 9, train 4 + 4"
-    assert "hidden or system files and folders: 6 (bus/" in left_out
-    assert "links to folders already read: 2 (bus/cycle, bus/more again)" in left_out
-    assert "broken links, pipes, sockets or devices: 3 (bus/to itself, train/gone.jpg, train/pipe.jpg)" in left_out
+    assert classes == "Images per class (training + test): bus 5 + 6, car 3 + 3, train 4 + 4"
     assert "files outside the class folders: 1 (README)" in left_out
-    assert left_out.endswith("files that are not images Pillow can read: 2 (bus/a.HEIC, train/notes.txt).")
+    assert (
+        "links to folders or to nothing, pipes and devices: 3 (bus/cycle, train/gone.jpg, train/pipe.jpg)" in left_out
+    )
+    assert "not an image that Pillow can read: 2 (bus/a.HEIC, train/\N{REPLACEMENT CHARACTER}.txt)" in left_out
     os.rename(os.fsencode(folder / "train"), os.fsencode(folder) + b"/M\xfcnchen")
     refused(folder, "class folder .* is not UTF-8")
 
@@ -68,10 +67,8 @@ def test_two_levels_of_folders_are_asked_about(tmp_path):
     }.items():
         folder = write_folder(tmp_path / parts[0], images_per_class=2, parts=parts)
         refused(folder, told)
-        *left_out, classes = listed(folder, train_split=parts[0], test_split=parts[1])
+        (classes,) = listed(folder, train_split=parts[0], test_split=parts[1])
         assert classes == "Images per class (training + test): circle 2 + 2, stripe 2 + 2"
-        assert len(left_out) == len(parts[2:])
-        assert all("folders: 1 (validation)" in line for line in left_out)
     flat = write_folder(tmp_path / "flat", images_per_class=4, parts=())
     assert f"There is no folder {flat}/val: test images are drawn from each class." in listed(flat, test_split="val")
 
@@ -83,15 +80,15 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
     refused("fotos", "neither 'digits', nor an existing folder")
     for part in ("train", "test"):
         (tmp_path / "flat" / part).mkdir(parents=True)
-    refused("flat", "two or more class folders with images; it contains none")
+    refused("flat", "two or more class folders with images; found: none")
     (tmp_path / "photos.zip").write_bytes(b"PK")
     refused("photos.zip", r"got the file photos\.zip\. Unpack")
     folder = tmp_path / "photos"
     (folder / "one").mkdir(parents=True)
-    refused(folder, r"two or more class folders with images; it contains only one \(one\)\.")
+    refused(folder, r"two or more class folders with images; found: one\.")
     (folder / "two").mkdir()
     (folder / "one" / "a.heic").write_bytes(b"heic")
-    refused(folder, "one contains no images")
+    refused(folder, "has no train images of one, two")
     refused(write_folder(tmp_path / "same", classes=("dog", "dog "), parts=()), "class_names must differ")
     write_folder(tmp_path / "parts")
     (tmp_path / "parts" / "test" / "zebra").mkdir()

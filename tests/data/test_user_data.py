@@ -122,9 +122,9 @@ def test_data_that_must_be_given_again_or_split_are_asked_for():
 
 def test_an_example_that_cannot_be_used_is_named_by_its_number():
     for train, number, reason in [
-        (dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]), 2, "its label is 3, expected 0 to 2"),
-        (([*PNG[:4], PNG[4][:-30], *PNG[5:]], LABELS), 4, ".*truncated"),
-        (records([*PNG[:7], b"no image", *PNG[8:]]), 7, "not an image that Pillow can read"),
+        (dataset(labels=[*LABELS[:2], 3, *LABELS[3:]]), 2, r".*Expected labels from 0 to 2, got\] \[3\]"),
+        (([*PNG[:4], PNG[4][:-30], *PNG[5:]], LABELS), 4, "Invalid PNG data"),
+        (records([*PNG[:7], b"no image", *PNG[8:]]), 7, ".*not an image that Pillow can read"),
     ]:
         split = own_source(train, (IMAGES, LABELS), classes=3)[0].train
         message = f"An image cannot be used: image {number} of train, counted from 0: {reason}"

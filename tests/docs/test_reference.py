@@ -13,6 +13,7 @@ from keras_mixer import cli
 REFERENCE = ROOT / "docs" / "reference"
 MESSAGES = re.compile(r"^(?:- |  )`(.+)`<br>$", re.M)
 OF_OTHERS = r"No module|Could not locate|Detected inc|WARNING: All log|oneDNN|This TensorFlow|Servable|UserWarning"
+OF_OTHERS += r"|The (least|test_size)"
 
 
 @pytest.fixture(scope="module")
