@@ -19,17 +19,11 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
     builder = _builder(name, data_dir, log)
     info = builder.info
     _check_features(name, dict(info.features or {}), label)
-    for option, split in (("--test-split", test_split), ("--train-split", train_split)):
-        try:
-            problem = "" if info.splits[split].num_examples else "has no images"
-        except (KeyError, ValueError):
-            problem = "does not exist"
-        if labelled and not problem and not _has_labels(builder, split, label):
-            problem = "has images without a label (-1)"
-        if problem:
+    for split in (test_split, train_split):
+        if not info.splits[split].num_examples or (labelled and not _has_labels(builder, split, label)):
             raise ValueError(
-                f"Split {split!r} of {name!r} {problem}. Choose another of {sorted(info.splits)} with {option}, or "
-                "slices such as 'train[:90%]' and 'train[90%:]'."
+                f"Split {split!r} of {name!r} has no images, or images without a label (-1). Choose --train-split and "
+                f"--test-split from {sorted(info.splits)}, or slices such as 'train[:90%]' and 'train[90%:]'."
             )
     if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):
         raise ValueError(f"{train_split!r} and {test_split!r} of {name!r} have images in common. Choose other slices.")
@@ -63,9 +57,8 @@ def prepared_builder(name, data_dir=None):
     """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
     builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
-        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
         command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
-        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
+        raise FileNotFoundError(f"{name} is not prepared: {command}")
     return builder
 
 
@@ -83,10 +76,9 @@ def _builder(name, data_dir, log):
         reason = getattr(error.__cause__ or error, "message", str(error))
         raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error
     except tfds.core.DatasetNotFoundError as error:
-        where = f" in {data_dir}" if data_dir else ""
         raise ValueError(
-            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
-            "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
+            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name. Check the "
+            "path; for prepared TFDS data pass its parent folder as --data-dir."
         ) from error
     try:
         builder.download_and_prepare()  # nothing if it is prepared
@@ -97,18 +89,14 @@ def _builder(name, data_dir, log):
 
 def _check_features(name, features, label):
     """Raises ValueError unless the features of a data set are an image of integers and a class."""
-    image, of_class = features.get("image"), features.get(label)
+    image = features.get("image")
     # PNG files of float32 images contain the bits of the numbers.
     usable = isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer)
-    for key, good, expected in (
-        ("image", usable, "an Image of uint8"),
-        (label, isinstance(of_class, tfds.features.ClassLabel), "a ClassLabel"),
-    ):
-        if not good:
-            raise ValueError(
-                f"Feature {key!r} of {name!r} is {' '.join(repr(features.get(key)).split())}, expected {expected}. It "
-                f"has {sorted(features)}: choose with --label, or pass the data by tf.data to keras_mixer.fit."
-            )
+    if not (usable and isinstance(features.get(label), tfds.features.ClassLabel)):
+        raise ValueError(
+            f"Expected an Image of uint8 'image' and a ClassLabel {label!r} in {name!r}, which has {features}. Choose "
+            "with --label, or pass the data by tf.data to keras_mixer.fit."
+        )
 
 
 def _overlap(*splits):
