@@ -57,12 +57,9 @@ def load_source(
         return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
     else:
         raise ValueError(f"There is no folder {data}. Archives must be unpacked.")
-    parts = {"train": source.train, "test": source.test}
-    if label != "label" or not {train_split, test_split} <= set(parts):
-        raise ValueError(
-            f"{data} has the splits train and test and one label, got {train_split=}, {test_split=}, {label=}."
-        )
-    return dataclasses.replace(source, train=parts[train_split], test=parts[test_split])
+    if label != "label" or not {train_split, test_split} <= {"train", "test"}:
+        raise ValueError(f"{data} has only train, test and label, got {train_split=}, {test_split=}, {label=}.")
+    return dataclasses.replace(source, train=getattr(source, train_split), test=getattr(source, test_split))
 
 
 def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:

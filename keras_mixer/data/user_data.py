@@ -14,10 +14,6 @@ from keras_mixer.mixer_model import checked_class_names
 
 NAME = "own data"
 FINGERPRINTED = 64  # examples at most, evenly spaced
-EXPECTED = (
-    "Expected a tuple of arrays (images, labels), a tf.data.Dataset of (image, label) elements, or an object with a "
-    "length whose items are (image, label), such as a grain.MapDataset"
-)
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
 BATCHES = (
     f"Split batches by .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass "
@@ -42,7 +38,7 @@ def own_source(
     splits = [split for split, _ in parts]
     labels = splits[0].labels() if isinstance(train, tuple) else None
     if test is None and labels is None:
-        raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
+        raise ValueError("Expected test data: only arrays are split automatically. Pass test= too.")
     if unordered := " and ".join(split.name for split, digest in parts if split.at is None and not digest):
         found = f"Two passes over {unordered} start with different examples"
         if needs_order:
@@ -134,7 +130,10 @@ def _stream(name, data, count):
 def _check(name, example, count):
     """Raises ValueError unless the first example is one of the kinds that can be used."""
     if not isinstance(example, tuple | list) or len(example) != 2:
-        raise ValueError(f"Expected (image, label) examples in {name}, got {type(example).__name__}. {EXPECTED}.")
+        found = type(example).__name__
+        raise ValueError(
+            f"Expected (image, label) examples in {name}, got {found}; arrays are a tuple (images, labels)."
+        )
     image, label = example
     if not isinstance(image, bytes):
         image = np.asarray(image)
