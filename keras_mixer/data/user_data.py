@@ -105,7 +105,7 @@ def _indexed(name, item, size, count, labels=None):
     rows = rows_of(columns)
 
     def read(element):
-        image, label = tf.numpy_function(item, [element["index"]], types)
+        image, label = tf.numpy_function(item, [element["index"]], types, stateful=False)
         return _example(first, count, image, label, element["index"].shape)
 
     pixels = None if labels is None or isinstance(first, bytes) else (*first.shape, 1)[:3]
