@@ -79,7 +79,8 @@ def _part(name, data, count) -> tuple[Split, str]:
 def _arrays(name, data, count):
     """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
     labels = _labels(name, data[1], count)
-    images = data[0] if isinstance(data[0][0], bytes) else np.asarray(data[0])  # NumPy cuts zeros off the ends of bytes
+    encoded = isinstance(next(iter(data[0])), bytes)
+    images = np.asarray(data[0], object if encoded else None)  # NumPy's own type of bytes cuts zeros off their ends
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
     _check(name, (images[0], labels[0]), count)
