@@ -25,8 +25,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
     if not (usable and isinstance(features.get(label), tfds.features.ClassLabel)):
         found = " ".join(str(features).split())
         raise ValueError(
-            f"Expected an Image of uint8 'image' and a ClassLabel {label!r} in {name!r}, which has {found}. Choose with "
-            "--label, or pass the data by tf.data to keras_mixer.fit."
+            f"Expected an Image of uint8 'image' and a ClassLabel {label!r} in {name!r}, which has {found}. Choose "
+            "with --label, or pass the data by tf.data to keras_mixer.fit."
         )
     for split in (test_split, train_split):
         if not info.splits[split].num_examples or (labelled and not _has_labels(builder, split, label)):
