@@ -66,6 +66,5 @@ def real_split(data_dir=None) -> Split:
 def check_classes(model):
     """Raises ValueError unless the model has the 1000 classes of ImageNet, in their order."""
     ids, names = tuple(one for one, _ in imagenet_classes(CLASSES)), getattr(model, "class_names", None)
-    found = names or f"{model.output_shape[-1]} classes"
     if model.output_shape[-1] != CLASSES or not same_classes(ids, names):
-        raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k in order, got {found!s:.80}.")
+        raise ValueError(f"Expected the {CLASSES} classes of ImageNet-1k in order, got {names or 'others'!s:.80}.")
