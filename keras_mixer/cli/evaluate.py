@@ -216,7 +216,7 @@ class Features:
         model = completed(load_model(self.model))
         crop = Anatomy(model).evaluation_crop
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
-        if image_folder(self.data, log=lambda line: None) is None:  # the other split may not be there
+        if image_folder(self.data) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
         options = {"skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)

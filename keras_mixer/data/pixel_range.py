@@ -18,18 +18,17 @@ def warn_of_range(pixels, expected=(0, 255)) -> str:
     pixels = pixels[np.isfinite(pixels)] if floating else pixels
     if expected is None or not pixels.size:
         return ""
-    (black, white), remark, lowest, highest = expected, "", pixels.min(), pixels.max()
+    (black, white), lowest, highest = expected, pixels.min(), pixels.max()
     margin = OVERSHOOT * (white - black)
-    wanted = f"the model expects {black:g} (black) to {white:g} (white)"
-    if floating and lowest < highest <= LARGEST_SCALED < white:
-        remark = (
-            f"No pixel is above {LARGEST_SCALED:g}, but {wanted}. Pass {white:g} * images if they are in [0, 1], "
-            f"{white / 2:g} * (images + 1) if they are in [-1, 1]."
-        )
-    elif lowest < black - margin or highest > white + margin:
-        remark = f"Pixels are far out of range: {wanted}. Scale them to it."
-    elif floating and black == -white and lowest == 0 < highest:  # uint8 pixels are never halfway to white
-        remark = f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
-    if remark:
-        warnings.warn(remark, stacklevel=3)
+    far_out = lowest < black - margin or highest > white + margin
+    scaled = lowest < highest <= LARGEST_SCALED < white
+    halved = black == -white and lowest == 0 < highest  # uint8 pixels are never halfway to white
+    if not (far_out or (floating and (scaled or halved))):
+        return ""
+    remark = (
+        f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white). Pass "
+        f"{black:g} + {white - black:g} * images if they are in [0, 1], "
+        f"{(black + white) / 2:g} + {(white - black) / 2:g} * images if they are in [-1, 1]."
+    )
+    warnings.warn(remark, stacklevel=3)
     return remark

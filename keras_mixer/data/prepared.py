@@ -18,22 +18,25 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
     """The `Source` of a TensorFlow Datasets name; ValueError if it cannot be used, as `load_source` says."""
     builder = _builder(name, data_dir, log)
     info = builder.info
-    _check_features(name, dict(info.features or {}), label)
-    for option, split in (("--test-split", test_split), ("--train-split", train_split)):
-        try:
-            problem = "" if info.splits[split].num_examples else "has no images"
-        except (KeyError, ValueError):
-            problem = "does not exist"
-        if labelled and not problem and not _has_labels(builder, split, label):
-            problem = "has images without a label (-1)"
-        if problem:
+    features = dict(info.features or {})
+    image = features.get("image")
+    # PNG files of float32 images contain the bits of the numbers.
+    usable = isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer)
+    if not (usable and isinstance(features.get(label), tfds.features.ClassLabel)):
+        found = " ".join(str(features).split())
+        raise ValueError(
+            f"Expected an Image of uint8 'image' and a ClassLabel {label!r} in {name!r}, which has {found}. Choose "
+            "with --label, or pass the data by tf.data to keras_mixer.fit."
+        )
+    for split in (test_split, train_split):
+        if not info.splits[split].num_examples or (labelled and not _has_labels(builder, split, label)):
             raise ValueError(
-                f"Split {split!r} of {name!r} {problem}. Choose another of {sorted(info.splits)} with {option}, or "
-                "slices such as 'train[:90%]' and 'train[90%:]'."
+                f"Split {split!r} of {name!r} has no images, or images without a label (-1). Choose --train-split and "
+                f"--test-split from {sorted(info.splits)}, or slices such as 'train[:90%]' and 'train[90%:]'."
             )
     if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):
         raise ValueError(f"{train_split!r} and {test_split!r} of {name!r} have images in common. Choose other slices.")
-    names = tuple(info.features[label].names)
+    names = tuple(features[label].names)
 
     def read(element):
         return {"image": element["image"], "label": tf.cast(element[label], tf.int64)}
@@ -46,8 +49,10 @@ def prepared_split(builder, split, features, read, classes=0) -> Split:
     """One split of a prepared data set, in order, images left encoded and not turned by EXIF orientation.
 
     `read` maps an element with the features "image" and `features` (others are not even parsed) to `{"image": encoded
-    bytes, "label": ...}`. The number of classes is needed for training only.
+    bytes, "label": ...}`. The number of classes is needed for training only. FileNotFoundError if it is not on disk.
     """
+    if not builder.is_prepared():
+        raise FileNotFoundError(f"{builder.info.full_name} is not in {builder.data_dir}. Prepare it by tfds build.")
     wanted = dict.fromkeys(("image", *features), True)
     decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
     elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False).map(as_written(read))
@@ -59,56 +64,26 @@ def prepared_split(builder, split, features, read, classes=0) -> Split:
     return Split(size, classes, elements, lambda element: element, read_shard=read_shard, name=split)
 
 
-def prepared_builder(name, data_dir=None):
-    """The builder of a data set whose files are on disk; otherwise FileNotFoundError says how to get it."""
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        by_hand = " ".join((getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None) or "").split())
-        command = f"tfds build {name}" + (f" --data_dir={data_dir}" if data_dir else "")
-        raise FileNotFoundError(f"{name} is not prepared: {f'by hand: {by_hand} Then: ' if by_hand else ''}{command}")
-    return builder
-
-
 def _builder(name, data_dir, log):
     """The builder of the newest version on disk, if there is one; otherwise the newest version is prepared."""
+    if (Path(name) / "dataset_info.json").is_file():
+        return tfds.builder_from_directory(name)
     try:
-        if (Path(name) / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(name)
         builder = tfds.builder(name, data_dir=data_dir)
         versions = tfds.core.utils.version.list_all_versions(builder.data_path.parent)
         if versions and ":" not in name and not builder.is_prepared():
             log(f"Version {versions[-1]} of {name} is on disk and is used; the newest is {builder.version}.")
-            builder = tfds.builder_from_directory(builder.data_path.parent / str(versions[-1]))
-    except (tf.errors.OpError, RuntimeError) as error:  # TFDS wraps errors of TensorFlow
-        reason = getattr(error.__cause__ or error, "message", str(error))
-        raise ValueError(f"The folder {data_dir} cannot be read: {reason.splitlines()[0]}") from error
-    except tfds.core.DatasetNotFoundError as error:
-        where = f" in {data_dir}" if data_dir else ""
-        raise ValueError(
-            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name{where}. For an "
-            "image folder check the path; for prepared TFDS data pass its parent folder as --data-dir."
-        ) from error
-    try:
+            return tfds.builder_from_directory(builder.data_path.parent / str(versions[-1]))
         builder.download_and_prepare()  # nothing if it is prepared
-    except (AssertionError, tfds.download.DownloadError) as error:  # files that everybody must get by hand
-        raise ValueError(f"{name} cannot be prepared: {' '.join(str(error).split())}") from error
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"Data {name!r} is neither 'digits', nor an existing folder, nor a TensorFlow Datasets name. Check the "
+            "path; for prepared TFDS data pass its parent folder as --data-dir."
+        ) from error
+    except (tf.errors.OpError, RuntimeError, AssertionError, tfds.download.DownloadError) as error:
+        reason = getattr(error.__cause__ or error, "message", str(error))  # TFDS wraps errors of TensorFlow
+        raise ValueError(f"{name} cannot be read or prepared in {data_dir}: {' '.join(reason.split())}") from error
     return builder
-
-
-def _check_features(name, features, label):
-    """Raises ValueError unless the features of a data set are an image of integers and a class."""
-    image, of_class = features.get("image"), features.get(label)
-    # PNG files of float32 images contain the bits of the numbers.
-    usable = isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer)
-    for key, good, expected in (
-        ("image", usable, "an Image of uint8"),
-        (label, isinstance(of_class, tfds.features.ClassLabel), "a ClassLabel"),
-    ):
-        if not good:
-            raise ValueError(
-                f"Feature {key!r} of {name!r} is {' '.join(repr(features.get(key)).split())}, expected {expected}. It "
-                f"has {sorted(features)}: choose with --label, or pass the data by tf.data to keras_mixer.fit."
-            )
 
 
 def _overlap(*splits):

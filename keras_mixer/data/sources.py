@@ -5,7 +5,6 @@ Source: yann.lecun.com/exdb/mnist for the IDX format, arXiv 1708.07747 for Fashi
 
 import dataclasses
 import gzip
-import math
 import re
 import zlib
 from pathlib import Path
@@ -18,7 +17,6 @@ from keras_mixer.data.user_data import NAME
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
-MAGIC = {"images-idx3": 0x0803, "labels-idx1": 0x0801}  # unsigned bytes in three dimensions, in one
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 FASHION_LABELS = 0x2ED6E46A  # CRC-32 of its training labels; the folder may have any name, such as torchvision's "raw"
@@ -43,35 +41,25 @@ def load_source(
     allowed unless `labelled`. The options are those of an `ImageFolder`: `skip_corrupt`, `log`.
     """
     if data.startswith(f"{NAME} ("):
-        raise ValueError(
-            "The data of this run were passed to keras_mixer.fit and are not in its folder. Pass them to fit again, or "
-            "name other data of the same classes with --data."
-        )
-    path = Path(data).expanduser()
+        raise ValueError("The data were passed to keras_mixer.fit. Pass them again, or name other data with --data.")
+    path, log = Path(data).expanduser(), options.get("log", print)
     if (images := image_folder(data, train_split, test_split, **options)) is not None:
         return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
-    if path.is_file():
-        raise ValueError(f"Expected a folder or the name of a data set, got the file {data}. Unpack archives first.")
-    source = None
     if is_idx_folder(path):
         source = idx_source(path)
     elif data == "digits":
         source = _digits(test_fraction or 0.2, split_seed)
     elif data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
         source = idx_source(FASHION_MNIST)
-    if source is not None:
-        parts = {"train": source.train, "test": source.test}
-        if label != "label" or not {train_split, test_split} <= set(parts):
-            raise ValueError(
-                f"{data} has the splits train and test and one label, got {train_split=}, {test_split=}, {label=}."
-            )
-        return dataclasses.replace(source, train=parts[train_split], test=parts[test_split])
-    if not path.is_dir() and not TFDS_NAME.fullmatch(data):
-        raise ValueError(f"There is no folder {data}.")
-    from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
+    elif path.is_dir() or TFDS_NAME.fullmatch(data):
+        from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
 
-    log = options.get("log", print)
-    return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
+        return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
+    else:
+        raise ValueError(f"There is no folder {data}. Archives must be unpacked.")
+    if label != "label" or not {train_split, test_split} <= {"train", "test"}:
+        raise ValueError(f"{data} has only train, test and label, got {train_split=}, {test_split=}, {label=}.")
+    return dataclasses.replace(source, train=getattr(source, train_split), test=getattr(source, test_split))
 
 
 def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:
@@ -79,10 +67,8 @@ def image_folder(data, train_split="train", test_split="test", **options) -> Ima
     path = Path(data).expanduser()
     if not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
-    if data in BUILT_IN:
-        if not any(path.iterdir()) or any(path.glob("checkpoints")) or any(path.glob("*/checkpoints")):  # of runs
-            return None
-        options.get("log", print)(f"The folder {path.resolve()} is used, not the data set {data!r}.")
+    if data in BUILT_IN and (not any(path.iterdir()) or any(path.glob("**/checkpoints"))):  # the folder of their runs
+        return None
     return ImageFolder(path, train_split, test_split, **options)
 
 
@@ -100,10 +86,9 @@ def _digits(test_fraction, seed):
     from sklearn.datasets import load_digits  # takes 0.3 s, needed only here
 
     images, labels = load_digits(return_X_y=True)
-    pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    split = pixels_split(np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), labels, 10)
     for_test = stratified_split(labels, test_fraction, seed)
-    train, test = (pixels_split(pixels[part], labels[part], 10) for part in (~for_test, for_test))
-    return Source("digits", tuple("0123456789"), train, test)
+    return Source("digits", tuple("0123456789"), split.part(~for_test), split.part(for_test))
 
 
 def is_idx_folder(folder) -> bool:
@@ -118,9 +103,9 @@ def idx_source(folder) -> Source:
     """
     folder, parts = Path(folder), []
     for part in ("train", "t10k"):
-        (images, path), (labels, of_labels) = (_read_idx(folder, f"{part}-{kind}-ubyte", MAGIC[kind]) for kind in MAGIC)
-        if len(images) != len(labels) or not len(labels):
-            raise ValueError(f"{path} has {len(images):,} images, but {of_labels} has {len(labels):,} labels.")
+        images, labels = (_read_idx(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        if len(images) != len(labels):
+            raise ValueError(f"{folder} has {len(images):,} images, but {len(labels):,} labels in the {part} files.")
         parts.append((images[..., None], labels))
     classes = 1 + max(int(labels.max()) for _, labels in parts)
     fashion = classes == len(CLOTHES) and zlib.crc32(parts[0][1].tobytes()) == FASHION_LABELS
@@ -129,19 +114,13 @@ def idx_source(folder) -> Source:
     return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)
 
 
-def _read_idx(folder, name, magic) -> tuple[np.ndarray, Path]:
-    """The content of an IDX file, and its path."""
-    path, dimensions = folder / name, magic & 0xFF
+def _read_idx(path) -> np.ndarray:
+    """The unsigned bytes in an IDX file, or in the compressed one next to it."""
     if not path.exists():
-        path = folder / f"{name}.gz"
+        path = path.with_name(f"{path.name}.gz")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
-            content = np.frombuffer(file.read(), np.uint8)
-        if len(header) != 1 + dimensions or header[0] != magic or len(content) != math.prod(header[1:]):
-            raise ValueError(f"its header is {header}, and {len(content):,} bytes follow")
-    except FileNotFoundError as error:
-        raise ValueError(f"Expected a file {name} or {name}.gz in {folder}, got none.") from error
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{path} is truncated, damaged or of another kind ({error}). Download it again.") from error
-    return content.reshape(header[1:]), path
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        shape = np.frombuffer(content, ">u4", content[3], offset=4)  # after a magic number, which ends with its length
+        return np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is missing, truncated or damaged ({error}). Download it again.") from error

@@ -2,25 +2,26 @@
 
 import dataclasses
 import hashlib
+import itertools
 import sys
 
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.decode import UPRIGHT, as_file, read_orientation
+from keras_mixer.data.decode import as_file, read_orientation
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.mixer_model import checked_class_names
 
 NAME = "own data"
-FINGERPRINTED = 64  # images at most, evenly spaced
-EXPECTED = (
-    "Expected arrays (images, labels), a tf.data.Dataset of (image, label) elements, or an object with a length whose "
-    "items are (image, label), such as a grain.MapDataset"
-)
-NOT_RECORDS = (tuple, list, dict, str, bytes, np.ndarray, tf.Tensor)
-PIXELS = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
-ENDLESS = (sys.maxsize, tf.data.INFINITE_CARDINALITY)  # the first is that of Grain
+FINGERPRINTED = 64  # examples at most, evenly spaced
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
+BATCHES = (
+    f"Split batches by .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass "
+    "data=folder, which knows the names of the classes."
+)
+FLOATS = "Convert them: np.round(255 * images).astype('uint8') from [0, 1], or 127.5 * (images + 1) from [-1, 1]."
+IMAGES = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
+ENDLESS = sys.maxsize  # the length of Grain's endless data; tf.data has negative sizes for endless and unknown ones
 
 
 def own_source(
@@ -33,29 +34,24 @@ def own_source(
     """
     names = None if class_names is None else checked_class_names(class_names)
     count = len(names) if names else classes
-    if classes not in (None, count):
-        raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")
-    if count is not None and count < 2:
-        raise ValueError(f"Expected two or more classes, got {count}.")
     parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
     splits = [split for split, _ in parts]
-    labels = splits[0].labels() if isinstance(train, tuple | list) else None
+    labels = splits[0].labels() if isinstance(train, tuple) else None
     if test is None and labels is None:
-        raise ValueError(f"Expected test data: only arrays are split automatically. Pass test= too. {EXPECTED}.")
-    if unordered := " and ".join(split.name for split, digest in parts if digest is None):
+        raise ValueError("Expected test data: only arrays are split automatically. Pass test= too.")
+    if unordered := " and ".join(split.name for split, digest in parts if split.at is None and not digest):
         found = f"Two passes over {unordered} start with different examples"
         if needs_order:
             raise ValueError(f"{found}, but holdout and data_shards need a fixed order. Remove the shuffling.")
         log(f"{found}: parts of one shuffled dataset, by take and skip, share images. Split first, then shuffle.")
-    if count is None:
-        count = 1 + max(int(split.labels().max()) for split in splits)
-        if count < 2:
-            raise ValueError("Expected labels of two or more classes, got only 0. Pass class_names= or classes=.")
+    count = max(split.classes for split in splits)
+    if count < 2:
+        raise ValueError(f"Expected two or more classes, got {count}.")
     if labels is not None and (empty := sorted(set(range(count)) - set(labels.tolist()))):
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
-    sizes = (f"{split.name}: {split.size} images {digest or ''}".strip() for split, digest in parts)
-    described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest([], names)})"
+    sizes = (f"{split.name}: {split.size} images {digest}".strip() for split, digest in parts)
+    described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest(names)})"
     splits = [dataclasses.replace(split, classes=count) for split in splits]
     if test is None:
         for_test = stratified_split(labels, test_fraction, split_seed)
@@ -63,167 +59,123 @@ def own_source(
     return Source(NAME, names, splits[0], splits[1]), described
 
 
-def _part(name, data, count) -> tuple[Split, str | None]:
-    """Training or test data in any form, and their digest: None if two passes differ. There are `count` classes."""
-    if isinstance(data, tuple | list) and len(data) == 2:
-        form, size = _arrays, np.size(data[1])
-    elif isinstance(data, tf.data.Dataset):
+def _part(name, data, count) -> tuple[Split, str]:
+    """Training or test data in any form, and their digest, empty if two passes differ. There are `count` classes."""
+    if isinstance(data, tf.data.Dataset):
         form, size = _stream, int(data.cardinality())
-    elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, NOT_RECORDS):
-        form, size = _records, len(data)
+    elif isinstance(data, tuple) and len(data) == 2:
+        form, size = _arrays, len(data[1])
     else:
-        raise ValueError(f"{name} is a {type(data).__name__}. {EXPECTED}.")
-    if size in ENDLESS:
-        raise ValueError(f"{name} is infinite. Remove .repeat(): the recipe repeats the data.")
-    if not size:
-        raise ValueError(f"{name} is empty.")
-    part = form(name, data, count)
-    if count is None and form is not _arrays:  # after what is said of data that cannot be used, such as batches
+        form, size = _records, len(data)
+    if not 0 < size < ENDLESS:
+        raise ValueError(f"{name} is empty, infinite, or of unknown size. Remove .repeat(), or add {CARDINALITY}.")
+    split, passes = form(name, data, count)
+    if split.classes is None:
         raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
-    return part
+    digest, again = map(_digest, passes)
+    return split, digest if digest == again else ""
 
 
-def _arrays(name, data, count) -> tuple[Split, str | None]:
+def _arrays(name, data, count):
     """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
-    images, labels = data[0], _labels(name, data[1], count)
+    labels = _labels(name, data[1], count)
+    encoded = isinstance(next(iter(data[0])), bytes)
+    images = np.asarray(data[0], object if encoded else None)  # NumPy's own type of bytes cuts zeros off their ends
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    if not (isinstance(images, list | tuple) and isinstance(images[0], bytes)):  # NumPy cuts zeros off their ends
-        try:
-            images = np.asarray(images)
-        except ValueError as error:
-            raise ValueError(f"The images of {name} differ in size. Encode them as PNG, or use tf.data.") from error
-    _check_image(name, images[0])
-    shape = None if isinstance(images[0], bytes) else (*images.shape[1:], 1)[:3]
-
-    def read(element):
-        index, label = element["index"], element["label"]
-        if shape is None:
-            image = tf.numpy_function(lambda i: images[i], [index], tf.string, stateful=False)
-            return _example(images[0], image, label)
-        found = tf.numpy_function(lambda i: np.ascontiguousarray(images[i]), [index], tf.uint8, stateful=False)
-        return {"image": tf.reshape(found, (*[-1] * index.shape.rank, *shape)), "label": label}
-
-    at = rows_of({"index": np.arange(len(labels)), "label": labels})
-    split = Split.indexed(len(labels), 0, at, read, pixels=shape, name=name)
-    return split, _digest(images[:: len(images) // FINGERPRINTED + 1], labels)
+    _check(name, (images[0], labels[0]), count)
+    return _indexed(name, lambda i: (images[i], labels[i]), len(labels), count or 1 + int(labels.max()), labels)
 
 
-def _records(name, data, count) -> tuple[Split, str]:
+def _records(name, data, count):
     """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
 
-    def record(index):
-        found = data[int(index)]
-        if not isinstance(found, tuple | list) or len(found) != 2:
-            raise ValueError(f"Expected (image, label) items in {name}, got {type(found).__name__}.")
-        image, label = found
-        return image if isinstance(image, bytes) else np.asarray(image), _labels(name, label, count, 0)
+    def item(index):
+        image, label = data[int(index)]
+        return image if isinstance(image, bytes) else np.asarray(image), np.squeeze(label)
 
-    first, _ = record(0)
-    _check_image(name, first)
-    types = (tf.string if isinstance(first, bytes) else tf.uint8, tf.int64)
+    _check(name, data[0], count)
+    return _indexed(name, item, len(data), count)
+
+
+def _indexed(name, item, size, count, labels=None):
+    """A split of the examples `item(index)`, and two passes over some. With `labels`, pixels are read n at once."""
+    first, label = item(0)
+    types = (tf.string if isinstance(first, bytes) else tf.uint8, label.dtype)
+    columns = {} if labels is None else {"label": labels}
+    rows = rows_of(columns)
 
     def read(element):
-        return _example(first, *tf.numpy_function(record, [element["index"]], types))
+        image, label = tf.numpy_function(item, [element["index"]], types, stateful=False)
+        return _example(first, count, image, label, element["index"].shape)
 
-    size = len(data)
-    split = Split.indexed(size, 0, lambda index: {"index": index}, read, name=name)
-    passes = ([value for i in range(0, size, size // FINGERPRINTED + 1) for value in record(i)] for _ in range(2))
-    digest, again = map(_digest, passes)
-    return split, digest if digest == again else ""  # data that change at random, but not their order
+    pixels = None if labels is None or isinstance(first, bytes) else (*first.shape, 1)[:3]
+    split = Split.indexed(size, count, lambda i: {"index": i} | rows(i), read, pixels=pixels, name=name)
+    spaced = range(0, size, size // FINGERPRINTED + 1)
+    return split, (itertools.chain(columns.values(), *map(item, spaced)) for _ in range(2))
 
 
-def _stream(name, data, count) -> tuple[Split, str | None]:
+def _stream(name, data, count):
     """A `tf.data.Dataset` of single examples."""
-    size = int(data.cardinality())
-    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
-        raise ValueError(f"Expected (image, label) elements in {name}, got {data.element_spec}. Use .map first.")
-    image, _ = data.element_spec
-    if image.shape.rank == (1 if image.dtype == tf.string else 4):
-        raise ValueError(
-            f"{name} gives batches of images. Add .unbatch() and {CARDINALITY}. Instead of "
-            "keras.utils.image_dataset_from_directory(folder), pass data=folder, which knows the names of the classes."
-        )
-    if size == tf.data.UNKNOWN_CARDINALITY:
-        raise ValueError(f"The size of {name} is unknown. Add {CARDINALITY}. A generator must start anew on each pass.")
-    try:
-        (first, label), (again, _) = data.take(1).repeat(2).as_numpy_iterator()
-    except (ValueError, tf.errors.FailedPreconditionError) as error:  # the latter of assert_cardinality
-        found = "has no elements, or can be read only once. Pass a dataset that starts anew on each pass"
-        raise ValueError(f"{name} {found}.") from error
-    _check_image(name, first)
-    _labels(name, label, count, 0)
+    first_examples = [next(data.take(1).as_numpy_iterator()) for _ in range(2)]
+    _check(name, first_examples[0], count)
+    first, _ = first_examples[0]
 
     def read(element):
-        label = tf.cast(element["label"], tf.int64)
-        tf.debugging.Assert((label >= 0) & (label < count), [f"Expected labels from 0 to {count - 1}, got", label])
-        return _example(first, element["image"], label)
+        return _example(first, count, element["image"], element["label"])
 
-    split = Split(size, 0, data.map(lambda image, label: {"image": image, "label": label}), read, name=name)
-    return split, _digest([first]) if np.array_equal(first, again) else None
+    elements = data.map(lambda image, label: {"image": image, "label": tf.squeeze(label)})
+    return Split(len(data), count, elements, read, name=name), first_examples
 
 
-def _labels(name, labels, count, ndim=1) -> np.ndarray:
-    """`(n,) int64`, or `() int64` for the label of one example."""
-    labels = np.asarray(labels)
-    if ndim == 1 and labels.ndim == 2 and labels.shape[1] == 1:  # as in keras.datasets.cifar10
-        labels = labels[:, 0]
-    remedy = "Convert them to int64."
-    if labels.ndim == ndim + 1:
-        remedy = "One-hot labels become integers by labels.argmax(-1)."
-    elif labels.dtype.kind in "OSUT":
-        remedy = "Names become integers by names, labels = np.unique(labels, return_inverse=True)."
-    if labels.ndim != ndim or labels.dtype.kind not in "iu":
+def _check(name, example, count):
+    """Raises ValueError unless the first example is one of the kinds that can be used."""
+    if not isinstance(example, tuple | list) or len(example) != 2:
+        found = type(example).__name__
         raise ValueError(
-            f"Expected one integer label per image in {name}, got {labels.dtype} of shape {labels.shape}. {remedy}"
+            f"Expected (image, label) examples in {name}, got {found}; arrays are a tuple (images, labels)."
         )
-    if labels.min() < 0 or (count is not None and labels.max() >= count):
-        end = f"to {count - 1}, because there are {count} classes" if count is not None else "on"
-        raise ValueError(f"Expected labels from 0 {end}, got {labels.min()} to {labels.max()} in {name}.")
+    image, label = example
+    if not isinstance(image, bytes):
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
+            remedy = BATCHES if image.ndim in (1, 4) else FLOATS if image.dtype.kind == "f" else ""
+            raise ValueError(f"Expected {IMAGES} in {name}, got {image.dtype} of shape {image.shape}. {remedy}".strip())
+    _labels(name, [label], count)
+
+
+def _labels(name, labels, count) -> np.ndarray:
+    """`(n,) int64`."""
+    labels = np.asarray(labels)
+    if labels.shape[1:] == (1,):  # as in keras.datasets.cifar10
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Expected one integer label per image in {name}, got {labels.dtype} of shape {labels.shape}. One-hot "
+            "labels become integers by labels.argmax(-1), names by np.unique(labels, return_inverse=True)."
+        )
+    largest = labels.max() if count is None else count - 1
+    if labels.min() < 0 or labels.max() > largest:
+        raise ValueError(f"Expected labels from 0 to {largest} in {name}, got {labels.min()} to {labels.max()}.")
     return labels.astype(np.int64)
 
 
-def _check_image(name, image):
-    """Raises ValueError if the first image of the data is not one."""
-    if isinstance(image, bytes):
-        try:
-            read_orientation(as_file(image))
-        except Exception as error:  # Pillow raises many types
-            raise ValueError(f"The first image of {name} cannot be decoded: {error}.") from error
-        return
-    image, remedy = np.asarray(image), ""
-    if image.dtype.kind == "f":
-        pixels = "images"
-        if np.max(image, initial=0) <= 1:
-            pixels = "127.5 * (images + 1)" if np.min(image, initial=0) < 0 else "255 * images"
-        remedy = f" Convert them: np.round({pixels}).astype('uint8')."
-    elif image.shape[2:] == (4,):
-        remedy = " Drop the alpha channel: images[..., :3]."
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
-        raise ValueError(f"Expected {PIXELS} in {name}, got {image.dtype} of shape {image.shape}.{remedy}")
-
-
-def _example(first, image, label):
-    """The example of an image like the first: encoded bytes with their orientation, or pixels `(H, W, C)`."""
-    label = tf.ensure_shape(label, ())
+def _example(first, count, image, label, shape=()):
+    """An example of the kind of the first, or those of an index `(n,)`: encoded bytes, or pixels `(..., H, W, C)`."""
+    label = tf.ensure_shape(tf.cast(label, tf.int64), shape)
+    in_range = tf.reduce_all((label >= 0) & (label < count))
+    tf.debugging.Assert(in_range, [f"Expected labels from 0 to {count - 1}, got", label])
     if isinstance(first, bytes):
-        orientation = tf.numpy_function(_orientation, [image], tf.int32, stateful=False)
+        orientation = tf.numpy_function(lambda file: read_orientation(as_file(file)), [image], tf.int64, stateful=False)
         return {"image": tf.ensure_shape(image, ()), "label": label, "orientation": tf.ensure_shape(orientation, ())}
-    image = tf.ensure_shape(image, (None, None, *first.shape[2:]))
+    image = tf.ensure_shape(image, (*shape, None, None, *first.shape[2:]))
     return {"image": image if first.ndim == 3 else image[..., None], "label": label}
 
 
-def _orientation(encoded):
-    try:
-        return np.int32(read_orientation(as_file(encoded)))
-    except Exception:  # decoding finds it too, and its error is named
-        return np.int32(UPRIGHT)
-
-
-def _digest(images, *others) -> str:
-    """Of images, encoded or not, and of other arrays or names."""
+def _digest(values) -> str:
+    """Of encoded images, other arrays or names."""
     digest = hashlib.sha256()
-    for value in (*others, *images):
+    for value in values:
         array = np.asarray(value)
         digest.update(value if isinstance(value, bytes) else f"{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()[:8]

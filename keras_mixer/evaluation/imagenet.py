@@ -7,8 +7,9 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from keras_mixer.data.prepared import prepared_builder, prepared_split
+from keras_mixer.data.prepared import prepared_split
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
 from keras_mixer.imagenet_classes import imagenet_classes, same_classes
@@ -48,7 +49,7 @@ def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
 
 def labelled_split(name, part, data_dir=None) -> Split:
     """Images of a TFDS data set, each with one label; FileNotFoundError if it is not on disk."""
-    return prepared_split(prepared_builder(name, data_dir), part, ("label",), lambda element: element)
+    return prepared_split(tfds.builder(name, data_dir=data_dir), part, ("label",), lambda element: element)
 
 
 def real_split(data_dir=None) -> Split:
@@ -58,12 +59,12 @@ def real_split(data_dir=None) -> Split:
         labels = tf.reduce_any(element["real_label"][:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)
         return {"image": element["image"], "label": labels}
 
-    return prepared_split(prepared_builder("imagenet2012_real", data_dir), "validation", ("real_label",), multi_hot)
+    builder = tfds.builder("imagenet2012_real", data_dir=data_dir)
+    return prepared_split(builder, "validation", ("real_label",), multi_hot)
 
 
 def check_classes(model):
     """Raises ValueError unless the model has the 1000 classes of ImageNet, in their order."""
     ids, names = tuple(one for one, _ in imagenet_classes(CLASSES)), getattr(model, "class_names", None)
-    found = names or f"{model.output_shape[-1]} classes"
     if model.output_shape[-1] != CLASSES or not same_classes(ids, names):
-        raise ValueError(f"Expected a model with the {CLASSES} classes of ImageNet-1k in order, got {found!s:.80}.")
+        raise ValueError(f"Expected the {CLASSES} classes of ImageNet-1k in order, got {names or 'others'!s:.80}.")

@@ -65,7 +65,7 @@ def write_model_card(run, output=None) -> Path:
 def _metadata(name, recipe, results):
     from huggingface_hub import EvalResult, ModelCardData
 
-    folder = image_folder(recipe.data, log=lambda line: None)
+    folder = image_folder(recipe.data)
     hub_data = None if folder else HUB_DATASETS.get(recipe.data)
     base = re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     data: dict[str, Any] = {

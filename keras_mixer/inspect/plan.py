@@ -45,7 +45,7 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         ValueError: the patch does not divide the image, or the weights are not published for these sizes.
     """
-    folder = image_folder(recipe.data, log=lambda line: None)
+    folder = image_folder(recipe.data)
     images, classes = (None, None) if folder else KNOWN_DATA.get(recipe.data, (None, None))
     examples = None if images is None else _training_images(recipe, images)
     recipe = recipe if examples is None else recipe.for_images(examples)

@@ -34,7 +34,7 @@ def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
 
 def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
     """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
-    images = image_folder(wanted.data, wanted.train_split, wanted.test_split, log=lambda line: None)
+    images = image_folder(wanted.data, wanted.train_split, wanted.test_split)
     if wanted.test_split == own.test_split:
         return wanted.data == own.data or bool(images and images.holds(read_files(folder / FILES)))
     if images and not (images.path / wanted.test_split).is_dir():

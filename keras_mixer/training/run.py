@@ -251,7 +251,7 @@ class Run:
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             recipe = self.recipe
-            images = image_folder(recipe.data, recipe.train_split, recipe.test_split, log=lambda line: None)
+            images = image_folder(recipe.data, recipe.train_split, recipe.test_split)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]

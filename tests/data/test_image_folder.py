@@ -82,7 +82,7 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
         (tmp_path / "flat" / part).mkdir(parents=True)
     refused("flat", "two or more class folders with images; found: none")
     (tmp_path / "photos.zip").write_bytes(b"PK")
-    refused("photos.zip", r"got the file photos\.zip\. Unpack")
+    refused("photos.zip", r"no folder photos\.zip\. Archives must be unpacked")
     folder = tmp_path / "photos"
     (folder / "one").mkdir(parents=True)
     refused(folder, r"two or more class folders with images; found: one\.")

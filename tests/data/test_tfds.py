@@ -53,19 +53,19 @@ def test_features_and_splits_that_cannot_be_used_are_named(load, tmp_path):
     load({"image": IMAGE, "label": LABEL}, examples, test="train")
     floats, other = features.Image(shape=(8, 8, 1), dtype=np.float32), [{"image": PIXELS[..., :1] / np.float32(255)}]
     write_own_tfds(tmp_path, "floats", {"image": floats}, {"train": other})
-    with pytest.raises(ValueError, match=r"Feature 'image' of 'floats' is .*float32.* expected an Image of uint8"):
+    with pytest.raises(ValueError, match=r"Expected an Image of uint8 'image' and .* in 'floats', which has .*float32"):
         load_source("floats", str(tmp_path))
     for train, test, told in [
-        ("train", "no", r"'no' .* without a label .* of \['no', 'train'\] with --test-split"),
-        ("no[:50%]", "train", r"'no\[:50%\]' .* label .* --train-split, or slices such as 'train\[:90%\]'"),
-        ("train", "train[:0]", r"'train\[:0\]' of 'own_set' has no images. Choose another"),
-        ("train", "val", r"'val' of 'own_set' does not exist. Choose another of"),
+        ("train", "no", r"Split 'no' .* without a label .* from \['no', 'train'\]"),
+        ("no[:50%]", "train", r"Split 'no\[:50%\]' .* without a label"),
+        ("train", "train[:0]", r"Split 'train\[:0\]' of 'own_set' has no images"),
+        ("train", "val", r"Unknown split 'val'"),
     ]:
-        with pytest.raises(ValueError, match=f"Split {told}"):
+        with pytest.raises(ValueError, match=told):
             load_source("own_set", str(tmp_path), train, test)
     with pytest.raises(ValueError, match=r"'train\[:60%\]' and 'train\[50%:\]' of 'own_set' have images in common"):
         load_source("own_set", str(tmp_path), "train[:60%]", "train[50%:]")
-    with pytest.raises(ValueError, match=r"^imagenet2012 cannot be prepared: Manual directory"):
+    with pytest.raises(ValueError, match=r"^imagenet2012 cannot be read or prepared in .*: Manual directory"):
         load_source("imagenet2012", str(tmp_path))
 
 
@@ -106,5 +106,5 @@ def test_an_unreachable_folder_is_told_in_one_line(monkeypatch):
             raise RuntimeError("UnavailableError: Failed to construct dataset") from error  # as TFDS does
 
     monkeypatch.setattr(tfds, "builder", unreachable)
-    with pytest.raises(ValueError, match=r"^The folder gs://bucket cannot be read: Could not resolve host$"):
+    with pytest.raises(ValueError, match=r"^cifar10 cannot be read .* in gs://bucket: Could not resolve host when"):
         load_source("cifar10", "gs://bucket")

@@ -69,7 +69,7 @@ def test_what_cannot_be_exported_leaves_nothing(classifier, pixels, tmp_path, mo
         ("min_agreement must be less than or equal to 1, got 99", "tflite", None, {"min_agreement": 99}),
         ("Pass images to compare on: .* noise", "tflite", None, {"quantization": "dynamic_int8"}),
         (r"Expected images of shape \(16, 24, 3\), got \(24, 16, 3\)", "tflite", pixels.swapaxes(1, 2), {}),
-        ("No pixel is above 3", "tflite", pixels / 255, {}),
+        ("Pixels are .* but the model expects", "tflite", pixels / 255, {}),
         ("Expected images to compare on, or None for noise, got none", "tflite", [], {}),
         ("evaluation_crop must be 'resize', .* got 'center'", "tflite", None, {"evaluation_crop": "center"}),
         ("does not fit a model that ends in softmax", "tflite", None, {"classifier_activation": "sigmoid"}),

@@ -261,7 +261,7 @@ def test_problems_are_found_before_anything_is_written(tmp_path, monkeypatch):
     refused("nothing.npz", error=(ValueError, OSError), weights="nothing.npz")
     refused("warmup_steps=9 leaves nothing of a run of 9 steps", steps=9, warmup_steps=9)
     refused("class_weights has 3 values, but the data have 10 classes", class_weights=(1.0, 2.0, 3.0))
-    refused("digits has the splits train and test and one label, got train_split='train", train_split="train[:50%]")
+    refused("digits has only train, test and label, got train_split='train", train_split="train[:50%]")
     refused("'train' would be trained and tested on", test_split="train")
     (tmp_path / "file").write_text("do not lose me")
     refused(r"contains other files \(file\)", workdir=tmp_path)

@@ -37,7 +37,7 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path):
     for options, words in (
         ({"train_split": "train"}, "Expected train= or train_split=, got both"),
         ({"train": None}, "test can be used only with train="),
-        ({"class_names": ("only",)}, "two or more classes"),
+        ({"class_names": ("only",)}, "Expected labels from 0 to 0 in train"),
     ):
         with pytest.raises(ValueError, match=words):
             fit(tmp_path / "run", **(OWN | options))
