@@ -8,8 +8,8 @@ LARGEST_SCALED = 3.0  # of pixels in [0, 1] or [-1, 1], or divided by their stan
 OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range, as a fraction of it
 
 
-def warn_of_range(pixels, expected=(0, 255)) -> str:
-    """Warns if pixels, or the lowest and highest of each batch, cannot be right, and returns the warning or "".
+def warn_of_range(pixels, expected=(0, 255)):
+    """Warns if pixels, or the lowest and highest of each batch, cannot be right.
 
     `expected` are the values of black and white, or None if they are unknown. Only finite pixels count.
     """
@@ -17,7 +17,7 @@ def warn_of_range(pixels, expected=(0, 255)) -> str:
     floating = not np.issubdtype(pixels.dtype, np.integer)
     pixels = pixels[np.isfinite(pixels)] if floating else pixels
     if expected is None or not pixels.size:
-        return ""
+        return
     (black, white), remark, lowest, highest = expected, "", pixels.min(), pixels.max()
     margin = OVERSHOOT * (white - black)
     wanted = f"the model expects {black:g} (black) to {white:g} (white)"
@@ -32,4 +32,3 @@ def warn_of_range(pixels, expected=(0, 255)) -> str:
         remark = f"No pixel is below 0, but {wanted}. Pass {white:g} * (2 * images - 1) if they are in [0, 1]."
     if remark:
         warnings.warn(remark, stacklevel=3)
-    return remark

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mixer.data.prepared import prepared_builder, prepared_split
 from keras_mixer.data.splits import Split
-from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
+from keras_mixer.evaluation.outputs import NO_GUESS, guesses, outputs_of, warn_of_nan
 from keras_mixer.imagenet_classes import imagenet_classes, same_classes
 
 CLASSES = 1000
@@ -22,28 +22,21 @@ class RealEvaluation:
     """The result of `evaluate_real`."""
 
     examples: int  # images with at least one label; only these count
-    left_out: int  # images without labels
     top1: float  # fraction of examples whose most probable class is one of their labels; NaN never is
-    non_finite: int  # images, with or without labels, with an output that is NaN or infinite
-
-    def remarks(self) -> list[str]:
-        """A sentence if outputs are not finite; empty for a sound model."""
-        return describe_outputs(self.examples + self.left_out, self.non_finite)
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """ReaL accuracy: labels `(B, classes)` mark all correct classes; images without any are left out."""
-    correct = images = examples = non_finite = 0
+    """ReaL accuracy: labels `(B, classes)` bool mark all correct classes; images without any are left out."""
+    rows = []
     for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
-        allowed = allowed.astype(bool)
-        guessed = guesses(np.asarray(outputs, np.float64))
-        correct += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())
-        examples += int(allowed.any(1).sum())
-        images += len(guessed)
-        non_finite += int((~np.isfinite(outputs)).any(1).sum())
-    if not examples:
+        guessed = guesses(outputs)
+        correct = allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)
+        rows.append((correct, allowed.any(1), np.isfinite(outputs).all(1)))
+    correct, labelled, finite = map(np.concatenate, zip(*rows, strict=True))
+    if not labelled.any():
         raise ValueError("No image of the data set has a label.")
-    return RealEvaluation(examples, images - examples, correct / examples, non_finite)
+    warn_of_nan(finite)
+    return RealEvaluation(int(labelled.sum()), float(correct[labelled].mean()))
 
 
 def labelled_split(name, part, data_dir=None) -> Split:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.data.sources import data_name, image_folder
+from keras_mixer.data.sources import data_name
 from keras_mixer.data.user_data import NAME as OWN_DATA
 from keras_mixer.export.predictor import load_model
 from keras_mixer.files import atomic_write, refuse_existing
@@ -16,13 +15,6 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-HUB_DATASETS = {  # TensorFlow Datasets names and the same data on the Hub
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "imagenet2012": "ILSVRC/imagenet-1k",
-    "mnist": "ylecun/mnist",
-}
 PATHS = ("data", "data_dir", "weights", "teacher")  # may name folders of one machine: never shown whole
 SECTION_OF_ITS_OWN = ("name", "seed", "evaluation_crop", *PATHS)
 
@@ -52,7 +44,7 @@ def write_model_card(run, output=None) -> Path:
         part="test images" if results["part"] == "test" else "training images that were held out",
         data=data_name(recipe.data),
         described_data=recipe.data if recipe.data.startswith(f"{OWN_DATA} (") else data_name(recipe.data),
-        figures=_figures(results),
+        metrics=_metrics(results),
         start=start + (f", distilled from `{Path(recipe.teacher).name}`" if recipe.teacher else ""),
         settings=_changed_settings(recipe),
         exports=_exports(Path(run)),
@@ -65,40 +57,32 @@ def write_model_card(run, output=None) -> Path:
 def _metadata(name, recipe, results):
     from huggingface_hub import EvalResult, ModelCardData
 
-    folder = image_folder(recipe.data, log=lambda line: None)
-    hub_data = None if folder else HUB_DATASETS.get(recipe.data)
     base = re.match(r"hf://([^/@]+/[^/@]+)", recipe.weights or "")
     data: dict[str, Any] = {
         "task_type": "image-classification",
         "task_name": "Image classification",
-        "dataset_type": hub_data or re.sub(r"[^\w.-]+", "-", data_name(recipe.data)),
+        "dataset_type": re.sub(r"[^\w.-]+", "-", data_name(recipe.data)),
         "dataset_name": data_name(recipe.data),
         "dataset_split": "test" if results["part"] == "test" else "held-out training images",
     }
-    metrics = [("accuracy", "Top-1 accuracy", results["accuracy"]), ("loss", "Loss", results["loss"])]
-    if results["top5"] < 1:  # the top five of five classes are always right
-        metrics.insert(1, ("accuracy", "Top-5 accuracy", results["top5"]))
     return ModelCardData(
         model_name=name,
         library_name="keras",
         pipeline_tag="image-classification",
         tags=["keras-mixer", "mlp-mixer", "image-classification"],
-        datasets=[hub_data] if hub_data else None,
         base_model=base[1] if base else None,
         eval_results=[
             EvalResult(**data, metric_type=kind, metric_name=label, metric_value=round(value, 4))
-            for kind, label, value in metrics
-            if value is not None and math.isfinite(value)
+            for kind, label, value in _metrics(results)
         ],
     )
 
 
-def _figures(results):
-    """`(name, text)` of the accuracies and the loss."""
-    names = {"accuracy": "Top-1 accuracy", "top5": "Top-5 accuracy", "start_accuracy": "Top-1 accuracy before training"}
-    shown = {label: results.get(key) for key, label in names.items() if key != "top5" or results["top5"] < 1}
-    rows = [(label, f"{value:.2%}") for label, value in shown.items() if value is not None]
-    return rows if results["loss"] is None else [*rows, ("Loss", f"{results['loss']:.4f}")]  # None: not finite
+def _metrics(results):
+    """`(type, name, value)` of the accuracies and the loss."""
+    top5 = results["top5"] if results["top5"] < 1 else None  # the top five of five classes are always right
+    found = [("accuracy", "Top-1 accuracy", results["accuracy"]), ("accuracy", "Top-5 accuracy", top5)]
+    return [metric for metric in (*found, ("loss", "Loss", results["loss"])) if metric[2] is not None]
 
 
 def _changed_settings(recipe):

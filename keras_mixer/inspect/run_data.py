@@ -4,15 +4,37 @@ Labels go by name: those of a data set become the numbers of a model's classes.
 """
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from keras_mixer.data.image_folder import FILES, TEST, read_files
-from keras_mixer.data.sources import image_folder
+from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, some
 from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.run import read_recipe
+
+
+def wanted_source(path: Path, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
+    """The data that a run or a model is looked at on, the recipe that names them, and whether they are the run's own.
+
+    `given` replaces fields of the run's recipe. All images of other data are test images if `only_test`.
+    """
+    is_run = (path / "config.json").is_file()
+    if not is_run and "data" not in given:
+        raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
+    own = read_recipe(path) if is_run else RECIPES["digits"]
+    recipe = resolve(own, **given)
+    if is_run and wants_own_data(path, own, recipe):
+        return run_source(path, recipe, log=log, **options), recipe, True
+    splits: dict[str, Any] = recipe.data_splits()
+    if only_test:
+        splits |= {"train_split": recipe.test_split, "test_fraction": None}
+    return load_source(recipe.data, recipe.data_dir, **splits, log=log, **options), recipe, False
 
 
 def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
