@@ -1,13 +1,10 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
-import contextlib
 from functools import partial
 from typing import Any, Literal
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
-from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
@@ -17,19 +14,11 @@ from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
-from keras_mixer.inspect.run_data import wanted_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, wanted_source, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
 
-BATCH_SIZE = 64
 MOST_CLASSES = 2000  # of a confusion matrix that is written
-
-
-@contextlib.contextmanager
-def batches_of(*splits, size, crop):
-    """Batches of the images of each split, in the size of a model; errors name damaged files."""
-    with naming_damaged_files(*splits):
-        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 @settings
@@ -50,14 +39,9 @@ class Evaluate:
     csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
 
     def __call__(self):
-        log, is_run = log_of(self), (self.model / "config.json").is_file()
-        given = self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
-        model: Any
-        if is_run and self.precision == "float32":
-            model = completed(load_model(self.model))
-        else:
-            model = load(self.model, self.precision)
-            given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop} | given
+        log, model = log_of(self), load(self.model, self.precision)
+        given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
+        given |= self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
         source, recipe, is_own = wanted_source(self.model, given, only_test=True, **options)
         source = with_classes_of(source, model.class_names, log)

@@ -7,7 +7,6 @@ import numpy as np
 import tyro
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.cli.evaluate import batches_of
 from keras_mixer.cli.terminal import DataOptions, Run, number, print_table
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
@@ -15,7 +14,7 @@ from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
-from keras_mixer.inspect.run_data import wanted_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, wanted_source, with_classes_of
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert

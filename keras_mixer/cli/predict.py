@@ -45,7 +45,9 @@ class Predict:
         # A folder is its images at any depth; anything else is read or complained about.
         images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
         if self.server:
-            answered = self._client().predict(images, self.top_k)
+            headers = dict(line.split(":", 1) for line in self.header)
+            client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
+            answered = client.predict(images, self.top_k)
         else:
             predictor = load(self.paths[0], self.precision)
             answered = (answer(predictor, self.top_k, image) for image in images)
@@ -64,12 +66,6 @@ class Predict:
             if trained_on:
                 print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
         return int(bool(failed))
-
-    def _client(self):
-        if not all(":" in line for line in self.header):
-            raise ValueError('Expected --header "NAME: VALUE", got a header without a colon.')
-        headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in self.header)}
-        return Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
 
     def _without_improbable(self, prediction) -> Prediction:
         count = sum(not value < self.threshold for value in prediction.probabilities)  # the best are first; NaN stays

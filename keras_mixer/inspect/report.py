@@ -9,26 +9,22 @@ from typing import Any
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, confusion_of, guesses, outputs_of
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
-from keras_mixer.inspect.run_data import run_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, run_source, with_classes_of
 from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-MOST_IMAGES = 10_000  # of the test images
 MOST_MISTAKES = 12  # that are shown
-BATCH_SIZE = 64
 
 
-def write_report(runs, output, images=MOST_IMAGES, skip_corrupt=False):
+def write_report(runs, output, images=10_000, skip_corrupt=False):
     """Writes the report on folders of finished runs to a new `.html` file; returns its `Path`.
 
     Each model classifies at most `images` test images, from all over. ValueError if there are no runs, a run is not
@@ -83,16 +79,18 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
 def read_answers(predictor, split) -> dict[str, Any]:
     """What the template shows of a model's answers on the images of a split."""
     names, rows = predictor.class_names, []
-    with naming_damaged_files(split):
-        for probabilities, labels in outputs_of(predictor.model, _batches(predictor, split), "test images", True):
+    prepared = {"size": predictor.input_shape[:2], "crop": predictor.facts.evaluation_crop}
+    with batches_of(split, **prepared) as (batches,):
+        for probabilities, labels in outputs_of(predictor.model, batches, "test images", progress=True):
             guessed, images = guesses(probabilities), np.arange(len(labels))
             rows.append((labels, guessed, probabilities[images, guessed], probabilities[images, labels]))
     labels, guessed, confidence, of_label = map(np.concatenate, zip(*rows, strict=True))
     wrong = np.flatnonzero((guessed != labels) & (guessed != NO_GUESS))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     chosen = np.isin(np.arange(split.size), surest)
-    read_again = _batches(predictor, split.part(chosen)).unbatch().as_numpy_iterator()
-    pixels = {position: image for position, (image, _) in zip(np.flatnonzero(chosen), read_again, strict=True)}
+    with batches_of(split.part(chosen), **prepared) as (batches,):
+        shown_images = [image for image, _ in batches.unbatch().as_numpy_iterator()]
+    pixels = dict(zip(np.flatnonzero(chosen), shown_images, strict=True))
     shown = []
     for i in surest:
         name = _short(split.files[i].path) if split.files else f"test image {i}"
@@ -113,11 +111,6 @@ def read_answers(predictor, split) -> dict[str, Any]:
         "frequent": mistakes(confusion, names),
         "per_class": [(names[i], int(images[i]), float(precision[i]), float(recall[i])) for i in worst_first],
     }
-
-
-def _batches(predictor, split):
-    size, crop = predictor.input_shape[:2], predictor.facts.evaluation_crop
-    return evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop)
 
 
 def _short(path) -> str:

@@ -3,12 +3,15 @@
 Labels go by name: those of a data set become the numbers of a model's classes.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import FILES, TEST, read_files
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, some
@@ -17,6 +20,8 @@ from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.run import read_recipe
+
+BATCH_SIZE = 64
 
 
 def wanted_source(path: Path, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
@@ -82,6 +87,13 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
         f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
         "no names for its classes, set model.class_names = (...) and save it again."
     )
+
+
+@contextlib.contextmanager
+def batches_of(*splits, size, crop):
+    """Batches of the images of each split, in the size of a model; errors name damaged files."""
+    with naming_damaged_files(*splits):
+        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 def _relabelled(split, table, classes):

@@ -57,7 +57,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     `output` exists.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     output = Path(output)
@@ -80,9 +80,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     right.set_title("what the class loses without a patch")
     for ax in (left, right):
         ax.axis("off")
-    colors = [overlay(np.full((1, 1, 3), 128), np.array([[side]]))[0, 0] / 255 for side in (-1, 0, 1)]
-    scale = LinearSegmentedColormap.from_list("blue, gray, red", colors)
-    mapped = ScalarMappable(Normalize(-limit, limit), scale)
-    figure.colorbar(mapped, ax=right, shrink=0.8, label="percentage points")
+    blue_to_red = ScalarMappable(Normalize(-limit, limit), "coolwarm")
+    figure.colorbar(blue_to_red, ax=right, shrink=0.8, label="percentage points")
     write_figure(figure, output)
     return names[index]

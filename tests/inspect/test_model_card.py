@@ -36,7 +36,7 @@ def test_the_card_has_the_figures_of_the_run_and_its_exports(write_run, capsys, 
     for line in (
         "| Top-1 accuracy | 87.50% |",
         "On 8 test images of own data",
-        "Trained on own data (24 images). Classes: `cat`, `dog`, `a|b`.",
+        "Trained on own data. Classes: `cat`, `dog`, `a|b`.",
         "| `export/model.tflite` | 1.25 MB | LiteRT 2 | 24 | 100.00% | 2.5e-07 | 50.00% |",
     ):
         assert line in text
