@@ -14,7 +14,7 @@ from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
-from keras_mixer.inspect.run_data import batches_of, wanted_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
 
@@ -43,8 +43,7 @@ class Evaluate:
         given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
         given |= self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        source, recipe, is_own = wanted_source(self.model, given, only_test=True, **options)
-        source = with_classes_of(source, model.class_names, log)
+        source, recipe, is_own = source_for(self.model, model.class_names, given, only_test=True, **options)
         result = evaluate_source(model, source, recipe, progress=True)
         numbers = result.examples_per_class.tolist(), result.per_class().tolist()
         rows = list(zip(source.class_names, *numbers, strict=True))
@@ -103,9 +102,9 @@ class Fewshot:
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
         with batches_of(source.train, source.test, size=size, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
-        accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
-        rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
-        print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
+        columns = {n: [result.mean(n), *result.accuracy[n]] for n in self.shots}
+        rows = [(str(n), str(result.support[n]), *map("{:.2%}".format, columns[n])) for n in self.shots]
+        print_table(("shots", "training images", "accuracy", *(f"seed {seed}" for seed in self.seeds)), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
             f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}"

@@ -14,7 +14,7 @@ from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.files import refuse_existing
-from keras_mixer.inspect.run_data import batches_of, wanted_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert
@@ -64,22 +64,20 @@ class Export:
     def __call__(self):
         if self.output is None and not self.run.is_dir():
             raise ValueError(f"Expected --output PATH for {as_addresses(self.run)}, which is not a run, got none.")
-        options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        kind = verified.format_with(self.format, options)
+        options = {name: getattr(self, name) for name in OF_ALL + OF_SOME if getattr(self, name) is not None}
+        kind = verified.FORMATS[self.format]
         path = self.output or self.run / "export" / kind.name
         refuse_existing(kind.target(path, self.version))
         model = load_model(self.run)
         parts = Anatomy(model)
         given = self.source.given(data=self.data, train_split=self.train_split)
-        source, *_ = wanted_source(self.run, given, skip_corrupt=self.source.skip_corrupt)
-        source = with_classes_of(source, parts.class_names)
+        source, *_ = source_for(self.run, parts.class_names, given, skip_corrupt=self.source.skip_corrupt)
         if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)
             with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
                 options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
         if self.format == "web":
             options |= self._page(source)
-        options |= {name: getattr(self, name) for name in OF_ALL}
         try:
             parity = verified.export(model, self.format, path, subsample(source.test, self.images), **options)
         except verified.ExportDiffers as error:

@@ -42,8 +42,8 @@ class Evaluation:
 
     def per_class(self) -> np.ndarray:
         """`(classes,) float64`: top-1 accuracy per class, NaN for a class without examples."""
-        totals = self.examples_per_class
-        return np.divide(np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+        with np.errstate(invalid="ignore"):
+            return np.diag(self.confusion) / self.examples_per_class
 
 
 def evaluate(model, dataset, *, progress=False) -> Evaluation:

@@ -61,9 +61,9 @@ def _metrics(results):
 
 def _changed_settings(recipe):
     """The fields of a recipe that differ from their defaults."""
-    fields = [field for field in dataclasses.fields(Recipe) if field.name not in SECTION_OF_ITS_OWN]
-    values = {field.name: getattr(recipe, field.name) for field in fields}
-    return {field.name: values[field.name] for field in fields if values[field.name] != field.default}
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    changed = {name: value for name, value in dataclasses.asdict(recipe).items() if value != defaults[name]}
+    return {name: value for name, value in changed.items() if name not in SECTION_OF_ITS_OWN}
 
 
 def _exports(folder):

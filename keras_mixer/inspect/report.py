@@ -60,11 +60,8 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
         "architecture": parts.variant().described(),
         "classes": len(predictor.class_names),
-        "parameters": model.count_params(),
         "macs": parts.variant().macs(model.input_shape[1:], len(predictor.class_names)),
-        "bytes": (folder / "model.keras").stat().st_size,
         "answers": None,
-        "problem": "",
     }
     try:
         source = run_source(folder, recipe, skip_corrupt=skip_corrupt)
@@ -99,9 +96,8 @@ def read_answers(predictor, split) -> dict[str, Any]:
         shown.append(mistake | {"overlay": overlay(pixels[i], saliency(predictor, pixels[i], guessed[i], labels[i]))})
     confusion = confusion_of(labels, guessed, len(names))
     images, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
-    precision, recall = (
-        np.divide(right, total, out=np.full(len(names), np.nan), where=total > 0) for total in (predicted, images)
-    )
+    with np.errstate(invalid="ignore"):  # NaN for a class without images
+        precision, recall = right / predicted, right / images
     worst_first = np.argsort(np.nan_to_num(recall, nan=2.0), kind="stable")
     return {
         "images": split.size,

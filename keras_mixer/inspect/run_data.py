@@ -24,22 +24,24 @@ from keras_mixer.training.run import read_recipe
 BATCH_SIZE = 64
 
 
-def wanted_source(path: Path, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
+def source_for(path: Path, class_names, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
     """The data that a run or a model is looked at on, the recipe that names them, and whether they are the run's own.
 
-    `given` replaces fields of the run's recipe. All images of other data are test images if `only_test`.
+    They have the classes of the model. `given` replaces fields of the run's recipe. All images of other data are test
+    images if `only_test`.
     """
     is_run = (path / "config.json").is_file()
     if not is_run and "data" not in given:
         raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
     own = read_recipe(path) if is_run else RECIPES["digits"]
     recipe = resolve(own, **given)
-    if is_run and wants_own_data(path, own, recipe):
-        return run_source(path, recipe, log=log, **options), recipe, True
-    splits: dict[str, Any] = recipe.data_splits()
-    if only_test:
-        splits |= {"train_split": recipe.test_split, "test_fraction": None}
-    return load_source(recipe.data, recipe.data_dir, **splits, log=log, **options), recipe, False
+    if is_own := is_run and wants_own_data(path, own, recipe):
+        source = run_source(path, recipe, log=log, **options)
+    else:
+        for_test = {"train_split": recipe.test_split, "test_fraction": None} if only_test else {}
+        splits: dict[str, Any] = recipe.data_splits() | for_test
+        source = load_source(recipe.data, recipe.data_dir, **splits, log=log, **options)
+    return with_classes_of(source, class_names, log), recipe, is_own
 
 
 def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
