@@ -1,12 +1,10 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
-from functools import partial
 from typing import Any, Literal
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
 from keras_mixer.export.predictor import Precision, completed, load_model
@@ -100,7 +98,7 @@ class Fewshot:
         source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
         classes = len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with batches_of(source.train, source.test, size=size, crop=crop) as batches:
+        with batches_of(model, source.train, source.test, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
         columns = {n: [result.mean(n), *result.accuracy[n]] for n in self.shots}
         rows = [(str(n), str(result.support[n]), *map("{:.2%}".format, columns[n])) for n in self.shots]
@@ -131,22 +129,16 @@ class Imagenet:
         crop, size = self.evaluation_crop or Anatomy(model).evaluation_crop, model.input_shape[1:3]
         rows, absent = [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": size}
-        labelled = partial(imagenet.labelled_split, data_dir=self.data_dir)
-        sets: dict[str, tuple[Any, Any]] = {
-            "ImageNet": (evaluate, partial(labelled, "imagenet2012", "validation")),
-            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir)),
-        }
-        sets |= {f"V2 {kind}": (evaluate, partial(labelled, f"imagenet_v2/{kind}", "test")) for kind in imagenet.V2}
-        for name, (measure, open_split) in sets.items():
+        for name in imagenet.SETS:
             try:
-                split = open_split()
+                split = imagenet.split_of(name, self.data_dir)
             except FileNotFoundError as error:
                 absent.append(f"{name}: {error}")
                 continue
-            with batches_of(split, size=size, crop=crop) as (batches,):
-                result = measure(model, batches, progress=True)
-            rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
-            content[name] = {"accuracy": result.top1, "images": result.examples}
+            with batches_of(model, split, crop=crop) as (batches,):
+                accuracy, images = imagenet.multi_label_accuracy(model, batches, progress=True)
+            rows.append((name, f"{accuracy:.2%}", f"{images:,}", crop, f"{size[0]} x {size[1]}"))
+            content[name] = {"accuracy": accuracy, "images": images}
         if not rows:
             raise ValueError("\n  ".join(["Nothing is measured:", *absent]))
         print_table(("data set", "top-1", "images", "crop", "input"), rows)
@@ -181,7 +173,7 @@ class Features:
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
         about = {"layer": self.layer, "class_names": source.class_names}
-        with batches_of(split, size=model.input_shape[1:3], crop=crop) as (batches,):
+        with batches_of(model, split, crop=crop) as (batches,):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
         if print_data(self, content):

@@ -74,7 +74,7 @@ class Export:
         source, *_ = source_for(self.run, parts.class_names, given, skip_corrupt=self.source.skip_corrupt)
         if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)
-            with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
+            with batches_of(model, some, crop=parts.evaluation_crop) as (batches,):
                 options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
         if self.format == "web":
             options |= self._page(source)

@@ -75,9 +75,8 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
 
 def read_answers(predictor, split) -> dict[str, Any]:
     """What the template shows of a model's answers on the images of a split."""
-    names, rows = predictor.class_names, []
-    prepared = {"size": predictor.input_shape[:2], "crop": predictor.facts.evaluation_crop}
-    with batches_of(split, **prepared) as (batches,):
+    names, crop, rows = predictor.class_names, predictor.facts.evaluation_crop, []
+    with batches_of(predictor, split, crop=crop) as (batches,):
         for probabilities, labels in outputs_of(predictor.model, batches, "test images", progress=True):
             guessed, images = guesses(probabilities), np.arange(len(labels))
             rows.append((labels, guessed, probabilities[images, guessed], probabilities[images, labels]))
@@ -85,7 +84,7 @@ def read_answers(predictor, split) -> dict[str, Any]:
     wrong = np.flatnonzero((guessed != labels) & (guessed != NO_GUESS))
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
     chosen = np.isin(np.arange(split.size), surest)
-    with batches_of(split.part(chosen), **prepared) as (batches,):
+    with batches_of(predictor, split.part(chosen), crop=crop) as (batches,):
         shown_images = [image for image, _ in batches.unbatch().as_numpy_iterator()]
     pixels = dict(zip(np.flatnonzero(chosen), shown_images, strict=True))
     shown = []

@@ -92,8 +92,9 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
 
 
 @contextlib.contextmanager
-def batches_of(*splits, size, crop):
-    """Batches of the images of each split, in the size of a model; errors name damaged files."""
+def batches_of(model, *splits, crop):
+    """Batches of the images of each split in the size of a model or predictor; errors name damaged files."""
+    size = model.input_shape[-3:-1]
     with naming_damaged_files(*splits):
         yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 

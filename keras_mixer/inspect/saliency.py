@@ -9,7 +9,6 @@ from keras_mixer.export.predictor import Predictor, preprocess_image
 from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.figures import write_figure
 
-BATCH_SIZE = 64
 MOST_COVERS = 8  # along each side of an image: B/16 looks at 50 images instead of 197
 STRONGEST = 0.65  # of a color over the image
 
@@ -33,8 +32,7 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     color = np.median(image, axis=(0, 1))
     for square, (row, column) in zip(covered[1:], np.ndindex(down, across), strict=True):
         square[row * height :, column * width :][:height, :width] = color
-    parts = [covered[i : i + BATCH_SIZE].astype(np.float32) for i in range(0, len(covered), BATCH_SIZE)]
-    probabilities = np.concatenate([np.asarray(predictor.run(part)) for part in parts])
+    probabilities = np.asarray(predictor.run(covered.astype(np.float32)))
     score = probabilities[:, class_index] - (0 if rival is None else probabilities[:, rival])
     lost = (score[0] - score[1:]).reshape(down, across)
     return lost.repeat(together, axis=0).repeat(together, axis=1)[:rows, :columns]
