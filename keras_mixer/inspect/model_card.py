@@ -13,8 +13,8 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-PATHS = ("data", "data_dir", "weights", "teacher")  # may name folders of one machine: never shown whole
-SECTION_OF_ITS_OWN = ("name", "seed", "evaluation_crop", *PATHS)
+# Not in the table of settings; the last four may name folders of one machine, and are never shown whole.
+LEFT_OUT = ("name", "seed", "evaluation_crop", "data", "data_dir", "weights", "teacher")
 
 
 def write_model_card(run, output=None) -> Path:
@@ -63,7 +63,7 @@ def _changed_settings(recipe):
     """The fields of a recipe that differ from their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     changed = {name: value for name, value in dataclasses.asdict(recipe).items() if value != defaults[name]}
-    return {name: value for name, value in changed.items() if name not in SECTION_OF_ITS_OWN}
+    return {name: value for name, value in changed.items() if name not in LEFT_OUT}
 
 
 def _exports(folder):

@@ -12,7 +12,7 @@ from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, confusion_of, guesses, outputs_of
-from keras_mixer.export.predictor import Predictor, load_model
+from keras_mixer.export.runtimes import load
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
 from keras_mixer.inspect.run_data import batches_of, run_source, with_classes_of
@@ -50,17 +50,17 @@ def write_report(runs, output, images=10_000, skip_corrupt=False):
 
 def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     """What the template shows of one run."""
-    results, recipe, model = read_results(folder), read_recipe(folder), load_model(folder)
-    predictor, parts = Predictor.of(model).for_classes("to report on"), Anatomy(model)
+    results, recipe, predictor = read_results(folder), read_recipe(folder), load(folder)
+    variant = Anatomy(predictor.model).variant()
     report: dict[str, Any] = {
         "name": _short(as_addresses(folder)),
         "config": dataclasses.asdict(recipe),
         "data": data_name(recipe.data),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
-        "architecture": parts.variant().described(),
+        "architecture": variant.described(),
         "classes": len(predictor.class_names),
-        "macs": parts.variant().macs(model.input_shape[1:], len(predictor.class_names)),
+        "macs": variant.macs(predictor.input_shape, len(predictor.class_names)),
         "answers": None,
     }
     try:
