@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # TensorFlow's and JAX's: 0 shows everything, 1 warnings and errors
 # What TensorFlow 2.21 writes at every level: absl's notice, and information (I, not W, E or F) logged before absl runs.
@@ -58,11 +59,12 @@ def main() -> int:
         os.environ["KERAS_BACKEND"] = "tensorflow"  # it writes all exports, and opens what was trained on JAX
     if sys.argv[1] in ("evaluate", "predict"):  # they change no weights; benchmarks/README.md has the gain
         os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
     with without_startup_messages() if quiet else contextlib.nullcontext():
         with contextlib.suppress(ImportError):  # reported by the commands that need it
             import tensorflow  # noqa: F401 - on JAX, Keras does not import it, but reading images does
         from keras_mixer import cli
-    return cli.main()
+    return cli.main(sys.argv[1:])
 
 
 def answer(arguments) -> int | None:

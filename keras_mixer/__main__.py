@@ -2,6 +2,6 @@
 
 import sys
 
-from keras_mixer.cli import main
+from keras_mixer_command import main
 
 sys.exit(main())

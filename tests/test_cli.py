@@ -198,9 +198,10 @@ def test_every_other_command_uses_a_run(finished_run, digit_files, tmp_path, pri
     options = "--output", tmp_path / "three.png", "--class-name", "3"
     assert "(class 3)" in printed("saliency", finished_run, digit_files[3], *options)
     assert Image.open(tmp_path / "three.png").convert("L").size == (1008, 460)
-    out = printed("fewshot", finished_run, "digits", "--shots", "1", "5", "--seeds", "0", "1")
+    options = "--shots", "1", "5", "--seeds", "0", "1", "--output", tmp_path / "fewshot.json"
+    out = printed("fewshot", finished_run, "digits", *options)
     assert "360 test images of digits, 10 classes, 32 features of pre_logits" in out
-    assert json.loads((finished_run / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}
+    assert json.loads((tmp_path / "fewshot.json").read_text())["support"] == {"1": 10, "5": 50}
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     printed("report", finished_run, "--output", tmp_path / "report.html", "--open", "--images", "50")

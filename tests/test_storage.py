@@ -159,7 +159,7 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
     for command, words in (
         (["card", address], f"error: {address}/config.json does not contain"),
         (["card", "memory://bucket/none"], "There is no run at memory://bucket/none"),
-        (["fewshot", f"{address}/model.keras", "digits"], "Expected --output PATH"),  # not next to it
+        (["export", f"{address}/model.keras"], f"Expected --output PATH for {address}/model.keras"),  # not next to it
     ):
         assert cli.main(command) == 2
         assert words in capsys.readouterr().err

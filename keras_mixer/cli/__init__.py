@@ -11,17 +11,13 @@ import sys
 import tyro
 
 from keras_mixer.cli.terminal import BAD_INPUT, in_words, with_local_copies
-from keras_mixer_command import COMMANDS, FAILED, answer
+from keras_mixer_command import COMMANDS, FAILED
 
 CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
 
 
-def main(arguments=None) -> int:
-    """Runs `keras-mixer` with arguments, by default those of the process; returns the status, or exits as tyro does."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    status = answer(arguments)
-    if status is not None:
-        return status
+def main(arguments) -> int:
+    """Runs a command with its options; returns the exit status, or exits as tyro does."""
     try:
         return run(arguments[0], arguments[1:]) or 0
     except BAD_INPUT as error:

@@ -1,15 +1,10 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
-import contextlib
-from functools import partial
 from typing import Any, Literal
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, folder_of, log_of, print_data, print_table
-from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
+from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.evaluation.accuracy import evaluate
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
 from keras_mixer.export.predictor import Precision, completed, load_model
@@ -17,21 +12,11 @@ from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
-from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
-from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import read_recipe
 
-BATCH_SIZE = 64
 MOST_CLASSES = 2000  # of a confusion matrix that is written
-
-
-@contextlib.contextmanager
-def batches_of(*splits, size, crop):
-    """Batches of the images of each split, in the size of a model; errors name damaged files."""
-    with naming_damaged_files(*splits):
-        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 @settings
@@ -52,26 +37,22 @@ class Evaluate:
     csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
 
     def __call__(self):
-        log, (model, wanted, is_own) = log_of(self), self._model_and_recipe()
+        log, model = log_of(self), load(self.model, self.precision)
+        given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
+        given |= self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
         options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        if is_own:
-            source = run_source(self.model, wanted, **options)
-        else:
-            all_for_testing = wanted.data_splits() | {"train_split": wanted.test_split, "test_fraction": None}
-            source = load_source(wanted.data, wanted.data_dir, **all_for_testing, **options)
-        source = with_classes_of(source, model.class_names, log)
-        result = evaluate_source(model, source, wanted, progress=True)
-        classes = zip(source.class_names, result.examples_per_class.tolist(), result.per_class().tolist(), strict=True)
-        rows = [(name, images, accuracy if images else None) for name, images, accuracy in classes]
+        source, recipe, is_own = source_for(self.model, model.class_names, given, only_test=True, **options)
+        result = evaluate_source(model, source, recipe, progress=True)
+        numbers = result.examples_per_class.tolist(), result.per_class().tolist()
+        rows = list(zip(source.class_names, *numbers, strict=True))
         content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
-        content |= {"data": source.name, "part": wanted.part() if is_own else "test"}
-        content |= {"evaluation_crop": wanted.evaluation_crop, "image_size": list(wanted.input_shape()[:2])}
+        content |= {"data": source.name, "part": recipe.part() if is_own else "test"}
+        content |= {"evaluation_crop": recipe.evaluation_crop, "image_size": recipe.input_shape()[:2]}
         content |= {"precision": self.precision, "test_images": result.examples, "non_finite": result.non_finite}
-        content |= {"constant": result.constant, "class_names": source.class_names}
-        content |= {"per_class": [accuracy for *_, accuracy in rows]}
+        content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
         content |= {"confusion": result.confusion.tolist() if len(rows) <= MOST_CLASSES else None}
         if print_data(self, content, ("class", "images", "accuracy"), rows):
-            print_evaluation(result, content)
+            print_evaluation(result, content, rows)
         kept = is_own and self.precision == "float32" and self.source.label is None
         if file := self.output or (self.model / "evaluation.json" if kept else None):
             write_json(file, content)
@@ -80,36 +61,18 @@ class Evaluate:
             figure = confusion_figure(result.confusion, source.class_names)
             log(f"Written to {as_addresses(write_figure(figure, self.model / 'confusion.png'))}.")
 
-    def _model_and_recipe(self):
-        """The model, a recipe that says on what and how it is evaluated, and whether the data are those of its run."""
-        given = self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
-        is_run = all((self.model / name).is_file() for name in ("config.json", "model.keras"))
-        exact = is_run and self.precision == "float32"
-        model: Any = completed(load_model(self.model)) if exact else load(self.model, self.precision)
-        if is_run:
-            recipe = read_recipe(self.model)
-            wanted = resolve(recipe, **given)
-            return model, wanted, wants_own_data(self.model, recipe, wanted)
-        if self.data is None:
-            raise ValueError(f"{self.model} is not a run, which would know its test data. Pass them with --data.")
-        own = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
-        return model, resolve("digits", **(own | given)), False
 
-
-def print_evaluation(result, content):
-    """Prints the tables and remarks of an evaluation."""
+def print_evaluation(result, content, rows):
+    """Prints the tables of an evaluation."""
     scores = f"{result.top1:.2%}", f"{result.top5:.2%}", f"{result.loss:.4f}", f"{result.examples} {content['part']}"
     how = content["evaluation_crop"], "{} x {}".format(*content["image_size"])
     print_table(("top-1", "top-5", "loss", "images", "crop", "input"), [(*scores, *how)])
-    for remark in result.remarks():
-        print(remark)
-    names, accuracies = content["class_names"], content["per_class"]
-    found = [(name, f"{value:.2%}") for name, value in zip(names, accuracies, strict=True) if value is not None]
-    print_table(("class", "accuracy"), found)
-    rows = [(*pair, str(images), f"{part:.1%}") for *pair, images, part in mistakes(result.confusion, names)]
-    if rows:
+    print_table(("class", "accuracy"), [(name, f"{accuracy:.2%}") for name, images, accuracy in rows if images])
+    frequent = mistakes(result.confusion, content["class_names"])
+    if frequent:
         print("\nMost frequent errors:")
-        print_table(("label", "prediction", "images", "of the label"), rows)
+        errors = [(*pair, str(images), f"{fraction:.1%}") for *pair, images, fraction in frequent]
+        print_table(("label", "prediction", "images", "of the label"), errors)
 
 
 @settings
@@ -125,11 +88,9 @@ class Fewshot:
     l2: float = L2  # strength of the L2 regularization; 1024 in big_vision
     layer: str = "pre_logits"  # features to use, named as in keras-mixer features
     evaluation_crop: EvaluationCrop | None = None  # of images; the model's own, or else resize-crop, as in the paper
-    output: NewFile | None = None
-    """JSON file to write; it must not exist. By default fewshot.json in the run or next to the file, overwritten."""
+    output: NewFile | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
-        file = self.output or folder_of(self.model) / "fewshot.json"
         model = completed(load_model(self.model))
         crop = self.evaluation_crop or Anatomy(model).facts.evaluation_crop or "resize-crop"
         size = model.input_shape[1:3]
@@ -137,19 +98,18 @@ class Fewshot:
         source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
         classes = len(source.class_names)
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
-        with batches_of(source.train, source.test, size=size, crop=crop) as batches:
+        with batches_of(model, source.train, source.test, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
-        accuracies = {n: "  ".join(f"{accuracy:.2%}" for accuracy in result.accuracy[n]) for n in self.shots}
-        rows = [(str(n), f"{result.mean(n):.2%}", accuracies[n], str(result.support[n])) for n in self.shots]
-        print_table(("shots", "accuracy", f"of seeds {', '.join(map(str, self.seeds))}", "training images"), rows)
+        columns = {n: [result.mean(n), *result.accuracy[n]] for n in self.shots}
+        rows = [(str(n), str(result.support[n]), *map("{:.2%}".format, columns[n])) for n in self.shots]
+        print_table(("shots", "training images", "accuracy", *(f"seed {seed}" for seed in self.seeds)), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "
             f"{self.layer}, {crop} to {size[0]} x {size[1]} px, l2 {self.l2:g}"
         )
-        for remark in result.remarks():
-            print(remark)
-        write_json(file, {"data": source.name, "crop": crop, "image_size": list(size), **how, **vars(result)})
-        print(f"Written to {as_addresses(file)}.")
+        if self.output is not None:
+            write_json(self.output, {"data": source.name, "crop": crop, "image_size": size, **how, **vars(result)})
+            print(f"Written to {self.output}.")
 
 
 @settings
@@ -167,30 +127,21 @@ class Imagenet:
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
         crop, size = self.evaluation_crop or Anatomy(model).evaluation_crop, model.input_shape[1:3]
-        rows, absent, remarks = [], [], []
-        content: dict[str, Any] = {"evaluation_crop": crop, "image_size": list(size)}
-        labelled = partial(imagenet.labelled_split, data_dir=self.data_dir)
-        sets: dict[str, tuple[Any, Any]] = {
-            "ImageNet": (evaluate, partial(labelled, "imagenet2012", "validation")),
-            "ReaL": (imagenet.evaluate_real, partial(imagenet.real_split, self.data_dir)),
-        }
-        sets |= {f"V2 {kind}": (evaluate, partial(labelled, f"imagenet_v2/{kind}", "test")) for kind in imagenet.V2}
-        for name, (measure, open_split) in sets.items():
+        rows, absent = [], []
+        content: dict[str, Any] = {"evaluation_crop": crop, "image_size": size}
+        for name in imagenet.SETS:
             try:
-                split = open_split()
+                split = imagenet.split_of(name, self.data_dir)
             except FileNotFoundError as error:
                 absent.append(f"{name}: {error}")
                 continue
-            with batches_of(split, size=size, crop=crop) as (batches,):
-                result = measure(model, batches, progress=True)
-            rows.append((name, f"{result.top1:.2%}", f"{result.examples:,}", crop, f"{size[0]} x {size[1]}"))
-            content[name] = {"accuracy": result.top1, "images": result.examples}
-            remarks += [f"{name}: {remark}" for remark in result.remarks()]
+            with batches_of(model, split, crop=crop) as (batches,):
+                accuracy, images = imagenet.multi_label_accuracy(model, batches, progress=True)
+            rows.append((name, f"{accuracy:.2%}", f"{images:,}", crop, f"{size[0]} x {size[1]}"))
+            content[name] = {"accuracy": accuracy, "images": images}
         if not rows:
             raise ValueError("\n  ".join(["Nothing is measured:", *absent]))
         print_table(("data set", "top-1", "images", "crop", "input"), rows)
-        for remark in remarks:
-            print(remark)
         if absent:
             print("\nNot measured:", *absent, sep="\n  ")
         if self.output is not None:
@@ -222,7 +173,7 @@ class Features:
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
         about = {"layer": self.layer, "class_names": source.class_names}
-        with batches_of(split, size=model.input_shape[1:3], crop=crop) as (batches,):
+        with batches_of(model, split, crop=crop) as (batches,):
             write_features(model, batches, self.output, **about, progress=True)
         content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
         if print_data(self, content):

@@ -1,6 +1,5 @@
 """Models for other programs: export, which verifies each file against the run, and convert."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,17 +7,15 @@ import numpy as np
 import tyro
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.cli.evaluate import batches_of
-from keras_mixer.cli.terminal import DataOptions, Run, folder_of, print_table
-from keras_mixer.data.sources import load_source
+from keras_mixer.cli.terminal import DataOptions, Run, print_table
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
-from keras_mixer.inspect.run_data import run_source, wants_own_data, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
-from keras_mixer.training.run import read_recipe, read_results
+from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert
 
 MOST_EXAMPLES = 5  # on a page, unless a number is given
@@ -41,8 +38,8 @@ class Export:
     """saved_model (TensorFlow Serving), tflite (mobile and edge devices), onnx, openvino or web (a page for
     browsers)."""
     output: Path | None = None
-    """The file to write, or the folder: for saved_model that of all versions. By default RUN/export/saved_model,
-    model.tflite, model.onnx, openvino, web."""
+    """The file to write, or the folder: for saved_model that of all versions; required for a .keras file. By default
+    RUN/export/saved_model, model.tflite, model.onnx, openvino, web."""
     quantization: Literal["float16", "dynamic_int8", "int8"] | None = None
     """For tflite and web: float16 or dynamic_int8 (weights only); for tflite also int8 (uint8 input and output too)."""
     precision: Literal["float32", "bfloat16"] | None = None
@@ -64,15 +61,18 @@ class Export:
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
+        if self.output is None and not self.run.is_dir():
+            raise ValueError(f"Expected --output PATH for {as_addresses(self.run)}, which is not a run, got none.")
         options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        path = self.output or folder_of(self.run) / "export" / verified.FORMATS[self.format].name
+        path = self.output or self.run / "export" / verified.FORMATS[self.format].name
         verified.target_of(self.format, path, options)  # refused before any data are read
         model = load_model(self.run)
         parts = Anatomy(model)
-        source = with_classes_of(self._source(), parts.class_names)
+        given = self.source.given(data=self.data, train_split=self.train_split)
+        source, *_ = source_for(self.run, parts.class_names, given, skip_corrupt=self.source.skip_corrupt)
         if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)
-            with batches_of(some, size=model.input_shape[1:3], crop=parts.evaluation_crop) as (batches,):
+            with batches_of(model, some, crop=parts.evaluation_crop) as (batches,):
                 options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
         if self.format == "web":
             options |= self._page(source)
@@ -86,19 +86,6 @@ class Export:
         written, web = as_addresses(parity.path), self.format == "web"
         use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
         print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
-
-    def _source(self):
-        """The data for the comparison: the given ones, or the run's own."""
-        given, options = self.source.given(train_split=self.train_split), {"skip_corrupt": self.source.skip_corrupt}
-        if (self.run / "config.json").is_file():
-            recipe = read_recipe(self.run)
-            wanted = dataclasses.replace(recipe, **given, data=self.data or recipe.data)
-            if wants_own_data(self.run, recipe, wanted):
-                return run_source(self.run, wanted, **options)
-            return load_source(wanted.data, wanted.data_dir, **wanted.data_splits(), **options)
-        if self.data is None:
-            raise ValueError(f"{self.run} does not contain the name of its training data. Pass test data with --data.")
-        return load_source(self.data, **given, **options)
 
     def _page(self, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""

@@ -17,7 +17,6 @@ from keras_mixer.storage import as_addresses
 from keras_mixer.variants import VARIANTS
 
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-OpenFlag = Annotated[bool, tyro.conf.arg(name="open")]
 
 
 @settings
@@ -64,12 +63,12 @@ class Report:
     output: NewFile = Path("report.html")  # the .html file to write; it must not exist
     images: Count = 10_000  # largest number of test images to classify, from all over
     skip_corrupt: bool = False  # leave out image files that cannot be decoded
-    open_browser: OpenFlag = False  # open the report in the browser
+    open: bool = False  # open the report in the browser
 
     def __call__(self):
         written = write_report(self.runs, self.output, self.images, self.skip_corrupt)
         print(f"Written: {written}")
-        if self.open_browser:
+        if self.open:
             webbrowser.open(written.resolve().as_uri())
 
 

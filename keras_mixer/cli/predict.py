@@ -1,8 +1,6 @@
 """The command predict: classifies images with a model or a server."""
 
-import contextlib
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,6 @@ from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
 from keras_mixer.fields import Count, Probability, settings
 from keras_mixer.serving import Client
-from keras_mixer.storage import local_copy
 
 SOON = 5.0  # seconds, after which a progress bar is shown
 
@@ -45,16 +42,17 @@ class Predict:
         paths, trained_on = self.paths if self.server else self.paths[1:], None
         if not paths:
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
-        with contextlib.ExitStack() as opened:
-            if self.server:
-                classify = functools.partial(self._client().predict, top_k=self.top_k)
-            else:
-                predictor = load(opened.enter_context(local_copy(self.paths[0])), self.precision)
-                classify = functools.partial(map, functools.partial(answer, predictor, self.top_k))
-                trained_on = predictor.facts.trained_on
-            # A folder is its images at any depth; anything else is read or complained about.
-            images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
-            answers = list(tqdm(classify(images), "predicting", len(images), file=sys.stderr, delay=SOON))
+        # A folder is its images at any depth; anything else is read or complained about.
+        images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
+        if self.server:
+            headers = dict(line.split(":", 1) for line in self.header)
+            client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
+            answered = client.predict(images, self.top_k)
+        else:
+            predictor = load(self.paths[0], self.precision)
+            answered = (answer(predictor, self.top_k, image) for image in images)
+            trained_on = predictor.facts.trained_on
+        answers = list(tqdm(answered, "predicting", len(images), file=sys.stderr, delay=SOON))
         failed = [error for error in answers if isinstance(error, Exception)]
         for error in failed:
             print(f"error: {in_words(error)}", file=sys.stderr)
@@ -68,12 +66,6 @@ class Predict:
             if trained_on:
                 print(f"\nTrained on {trained_on}: an image of anything else gets one of its classes too.")
         return int(bool(failed))
-
-    def _client(self):
-        if not all(":" in line for line in self.header):
-            raise ValueError('Expected --header "NAME: VALUE", got a header without a colon.')
-        headers = {name.strip(): value.strip() for name, value in (line.split(":", 1) for line in self.header)}
-        return Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
 
     def _without_improbable(self, prediction) -> Prediction:
         count = sum(not value < self.threshold for value in prediction.probabilities)  # the best are first; NaN stays

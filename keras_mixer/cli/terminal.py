@@ -16,7 +16,7 @@ import tyro
 from pydantic_core import to_jsonable_python
 
 from keras_mixer.fields import settings
-from keras_mixer.files import as_address, atomic_write, refuse_existing
+from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.storage import as_addresses, local_copy
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -58,13 +58,6 @@ def with_local_copies(options) -> Iterator[Any]:
             elif kind in (NewFile, NewFile | None) and value is not None:
                 refuse_existing(value)
         yield dataclasses.replace(options, **local)
-
-
-def folder_of(model) -> Path:
-    """The folder for what a command writes about a run directory or a file; ValueError if it is a file elsewhere."""
-    if (as_address(model) or "").startswith("hf://") or (model.is_file() and as_addresses(model) != str(model)):
-        raise ValueError("Expected --output PATH for a model on the Hugging Face Hub or in a bucket, got no --output.")
-    return model if model.is_dir() else model.parent
 
 
 def in_words(error) -> str:

@@ -8,8 +8,8 @@ LARGEST_SCALED = 3.0  # of pixels in [0, 1] or [-1, 1], or divided by their stan
 OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range, as a fraction of it
 
 
-def warn_of_range(pixels, expected=(0, 255)) -> str:
-    """Warns if pixels, or the lowest and highest of each batch, cannot be right, and returns the warning or "".
+def warn_of_range(pixels, expected=(0, 255)):
+    """Warns if pixels, or the lowest and highest of each batch, cannot be right.
 
     `expected` are the values of black and white, or None if they are unknown. Only finite pixels count.
     """
@@ -17,18 +17,16 @@ def warn_of_range(pixels, expected=(0, 255)) -> str:
     floating = not np.issubdtype(pixels.dtype, np.integer)
     pixels = pixels[np.isfinite(pixels)] if floating else pixels
     if expected is None or not pixels.size:
-        return ""
+        return
     (black, white), lowest, highest = expected, pixels.min(), pixels.max()
     margin = OVERSHOOT * (white - black)
     far_out = lowest < black - margin or highest > white + margin
     scaled = lowest < highest <= LARGEST_SCALED < white
     halved = black == -white and lowest == 0 < highest  # uint8 pixels are never halfway to white
-    if not (far_out or (floating and (scaled or halved))):
-        return ""
-    remark = (
-        f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white). Pass "
-        f"{black:g} + {white - black:g} * images if they are in [0, 1], "
-        f"{(black + white) / 2:g} + {(white - black) / 2:g} * images if they are in [-1, 1]."
-    )
-    warnings.warn(remark, stacklevel=3)
-    return remark
+    if far_out or (floating and (scaled or halved)):
+        warnings.warn(
+            f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white). Pass "
+            f"{black:g} + {white - black:g} * images if they are in [0, 1], "
+            f"{(black + white) / 2:g} + {(white - black) / 2:g} * images if they are in [-1, 1].",
+            stacklevel=3,
+        )

@@ -1,13 +1,14 @@
 """Accuracy and loss of a classifier on a data set, counting each example exactly once."""
 
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
 
 from keras_mixer.anatomy import ACTIVATIONS, Anatomy, activation_of, implied_activation
 from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.evaluation.outputs import class_numbers, count_guesses, describe_outputs, guesses, outputs_of
+from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
 TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
@@ -29,8 +30,6 @@ class Evaluation:
             NaN are left out.
         examples_per_class: `(classes,)` int64, number of images per class.
         non_finite: number of images with an output that is NaN or infinite.
-        constant: whether there are at least two images and all have the same output, as with an untrained model.
-        range_remark: a sentence if the pixels cannot be in the range that the model expects; else empty.
     """
 
     examples: int
@@ -40,23 +39,18 @@ class Evaluation:
     confusion: np.ndarray
     examples_per_class: np.ndarray
     non_finite: int
-    constant: bool
-    range_remark: str = ""
 
     def per_class(self) -> np.ndarray:
         """`(classes,) float64`: top-1 accuracy per class, NaN for a class without examples."""
-        totals = self.examples_per_class
-        return np.divide(np.diag(self.confusion), totals, out=np.full(len(totals), np.nan), where=totals > 0)
-
-    def remarks(self) -> list[str]:
-        """One sentence per problem with the pixels (range) or the outputs (not finite, constant); empty without any."""
-        return describe_outputs(self.examples, self.non_finite, self.constant, self.range_remark)
+        with np.errstate(invalid="ignore"):
+            return np.diag(self.confusion) / self.examples_per_class
 
 
 def evaluate(model, dataset, *, progress=False) -> Evaluation:
     """Measures accuracy and loss of a classifier on a data set; keeps a few numbers per image in memory.
 
-    Warns if the pixels cannot be in the range that the model expects, as far as its first layer tells.
+    Warns of outputs that are not finite, or the same for all images, and of pixels that cannot be in the range that the
+    model expects, as far as its first layer tells.
 
     Args:
         model: maps images `(B, H, W, channels)` to probabilities `(B, classes)`; a single sigmoid output is the
@@ -92,18 +86,17 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
     if not rows:
         raise ValueError("The data set to evaluate on is empty.")
     labels, guessed, of_label, in_top5, finite, same = map(np.concatenate, zip(*rows, strict=True))
-    confusion = np.zeros((classes, classes), np.int64)
-    count_guesses(confusion, labels, guessed)
+    warn_of_range(pixels, pixel_range_of(model))
+    if same.all() and len(labels) > 1:
+        warnings.warn(f"All {len(labels):,} images have the same output: the model is untrained.", stacklevel=2)
     return Evaluation(
         examples=len(labels),
         top1=float(np.mean(guessed == labels)),
         top5=float(np.mean(in_top5)),
         loss=float(-np.log(np.maximum(of_label, SMALLEST_PROBABILITY)).mean()),
-        confusion=confusion,
+        confusion=confusion_of(labels, guessed, classes),
         examples_per_class=np.bincount(labels, minlength=classes),
-        non_finite=int((~finite).sum()),
-        constant=bool(same.all()) and len(labels) > 1,
-        range_remark=warn_of_range(pixels, pixel_range_of(model)),
+        non_finite=warn_of_nan(finite),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import pixel_range_of
-from keras_mixer.evaluation.outputs import class_numbers, describe_outputs, features_of
+from keras_mixer.evaluation.outputs import class_numbers, features_of, warn_of_nan
 from keras_mixer.features import feature_extractor
 from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, check
 
@@ -30,7 +30,6 @@ class FewShot:
         features: number of features D.
         classes: number of classes K.
         non_finite: number of test images with a feature that is NaN or infinite.
-        range_remark: a sentence if the pixels cannot be in the range that the model expects; else empty.
     """
 
     accuracy: dict[int, tuple[float, ...]]
@@ -39,22 +38,18 @@ class FewShot:
     features: int
     classes: int
     non_finite: int
-    range_remark: str = ""
 
     def mean(self, shots) -> float:
         """Mean accuracy over the seeds."""
         return float(np.mean(self.accuracy[shots]))
-
-    def remarks(self) -> list[str]:
-        """One sentence per problem with the pixels (range) or the features (not finite); empty if all is well."""
-        return describe_outputs(self.test_images, self.non_finite, range_remark=self.range_remark)
 
 
 def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L2, layer="pre_logits", progress=False):
     """Accuracy of a linear classifier trained on the model's frozen features of a few images per class.
 
     The features of all images are computed once and kept in memory (4 (N + n) D bytes); every shot and seed draws from
-    them. A class with fewer images than shots contributes all its images. Warns of pixels as `evaluate` does.
+    them. A class with fewer images than shots contributes all its images. Warns of pixels and of features that are not
+    finite as `evaluate` does.
 
     Args:
         model: a Mixer of this package.
@@ -99,14 +94,14 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
             chosen = np.concatenate([indices[:count] for indices in shuffled])
             scores = least_squares(support[chosen], support_labels[chosen], classes, l2)
             accuracy[count] += (float(np.mean(finite & (scores(queries).argmax(1) == labels))),)
+    warn_of_range(pixels, pixel_range_of(model))
     return FewShot(
         accuracy=accuracy,
         support={count: int(np.minimum(np.bincount(support_labels), count).sum()) for count in shots},
         test_images=len(labels),
         features=queries.shape[1],
         classes=classes,
-        non_finite=int((~finite).sum()),
-        range_remark=warn_of_range(pixels, pixel_range_of(model)),
+        non_finite=warn_of_nan(finite),
     )
 
 

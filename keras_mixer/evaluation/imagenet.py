@@ -1,9 +1,7 @@
-"""The three test sets of an ImageNet-1k classifier: validation labels, ReaL, ImageNet-V2.
+"""The test sets of an ImageNet-1k classifier: validation labels, ReaL, ImageNet-V2.
 
 Source: ReaL: Beyer et al. 2020 (arXiv 2006.07159). ImageNet-V2: Recht et al. 2019 (arXiv 1902.10811).
 """
-
-import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -11,56 +9,45 @@ import tensorflow_datasets as tfds
 
 from keras_mixer.data.prepared import prepared_split
 from keras_mixer.data.splits import Split
-from keras_mixer.evaluation.outputs import NO_GUESS, describe_outputs, guesses, outputs_of
+from keras_mixer.evaluation.outputs import NO_GUESS, guesses, outputs_of, warn_of_nan
 from keras_mixer.imagenet_classes import imagenet_classes, same_classes
 
 CLASSES = 1000
-V2 = ("matched-frequency", "threshold-0.7", "topimages")
+SETS = {  # names in TensorFlow Datasets, the split, and the feature with one label or several
+    "ImageNet": ("imagenet2012", "validation", "label"),
+    "ReaL": ("imagenet2012_real", "validation", "real_label"),
+    "V2 matched-frequency": ("imagenet_v2/matched-frequency", "test", "label"),
+    "V2 threshold-0.7": ("imagenet_v2/threshold-0.7", "test", "label"),
+    "V2 topimages": ("imagenet_v2/topimages", "test", "label"),
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class RealEvaluation:
-    """The result of `evaluate_real`."""
-
-    examples: int  # images with at least one label; only these count
-    left_out: int  # images without labels
-    top1: float  # fraction of examples whose most probable class is one of their labels; NaN never is
-    non_finite: int  # images, with or without labels, with an output that is NaN or infinite
-
-    def remarks(self) -> list[str]:
-        """A sentence if outputs are not finite; empty for a sound model."""
-        return describe_outputs(self.examples + self.left_out, self.non_finite)
-
-
-def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """ReaL accuracy: labels `(B, classes)` mark all correct classes; images without any are left out."""
-    correct = images = examples = non_finite = 0
-    for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
-        allowed = allowed.astype(bool)
-        guessed = guesses(np.asarray(outputs, np.float64))
-        correct += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())
-        examples += int(allowed.any(1).sum())
-        images += len(guessed)
-        non_finite += int((~np.isfinite(outputs)).any(1).sum())
-    if not examples:
-        raise ValueError("No image of the data set has a label.")
-    return RealEvaluation(examples, images - examples, correct / examples, non_finite)
-
-
-def labelled_split(name, part, data_dir=None) -> Split:
-    """Images of a TFDS data set, each with one label; FileNotFoundError if it is not on disk."""
-    return prepared_split(tfds.builder(name, data_dir=data_dir), part, ("label",), lambda element: element)
-
-
-def real_split(data_dir=None) -> Split:
-    """The validation images with all correct labels, `(1000,) bool`."""
+def split_of(name, data_dir=None) -> Split:
+    """The images of one of the SETS with all correct labels, `(1000,) bool`; FileNotFoundError if it is not on disk."""
+    data, part, feature = SETS[name]
 
     def multi_hot(element):
-        labels = tf.reduce_any(element["real_label"][:, None] == tf.range(CLASSES, dtype=tf.int64), axis=0)
-        return {"image": element["image"], "label": labels}
+        labels = tf.reshape(element[feature], (-1, 1))
+        return {"image": element["image"], "label": tf.reduce_any(labels == tf.range(CLASSES, dtype=tf.int64), axis=0)}
 
-    builder = tfds.builder("imagenet2012_real", data_dir=data_dir)
-    return prepared_split(builder, "validation", ("real_label",), multi_hot)
+    return prepared_split(tfds.builder(data, data_dir=data_dir), part, (feature,), multi_hot)
+
+
+def multi_label_accuracy(model, dataset, *, progress=False) -> tuple[float, int]:
+    """The fraction of images whose most probable class is one of their labels, and how many images have labels.
+
+    Labels `(B, classes)` bool mark all correct classes. Images without any are left out. NaN is never right.
+    """
+    rows = []
+    for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
+        guessed = guesses(outputs)
+        right = allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)
+        rows.append((right, allowed.any(1), np.isfinite(outputs).all(1)))
+    right, labelled, finite = map(np.concatenate, zip(*rows, strict=True))
+    if not labelled.any():
+        raise ValueError("No image of the data set has a label.")
+    warn_of_nan(finite)
+    return float(right[labelled].mean()), int(labelled.sum())
 
 
 def check_classes(model):

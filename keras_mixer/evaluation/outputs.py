@@ -2,6 +2,7 @@
 
 import operator
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -96,15 +97,17 @@ def guesses(scores) -> np.ndarray:
     return np.where(np.isnan(highest), NO_GUESS, (scores == highest[:, None]).argmax(1))
 
 
-def count_guesses(confusion, labels, guessed) -> np.ndarray:
-    """Adds `(B,)` labels (rows) and guesses (columns) to counts `(classes, classes)`; returns which are guesses."""
+def confusion_of(labels, guessed, classes) -> np.ndarray:
+    """`(N,), (N,) -> (classes, classes) int64`: how many images of each label (row) got each guess (column)."""
     answered = guessed != NO_GUESS
+    confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels[answered], guessed[answered]), 1)
-    return answered
+    return confusion
 
 
-def describe_outputs(images, non_finite, constant=False, range_remark="") -> list[str]:
-    """One sentence per problem with the pixels or outputs behind an accuracy; empty for a sound model."""
-    broken = f"{non_finite:,} of {images:,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
-    untrained = f"All {images:,} images have the same output: the model is untrained."
-    return [text for text, said in ((range_remark, range_remark), (broken, non_finite), (untrained, constant)) if said]
+def warn_of_nan(finite) -> int:
+    """The number of images whose outputs are not finite, `(N,) bool`; warns if there are any."""
+    if found := int((~finite).sum()):
+        told = f"{found:,} of {len(finite):,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
+        warnings.warn(told, stacklevel=3)
+    return found

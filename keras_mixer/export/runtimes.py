@@ -43,7 +43,7 @@ def load(path, precision="float32") -> Predictor:
         >>> keras_mixer.load("digits.tflite").predict("seven.png", top_k=1).labels  # doctest: +SKIP
         ('7',)
     """
-    with local_copy(downloads.local(path), only="model.keras") as local:
+    with local_copy(downloads.local(path)) as local:
         if not local.exists():
             raise FileNotFoundError(f"There is no model at {path}.")
         if local.suffix == ".keras" or (local / "model.keras").is_file():

@@ -55,7 +55,9 @@ def mistakes(confusion, class_names, count=10):
 
 def confusion_figure(confusion, class_names):
     """The confusion matrix as a heat map, each row normalized to fractions of its label's images."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure  # takes a second, needed only here; no display, no global state
+    from matplotlib.ticker import PercentFormatter
 
     confusion = np.asarray(confusion)
     classes = len(confusion)
@@ -64,7 +66,7 @@ def confusion_figure(confusion, class_names):
     side = float(np.clip(1.6 + 0.42 * classes, 4.0, 12.0))
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     ax = figure.subplots()
-    heat_map = ax.imshow(fractions**0.5, cmap="Blues", vmin=0, vmax=1)  # the square root makes rare mistakes visible
+    heat_map = ax.imshow(fractions, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # makes rare mistakes visible
     ax.spines[:].set_visible(False)
     accuracy = np.trace(confusion) / max(images, 1)
     ax.set(xlabel="prediction", ylabel="label", title=f"accuracy {accuracy:.2%} ({images:,} images)")
@@ -76,7 +78,6 @@ def confusion_figure(confusion, class_names):
         for label, guess in zip(*np.nonzero(confusion), strict=True):
             color = "white" if fractions[label, guess] > 0.3 else "black"
             ax.text(guess, label, str(confusion[label, guess]), ha="center", va="center", color=color, fontsize=9)
-    bar = figure.colorbar(heat_map, ax=ax, shrink=0.7)
-    bar.set_ticks([0, 0.1**0.5, 0.5**0.5, 1], labels=["0 %", "10 %", "50 %", "100 %"])
-    bar.set_label("fraction of the label's images")
+    label = "fraction of the label's images"
+    figure.colorbar(heat_map, ax=ax, shrink=0.7, ticks=[0, 0.1, 0.5, 1], format=PercentFormatter(1), label=label)
     return figure

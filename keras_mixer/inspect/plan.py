@@ -15,13 +15,10 @@ from keras_mixer.weights.resolution import widened
 # Training images and classes of the data sets in the recipes. Source: the catalogue of TensorFlow Datasets.
 KNOWN_DATA = {
     "cifar10": (50_000, 10),
-    "cifar100": (50_000, 100),
     "digits": (1797, 10),  # of scikit-learn, training and test images together
     "fashion_mnist": (60_000, 10),
     "imagenet2012": (1_281_167, 1000),
     "imagenet21k": (None, 21_843),  # not in the catalogue: the classes of the published heads
-    "oxford_flowers102": (1020, 102),
-    "oxford_iiit_pet": (3680, 37),
 }
 SLOTS = {"adamw": 2, "muon": 1, "sgd": 1}  # optimizer variables per weight; Muon: of the blocks, nearly all weights
 

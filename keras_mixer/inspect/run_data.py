@@ -3,16 +3,45 @@
 Labels go by name: those of a data set become the numbers of a model's classes.
 """
 
+import contextlib
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import FILES, TEST, read_files
-from keras_mixer.data.sources import image_folder
+from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, some
 from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipes import RECIPES, resolve
+from keras_mixer.training.run import read_recipe
+
+BATCH_SIZE = 64
+
+
+def source_for(path: Path, class_names, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
+    """The data that a run or a model is looked at on, the recipe that names them, and whether they are the run's own.
+
+    They have the classes of the model. `given` replaces fields of the run's recipe. All images of other data are test
+    images if `only_test`.
+    """
+    is_run = (path / "config.json").is_file()
+    if not is_run and "data" not in given:
+        raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
+    own = read_recipe(path) if is_run else RECIPES["digits"]
+    recipe = resolve(own, **given)
+    if is_own := is_run and wants_own_data(path, own, recipe):
+        source = run_source(path, recipe, log=log, **options)
+    else:
+        for_test = {"train_split": recipe.test_split, "test_fraction": None} if only_test else {}
+        splits: dict[str, Any] = recipe.data_splits() | for_test
+        source = load_source(recipe.data, recipe.data_dir, **splits, log=log, **options)
+    return with_classes_of(source, class_names, log), recipe, is_own
 
 
 def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
@@ -60,6 +89,14 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
         f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
         "no names for its classes, set model.class_names = (...) and save it again."
     )
+
+
+@contextlib.contextmanager
+def batches_of(model, *splits, crop):
+    """Batches of the images of each split in the size of a model or predictor; errors name damaged files."""
+    size = model.input_shape[-3:-1]
+    with naming_damaged_files(*splits):
+        yield [evaluation_batches(split, image_size=size, batch_size=BATCH_SIZE, crop=crop) for split in splits]
 
 
 def _relabelled(split, table, classes):

@@ -9,7 +9,6 @@ from keras_mixer.export.predictor import Predictor, preprocess_image
 from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.figures import write_figure
 
-BATCH_SIZE = 64
 MOST_COVERS = 8  # along each side of an image: B/16 looks at 50 images instead of 197
 STRONGEST = 0.65  # of a color over the image
 
@@ -33,8 +32,7 @@ def saliency(predictor, image, class_index, rival=None) -> np.ndarray:
     color = np.median(image, axis=(0, 1))
     for square, (row, column) in zip(covered[1:], np.ndindex(down, across), strict=True):
         square[row * height :, column * width :][:height, :width] = color
-    parts = [covered[i : i + BATCH_SIZE].astype(np.float32) for i in range(0, len(covered), BATCH_SIZE)]
-    probabilities = np.concatenate([np.asarray(predictor.inputs["image"](part)) for part in parts])
+    probabilities = np.asarray(predictor.inputs["image"](covered.astype(np.float32)))
     score = probabilities[:, class_index] - (0 if rival is None else probabilities[:, rival])
     lost = (score[0] - score[1:]).reshape(down, across)
     return lost.repeat(together, axis=0).repeat(together, axis=1)[:rows, :columns]
@@ -57,7 +55,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     `output` exists.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     output = Path(output)
@@ -80,9 +78,7 @@ def write_saliency(model, image_path, output, class_name=None) -> str:
     right.set_title("what the class loses without a patch")
     for ax in (left, right):
         ax.axis("off")
-    colors = [overlay(np.full((1, 1, 3), 128), np.array([[side]]))[0, 0] / 255 for side in (-1, 0, 1)]
-    scale = LinearSegmentedColormap.from_list("blue, gray, red", colors)
-    mapped = ScalarMappable(Normalize(-limit, limit), scale)
-    figure.colorbar(mapped, ax=right, shrink=0.8, label="percentage points")
+    blue_to_red = ScalarMappable(Normalize(-limit, limit), "coolwarm")
+    figure.colorbar(blue_to_red, ax=right, shrink=0.8, label="percentage points")
     write_figure(figure, output)
     return names[index]

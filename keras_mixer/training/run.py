@@ -170,9 +170,7 @@ class Run:
         model.prepare(freeze=model.recipe.frozen_steps > 0)
 
     def finish(self, classifier, evaluation, **results) -> FitResult:
-        """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
-        for remark in evaluation.remarks():
-            self.log(remark)
+        """Writes `model.keras` and `results.json`, in this order."""
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):

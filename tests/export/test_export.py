@@ -107,7 +107,7 @@ def test_another_backend_is_told_what_to_set(tiny_mixer, tmp_path):
 
 
 def test_the_command_chooses_tensorflow(monkeypatch):
-    monkeypatch.setattr(cli, "main", lambda: 0)
+    monkeypatch.setattr(cli, "main", lambda arguments: 0)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
     for command, backend in (("train", "jax"), ("export", "tensorflow")):
         monkeypatch.setenv("KERAS_BACKEND", "jax")
@@ -138,14 +138,15 @@ def test_the_command_prints_the_figures_and_refuses_what_does_not_fit(small, tin
     assert (status, "out.tflite was not written" in err, "TensorFlow Lite 2." in out) == (2, True, True)
     assert not (tmp_path / "out.tflite").exists()
     assert "other classes than the model: 10" in command(small, *to_file, data="digits")[2]
-    assert "Pass test data with --data" in command(small, *to_file, data=None)[2]
-    assert "saved_model has no option quantization" in command(small, "--quantization", "float16")[2]
+    assert "Pass them with --data" in command(small, *to_file, data=None)[2]
+    served = ("--quantization", "float16", "--output", str(tmp_path / "served"))
+    assert "saved_model has no option quantization" in command(small, *served)[2]
 
     logits = tiny_mixer(classes=2, num_blocks=1, classifier_activation=None, include_preprocessing=False)
     logits.class_names = ("circle", "stripe")
-    limit = "--max-difference", "0.04"
+    limit = "--max-difference", "0.04", "--output", str(tmp_path / "served")
     _, out, _ = command(logits, "--classifier-activation", "sigmoid", "--precision", "bfloat16", *limit)
     assert "largest difference (image, image_uint8, image_bytes)" in out
-    parity = json.loads((tmp_path / "export" / "saved_model" / "1.parity.json").read_text())
+    parity = json.loads((tmp_path / "served" / "1.parity.json").read_text())
     assert (parity["allowed_difference"], parity["needed_agreement"]) == (0.04, 0.99)  # one limit keeps the other
     assert 1e-5 < parity["max_difference"] < 0.04
