@@ -33,10 +33,9 @@ class RealEvaluation:
 
 
 def evaluate_real(model, dataset, *, progress=False) -> RealEvaluation:
-    """ReaL accuracy: labels `(B, classes)` mark all correct classes; images without any are left out."""
+    """ReaL accuracy: labels `(B, classes) bool` mark all correct classes; images without any are left out."""
     correct = images = examples = non_finite = 0
     for outputs, allowed in outputs_of(model, dataset, "evaluating", progress):
-        allowed = allowed.astype(bool)
         guessed = guesses(np.asarray(outputs, np.float64))
         correct += int((allowed[np.arange(len(guessed)), guessed] & (guessed != NO_GUESS)).sum())
         examples += int(allowed.any(1).sum())
