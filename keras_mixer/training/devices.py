@@ -31,11 +31,6 @@ class Devices:
     process: int = 0  # index among those that train together; process 0 writes the files
     processes: int = 1
 
-    @property
-    def writes(self):
-        """Whether this process writes the files of the run."""
-        return self.process == 0
-
     def scope(self):
         """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
         if shared := self.strategy or self.distribution:

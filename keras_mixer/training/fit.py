@@ -101,7 +101,7 @@ def fit_model(
     """
     callbacks = checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
-    log = log if devices.writes else lambda line: None
+    log = log if devices.process == 0 else lambda line: None
     with contextlib.ExitStack() as stack:
         with devices.all_or_none():
             run = Run(workdir, recipe, devices, log)
@@ -115,7 +115,7 @@ def fit_model(
             with devices.scope():
                 trainee = TrainingModel.of(model, recipe, devices, teacher)
                 run.restore(trainee)
-            run.begin(source, start, model.count_params(), trainee.step)
+            run.begin(source, start, model.count_params())
         with naming_damaged_files(source.train, source.test), devices.scope():
             best = train_model(trainee, run, source, callbacks, profile_steps)
         classifier = trainee.classifier(model)
@@ -239,7 +239,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
     recipe, devices = trainee.recipe, trainee.devices
     callbacks = RunCallbacks(trainee, run, callbacks, profile_steps)
-    best, checkpoints = callbacks.best, callbacks.checkpoints
+    best = callbacks.best
     if best and recipe.part() == "test":
         run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
@@ -247,7 +247,7 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
     validation = padded_batches(  # once: the segments share its cache
         source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
     )
-    try:
+    with callbacks.bar, callbacks.signals:
         callbacks.begin()
         for first_step, epoch, last_epoch, steps, freeze in segments(recipe, trainee.step):
             if trainee.stop_training or (best and best.done):
@@ -264,14 +264,11 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
                 verbose=0,
             )
             if freeze:
-                checkpoints.save(due=True)  # while the optimizer is that of the head
-        checkpoints.save(due=True)  # before the last evaluation, which may fail
+                callbacks.save(due=True)  # while the optimizer is that of the head
+        callbacks.save(due=True)  # before the last evaluation, which may fail
         if best and best.weights:
             trainee.set_weights(best.weights)
         elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        callbacks.end(callbacks.last_logs)
-    finally:
-        checkpoints.release_signals()
-        callbacks.progress.bar.close()
-    return best.results() if best and best.accuracies else {}
+        callbacks.end(callbacks.logs)
+    return best.results() if best and run.epochs else {}
