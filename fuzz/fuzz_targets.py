@@ -21,7 +21,7 @@ from keras_mixer.export.predictor import read_description
 from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in, content_of
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run import recipe_from
+from keras_mixer.training.run import read_recipe
 from keras_mixer.weights.fitting import variant_of
 from keras_mixer.weights.layouts import own_names
 from keras_mixer.weights.readers import read_arrays
@@ -185,6 +185,12 @@ JSON = st.recursive(
 )
 
 
+def _read_recipe(text):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_bytes(text)
+        read_recipe(folder)
+
+
 def _recipes():
     """A valid recipe with some fields changed, or damaged JSON."""
     good = dataclasses.asdict(Recipe(name="a", data="digits"))
@@ -226,7 +232,7 @@ TARGETS = {
     "npz": Target(_archives(), _read_arrays(".npz"), (ValueError,)),
     "safetensors": Target(_safetensors(), _read_arrays(".safetensors"), (ValueError,)),
     "image": Target(_images(), _look, (ValueError, tf.errors.OpError)),
-    "recipe": Target(_recipes(), recipe_from, (ValueError,)),
+    "recipe": Target(_recipes(), _read_recipe, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
     "description": Target(_descriptions(), lambda text: read_description(text, "it"), (ValueError,)),
 }

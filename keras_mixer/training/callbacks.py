@@ -46,6 +46,8 @@ class BestEpoch(keras.callbacks.Callback):
     def __init__(self, run):
         super().__init__()
         self.run, self.keeps = run, run.recipe.keep == "best"
+        if run.recipe.part() == "test":
+            run.log("The best epoch is chosen on the test images, so its accuracy is too high; better: --holdout 0.1.")
         self.weights = list(read_arrays(run.best).values()) if self.keeps and run.epochs else None
 
     @property
@@ -155,12 +157,10 @@ class RunCallbacks(keras.callbacks.CallbackList):
 
     on_train_end = on_train_begin
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
-        super().on_epoch_begin(epoch, logs)
-
     def on_train_batch_begin(self, batch, logs=None):
         self.save()
+        if batch == 0:
+            self.began = time.perf_counter()
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):

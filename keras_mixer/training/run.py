@@ -26,7 +26,7 @@ from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
 from keras_mixer.storage import LOCAL_ONLY, TRAINING_ONLY, Mirror
-from keras_mixer.training.devices import ONE_DEVICE, Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
 
@@ -58,7 +58,7 @@ class Run:
     address such as gs://bucket/run, the folder is a copy, which `publish` sends back.
     """
 
-    def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
+    def __init__(self, workdir, recipe: Recipe, devices: Devices, log=print):
         address = as_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir).expanduser()
@@ -88,18 +88,19 @@ class Run:
         ValueError for another configuration or files that are not a run's; OSError if the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            if self.mirror:
-                stack.callback(self.mirror.close)
-                names = self.mirror.names()
-                self._check_names({name.split("/")[0] for name in names})
-                finished = {self.model.name, self.results.name} <= set(names)
-                skipped = LOCAL_ONLY + (TRAINING_ONLY if finished else ("tensorboard/",))
-                self.mirror.fetch(name for name in names if not name.startswith(skipped))
-            self._check_configuration()
-            if self.writes and not self.finished:
-                stack.enter_context(self._locked())
-                self._check_configuration()  # another process may have written it meanwhile
-                stack.callback(self.publish, last=True)
+            with self.devices.all_or_none():
+                if self.mirror:
+                    stack.callback(self.mirror.close)
+                    names = self.mirror.names()
+                    self._check_names({name.split("/")[0] for name in names})
+                    finished = {self.model.name, self.results.name} <= set(names)
+                    skipped = LOCAL_ONLY + (TRAINING_ONLY if finished else ("tensorboard/",))
+                    self.mirror.fetch(name for name in names if not name.startswith(skipped))
+                self._check_configuration()
+                if self.writes and not self.finished:
+                    stack.enter_context(self._locked())
+                    self._check_configuration()  # another process may have written it meanwhile
+                    stack.callback(self.publish, last=True)
             yield
 
     def result(self) -> FitResult:
@@ -176,7 +177,7 @@ class Run:
             raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
         model.prepare(freeze=model.recipe.frozen_steps > 0)
 
-    def finish(self, classifier, evaluation, **results) -> FitResult:
+    def finish(self, recipe: Recipe, classifier, evaluation, **results) -> FitResult:
         """Writes `model.keras` and `results.json`, in this order; logs what is wrong with the evaluated outputs."""
         for remark in evaluation.remarks():
             self.log(remark)
@@ -184,10 +185,11 @@ class Run:
         for package in PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[package] = importlib.metadata.version(package)
-        recipe, loss = self.recipe, evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
+        loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
         metrics = {"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed, "accuracy": evaluation.top1}
         metrics |= {"top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples}
         metrics |= {"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])}
+        metrics |= {"global_batch_size": recipe.global_batch_size, "warmup_steps": recipe.warmup_steps}
         metrics |= {"parameters": classifier.count_params(), **results, "versions": versions}
         metrics |= {"seconds": round(time.perf_counter() - self.began, 1), "backend": keras.backend.backend()}
         if self.writes:
@@ -253,7 +255,7 @@ class Run:
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = read_json(self.config), pydantic_core.to_jsonable_python(self.recipe)
+        stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             recipe = self.recipe
@@ -287,22 +289,9 @@ def read_recipe(path) -> Recipe:
     if not config.is_file():
         raise ValueError(f"{path} is not a run directory: it has no config.json.")
     try:
-        return recipe_from(config.read_bytes())
+        return Recipe(**check("content", pydantic_core.from_json(config.read_bytes()), dict[str, Any]))
     except ValueError as error:
         raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
-
-
-def recipe_from(text: bytes) -> Recipe:
-    """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
-    return Recipe(**check("content", pydantic_core.from_json(text), dict[str, Any]))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a run; ValueError if it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
 
 def read_results(path) -> dict[str, Any]:
@@ -310,7 +299,7 @@ def read_results(path) -> dict[str, Any]:
     results = Path(path) / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not a finished run: it has no results.json.")
-    return read_json(results)
+    return json.loads(results.read_bytes())
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
@@ -321,8 +310,4 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    rows = list(csv.DictReader(lines))
-    try:
-        return [row for row in rows if [float(value) for value in row.values()]]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or delete the line.") from error
+    return list(csv.DictReader(lines))

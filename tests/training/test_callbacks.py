@@ -132,7 +132,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_stays_the_best_also_a
     assert result.metrics["accuracy"] == pytest.approx(accuracies[best], abs=1e-6)
     found = f"Best validation accuracy {accuracies[best]:.2%} after epoch {best + 1}"
     assert any(line.startswith(found) for line in said)
-    assert any("chosen on the test images, so that its accuracy is too high" in line for line in said)
+    assert any("chosen on the test images, so its accuracy is too high" in line for line in said)
 
     (tmp_path / "results.json").unlink()  # killed when its patience had ended: it trains no further epoch
     resumed = fit(tmp_path, **options)

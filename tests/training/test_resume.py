@@ -16,6 +16,7 @@ from small_runs import SMALL, assert_same_weights, fit, stopped_at
 
 from keras_mixer.training import fit as fitting
 from keras_mixer.training.callbacks import RunCallbacks, RunStopped
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run, read_metrics, read_results
 
@@ -106,9 +107,10 @@ def test_a_finished_run_loads_on_a_full_and_read_only_disk(options, tmp_path):
 
 HOLD = """
 import sys, time
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
-with Run(sys.argv[1], Recipe("any", "any")).opened():
+with Run(sys.argv[1], Recipe("any", "any"), Devices("one", 1)).opened():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -127,10 +129,10 @@ def test_a_second_process_is_refused_and_a_dead_one_makes_way(options, tmp_path)
         holder.kill()
         holder.communicate()
     (folder / ".writing-abc").mkdir()
-    with Run(folder, Recipe("any", "any")).opened():
+    with Run(folder, Recipe("any", "any"), Devices("one", 1)).opened():
         assert not (folder / ".writing-abc").exists()
         assert json.loads((folder / "run.lock.json").read_text())["process"] == os.getpid()
-        other = Run(folder, Recipe("any", "any"))  # in the same process
+        other = Run(folder, Recipe("any", "any"), Devices("one", 1))  # in the same process
         with pytest.raises(OSError, match=f"in use by process {os.getpid()}"), other.opened():
             pass
     assert not folder.exists()  # nothing was trained
