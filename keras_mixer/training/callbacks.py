@@ -131,7 +131,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     logs = None  # of the last epoch
     compiling, stop_requested = True, False
 
-    def __init__(self, trainee, run, of_user, profile_steps):
+    def __init__(self, trainee, run, of_user):
         recipe, step = trainee.recipe, trainee.step
         self.run, self.recipe, self.step = run, recipe, step
         self.saved, self.saved_at = step, time.monotonic()
@@ -147,7 +147,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self.best = BestEpoch(run) if recipe.keep == "best" or recipe.patience else None
         own: list[keras.callbacks.Callback] = [self.best] if self.best else []
         if run.writes:
-            own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
+            own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)]
         averages = [MovingAverage()] if recipe.ema_momentum else []
         epochs = {"epochs": -(-recipe.steps // recipe.steps_per_epoch), "steps": recipe.steps_per_epoch}
         super().__init__([*own, *of_user, *averages], add_history=True, model=trainee, verbose=0, **epochs)
@@ -164,6 +164,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
         super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)  # waits until the step has ended
         self.step += 1
         self.steps, self.ended = batch + 1, time.perf_counter()  # excludes validation, which follows the last batch
         if self.compiling:
@@ -175,7 +176,6 @@ class RunCallbacks(keras.callbacks.CallbackList):
                 for number in (signal.SIGINT, signal.SIGTERM):
                     self.signals.callback(signal.signal, number, signal.signal(number, self._request_stop))
         self.bar.update()
-        super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer, images = self.model.optimizer, self.steps * self.recipe.global_batch_size

@@ -37,7 +37,6 @@ def fit(
     classes=None,
     callbacks=(),
     skip_corrupt=False,
-    profile_steps=None,
     log=print,
     **overrides,
 ) -> FitResult:
@@ -65,7 +64,6 @@ def fit(
             were validated, and no checkpoint has the epoch yet. `self.model` outputs logits. `stop_training` ends the
             run as finished.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
-        profile_steps: `(first, last)` step to profile for TensorBoard, counted from 1 at the start of this call.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -85,13 +83,10 @@ def fit(
     recipe = resolve(recipe, **overrides)
     hide_gpus_from_tensorflow()
     recipe, source = own_data(recipe, overrides, train, test, log, class_names=class_names, classes=classes)
-    options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
-    return fit_model(recipe, workdir=workdir, source=source, **options)
+    return fit_model(recipe, workdir=workdir, source=source, callbacks=callbacks, skip_corrupt=skip_corrupt, log=log)
 
 
-def fit_model(
-    recipe, *, workdir, source=None, model=None, callbacks=(), skip_corrupt=False, profile_steps=None, log=print
-) -> FitResult:
+def fit_model(recipe, *, workdir, source=None, model=None, callbacks=(), skip_corrupt=False, log=print) -> FitResult:
     """`fit`, also for data and models that no recipe can name; the other arguments are those of `fit`.
 
     Args:
@@ -117,7 +112,7 @@ def fit_model(
                 run.restore(trainee)
             run.begin(source, start, model.count_params())
         with naming_damaged_files(source.train, source.test), devices.scope():
-            best = train_model(trainee, run, source, callbacks, profile_steps)
+            best = train_model(trainee, run, source, callbacks)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
         return run.finish(recipe, classifier, evaluation, start_accuracy=start["accuracy"], **best)
@@ -229,10 +224,10 @@ def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
         step += epochs * length
 
 
-def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
+def train_model(trainee, run, source, callbacks) -> dict[str, Any]:
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
     recipe, devices = trainee.recipe, trainee.devices
-    callbacks = RunCallbacks(trainee, run, callbacks, profile_steps)
+    callbacks = RunCallbacks(trainee, run, callbacks)
     best = callbacks.best
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
     batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)
