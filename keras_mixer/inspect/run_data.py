@@ -11,17 +11,14 @@ from keras_mixer.data.image_folder import FILES, TEST, read_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source, some
 from keras_mixer.imagenet_classes import spellings
-from keras_mixer.training.inputs import load_recipe_source, recorded_source
+from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
 
 
 def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
     """The data of a run, with the images that were set aside for testing when it started; logs what has changed."""
     record = read_files(folder / FILES)
-    if record:
-        source, changed = recorded_source(recipe, record, log=log, **options)
-    else:
-        source, changed = load_recipe_source(recipe, log=log, **options), ""
+    source, changed = recorded_source(recipe, record, log=log, **options)
     if changed:
         known = sum(image.part == TEST for image in record)
         log(

@@ -192,7 +192,8 @@ class RunCallbacks(keras.callbacks.CallbackList):
         names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": self.recipe.part()}
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
         super().on_epoch_end(epoch, logs)
-        self.save(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)  # to resume from
+        # A run must not resume before its best epoch.
+        self.save(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)
         if self.run.writes:
             self.run.publish()
 

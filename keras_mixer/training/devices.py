@@ -60,7 +60,7 @@ class Devices:
 
         Keras 3.15 mirrors the state of its random generators. It stays so, but each replica adds its index to the seed.
         """
-        for layer in model._flatten_layers() if self.strategy else ():  # no public name reaches the layers in blocks
+        for layer in model._flatten_layers():  # no public name reaches the layers in blocks
             if generator := getattr(layer, "seed_generator", None):
                 generator.next = functools.partial(_seed_of_replica, generator.next)
 

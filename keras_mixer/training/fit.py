@@ -149,13 +149,7 @@ def starting_point(run, recipe, source, given):
         with contextlib.nullcontext() if run.devices.distribution else run.devices.scope():
             teacher = Teacher(recipe.teacher, recipe.teacher_temperature)
     sha256 = teacher and teacher.sha256
-    if not run.resumes:
-        model, accuracy = given or start_model(recipe, source, run.log), None
-        if given is None and model.get_layer("head").kernel.numpy().any():
-            accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
-            run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
-        start = {"accuracy": accuracy, "teacher": sha256, "model": keras.saving.serialize_keras_object(model)}
-    else:
+    if run.resumes:
         start = json.loads(run.start.read_bytes())
         model = given or keras.saving.deserialize_keras_object(start["model"])
         then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
@@ -163,6 +157,12 @@ def starting_point(run, recipe, source, given):
             raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
         if start["teacher"] != sha256:
             raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
+    else:
+        model, accuracy = given or start_model(recipe, source, run.log), None
+        if given is None and model.get_layer("head").kernel.numpy().any():
+            accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
+            run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
+        start = {"accuracy": accuracy, "teacher": sha256, "model": keras.saving.serialize_keras_object(model)}
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
     for other in filter(None, (recipe.teacher, recipe.weights)):

@@ -29,7 +29,9 @@ def load_recipe_source(recipe: Recipe, **options) -> Source:
 
 
 def recorded_source(recipe, record, **options) -> tuple[Source, str]:
-    """The recorded images of a recipe that are still there, in their parts, and what has changed."""
+    """The data of a recipe; of recorded images those that are still there, in their parts, and what has changed."""
+    if not record:
+        return load_recipe_source(recipe, **options), ""
     folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
     if folder is None:
         raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
@@ -39,11 +41,8 @@ def recorded_source(recipe, record, **options) -> tuple[Source, str]:
 
 def training_source(run: Run, skip_corrupt=False) -> Source:
     """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
-    options = {"skip_corrupt": skip_corrupt, "log": run.log}
     record = read_files(run.files) if run.resumes else []
-    if not record:
-        return load_recipe_source(run.recipe, **options)
-    source, changed = recorded_source(run.recipe, record, **options)
+    source, changed = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
     if changed:
         raise ValueError(
             f"The images in {run.recipe.data} have changed since this run started: {changed}. Restore them, or choose "
