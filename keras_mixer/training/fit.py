@@ -97,7 +97,6 @@ def fit_model(recipe, *, workdir, source=None, model=None, callbacks=(), skip_co
     """
     callbacks = checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
-    log = log if devices.process == 0 else lambda line: None
     with devices.all_or_none():
         run = Run(workdir, recipe, devices, log)
     with run.opened():

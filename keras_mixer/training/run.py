@@ -62,8 +62,9 @@ class Run:
         address = as_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir).expanduser()
-        self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
+        self.name, self.recipe, self.devices = address or str(workdir), recipe, devices
         self.writes = devices.process == 0
+        self.log = log if self.writes else lambda line: None
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
