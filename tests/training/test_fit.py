@@ -74,12 +74,10 @@ def test_a_finished_run_is_loaded_and_another_configuration_never_touches_it(lea
 
 def test_tensorboard_shows_the_metrics(learned):
     folder = learned[0] / "tensorboard"
-    scalars = {
-        name: EventAccumulator(str(folder / name)).Reload().Tags()["tensors"] for name in ("train", "validation")
-    }
+    tags = {part: EventAccumulator(str(folder / part)).Reload().Tags() for part in ("train", "validation")}
     expected = {"loss", "accuracy", "learning_rate", "gradient_norm", "images_per_second"}
-    assert expected <= {name.removeprefix("epoch_") for name in scalars["train"]}
-    assert {"epoch_loss", "epoch_accuracy"} <= set(scalars["validation"])
+    assert expected <= {name.removeprefix("epoch_") for name in tags["train"]["tensors"]}
+    assert {"epoch_loss", "epoch_accuracy"} <= set(tags["validation"]["tensors"])
 
 
 @pytest.mark.backends
