@@ -103,7 +103,7 @@ def train(network, recipe, source, *, steps, points=1, seed=0, workdir=None):
     if steps % points:
         raise ValueError(f"steps must be a multiple of points={points}, got {steps}.")
     length = {"steps": steps, "steps_per_epoch": steps // points, "warmup_steps": min(recipe.warmup_steps, steps // 2)}
-    recipe = dataclasses.replace(recipe, seed=seed, devices="1", **length)  # BatchNormalization differs on more devices
+    recipe = dataclasses.replace(recipe, seed=seed, devices=1, **length)  # BatchNormalization differs on more devices
     with tempfile.TemporaryDirectory() as folder:
         options = {"source": source, "model": network, "log": lambda line: None}
         return fit_model(recipe, workdir=workdir or folder, **options).history["val_accuracy"]

@@ -21,7 +21,7 @@ from keras_mixer.export.predictor import Predictor
 from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run import recipe_from
+from keras_mixer.training.run import read_recipe
 from keras_mixer.weights.layouts import read_weights
 
 
@@ -183,6 +183,12 @@ JSON = st.recursive(
 )
 
 
+def _read_recipe(text):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_bytes(text)
+        read_recipe(folder)
+
+
 def _recipes():
     """A valid recipe with some fields changed, or damaged JSON."""
     good = dataclasses.asdict(Recipe(name="a", data="digits"))
@@ -228,7 +234,7 @@ TARGETS = {
     "npz": Target(_archives(), _read_arrays(".npz"), (ValueError,)),
     "safetensors": Target(_safetensors(), _read_arrays(".safetensors"), (ValueError,)),
     "image": Target(_images(), _look, (ValueError, tf.errors.OpError)),
-    "recipe": Target(_recipes(), recipe_from, (ValueError,)),
+    "recipe": Target(_recipes(), _read_recipe, (ValueError,)),
     "answer": Target(_answers(), _read_answer, (ServingError,)),
     "description": Target(_descriptions(), _describe, (ValueError, KeyError, TypeError)),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.callbacks import RunCallbacks, RunStopped
 
 SMALL = {"num_blocks": 1, "hidden_dim": 16, "tokens_mlp_dim": 8, "channels_mlp_dim": 32, "xla_on_cpu": False}
 SMALL |= {"randaugment_num_ops": 0}  # a sixth of the time of such a run is its tracing
@@ -28,13 +28,13 @@ def fit(workdir, *callbacks, said=None, **options):
 def stopped_at(step):
     """Ctrl-C is pressed during this step of the run in the block, from the second on, and stops it."""
 
-    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_end):
+    def press(self, batch, logs=None, original=RunCallbacks.on_train_batch_end):
         if self.step == step - 1:  # the step is about to be counted
             os.kill(os.getpid(), signal.SIGINT)
         original(self, batch, logs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_batch_end", press)
+        patch.setattr(RunCallbacks, "on_train_batch_end", press)
         with pytest.raises(RunStopped, match=f"stopped at step {step}"):
             yield
 

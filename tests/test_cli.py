@@ -274,7 +274,6 @@ print(*sys.modules, file=sys.stderr)
         ("train --variant B/17", r"variant must be one of S/32, S/16, .*, got 'B/17'\."),
         ("train --epochs many", r"Error parsing --epochs: invalid literal for int.* 'many'"),
         ("train --leaning-rate 1", r"Unrecognized options: --leaning-rate, 1 .*--learning-rate FLOAT"),
-        ("train --profile-steps 5 2", r"profile_steps must be ascending, got \(5, 2\)\."),
         ("sweep --learning-rates 0.1 0", r"learning_rates must be greater than 0, got 0\.0\."),
         ("predict nothing a.png", "There is no model at nothing"),
         ("predict run a.png --threshold 2", r"threshold must be less than or equal to 1, got 2\.0\."),

@@ -13,6 +13,7 @@ import keras_mixer
 from keras_mixer import cli
 from keras_mixer.files import as_address
 from keras_mixer.storage import Mirror
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
 
@@ -130,7 +131,7 @@ def test_what_could_not_be_sent_is_told_and_kept_and_other_files_are_safe(addres
         fit(address)
     assert stored(address) == {"thesis.txt": b"do not lose me"}
 
-    said, run = [], Run("memory://bucket/other", Recipe("any", "any"))
+    said, run = [], Run("memory://bucket/other", Recipe("any", "any"), Devices("one", 1))
     run.log = said.append
     die_after(0, monkeypatch, ConnectionError)
     sending = pytest.raises(OSError, match=r"^Sending .* failed \(gone\)\. The files are in .*; run the same")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
-from keras_mixer.fields import ASCENDING, NOT_EMPTY, Count, CountFrom0, Positive, settings
+from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, settings
 from keras_mixer.files import as_address
 from keras_mixer.inspect.plan import plan
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
@@ -28,8 +28,6 @@ class Train:
     runs/NAME_sweep. Rerun the same command to resume."""
     skip_corrupt: bool = False  # leave out image files that cannot be decoded, instead of stopping
     dry_run: bool = False  # print the plan and its cost, without reading the data
-    profile_steps: Annotated[tuple[Count, Count], ASCENDING] | None = None
-    """First and last step, counted from 1 from now on, to profile for TensorBoard; ascending."""
     job_addresses: str | None = None
     """host:port of the first of multiple processes that train together (JAX); "auto" on a Cloud TPU pod or in Slurm."""
     num_processes: Count | None = None  # number of processes that train together, at least 1
@@ -48,8 +46,7 @@ class Train:
         join_processes(self.job_addresses, self.num_processes, self.process_id)
         if self.dry_run:
             return print_plan(self.recipe)
-        options = {"skip_corrupt": self.skip_corrupt, "profile_steps": self.profile_steps}
-        self.train(self.recipe, self.workdir, options)
+        self.train(self.recipe, self.workdir, {"skip_corrupt": self.skip_corrupt})
 
     def train(self, recipe, workdir, options):
         """Trains and prints the result."""

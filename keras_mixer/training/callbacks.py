@@ -1,5 +1,6 @@
 """Callbacks of a run: progress and metrics, checkpoints, the best epoch, and a clean stop on Ctrl-C or divergence."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -39,76 +40,38 @@ def check_finite(step, **values):
             )
 
 
-class Progress(keras.callbacks.Callback):
-    """A progress bar for the whole run, more logs, and a row of metrics for each epoch; must be the first callback."""
-
-    compiling = True
-
-    def __init__(self, run, step, total_steps):
-        super().__init__()
-        self.run = run
-        self.bar = tqdm(
-            total=total_steps,
-            initial=step,
-            unit="step",
-            desc="compiling",  # the bar does not move before the first step ends
-            mininterval=0.2 if sys.stderr.isatty() else 10,  # in a log file each update is a new line
-            disable=not run.devices.writes,
-        )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps, self.ended = batch + 1, time.perf_counter()  # excludes validation, which follows the last batch
-        if self.compiling:
-            self.compiling = False
-            self.bar.set_description("training", refresh=False)
-            self.bar.unpause()  # its steps per second leave the compilation out
-        self.bar.update()
-
-    def on_epoch_end(self, epoch, logs=None):
-        recipe, optimizer, step = self.model.recipe, self.model.optimizer, self.model.step
-        logs["images_per_second"] = self.steps * recipe.global_batch_size / (self.ended - self.began)
-        logs["step"] = step
-        logs["learning_rate"] = float(optimizer.learning_rate)
-        logs["gradient_norm"] = float(optimizer.gradient_norm.numpy())
-        # Within the epoch: loss and accuracy are those of the rest of it.
-        logs["resumed"] = float((step - self.steps) % recipe.steps_per_epoch > 0)
-        check_finite(step, loss=logs["loss"], gradient=logs["gradient_norm"])
-        if self.run.devices.writes:
-            self.run.write_metrics(step, {"epoch": epoch, **{name: float(value) for name, value in logs.items()}})
-        names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": recipe.part()}
-        self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
-
-
 class BestEpoch(keras.callbacks.Callback):
     """Keeps the weights of the epoch with the best validation accuracy, and stops when it stays the best for long."""
 
-    def __init__(self, run, step):
+    def __init__(self, run):
         super().__init__()
         self.run, self.keeps = run, run.recipe.keep == "best"
-        # Of a run that resumes, without the epochs that it repeats: each process decides alone, and they must agree.
-        self.accuracies = [float(row["val_accuracy"]) for row in run.epochs_until(step)]
-        self.weights = list(read_arrays(run.best).values()) if self.keeps and self.accuracies else None
+        if run.recipe.part() == "test":
+            run.log("The best epoch is chosen on the test images, so its accuracy is too high; better: --holdout 0.1.")
+        self.weights = list(read_arrays(run.best).values()) if self.keeps and run.epochs else None
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The validation accuracy of each epoch."""
+        return [float(row["val_accuracy"]) for row in self.run.epochs]
 
     @property
     def epochs_since(self) -> int:
         """The number of epochs since the first of the best."""
-        return len(self.accuracies) - 1 - int(np.argmax(self.accuracies)) if self.accuracies else 0
+        accuracies = self.accuracies
+        return len(accuracies) - 1 - int(np.argmax(accuracies)) if accuracies else 0
 
     @property
     def done(self) -> bool:
         """Whether the best epoch has stayed the best for long, not counting epochs that trained only the head."""
         recipe = self.run.recipe
-        trained = len(self.accuracies) - (0 if recipe.freeze_epochs == "all" else recipe.freeze_epochs)
+        trained = len(self.run.epochs) - (0 if recipe.freeze_epochs == "all" else recipe.freeze_epochs)
         return recipe.patience is not None and min(self.epochs_since, trained) >= recipe.patience
 
     def on_epoch_end(self, epoch, logs=None):
-        self.accuracies.append(logs["val_accuracy"])
         if self.keeps and self.epochs_since == 0:
             self.weights = self.model.get_weights()
-            if self.run.devices.writes:
+            if self.run.writes:
                 with atomic_write(self.run.best) as temporary:
                     np.savez(temporary, *self.weights)
         if self.done:
@@ -116,10 +79,11 @@ class BestEpoch(keras.callbacks.Callback):
 
     def results(self):
         """What `results.json` says of the best epoch, which is logged too."""
-        best = int(np.argmax(self.accuracies))
-        found = {"best_epoch": best, "best_accuracy": self.accuracies[best], "last_accuracy": self.accuracies[-1]}
+        accuracies = self.accuracies
+        best = int(np.argmax(accuracies))
+        found = {"best_epoch": best, "best_accuracy": accuracies[best], "last_accuracy": accuracies[-1]}
         self.run.log(
-            f"Best validation accuracy {found['best_accuracy']:.2%} after epoch {best + 1} of {len(self.accuracies)}, "
+            f"Best validation accuracy {found['best_accuracy']:.2%} after epoch {best + 1} of {len(accuracies)}, "
             f"last {found['last_accuracy']:.2%}; kept: the {self.run.recipe.keep}."
         )
         return found
@@ -143,60 +107,101 @@ class MovingAverage(keras.callbacks.Callback):
 
 def checked_callbacks(callbacks) -> list[keras.callbacks.Callback]:
     """A callback, or some, as a list; ValueError for anything else, and for `REPLACED`."""
-    found = list(callbacks or ()) if isinstance(callbacks, list | tuple | None) else [callbacks]
+    found = keras.tree.flatten(callbacks or [])
     for callback in found:
         if not isinstance(callback, keras.callbacks.Callback):
             raise ValueError(f"callbacks must be a list of keras.callbacks.Callback objects, got {callback!r:.200}.")
-        for advice in (advice for kinds, advice in REPLACED.items() if isinstance(callback, kinds)):
-            raise ValueError(f"{type(callback).__name__} does what a run does by itself; {advice}.")
+        for kinds, advice in REPLACED.items():
+            if isinstance(callback, kinds):
+                raise ValueError(f"{type(callback).__name__} does what a run does by itself; {advice}.")
     return found
 
 
-class Checkpoints(keras.callbacks.Callback):
-    """Saves checkpoints at a step interval, every ten minutes, at each best epoch, on Ctrl-C and SIGTERM; must be last.
+class RunCallbacks(keras.callbacks.CallbackList):
+    """The user's callbacks, and around them what a run does: progress bar, metrics, checkpoints, a clean stop.
+
+    They see one training, although Keras's `fit` is called for each part of it. At the end of an epoch its metrics are
+    written before they are called, and its checkpoint after that: a run that it resumes calls none for that epoch.
 
     A signal only sets a flag, which is looked at between two steps, when the state is consistent. A second Ctrl-C stops
     at once, without a checkpoint, as does one while the first step is compiled.
     """
 
-    def __init__(self, run, start_step, best):
-        super().__init__()
-        self.run, self.best, self.step, self.saved = run, best, start_step, start_step
-        self.saved_at, self.stop_requested, self.handlers = time.monotonic(), False, {}
-        # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        self.signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread and run.devices.processes == 1 else ()
+    begin, end = keras.callbacks.CallbackList.on_train_begin, keras.callbacks.CallbackList.on_train_end
+    logs = None  # of the last epoch
+    compiling, stop_requested = True, False
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        for number in self.signals:
-            self.handlers[number] = signal.signal(number, self._request_stop)
-        self.signals = ()
+    def __init__(self, trainee, run, of_user):
+        recipe, step = trainee.recipe, trainee.step
+        self.run, self.recipe, self.step = run, recipe, step
+        self.saved, self.saved_at = step, time.monotonic()
+        self.signals = contextlib.ExitStack()  # restores the previous signal handlers
+        self.bar = tqdm(
+            total=recipe.steps,
+            initial=step,
+            unit="step",
+            desc="compiling",  # the bar does not move before the first step ends
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # in a log file each update is a new line
+            disable=not run.writes,
+        )
+        self.best = BestEpoch(run) if recipe.keep == "best" or recipe.patience else None
+        own: list[keras.callbacks.Callback] = [self.best] if self.best else []
+        if run.writes:
+            own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)]
+        averages = [MovingAverage()] if recipe.ema_momentum else []
+        epochs = {"epochs": -(-recipe.steps // recipe.steps_per_epoch), "steps": recipe.steps_per_epoch}
+        super().__init__([*own, *of_user, *averages], add_history=True, model=trainee, verbose=0, **epochs)
+
+    def on_train_begin(self, logs=None):
+        """Does nothing, like `on_train_end`: Keras calls both for each part. `begin` and `end` are called once."""
+
+    on_train_end = on_train_begin
 
     def on_train_batch_begin(self, batch, logs=None):
         self.save()
+        if batch == 0:
+            self.began = time.perf_counter()
+        super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)  # waits until the step has ended
+        self.step += 1
+        self.steps, self.ended = batch + 1, time.perf_counter()  # excludes validation, which follows the last batch
+        if self.compiling:
+            self.compiling = False
+            self.bar.set_description("training", refresh=False)
+            self.bar.unpause()  # its steps per second leave the compilation out
+            # Python allows signal handlers only in the main thread. Multiple processes would stop at different steps.
+            if threading.current_thread() is threading.main_thread() and self.run.devices.processes == 1:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    self.signals.callback(signal.signal, number, signal.signal(number, self._request_stop))
+        self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        # After the epoch's metrics, which a run resumed here would not write. A run must not resume before its best.
+        optimizer, images = self.model.optimizer, self.steps * self.recipe.global_batch_size
+        self.logs = logs = {name: float(value) for name, value in logs.items()} | {
+            "images_per_second": images / (self.ended - self.began),
+            "step": self.step,
+            "learning_rate": float(optimizer.learning_rate),
+            "gradient_norm": float(optimizer.gradient_norm.numpy()),
+            # Within the epoch: loss and accuracy are those of the rest of it.
+            "resumed": float((self.step - self.steps) % self.recipe.steps_per_epoch > 0),
+        }
+        check_finite(self.step, loss=logs["loss"], gradient=logs["gradient_norm"])
+        self.run.write_metrics({"epoch": epoch, **logs})
+        names = {"loss": "loss", "accuracy": "train accuracy", "val_accuracy": self.recipe.part()}
+        self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
+        super().on_epoch_end(epoch, logs)
+        # A run must not resume before its best epoch.
         self.save(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)
-        if self.run.devices.writes:
+        if self.run.writes:
             self.run.publish()
-
-    def release_signals(self):
-        """Restores the previous signal handlers."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}
-
-    def _request_stop(self, number, frame):
-        self.stop_requested = True
-        self.release_signals()
 
     def save(self, due=False):
         """Saves the present step once if it is due; then stops the run, if that was requested."""
-        due = due or self.stop_requested or self.step % self.run.recipe.checkpoint_every_steps == 0
+        due = due or self.stop_requested or self.step % self.recipe.checkpoint_every_steps == 0
         due = due or time.monotonic() - self.saved_at > LONGEST_UNSAVED
-        if due and self.saved != self.step and self.run.devices.writes:
+        if due and self.saved != self.step and self.run.writes:
             model = self.model  # on JAX this property updates the variables
             check_finite(self.step, gradient=float(model.optimizer.gradient_norm.numpy()))
             self.run.save_checkpoint(model, self.step)
@@ -204,33 +209,6 @@ class Checkpoints(keras.callbacks.Callback):
         if self.stop_requested:
             raise RunStopped(f"stopped at step {self.step}")
 
-
-class RunCallbacks(keras.callbacks.CallbackList):
-    """All callbacks of a run. They see one training, although Keras's `fit` is called for each part of it."""
-
-    begin, end = keras.callbacks.CallbackList.on_train_begin, keras.callbacks.CallbackList.on_train_end
-    last_logs = None
-
-    def __init__(self, trainee, run, of_user, profile_steps):
-        recipe, step = trainee.recipe, trainee.step
-        self.best = BestEpoch(run, step) if recipe.keep == "best" or recipe.patience else None
-        self.progress, self.checkpoints = Progress(run, step, recipe.steps), Checkpoints(run, step, self.best)
-        own: list[keras.callbacks.Callback] = [self.progress]
-        if run.devices.writes:
-            own += [keras.callbacks.TensorBoard(run.tensorboard, write_graph=False, profile_batch=profile_steps or 0)]
-        own += [self.best] if self.best else []
-        averages = [MovingAverage()] if recipe.ema_momentum else []
-        super().__init__(
-            [*own, *of_user, *averages, self.checkpoints],  # last: a run that it resumes calls no other for its epoch
-            add_history=True,
-            model=trainee,
-            epochs=-(-recipe.steps // recipe.steps_per_epoch),
-            steps=recipe.steps_per_epoch,
-            verbose=0,
-        )
-
-    def on_train_begin(self, logs=None):
-        """Does nothing, for each part; `begin` is called once."""
-
-    def on_train_end(self, logs=None):
-        self.last_logs = logs
+    def _request_stop(self, number, frame):
+        self.stop_requested = True
+        self.signals.close()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import sys
 import threading
@@ -30,11 +29,6 @@ class Devices:
     jit_compile: bool | str = "auto"  # for `compile`; Keras 3.15 cannot use XLA with multiple replicas
     process: int = 0  # index among those that train together; process 0 writes the files
     processes: int = 1
-
-    @property
-    def writes(self):
-        """Whether this process writes the files of the run."""
-        return self.process == 0
 
     def scope(self):
         """A context for building and compiling the model and optimizer; `fit` may be called inside too."""
@@ -66,12 +60,9 @@ class Devices:
 
         Keras 3.15 mirrors the state of its random generators. It stays so, but each replica adds its index to the seed.
         """
-        for layer in model._flatten_layers() if self.strategy else ():  # no public name reaches the layers in blocks
+        for layer in model._flatten_layers():  # no public name reaches the layers in blocks
             if generator := getattr(layer, "seed_generator", None):
                 generator.next = functools.partial(_seed_of_replica, generator.next)
-
-
-ONE_DEVICE = Devices("one device", 1)
 
 
 def _seed_of_replica(next_seed, *arguments, **options):
@@ -140,11 +131,9 @@ def check_recipe(recipe, devices: Devices):
     """Raises ValueError if these devices cannot share the batches of a recipe."""
     batch, divisor = recipe.global_batch_size, devices.count * recipe.accumulation_steps
     if batch % divisor:
-        sizes = " or ".join(str(count * divisor) for count in (batch // divisor, batch // divisor + 1) if count)
-        among = f"{devices.count} devices"
-        among += f" x {recipe.accumulation_steps} accumulation steps" if recipe.accumulation_steps > 1 else ""
+        among = f"{devices.count} devices x {recipe.accumulation_steps} accumulation steps"
         how = " and --no-fit-small-data" if recipe.fit_small_data else ""
-        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use {sizes}{how}.")
+        raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use a multiple of {divisor}{how}.")
     if recipe.data_shards % devices.processes:
         raise ValueError(
             f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "
@@ -166,13 +155,6 @@ def _select(devices, found):
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     import tensorflow as tf
 
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    if sum(map(len, cluster.values())) > 1:
-        raise ValueError(
-            "TF_CONFIG describes multiple machines, but Keras 3.15 cannot run `fit` under MultiWorkerMirroredStrategy. "
-            "Remove TF_CONFIG, set KERAS_BACKEND=jax, and start each process with --job-addresses, --num-processes "
-            "and --process-id."
-        )
     tpus = []
     if devices in ("auto", "tpu"):
         with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # no TPU

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus
 from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import FitResult, Run, read_json
+from keras_mixer.training.run import FitResult, Run
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import widened
@@ -37,7 +38,6 @@ def fit(
     classes=None,
     callbacks=(),
     skip_corrupt=False,
-    profile_steps=None,
     log=print,
     **overrides,
 ) -> FitResult:
@@ -65,7 +65,6 @@ def fit(
             were validated, and no checkpoint has the epoch yet. `self.model` outputs logits. `stop_training` ends the
             run as finished.
         skip_corrupt: leave out image files that cannot be decoded instead of raising.
-        profile_steps: `(first, last)` step to profile for TensorBoard, counted from 1 at the start of this call.
         log: called with each line of text for the user.
         **overrides: fields of the recipe to replace.
 
@@ -85,13 +84,10 @@ def fit(
     recipe = resolve(recipe, **overrides)
     hide_gpus_from_tensorflow()
     recipe, source = own_data(recipe, overrides, train, test, log, class_names=class_names, classes=classes)
-    options = {"callbacks": callbacks, "skip_corrupt": skip_corrupt, "profile_steps": profile_steps, "log": log}
-    return fit_model(recipe, workdir=workdir, source=source, **options)
+    return fit_model(recipe, workdir=workdir, source=source, callbacks=callbacks, skip_corrupt=skip_corrupt, log=log)
 
 
-def fit_model(
-    recipe, *, workdir, source=None, model=None, callbacks=(), skip_corrupt=False, profile_steps=None, log=print
-) -> FitResult:
+def fit_model(recipe, *, workdir, source=None, model=None, callbacks=(), skip_corrupt=False, log=print) -> FitResult:
     """`fit`, also for data and models that no recipe can name; the other arguments are those of `fit`.
 
     Args:
@@ -102,79 +98,71 @@ def fit_model(
     """
     callbacks = checked_callbacks(callbacks)
     devices = choose_devices(recipe.devices, recipe.compiles_on_cpu() if model is None else recipe.xla_on_cpu is True)
-    log = log if devices.writes else lambda line: None
-    with contextlib.ExitStack() as stack:
-        with devices.all_or_none():
-            run = Run(workdir, recipe, devices, log)
-            stack.enter_context(run.opened())
+    with devices.all_or_none():
+        run = Run(workdir, recipe, devices, log)
+    with run.opened():
         if run.finished:
             return run.result()
         with devices.all_or_none():
-            source = source or training_source(recipe, run, skip_corrupt=skip_corrupt, log=log)
-            recipe = adapted_recipe(recipe, source, devices, log)
+            source = source or training_source(run, skip_corrupt)
+            recipe = adapted_recipe(run, source)
             model, start, teacher = starting_point(run, recipe, source, model)
             with devices.scope():
                 trainee = TrainingModel.of(model, recipe, devices, teacher)
                 run.restore(trainee)
-            run.begin(source, start, model.count_params(), trainee.step)
+            run.begin(source, start, model.count_params())
         with naming_damaged_files(source.train, source.test), devices.scope():
-            best = train_model(trainee, run, source, callbacks, profile_steps)
+            best = train_model(trainee, run, source, callbacks)
         classifier = trainee.classifier(model)
         evaluation = evaluate_source(classifier, source, recipe)
-        used = {"global_batch_size": recipe.global_batch_size, "warmup_steps": recipe.warmup_steps}
-        return run.finish(classifier, evaluation, start_accuracy=start["accuracy"], **used, **best)
+        return run.finish(recipe, classifier, evaluation, start_accuracy=start["accuracy"], **best)
 
 
-def adapted_recipe(recipe: Recipe, source: Source, devices, log) -> Recipe:
-    """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit its batch."""
-    log(source.describe_classes(recipe.part()))
-    images, adapted = source.train.size, recipe.for_images(source.train.size)
-    batch = adapted.global_batch_size
-    if (batch, adapted.warmup_steps) != (recipe.global_batch_size, recipe.warmup_steps):
-        log(
-            f"{images} training images are few for this recipe: global_batch_size {batch} instead of "
-            f"{recipe.global_batch_size}, warmup_steps {adapted.warmup_steps} instead of {recipe.warmup_steps}."
-        )
-    if adapted.steps_per_epoch is None:
-        raise ValueError(
-            f"global_batch_size={batch} is more than the {images} training images; lower --global-batch-size."
+def adapted_recipe(run: Run, source: Source) -> Recipe:
+    """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit it."""
+    recipe, devices, classes = run.recipe, run.devices, len(source.class_names)
+    run.log(source.describe_classes(recipe.part()))
+    adapted = recipe.for_images(source.train.size)
+    batch, warmup = adapted.global_batch_size, adapted.warmup_steps
+    if (batch, warmup) != (recipe.global_batch_size, recipe.warmup_steps):
+        run.log(
+            f"{source.train.size} training images are few for this recipe: global_batch_size {batch} instead of "
+            f"{recipe.global_batch_size}, warmup_steps {warmup} instead of {recipe.warmup_steps}."
         )
     check_recipe(adapted, devices)
-    weights, classes = recipe.class_weights, len(source.class_names)
-    if isinstance(weights, tuple) and len(weights) != classes:
-        raise ValueError(f"class_weights has {len(weights)} values, but the data have {classes} classes.")
-    log(
-        f"{recipe.name}: {images:,} training and {source.test.size:,} {recipe.part()} images of {source.name}, "
-        f"{classes} classes; {devices.description}, {batch // devices.count} images per device and {batch} per step"
+    if isinstance(recipe.class_weights, tuple) and len(recipe.class_weights) != classes:
+        raise ValueError(f"class_weights has {len(recipe.class_weights)} values, but the data have {classes} classes.")
+    run.log(
+        f"{recipe.name}: {source.train.size:,} training and {source.test.size:,} {recipe.part()} images of "
+        f"{source.name}, {classes} classes; {devices.description}, {batch // devices.count} images per device and "
+        f"{batch} per step"
     )
     return adapted
 
 
 def starting_point(run, recipe, source, given):
-    """The model of logits that training starts from, the content of `start.json`, and the teacher, a `Teacher` or None.
-
-    A run that resumes has model and content already.
-    """
-    start, teacher = read_json(run.start) if run.resumes else None, None
+    """The model of logits that training starts from, the content of `start.json`, and the `Teacher` or None."""
+    teacher = None
     if recipe.teacher:
         from keras_mixer.training.teacher import Teacher  # few recipes have one
 
         with contextlib.nullcontext() if run.devices.distribution else run.devices.scope():
             teacher = Teacher(recipe.teacher, recipe.teacher_temperature)
     sha256 = teacher and teacher.sha256
-    if start is None:
-        model, accuracy = given or start_model(recipe, source, run.log), None
-        if given is None and model.get_layer("head").kernel.numpy().any():
-            accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
-            run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
-        start = {"accuracy": accuracy, "teacher": sha256, "model": keras.saving.serialize_keras_object(model)}
-    else:
+    if run.resumes:
+        start = json.loads(run.start.read_bytes())
         model = given or keras.saving.deserialize_keras_object(start["model"])
         then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
         if then != now:
             raise ValueError(f"The classes of {source.name!r} have changed since this run started: {then} to {now}.")
         if start["teacher"] != sha256:
             raise ValueError(f"The teacher {recipe.teacher} has changed since this run started. Restore it.")
+    else:
+        model, accuracy = given or start_model(recipe, source, run.log), None
+        if given is None and model.get_layer("head").kernel.numpy().any():
+            accuracy = evaluate_source(model, source, recipe).top1  # logits rank classes like probabilities
+            run.log(f"Before training: {accuracy:.2%} {recipe.part()} accuracy.")
+        start = {"accuracy": accuracy, "teacher": sha256, "model": keras.saving.serialize_keras_object(model)}
     if teacher:
         teacher.check_classes(model.output_shape[-1], source.class_names)
     for other in filter(None, (recipe.teacher, recipe.weights)):
@@ -235,19 +223,17 @@ def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
         step += epochs * length
 
 
-def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any]:
+def train_model(trainee, run, source, callbacks) -> dict[str, Any]:
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
     recipe, devices = trainee.recipe, trainee.devices
-    callbacks = RunCallbacks(trainee, run, callbacks, profile_steps)
-    best, checkpoints = callbacks.best, callbacks.checkpoints
-    if best and recipe.part() == "test":
-        run.log("The best epoch is chosen on the test images, so that its accuracy is too high; better: --holdout 0.1.")
+    callbacks = RunCallbacks(trainee, run, callbacks)
+    best = callbacks.best
     size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
     batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)
     validation = padded_batches(  # once: the segments share its cache
         source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
     )
-    try:
+    with callbacks.bar, callbacks.signals:
         callbacks.begin()
         for first_step, epoch, last_epoch, steps, freeze in segments(recipe, trainee.step):
             if trainee.stop_training or (best and best.done):
@@ -264,14 +250,11 @@ def train_model(trainee, run, source, callbacks, profile_steps) -> dict[str, Any
                 verbose=0,
             )
             if freeze:
-                checkpoints.save(due=True)  # while the optimizer is that of the head
-        checkpoints.save(due=True)  # before the last evaluation, which may fail
+                callbacks.save(due=True)  # while the optimizer is that of the head
+        callbacks.save(due=True)  # before the last evaluation, which may fail
         if best and best.weights:
             trainee.set_weights(best.weights)
         elif recipe.ema_momentum:
             trainee.optimizer.take_average(trainee.trainable_variables)
-        callbacks.end(callbacks.last_logs)
-    finally:
-        checkpoints.release_signals()
-        callbacks.progress.bar.close()
-    return best.results() if best and best.accuracies else {}
+        callbacks.end(callbacks.logs)
+    return best.results() if best and run.epochs else {}

@@ -38,12 +38,13 @@ def recorded_source(recipe, record, **options) -> tuple[Source, str]:
     return folder.recorded(record)
 
 
-def training_source(recipe: Recipe, run: Run, **options) -> Source:
+def training_source(run: Run, skip_corrupt=False) -> Source:
     """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
-    source, changed = recorded_source(recipe, read_files(run.files) if run.resumes else [], **options)
+    record = read_files(run.files) if run.resumes else []
+    source, changed = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
     if changed:
         raise ValueError(
-            f"The images in {recipe.data} have changed since this run started: {changed}. Restore them, or choose "
+            f"The images in {run.recipe.data} have changed since this run started: {changed}. Restore them, or choose "
             "another --workdir."
         )
     return source

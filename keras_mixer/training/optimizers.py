@@ -1,5 +1,7 @@
 """Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -83,17 +85,18 @@ class Muon(_ClipAfterReduction, keras.optimizers.Muon):
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
+@dataclasses.dataclass(eq=False)
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0 to `peak` over the warm-up, then a decay over the remaining steps; `Recipe.schedule` has the forms.
-
-    `first_step` is the step of the run that is the optimizer's first.
 
     Source: big_vision's `create_learning_rate_schedule`; staircase: `get_lr` of google-research/big_transfer.
     """
 
-    def __init__(self, decay, peak, warmup_steps, total_steps, first_step=0):
-        self.decay, self.peak, self.warmup_steps, self.total_steps = decay, peak, warmup_steps, total_steps
-        self.first_step = first_step
+    decay: str
+    peak: float
+    warmup_steps: int
+    total_steps: int
+    first_step: int = 0  # of the run, when the optimizer starts
 
     def __call__(self, step):
         """`() -> ()`: the learning rate of an optimizer step, counted from 0."""
@@ -111,7 +114,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         """The constructor's arguments."""
-        return dict(vars(self))
+        return dataclasses.asdict(self)
 
 
 def build_optimizer(recipe, first_step=0):

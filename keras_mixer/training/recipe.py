@@ -3,10 +3,7 @@
 import dataclasses
 import math
 import re
-from numbers import Integral
 from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
 
 from keras_mixer.fields import (
     ASCENDING,
@@ -31,11 +28,6 @@ from keras_mixer.variants import KNOWN_VARIANTS, Variant, as_pair
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
 
 FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
-DeviceChoice = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, Integral) and not isinstance(value, bool) else value),
-    must_be("auto, cpu, gpu, tpu or a number from 1", re.compile("auto|cpu|gpu|tpu|[1-9][0-9]*").fullmatch),
-]
 Operation = Annotated[str, must_be(f"one of {', '.join(RANDAUGMENT_OPERATIONS)}", RANDAUGMENT_OPERATIONS.__contains__)]
 Operations = Annotated[tuple[Operation, ...], NOT_EMPTY]
 ClassWeights = Annotated[tuple[NonNegative, ...], must_be("numbers of which one or more are above 0", any)]
@@ -174,7 +166,7 @@ class Recipe:
     xla_on_cpu: Literal["auto"] | bool = "auto"
     """Compile with XLA on a single CPU too: faster for tiny models, slower for those of Table 1. auto: if a step takes
     less than 10^9 multiply-accumulates in the forward pass."""
-    devices: DeviceChoice = "auto"
+    devices: Literal["auto", "cpu", "gpu", "tpu"] | Count = "auto"
     """Devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1."""
     seed: Seed = 0
     """Seed of the initial weights, the data order and all augmentation, in [0, 2147483647]."""
@@ -223,7 +215,7 @@ class Recipe:
         return "held-out" if self.holdout or of_training else "test"
 
     def for_images(self, count) -> "Recipe":
-        """The recipe with the steps that it takes on so many training images, None if they do not fill one batch.
+        """The recipe with the steps that it takes on so many training images; ValueError if they do not fill a batch.
 
         With `fit_small_data`, few images make smaller batches.
         """
@@ -232,12 +224,17 @@ class Recipe:
         if few:
             unit = self.accumulation_steps * self.data_shards
             batch = min(batch, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
-        epoch = self.steps_per_epoch or count // batch or None
-        steps = self.steps or (epoch and epoch * self.epochs)
-        if few and steps:
+        if batch > count and not self.steps_per_epoch:
+            raise ValueError(
+                f"global_batch_size={batch} is more than the {count} training images; lower --global-batch-size."
+            )
+        epoch = self.steps_per_epoch or count // batch
+        steps = self.steps or epoch * self.epochs
+        if few:
             warmup = min(warmup, steps // 10)
-        lengths: dict[str, Any] = {"warmup_steps": warmup, "steps_per_epoch": epoch, "steps": steps}
-        return dataclasses.replace(self, global_batch_size=batch, **lengths)
+        return dataclasses.replace(
+            self, global_batch_size=batch, warmup_steps=warmup, steps_per_epoch=epoch, steps=steps
+        )
 
     @property
     def frozen_steps(self) -> int:

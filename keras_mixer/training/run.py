@@ -26,7 +26,7 @@ from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
 from keras_mixer.storage import TRAINING_ONLY, Mirror
-from keras_mixer.training.devices import ONE_DEVICE, Devices
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
 
@@ -58,16 +58,19 @@ class Run:
     address such as gs://bucket/run, the folder is a copy, which `publish` sends back.
     """
 
-    def __init__(self, workdir, recipe: Recipe, devices: Devices = ONE_DEVICE, log=print):
+    def __init__(self, workdir, recipe: Recipe, devices: Devices, log=print):
         address = as_address(workdir)
         self.mirror = Mirror(address) if address else None
         self.path = self.mirror.copy if self.mirror else Path(workdir).expanduser()
-        self.name, self.recipe, self.devices, self.log = address or str(workdir), recipe, devices, log
+        self.name, self.recipe, self.devices = address or str(workdir), recipe, devices
+        self.writes = devices.process == 0
+        self.log = log if self.writes else lambda line: None
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
         self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
         self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
         self.model, self.results = self.path / "model.keras", self.path / "results.json"
         self.began = time.perf_counter()  # `restore` moves it back by the seconds before the checkpoint
+        self.epochs: list[dict[str, Any]] = []  # rows of `metrics.csv`, without those that a resumed run will repeat
 
     @property
     def finished(self):
@@ -86,28 +89,30 @@ class Run:
         ValueError for another configuration or files that are not a run's; OSError if the folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
-            if self.mirror:
-                stack.callback(self.mirror.close)
-                names = self.mirror.names()
-                self._check_names({name.split("/")[0] for name in names})
-                finished = {self.model.name, self.results.name} <= set(names)
-                skipped = TRAINING_ONLY if finished else "tensorboard/"
-                self.mirror.fetch(name for name in names if not name.startswith(skipped))
-            self._check_configuration()
-            if self.devices.writes and not self.finished:
-                self._lock(stack)
-                self._check_configuration()  # another process may have written it meanwhile
-                stack.callback(self.publish, last=True)
+            with self.devices.all_or_none():
+                if self.mirror:
+                    stack.callback(self.mirror.close)
+                    names = self.mirror.names()
+                    self._check_names({name.split("/")[0] for name in names})
+                    finished = {self.model.name, self.results.name} <= set(names)
+                    skipped = TRAINING_ONLY if finished else "tensorboard/"
+                    self.mirror.fetch(name for name in names if not name.startswith(skipped))
+                self._check_configuration()
+                if self.writes and not self.finished:
+                    stack.enter_context(self._locked())
+                    self._check_configuration()  # another process may have written it meanwhile
+                    stack.callback(self.publish, last=True)
             yield
 
     def result(self) -> FitResult:
         """The result of a finished run."""
         self.log(f"Run {self.name} is already finished; delete it or choose another --workdir to train again.")
-        return FitResult(load_keras(self.model, compile=True), read_metrics(self.metrics), read_results(self.path))
+        self.epochs = read_metrics(self.metrics)
+        return FitResult(load_keras(self.model, compile=True), self.history, read_results(self.path))
 
-    def begin(self, source: Source, start, parameters, step):
-        """Writes the files of a run that starts or resumes at `step`; OSError if the disk is too small for it."""
-        if not self.devices.writes:
+    def begin(self, source: Source, start, parameters):
+        """Writes the files of a run that starts or resumes; OSError if the disk is too small for it."""
+        if not self.writes:
             return
         # Of each weight: three checkpoints with two moments and the average, two models, the best epoch twice.
         copies = 11 + 3 * (self.recipe.ema_momentum is not None) + 2 * (self.recipe.keep == "best")
@@ -122,23 +127,26 @@ class Run:
             write_files(self.files, source)
         if not self.resumes:
             write_json(self.start, start)
-        self.write_metrics(step)
+        self.write_metrics()
         self.publish()
 
-    def epochs_until(self, step) -> list[dict[str, str]]:
-        """The rows of `metrics.csv` that a run resumed after `step` steps will not repeat."""
-        return [row for row in _rows(self.metrics) if float(row["step"]) <= step]
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The columns of `metrics.csv` by name."""
+        return {name: [float(row[name]) for row in self.epochs] for name in (self.epochs[0] if self.epochs else ())}
 
-    def write_metrics(self, step, *new):
-        """Writes `metrics.csv`: the epochs until a step, and new ones."""
-        rows = [*self.epochs_until(step), *new]
-        if not rows:
+    def write_metrics(self, *new):
+        """Writes `metrics.csv`: the epochs so far, and new ones."""
+        self.epochs += new
+        if not self.writes:
+            return
+        if not self.epochs:
             self.metrics.unlink(missing_ok=True)
             return
         with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
+            writer = csv.DictWriter(file, self.epochs[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(self.epochs)
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -163,29 +171,31 @@ class Run:
                 raise ValueError(f"{path} belongs to another model; use another --workdir.")
             for name, variable in variables.items():
                 variable.assign(arrays[name])
+            self.epochs = [row for row in read_metrics(self.metrics) if float(row["step"]) <= step]
             self.log(f"Resuming after step {step} of {model.recipe.steps}.")
             return
         if checkpoints:
             raise ValueError(f"No checkpoint in {self.checkpoints} can be read. Restore one, or change --workdir.")
         model.prepare(freeze=model.recipe.frozen_steps > 0)
 
-    def finish(self, classifier, evaluation, **results) -> FitResult:
+    def finish(self, recipe: Recipe, classifier, evaluation, **results) -> FitResult:
         """Writes `model.keras` and `results.json`, in this order."""
         versions = {"python": platform.python_version()}
         for package in PACKAGES:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 versions[package] = importlib.metadata.version(package)
-        recipe, loss = self.recipe, evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
+        loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
         metrics = {"recipe": recipe.name, "part": recipe.part(), "seed": recipe.seed, "accuracy": evaluation.top1}
         metrics |= {"top5": evaluation.top5, "loss": loss, "test_images": evaluation.examples}
         metrics |= {"evaluation_crop": recipe.evaluation_crop, "image_size": list(recipe.input_shape()[:2])}
+        metrics |= {"global_batch_size": recipe.global_batch_size, "warmup_steps": recipe.warmup_steps}
         metrics |= {"parameters": classifier.count_params(), **results, "versions": versions}
         metrics |= {"seconds": round(time.perf_counter() - self.began, 1), "backend": keras.backend.backend()}
-        if self.devices.writes:
+        if self.writes:
             with atomic_write(self.model) as temporary:
                 classifier.save(temporary)
             write_json(self.results, metrics)
-        return FitResult(classifier, read_metrics(self.metrics), metrics)
+        return FitResult(classifier, self.history, metrics)
 
     def publish(self, last=False):
         """Removes old checkpoints and updates the object store; what fails is told, and repeated or kept here."""
@@ -203,25 +213,13 @@ class Run:
             kept = f"The files are in {self.path}; run the same command again to resume from what was sent before."
             raise OSError(f"Sending {self.name} failed ({error}). {kept}") from error
 
-    def _lock(self, stack):
-        """Locks the folder, which is made if needed, until the end of `stack`; removes what a killed process left."""
+    @contextlib.contextmanager
+    def _locked(self):
+        """Locks the folder, which is made if needed, while the block runs; removes what a killed process left."""
         lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.json"
-
-        def unlock():
-            owner.unlink(missing_ok=True)
-            if self.config.is_file():
-                return lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)  # nothing shall be left
-            lock.release()
-            with contextlib.suppress(OSError):  # there are files in them
-                self.checkpoints.rmdir()
-                self.path.rmdir()
-
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            stack.callback(unlock)
-            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
         except filelock.Timeout as error:
             who = "another process"
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -231,8 +229,19 @@ class Run:
         except OSError as error:
             failure = f"The run directory {self.name} cannot be written ({error.strerror or error})."
             raise OSError(f"{failure} Choose another --workdir, or free disk space.") from error
-        for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+            for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            if not self.config.is_file():  # nothing shall be left
+                Path(lock.lock_file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # there are files in them
+                    self.checkpoints.rmdir()
+                    self.path.rmdir()
+            lock.release()
 
     def _check_names(self, names):
         own = ("checkpoints", "run.lock", UNFINISHED)  # left by a run that was killed at its start
@@ -245,7 +254,7 @@ class Run:
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = read_json(self.config), pydantic_core.to_jsonable_python(self.recipe)
+        stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             recipe = self.recipe
@@ -279,22 +288,9 @@ def read_recipe(path) -> Recipe:
     if not config.is_file():
         raise ValueError(f"{path} is not a run directory: it has no config.json.")
     try:
-        return recipe_from(config.read_bytes())
+        return Recipe(**check("content", pydantic_core.from_json(config.read_bytes()), dict[str, Any]))
     except ValueError as error:
         raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
-
-
-def recipe_from(text: bytes) -> Recipe:
-    """The recipe in the text of a `config.json`; ValueError if it is not a JSON object with the fields of a recipe."""
-    return Recipe(**check("content", pydantic_core.from_json(text), dict[str, Any]))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a run; ValueError if it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
 
 def read_results(path) -> dict[str, Any]:
@@ -302,25 +298,15 @@ def read_results(path) -> dict[str, Any]:
     results = Path(path) / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not a finished run: it has no results.json.")
-    return read_json(results)
+    return json.loads(results.read_bytes())
 
 
-def read_metrics(path) -> dict[str, list[float]]:
-    """The columns of a `metrics.csv` by name, one value per epoch; empty if there is no file."""
-    rows = _rows(Path(path))
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _rows(path) -> list[dict[str, str]]:
-    """The lines; an incomplete last one, after a full disk or a power failure, is skipped with a warning."""
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv`, one per epoch; without an incomplete last one, after a power failure: it warns."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    rows = list(csv.DictReader(lines))
-    try:
-        return [row for row in rows if [float(value) for value in row.values()]]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or delete the line.") from error
+    return list(csv.DictReader(lines))

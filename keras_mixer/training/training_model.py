@@ -51,7 +51,8 @@ class TrainingModel(MixerModel):
         model = cls(copy.inputs, copy.outputs[0], name=copy.name)
         model.accumulation_steps, model.sam_rho, model.teacher = recipe.accumulation_steps, recipe.sam_rho, teacher
         model.set_weights(start.get_weights())
-        devices.per_replica_seeds(model)
+        if devices.strategy is not None:
+            devices.per_replica_seeds(model)
         model.recipe, model.devices = recipe, devices
         model.body = [layer.name for layer in model.layers if layer.trainable and layer.name != "head"]
         return model

@@ -1,7 +1,6 @@
 """Devices: which there are, how processes join, and that any number of them trains the weights of one."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -158,7 +157,7 @@ def test_what_devices_cannot_do_is_refused_with_the_remedy():
             choose_devices(wanted)
     recipe = resolve("digits")
     check_recipe(recipe, Devices("four", 4))
-    with pytest.raises(ValueError, match=r"by 4 devices x 8 accumulation steps; use 64 or 96"):
+    with pytest.raises(ValueError, match=r"by 4 devices x 8 accumulation steps; use a multiple of 32"):
         check_recipe(dataclasses.replace(recipe, global_batch_size=80, accumulation_steps=8), Devices("four", 4))
     with pytest.raises(ValueError, match=r"--data-shards 2"):
         check_recipe(recipe, Devices("two processes", 2, processes=2))
@@ -177,10 +176,6 @@ def test_a_process_that_is_to_join_others_never_trains_alone(monkeypatch, capsys
     if ON_TENSORFLOW:
         monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "127.0.0.1:1")
         assert "Set KERAS_BACKEND=jax" in told()
-        cluster = {"cluster": {"worker": ["one:1", "two:1"]}, "task": {"type": "worker", "index": 0}}
-        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-        with pytest.raises(ValueError, match=r"TF_CONFIG describes multiple machines, .* set KERAS_BACKEND=jax"):
-            choose_devices("cpu")
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -15,7 +15,8 @@ from image_files import write_folder
 from small_runs import SMALL, assert_same_weights, fit, stopped_at
 
 from keras_mixer.training import fit as fitting
-from keras_mixer.training.callbacks import Checkpoints, RunStopped
+from keras_mixer.training.callbacks import RunCallbacks, RunStopped
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run, read_metrics, read_results
 
@@ -58,7 +59,7 @@ def test_a_run_resumes_wherever_it_is_from_what_it_remembers(tiny_mixer, options
     options["data"] = f"{photos}/"
 
     file, said = moved / "metrics.csv", []
-    assert len(read_metrics(file)["loss"]) == 1
+    assert len(read_metrics(file)) == 1
     file.write_bytes(file.read_bytes()[:-9])
     with monkeypatch.context() as patch:  # the last step is saved before the last evaluation
         patch.setattr(fitting, "evaluate_source", lambda *arguments: (_ for _ in ()).throw(MemoryError("too large")))
@@ -106,9 +107,10 @@ def test_a_finished_run_loads_on_a_full_and_read_only_disk(options, tmp_path):
 
 HOLD = """
 import sys, time
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import Run
-with Run(sys.argv[1], Recipe("any", "any")).opened():
+with Run(sys.argv[1], Recipe("any", "any"), Devices("one", 1)).opened():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -127,21 +129,21 @@ def test_a_second_process_is_refused_and_a_dead_one_makes_way(options, tmp_path)
         holder.kill()
         holder.communicate()
     (folder / ".writing-abc").mkdir()
-    with Run(folder, Recipe("any", "any")).opened():
+    with Run(folder, Recipe("any", "any"), Devices("one", 1)).opened():
         assert not (folder / ".writing-abc").exists()
         assert json.loads((folder / "run.lock.json").read_text())["process"] == os.getpid()
-        other = Run(folder, Recipe("any", "any"))  # in the same process
+        other = Run(folder, Recipe("any", "any"), Devices("one", 1))  # in the same process
         with pytest.raises(OSError, match=f"in use by process {os.getpid()}"), other.opened():
             pass
     assert not folder.exists()  # nothing was trained
 
 
 def test_ctrl_c_before_the_first_step_ends_stops_at_once(options, tmp_path, monkeypatch):
-    def press(self, batch, logs=None, original=Checkpoints.on_train_batch_begin):
+    def press(self, batch, logs=None, original=RunCallbacks.on_train_batch_begin):
         original(self, batch, logs)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Checkpoints, "on_train_batch_begin", press)
+    monkeypatch.setattr(RunCallbacks, "on_train_batch_begin", press)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # some programs that run tests ignore it
     try:
         with pytest.raises(KeyboardInterrupt) as stopped:
