@@ -200,12 +200,12 @@ def _cutout(images, strength, sign, place, fill):
     return tf.cast(pixels + square * (fill - pixels), tf.uint8)
 
 
-FUNCTIONS = (
+FUNCTIONS: tuple[Callable, ...] = (
     *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast, _brightness, _sharpness),
     *(functools.partial(move, axis=axis) for move in (_shear, _translate) for axis in (2, 1)),  # X is axis 2
     *(_cutout, _solarize_add),
 )
-OPERATIONS: dict[str, Callable] = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
+OPERATIONS = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
 
 
 def mixup(images, labels, partners, fraction):

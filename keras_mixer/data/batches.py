@@ -41,9 +41,8 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
         return tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))[own.start : own.stop]
 
-    def chosen(step):
-        positions = step * batch + tf.range(own.start, own.stop, dtype=tf.int64)
-        return split.at(shuffled_indices(positions, split.size, seed))
+    def indices(step):
+        return shuffled_indices(step * batch + tf.range(own.start, own.stop, dtype=tf.int64), split.size, seed)
 
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
@@ -61,12 +60,12 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         images, labels = _mix(step, recipe, images, labels)
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
-    drawn = steps.map(numbers)
-    if split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE:
-        together = tf.data.Dataset.zip(steps.map(chosen), drawn)
+    drawn, order = steps.map(numbers), steps.map(indices)
+    if split.at and split.pixels and max(*split.pixels, *size) <= LARGEST_SIDE:
+        together = tf.data.Dataset.zip(order.map(split.at), drawn)
         batches = together.map(augmented, num_parallel_calls=PARALLEL_CALLS)
     else:
-        elements = steps.map(chosen).unbatch() if split.at else _streamed(split, recipe, start_step, own)
+        elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
         alone = tf.data.Dataset.zip(elements, drawn.unbatch())
         images = alone.map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
         batches = images.batch(len(own), drop_remainder=True)
