@@ -171,8 +171,8 @@ def _cached(split):
         return {"image": image_of(example), "label": example["label"]}
 
     elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
-    form = {"read": lambda example: example, "read_shard": lambda count, index: _cached(split.shard(count, index))}
-    return dataclasses.replace(split, elements=elements, at=None, pixels=None, **form)
+    changes = {"read": lambda example: example, "read_shard": lambda *shard: _cached(split.shard(*shard))}
+    return dataclasses.replace(split, elements=elements, at=None, pixels=None, **changes)
 
 
 def _streamed(split, recipe, start_step, own):

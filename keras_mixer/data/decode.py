@@ -74,7 +74,7 @@ def decode_image(encoded, orientation=UPRIGHT):
     """
     encoded = tf.convert_to_tensor(encoded)
     image = tf.cond(
-        tf.io.is_jpeg(encoded) | _is_png(encoded),
+        _is_jpeg_or_png(encoded),
         lambda: decode_jpeg_or_png(encoded),
         lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
     )
@@ -87,16 +87,15 @@ def decode_jpeg_or_png(encoded):
         return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
 
 
-def _is_png(encoded):
-    return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+def _is_jpeg_or_png(encoded):
+    return tf.io.is_jpeg(encoded) | (tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n")
 
 
 def _sides(encoded):
     """`() string -> (2,) int32`: height and width in the header of a JPEG or PNG; others and large ones are refused."""
-    is_jpeg = tf.io.is_jpeg(encoded)
-    with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
+    with tf.control_dependencies([tf.debugging.Assert(_is_jpeg_or_png(encoded), ["neither JPEG nor PNG"])]):
         sides = tf.cond(
-            is_jpeg,
+            tf.io.is_jpeg(encoded),
             lambda: tf.io.extract_jpeg_shape(encoded)[:2],
             lambda: tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)[1::-1],
         )
@@ -139,8 +138,7 @@ def for_server(example):
     image = example["image"]
     if image.dtype != tf.string:
         return tf.io.encode_png(image)
-    upright = example.get("orientation", UPRIGHT) == UPRIGHT
-    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
+    as_it_is = _is_jpeg_or_png(image) & (example.get("orientation", UPRIGHT) == UPRIGHT)
     return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
