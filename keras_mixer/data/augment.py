@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mixer.fields import RANDAUGMENT_OPERATIONS
@@ -18,6 +19,9 @@ from keras_mixer.fields import RANDAUGMENT_OPERATIONS
 CROP_NUMBERS, OPERATION_NUMBERS = 5, 4  # that one image needs for crop and flip, and for an operation of RandAugment
 MAX_LEVEL = 10.0  # the level of each operation's nominal maximum; the paper goes to 20
 REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-outs are measured
+# ITU-R 601 in 16-bit fixed point, for each of three channels. All products with pixels and all sums are integers below
+# 2^24 divided by 2^16, so float32 represents them exactly.
+LUMA = np.array([[19595], [38470], [7471]], np.float32).repeat(3, axis=1) / 65536
 ROUNDING = 1 / 64  # pixels are truncated, as in the official code, but not because of a rounding error in a position
 
 
@@ -71,14 +75,15 @@ def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
         sign = tf.where(step[:, 1] < 0.5, -1.0, 1.0)
         if images.shape[0] == 1:
             branches = [functools.partial(operation, images, strength, sign, step[:, 2:], fill) for operation in chosen]
-            images = tf.ensure_shape(tf.switch_case(choice[0], branches), images.shape)
-            continue
-        rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), choice, len(chosen))
-        changed = [
-            operation(tf.gather(images, of), strength, tf.gather(sign, of), tf.gather(step[:, 2:], of), fill)
-            for operation, of in zip(chosen, rows, strict=True)
-        ]
-        images = tf.ensure_shape(tf.dynamic_stitch(rows, changed), images.shape)
+            changed = tf.switch_case(choice[0], branches)
+        else:
+            rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), choice, len(chosen))
+            parts = [
+                operation(tf.gather(images, of), strength, tf.gather(sign, of), tf.gather(step[:, 2:], of), fill)
+                for operation, of in zip(chosen, rows, strict=True)
+            ]
+            changed = tf.dynamic_stitch(rows, parts)
+        images = tf.ensure_shape(changed, images.shape)
     return images
 
 
@@ -90,28 +95,25 @@ def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
 
 
 def _auto_contrast(images, strength, sign, place, fill):
-    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w)
-    low, high = (_reduce_channels(reduce, rows) for reduce in (tf.reduce_min, tf.reduce_max))  # (n, 3)
+    pixels = tf.cast(images, tf.float32)
+    low, high = (reduce(reduce(pixels, 1, True), 2, True) for reduce in (tf.reduce_min, tf.reduce_max))  # (n, 1, 1, 3)
     flat = high <= low  # channels of one value stay unchanged
-    scale = tf.where(flat, 1.0, 255.0 / tf.where(flat, 1.0, high - low))
-    stretched = (rows - _repeat_channels(tf.where(flat, 0.0, low), images)) * _repeat_channels(scale, images)
-    return tf.reshape(_to_uint8(stretched), tf.shape(images))
+    low, high = tf.where(flat, 0.0, low), tf.where(flat, 255.0, high)
+    return _to_uint8((pixels - _as_row(low, images)) * _as_row(255.0 / (high - low), images))
 
 
 def _equalize(images, strength, sign, place, fill):
     """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we; KerasCV the first."""
-    count = tf.shape(images)[0]
-    first = 256 * tf.reshape(tf.range(3 * count), (count, 3))  # bin of each channel
-    bins = tf.cast(_rows(images), tf.int32) + _repeat_channels(first, images)  # (n, h, 3w)
+    count, pixels = tf.shape(images)[0], tf.reduce_prod(tf.shape(images)[1:3])
+    first = 256 * tf.reshape(tf.range(3 * count), (count, 1, 1, 3))  # bin of each channel
+    bins = tf.cast(images, tf.int32) + _as_row(first, images)
     none = tf.zeros((0,), tf.int32)
     # tf.math.bincount would first check for negative numbers
     histogram = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=768 * count, weights=none)
-    histogram = tf.reshape(histogram, (3 * count, 256))
-    last = 255 - tf.argmax(tf.reverse(histogram > 0, [1]), axis=1, output_type=tf.int32)  # last non-empty bin
-    step = (tf.reduce_sum(histogram, 1) - tf.gather(histogram, last, batch_dims=1)) // 255
-    tables = (tf.cumsum(histogram, 1, exclusive=True) + step[:, None] // 2) // tf.maximum(step, 1)[:, None]
-    tables = tf.where(step[:, None] > 0, tf.minimum(tables, 255), tf.range(256))
-    return tf.reshape(tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), bins), tf.shape(images))
+    lower = tf.cumsum(tf.reshape(histogram, (-1, 256)), 1, exclusive=True)  # pixels with a lower value, (3n, 256)
+    step = tf.reduce_max(tf.where(lower < pixels, lower, 0), 1, keepdims=True) // 255
+    tables = tf.where(step > 0, tf.minimum((lower + step // 2) // tf.maximum(step, 1), 255), tf.range(256))
+    return tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), bins)
 
 
 def _invert(images, strength, sign, place, fill):
@@ -138,61 +140,49 @@ def _solarize_add(images, strength, sign, place, fill):
 
 
 def _color(images, strength, sign, place, fill):
-    return _blend(tf.broadcast_to(_gray(images)[..., None], tf.shape(images)), images, strength * 1.8 + 0.1)
+    return _enhance(_gray(images), images, strength)
 
 
 def _contrast(images, strength, sign, place, fill):
-    gray = _gray(images)
-    total = tf.reduce_sum(tf.cast(gray, tf.int32), (1, 2), keepdims=True)[..., None]  # (n, 1, 1, 1)
-    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(gray)[1:]), tf.float32))
-    return _blend(mean, images, strength * 1.8 + 0.1)
+    total = tf.reduce_sum(tf.cast(_gray(images), tf.int32), (1, 2, 3), keepdims=True)  # (n, 1, 1, 1)
+    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(images)[1:]), tf.float32))
+    return _enhance(mean, images, strength)
 
 
 def _brightness(images, strength, sign, place, fill):
-    return _blend(0.0, images, strength * 1.8 + 0.1)
+    return _enhance(0.0, images, strength)
 
 
 def _sharpness(images, strength, sign, place, fill):
-    rows = tf.cast(_rows(images), tf.float32)  # (n, h, 3w): horizontal neighbors are three entries apart
-    of_three = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]  # (n, h - 2, 3w)
-    of_nine = of_three[:, :, :-6] + of_three[:, :, 3:-3] + of_three[:, :, 6:]  # (n, h - 2, 3w - 6)
-    inside = rows[:, 1:-1, 3:-3]
+    pixels = tf.cast(images, tf.float32)
+    inside, of_three = pixels[:, 1:-1, 1:-1], pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
+    of_nine = of_three[:, :, :-2] + of_three[:, :, 1:-1] + of_three[:, :, 2:]
     smooth = tf.floor((of_nine + 4.0 * inside) * (1 / 13) + 0.5)  # kernel of ones, 5 in the middle
-    sharp = _to_uint8(smooth + (strength * 1.8 + 0.1) * (inside - smooth))
-    original = _rows(images)  # the border is not changed
-    middle = tf.concat([original[:, 1:-1, :3], sharp, original[:, 1:-1, -3:]], 2)
-    return tf.reshape(tf.concat([original[:, :1], middle, original[:, -1:]], 1), tf.shape(images))
+    change = tf.pad(smooth - inside, [[0, 0], [1, 1], [1, 1], [0, 0]])  # none at the border
+    return _enhance(pixels + change, pixels, strength)
 
 
 def _rotate(images, strength, sign, place, fill):
     """Rotates by 30 degrees at strength 1, about the center."""
     angle = sign * strength * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    center_y, center_x = ((tf.cast(tf.shape(images)[axis], tf.float32) - 1) / 2 for axis in (1, 2))
-    shift_x = cos * center_x - center_x - sin * center_y
-    shift_y = sin * center_x - center_y + cos * center_y
-    return _warp(images, fill, [cos, -sin, shift_x, sin, cos, shift_y])
+    y, x = tf.unstack(tf.cast(tf.shape(images)[1:3] - 1, tf.float32) / 2)
+    return _warp(images, fill, [cos, -sin, cos * x - x - sin * y, sin, cos, sin * x - y + cos * y])
 
 
-def _shear_x(images, strength, sign, place, fill):
-    """Shifts each row by 0.3 of its distance from the top at strength 1."""
-    return _warp(images, fill, [1.0, sign * strength * 0.3, 0.0, 0.0, 1.0, 0.0])
-
-
-def _shear_y(images, strength, sign, place, fill):
-    """Shifts each column by 0.3 of its distance from the left at strength 1."""
-    return _warp(images, fill, [1.0, 0.0, 0.0, sign * strength * 0.3, 1.0, 0.0])
+def _shear(images, strength, sign, place, fill, axis):
+    """Shifts each column (axis 1) or row (axis 2) by 0.3 of its distance from the left or the top at strength 1."""
+    slope = sign * strength * 0.3
+    return _warp(images, fill, [1.0, 0.0, 0.0, slope, 1.0, 0.0] if axis == 1 else [1.0, slope, 0.0, 0.0, 1.0, 0.0])
 
 
 def _translate(images, strength, sign, place, fill, axis):
     """Shifts by 100 of 224 pixels at strength 1, along axis 1 (rows) or 2 (columns)."""
     count, size = tf.shape(images)[0], tf.shape(images)[axis]
-    shift = tf.cast(tf.round(strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)
-    shift = tf.minimum(shift, size)
-    kept, gone = tf.split(images, [size - shift, shift], axis)
-    empty = tf.fill(tf.shape(gone), tf.constant(fill, tf.uint8))
-    forward = tf.concat([empty, kept], axis)
-    backward = tf.concat([tf.split(images, [shift, size - shift], axis)[1], empty], axis)
+    shift = tf.cast(tf.round(strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)  # < size
+    empty = tf.fill(tf.shape(tf.split(images, [shift, size - shift], axis)[0]), tf.constant(fill, tf.uint8))
+    wide = tf.concat([empty, images, empty], axis)
+    forward, backward = tf.split(wide, [size, 2 * shift], axis)[0], tf.split(wide, [2 * shift, size], axis)[1]
     either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
     return tf.gather(either, tf.range(count) + count * tf.cast(sign > 0, tf.int32))
 
@@ -203,45 +193,46 @@ def _cutout(images, strength, sign, place, fill):
     half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
     center = tf.floor(place * sides)  # (n, 2)
     rows, columns = (
-        255 * tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - center[:, axis, None]) < half, tf.uint8) for axis in (0, 1)
+        tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - center[:, axis, None]) < half, tf.float32) for axis in (0, 1)
     )
-    square = rows[:, :, None] & tf.repeat(columns, 3, axis=1)[:, None]  # (n, h, 3w), all bits of a pixel set inside
-    pixels = _rows(images)
-    return tf.reshape(pixels ^ (square & (pixels ^ tf.constant(fill, tf.uint8))), tf.shape(images))
+    square = rows[:, :, None, None] * tf.repeat(columns[:, None, :, None], 3, axis=3)  # (n, h, w, 3), 1 inside
+    pixels = tf.cast(images, tf.float32)
+    return tf.cast(pixels + square * (fill - pixels), tf.uint8)
 
 
-FUNCTIONS = (
-    *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast),
-    *(_brightness, _sharpness, _shear_x, _shear_y),
-    *(functools.partial(_translate, axis=2), functools.partial(_translate, axis=1), _cutout, _solarize_add),
+FUNCTIONS: tuple[Callable, ...] = (
+    *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast, _brightness, _sharpness),
+    *(functools.partial(move, axis=axis) for move in (_shear, _translate) for axis in (2, 1)),  # X is axis 2
+    *(_cutout, _solarize_add),
 )
-OPERATIONS: dict[str, Callable] = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
+OPERATIONS = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
 
 
-def mixup(images, labels, fraction):
-    """`(n, h, w, 3), (n, classes) -> the same`: blends each image with the previous one, which gets 1 - `fraction`."""
-    return _mixed(tf.cast(images, tf.float32), fraction), _mixed(labels, fraction)
+def mixup(images, labels, partners, fraction):
+    """`(n, h, w, 3), (n, classes) -> the same`: blends each image with its partner, which gets 1 - `fraction`.
+
+    `partners`, `(n,)`, are indices of images.
+    """
+    return _mixed(tf.cast(images, tf.float32), partners, fraction), _mixed(labels, partners, fraction)
 
 
-def cutmix(images, labels, fraction, center):
-    """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of the previous image.
+def cutmix(images, labels, partners, fraction, center):
+    """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of its partner.
 
     It covers `fraction` of the image about `center`, `(2,)` numbers, cut off outside; labels follow what is left.
     """
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
     half = tf.sqrt(fraction) * sides / 2
-    first, last = (tf.clip_by_value(center * sides + edge, 0.0, sides) for edge in (-half, half))
-    first, last = tf.cast(first, tf.int32), tf.cast(last, tf.int32)
-    rows, columns = tf.range(tf.shape(images)[1])[:, None, None], tf.range(tf.shape(images)[2])[None, :, None]
+    first, last = tf.floor(center * sides - half), tf.floor(center * sides + half)
+    rows, columns = tf.range(sides[0])[:, None, None], tf.range(sides[1])[:, None]
     inside = (rows >= first[0]) & (rows < last[0]) & (columns >= first[1]) & (columns < last[1])  # (h, w, 1)
     images = tf.cast(images, tf.float32)
     kept = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
-    return tf.where(inside, tf.roll(images, 1, axis=0), images), _mixed(labels, kept)
+    return tf.where(inside, tf.gather(images, partners), images), _mixed(labels, partners, kept)
 
 
-def _mixed(values, fraction):
-    """`(n, ...) -> (n, ...)`: each row blended with the previous one."""
-    return fraction * values + (1 - fraction) * tf.roll(values, 1, axis=0)
+def _mixed(values, partners, fraction):
+    return fraction * values + (1 - fraction) * tf.gather(values, partners)
 
 
 def _by_keras_cv(layer, images, **options):
@@ -276,31 +267,19 @@ def _nearest(position, size):
     return rounded, (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
 
 
-def _rows(images):
-    """`(n, h, w, 3) -> (n, h, 3w)`."""
-    return tf.reshape(images, (tf.shape(images)[0], tf.shape(images)[1], -1))
-
-
-def _repeat_channels(values, images):
-    """`(n, 3) -> (n, 1, 3w)`: the values of the three channels, repeated for each pixel of a row."""
-    return tf.tile(values, (1, tf.shape(images)[2]))[:, None]
-
-
-def _reduce_channels(reduce, rows):
-    """`(n, h, 3w) -> (n, 3)`."""
-    return reduce(tf.reshape(reduce(rows, axis=1), (tf.shape(rows)[0], -1, 3)), axis=1)
+def _as_row(values, images):
+    """`(n, 1, 1, 3) -> (n, 1, w, 3)`."""
+    return tf.tile(values, (1, 1, tf.shape(images)[2], 1))
 
 
 def _gray(images):
-    """`(n, h, w, 3) -> (n, h, w) float32`: Pillow's "L", ITU-R 601 luma in 16-bit fixed point, bit for bit."""
-    # All products and sums are integers below 2^24 divided by 2^16, so float32 represents them exactly.
-    red, green, blue = tf.unstack(tf.cast(images, tf.float32), axis=-1)
-    return tf.floor(red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536) + 0.5)
+    """`(n, h, w, 3) uint8 -> (n, h, w, 3) float32`: Pillow's "L", bit for bit."""
+    return tf.floor(tf.tensordot(tf.cast(images, tf.float32), LUMA, 1) + 0.5)
 
 
-def _blend(degenerate, images, factor):
-    """`factor` 0 gives `degenerate`, 1 gives the images, and more than 1 extrapolates beyond them."""
-    return _to_uint8(degenerate + factor * (tf.cast(images, tf.float32) - degenerate))
+def _enhance(degenerate, images, strength):
+    """As Pillow's ImageEnhance: a factor of 0 gives `degenerate`, 1 the images, and more extrapolates beyond them."""
+    return _to_uint8(degenerate + (strength * 1.8 + 0.1) * (tf.cast(images, tf.float32) - degenerate))
 
 
 def _to_uint8(pixels):

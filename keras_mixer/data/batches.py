@@ -4,6 +4,7 @@ Row r of step s has the example at position s * B + r of the order, and row r of
 batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -28,22 +29,24 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     `start_step`. With class weights each batch has a third part, `(B,) float32`: the weight of each example; mixed
     labels are weighted in proportion. A process of `devices` returns only its own rows.
     """
-    batch, shards, seed = recipe.global_batch_size, recipe.data_shards, recipe.seed
+    batch, seed = recipe.global_batch_size, recipe.seed
     process, processes = (devices.process, devices.processes) if devices else (0, 1)
     own = range(process * batch // processes, (process + 1) * batch // processes)  # rows
     size, weights = recipe.input_shape()[:2], class_weights(split, recipe.class_weights)
-    columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
-    if recipe.cache and split.at is None:
-        raise ValueError("cache=True needs images that can be read by position. Leave it out, or use Dataset.cache().")
-    together = split.pixels is not None and max(*split.pixels, *size) <= LARGEST_SIDE and not recipe.cache
+    if recipe.cache:
+        split = _cached(split)
+    steps = tf.data.Dataset.counter(start_step)
 
-    def numbers(step):  # (rows, columns)
-        drawn = tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))
-        return drawn[own.start : own.stop]
+    def numbers(step):
+        columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
+        return tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))[own.start : own.stop]
+
+    def indices(step):
+        return shuffled_indices(step * batch + tf.range(own.start, own.stop, dtype=tf.int64), split.size, seed)
 
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
-        example = elements if recipe.cache else split.read(elements)
+        example = split.read(elements)
         images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
         if recipe.randaugment_num_ops:
             of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
@@ -52,25 +55,20 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         return images, tf.one_hot(example["label"], split.classes)
 
     def mixed(step, examples):
-        """Each shard is mixed alone, because a process has only its own rows."""
-        images = tf.reshape(examples[0], (len(own), *size, 3))  # one by one they came as (B, 1, h, w, 3)
-        shards_of = zip(*(tf.split(part, len(own) * shards // batch) for part in (images, examples[1])), strict=True)
-        parts = [_mix(step, recipe, images, labels) for images, labels in shards_of]
-        images, labels = (tf.concat(part, 0) for part in zip(*parts, strict=True))
+        images, labels = examples
+        images = tf.reshape(images, (len(own), *size, 3))  # one by one they came as (B, 1, h, w, 3)
+        images, labels = _mix(step, recipe, images, labels)
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
-    at, steps = split.at, tf.data.Dataset.counter(start_step)
-    if at is None or recipe.cache:
-        elements = _streamed(split, recipe, start_step, own)
+    drawn, order = steps.map(numbers), steps.map(indices)
+    if split.at and split.pixels and max(*split.pixels, *size) <= LARGEST_SIDE:
+        together = tf.data.Dataset.zip(order.map(split.at), drawn)
+        batches = together.map(augmented, num_parallel_calls=PARALLEL_CALLS)
     else:
-        positions = steps.map(lambda step: step * batch + tf.range(own.start, own.stop, dtype=tf.int64))
-        elements = positions.map(lambda these: at(shuffled_indices(these, split.size, seed)))
-    drawn = tf.data.Dataset.zip(elements, steps.map(numbers))
-    if together:
-        batches = drawn.map(augmented, num_parallel_calls=PARALLEL_CALLS)
-    else:
-        alone = drawn.unbatch().map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
-        batches = alone.batch(len(own), drop_remainder=True)
+        elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
+        alone = tf.data.Dataset.zip(elements, drawn.unbatch())
+        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
+        batches = images.batch(len(own), drop_remainder=True)
     return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, num_parallel_calls=BATCHES_AT_A_TIME))
 
 
@@ -102,13 +100,12 @@ def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, pro
     weight = count * batch_size / split.size
     own = split.part(np.arange(split.size) % batch_size // rows == process)
 
-    def weighted(image, label):
-        return image, tf.one_hot(label, split.classes), tf.constant(weight, tf.float32)
+    def weighted(images, labels):
+        return images, tf.one_hot(labels, split.classes), tf.where(labels < 0, 0.0, weight)
 
-    black = (tf.zeros((*image_size, 3), tf.uint8), tf.zeros(split.classes), tf.constant(0.0))
-    padding = tf.data.Dataset.from_tensors(black).repeat(count * rows - own.size)
-    examples = _evaluated(own, image_size, crop).map(weighted).concatenate(padding)
-    batches = examples.batch(rows, drop_remainder=True)
+    black = tf.data.Dataset.from_tensors((tf.zeros((*image_size, 3), tf.uint8), tf.constant(-1, tf.int64)))
+    examples = _evaluated(own, image_size, crop).concatenate(black.repeat(count * rows - own.size))
+    batches = examples.batch(rows, drop_remainder=True).map(weighted)
     if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:  # Keras reads them after every epoch
         batches = batches.cache()
     return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
@@ -126,33 +123,34 @@ def _evaluated(split, image_size, crop):
 
 def class_weights(split: Split, wanted):
     """`(classes,) float32`, if balanced with mean 1 over the training examples; None without weights."""
-    if wanted is None:
-        return None
-    if wanted != "balanced":
-        return tf.constant(wanted, tf.float32)
-    counts = np.maximum(np.bincount(split.labels(), minlength=split.classes), 1)
-    return tf.constant(split.size / split.classes / counts, tf.float32)
+    if wanted == "balanced":
+        wanted = split.size / split.classes / np.maximum(np.bincount(split.labels(), minlength=split.classes), 1)
+    return None if wanted is None else tf.constant(wanted, tf.float32)
 
 
 def _mix(step, recipe, images, labels):
-    """`(n, h, w, 3), (n, classes) -> (n, h, w, 3) float32, (n, classes)`: mixup, CutMix, either or neither."""
+    """`(n, h, w, 3), (n, classes) -> (n, h, w, 3) float32, (n, classes)`: mixup, CutMix, either or neither.
+
+    Each image is mixed with the previous one of its shard, because a process has only its own rows.
+    """
+    partners = np.roll(
+        np.arange(images.shape[0]).reshape(-1, recipe.global_batch_size // recipe.data_shards), 1, 1
+    ).ravel()
     seed = tf.stack([MIXING + recipe.seed, step])
     which, *center = tf.unstack(tf.random.stateless_uniform((3,), seed))
 
     def by_mixup():
         fraction = _beta(seed, recipe.mixup_alpha)
-        return mixup(images, labels, tf.maximum(fraction, 1 - fraction))
+        return mixup(images, labels, partners, tf.maximum(fraction, 1 - fraction))
 
     def by_cutmix():
-        return cutmix(images, labels, _beta(seed, recipe.cutmix_alpha), tf.stack(center))
+        return cutmix(images, labels, partners, _beta(seed, recipe.cutmix_alpha), tf.stack(center))
 
     if recipe.mixup_alpha and recipe.cutmix_alpha:
         return tf.cond(which < 0.5, by_mixup, by_cutmix)
     if recipe.mixup_alpha:
         return by_mixup()
-    if recipe.cutmix_alpha:
-        return by_cutmix()
-    return tf.cast(images, tf.float32), labels
+    return by_cutmix() if recipe.cutmix_alpha else (tf.cast(images, tf.float32), labels)
 
 
 def _beta(seed, alpha):
@@ -163,30 +161,38 @@ def _beta(seed, alpha):
     return tf.sigmoid(gammas[0] - gammas[1])
 
 
-def _streamed(split, recipe, start_step, own):
-    """Batches of elements that are read in order, or of decoded examples, through a shuffle buffer for each shard."""
-    batch, shards = recipe.global_batch_size, recipe.data_shards
-    rows, buffer = batch // shards, max(recipe.shuffle_buffer // shards, 1)
+def _cached(split):
+    """A split whose images are decoded once, and which can then be read only in order."""
+    if split.at is None:
+        raise ValueError("cache=True needs images that can be read by position. Leave it out, or use Dataset.cache().")
 
     def decoded(element):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
+    elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
+    changes = {"read": lambda example: example, "read_shard": lambda *shard: _cached(split.shard(*shard))}
+    return dataclasses.replace(split, elements=elements, at=None, pixels=None, **changes)
+
+
+def _streamed(split, recipe, start_step, own):
+    """Elements that are read in order, through a shuffle buffer for each shard; the rows of a shard are together."""
+    shards, rows = recipe.data_shards, recipe.global_batch_size // recipe.data_shards
+
     def stream(shard):
         part = split.shard(shards, shard)
-        elements = part.elements
-        if recipe.cache:
-            elements = elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
+        buffer = min(part.size, max(recipe.shuffle_buffer // shards, 1))
+        epoch, seen = divmod(start_step * rows, part.size)
 
         def one_epoch(epoch):
             seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
-            return _shuffled(elements, min(part.size, buffer), seed)
+            return _shuffled(part.elements, buffer, seed)
 
-        epoch, seen = divmod(start_step * rows, part.size)
-        return tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen).batch(rows, drop_remainder=True)
+        return tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
 
-    joined = tf.data.Dataset.zip(*(stream(shard) for shard in range(own.start // rows, own.stop // rows)))
-    return joined.map(lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts))
+    streams = [stream(shard) for shard in range(own.start // rows, own.stop // rows)]
+    turns = tf.data.Dataset.from_tensor_slices(np.repeat(np.arange(len(streams)), rows)).repeat()
+    return tf.data.Dataset.choose_from_datasets(streams, turns)
 
 
 def _shuffled(dataset, buffer_size, seed):

@@ -41,16 +41,16 @@ def read_orientation(file) -> int:
         image = Image.open(file)
     except UnidentifiedImageError as error:
         raise NotAnImage("not an image that Pillow can read" if file.seek(0, io.SEEK_END) else "empty") from error
-    (width, height), by_tensorflow = image.size, image.format in BY_TENSORFLOW
-    found = f"an image of {height} x {width} px"
     if image.format in NO_PIXELS:
         raise NotAnImage(f"not an image of pixels, but {image.format}")
-    if not by_tensorflow and image.mode in NO_COLOURS:
-        raise ValueError(f"{found} of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
-    if width * height > LARGEST_IMAGE:
-        raise ValueError(f"{found}, too large: the limit is {LARGEST_IMAGE:,} pixels")
+    if image.width * image.height > LARGEST_IMAGE:
+        size = f"{image.height} x {image.width} px"
+        raise ValueError(f"an image of {size}, too large: the limit is {LARGEST_IMAGE:,} pixels")
     orientation = UPRIGHT
-    if by_tensorflow and image.info:
+    if image.format not in BY_TENSORFLOW:
+        if image.mode in NO_COLOURS:
+            raise ValueError(f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
+    elif image.info:
         with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
             orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)  # that of PNG decodes the pixels
     return orientation if orientation in range(1, 9) else UPRIGHT
@@ -74,7 +74,7 @@ def decode_image(encoded, orientation=UPRIGHT):
     """
     encoded = tf.convert_to_tensor(encoded)
     image = tf.cond(
-        tf.io.is_jpeg(encoded) | _is_png(encoded),
+        _is_jpeg_or_png(encoded),
         lambda: decode_jpeg_or_png(encoded),
         lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
     )
@@ -83,26 +83,26 @@ def decode_image(encoded, orientation=UPRIGHT):
 
 def decode_jpeg_or_png(encoded):
     """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
-    is_jpeg = tf.io.is_jpeg(encoded)
-    with tf.control_dependencies([tf.debugging.Assert(is_jpeg | _is_png(encoded), ["neither JPEG nor PNG"])]):
-        sides = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: _png_sides(encoded))
-    with tf.control_dependencies([_refuse_large(sides)]):
+    with tf.control_dependencies([_sides(encoded)]):
         return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
 
 
-def _is_png(encoded):
-    return tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+def _is_jpeg_or_png(encoded):
+    return tf.io.is_jpeg(encoded) | (tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n")
 
 
-def _png_sides(encoded):
-    width_and_height = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-    return tf.ensure_shape(width_and_height, (2,))[::-1]
-
-
-def _refuse_large(sides):
-    sides = tf.cast(sides, tf.int64)
-    small = (tf.reduce_min(sides) > 0) & (tf.reduce_prod(sides) <= LARGEST_IMAGE)
-    return tf.debugging.Assert(small, ["an image of", sides, f"px: the limit is {LARGEST_IMAGE:,} pixels"])
+def _sides(encoded):
+    """`() string -> (2,) int32`: height and width in the header of a JPEG or PNG; others and large ones are refused."""
+    with tf.control_dependencies([tf.debugging.Assert(_is_jpeg_or_png(encoded), ["neither JPEG nor PNG"])]):
+        sides = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+            lambda: tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)[1::-1],
+        )
+    small = (tf.reduce_min(sides) > 0) & (tf.reduce_prod(tf.cast(sides, tf.int64)) <= LARGEST_IMAGE)
+    message = ["an image of", sides, f"px: the limit is {LARGEST_IMAGE:,} pixels"]
+    with tf.control_dependencies([tf.debugging.Assert(small, message)]):
+        return tf.identity(sides)
 
 
 def _decode_with_pillow(encoded):
@@ -138,8 +138,7 @@ def for_server(example):
     image = example["image"]
     if image.dtype != tf.string:
         return tf.io.encode_png(image)
-    upright = example.get("orientation", UPRIGHT) == UPRIGHT
-    as_it_is = (tf.io.is_jpeg(image) | _is_png(image)) & upright
+    as_it_is = _is_jpeg_or_png(image) & (example.get("orientation", UPRIGHT) == UPRIGHT)
     return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
 
 
@@ -202,9 +201,7 @@ def training_crop(example, numbers, recipe):
     orientation = example.get("orientation", UPRIGHT)
 
     def crop_of_jpeg():
-        sides = tf.io.extract_jpeg_shape(image)[:2]
-        with tf.control_dependencies([_refuse_large(sides)]):
-            return tf.io.decode_and_crop_jpeg(image, windows(sides)[0], channels=3)
+        return tf.io.decode_and_crop_jpeg(image, windows(_sides(image))[0], channels=3)
 
     def crop_of_image():
         decoded = decode_image(image, orientation)

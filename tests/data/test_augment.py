@@ -122,14 +122,15 @@ def test_crops_are_resized_as_by_tensorflow_and_mirrored():
     np.testing.assert_array_equal(mirrored, image[:, ::-1])
 
 
-def test_mixup_and_cutmix_take_the_previous_picture_and_mix_labels_alike():
+def test_mixup_and_cutmix_mix_pictures_and_labels_alike():
     images = np.broadcast_to(np.arange(1, 5, dtype=np.uint8)[:, None, None, None], (4, 20, 40, 3))
     labels = np.eye(4, dtype=np.float32)
-    neighbors, of_neighbors = np.roll(images, 1, 0), np.roll(labels, 1, 0)
-    mixed, mixed_labels = mixup(images, labels, tf.constant(0.75))
+    partners = np.array([3, 0, 1, 2])
+    neighbors, of_neighbors = images[partners], labels[partners]
+    mixed, mixed_labels = mixup(images, labels, partners, tf.constant(0.75))
     np.testing.assert_allclose(mixed, 0.75 * images + 0.25 * neighbors)
     np.testing.assert_allclose(mixed_labels, 0.75 * labels + 0.25 * of_neighbors)
-    mixed, mixed_labels = cutmix(images, labels, tf.constant(0.25), tf.constant([0.5, 0.1]))
+    mixed, mixed_labels = cutmix(images, labels, partners, tf.constant(0.25), tf.constant([0.5, 0.1]))
     expected = images.astype(np.float32)
     expected[:, 5:15, :14] = neighbors[:, 5:15, :14]  # 10 x 20 about row 10, column 4; 6 columns are outside
     np.testing.assert_array_equal(mixed, expected)

@@ -132,6 +132,14 @@ def test_cached_images_are_decoded_once_and_every_epoch_shows_all_of_them(digits
         training_batches(dataclasses.replace(few, at=None), recipe)
 
 
+def test_cached_images_may_differ_in_size():
+    images = [tf.io.encode_png(np.full((20 + i, 30 - i, 3), 40 * i, np.uint8)).numpy() for i in range(4)]
+    source, _ = own_source((images, np.arange(4)), (images, np.arange(4)), log=lambda line: None)
+    recipe = dataclasses.replace(PLAIN, cache=True, global_batch_size=4)
+    for pixels, labels in take(training_batches(source.train, recipe), 3):
+        np.testing.assert_array_equal(pixels.mean((1, 2, 3)), 40 * labels.argmax(1))
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1e-4])
 def test_shares_of_mixed_labels_are_distributed_as_the_papers(alpha, digits):
     recipe = dataclasses.replace(PLAIN, global_batch_size=4, mixup_alpha=alpha)
