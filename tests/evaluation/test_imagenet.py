@@ -78,7 +78,7 @@ def test_validation_and_v2_from_tfds(tmp_path):
 def test_what_is_absent_is_named_with_the_way_to_get_it(tmp_path):
     FirstPixel.output_shape, FirstPixel.class_names = (None, 1000), tuple(map(str, range(1, 1001)))
     for open_split, message in (
-        (lambda: imagenet.split_of(V2, tmp_path), "imagenet_v2/.* is not in {tmp_path}"),
+        (lambda: imagenet.split_of(V2, tmp_path), f"imagenet_v2/.* is not in {tmp_path}"),
         (lambda: imagenet.split_of("ReaL", tmp_path), "imagenet2012_real/.* is not in .* Prepare it by tfds build"),
         (lambda: imagenet.check_classes(FirstPixel()), r"1000 classes of ImageNet-1k in order, got \('1', '2'"),
     ):

@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import fsspec
 import keras
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_a_run_that_is_stopped_and_damaged_ends_with_the_same_weights_and_callba
     assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == ["5", "10"]
     recipe = dataclasses.replace(read_recipe(folder).for_images(1437), teacher=None)
     trainee = TrainingModel.of(start_model(recipe, load_source("digits"), quiet), recipe, choose_devices("cpu"))
-    for workdir in (folder, f"file://{folder}"):  # processes that do not write leave the rows that are repeated
+    fsspec.filesystem("memory").put(str(folder), "/stopped", recursive=True)
+    for workdir in (folder, "memory://stopped"):  # processes that do not write leave the rows that are repeated
         run = Run(workdir, read_recipe(folder), Devices("the second of two", 1, process=1))
         with run.opened():
             run.restore(trainee)

@@ -236,7 +236,7 @@ def test_the_recipe_for_beginners_suits_a_few_images_and_a_damaged_one_is_named_
     with pytest.raises(ValueError, match=rf"^An image cannot be used: .*{damaged.name}: .* with --skip-corrupt\.$"):
         keras_mixer.fit("scratch_small", seed=3, **options)  # when training reaches it
     result = keras_mixer.fit("scratch_small", skip_corrupt=True, **options)  # the folder of the run was still free
-    assert f"Left out of {folder}: damaged images: 1 (train/circle/{damaged.name})." in said
+    assert f"Left out of {folder}: damaged: 1 (train/circle/{damaged.name})." in said
     assert result.history["step"] == [6, 12]
     assert result.model.class_names == ("circle", "stripe")
     smaller = "49 training images are few for this recipe: global_batch_size 8 instead of 512, warmup_steps 1"
