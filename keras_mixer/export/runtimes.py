@@ -97,15 +97,19 @@ def _open_tflite(path):
     interpreter = lite.Interpreter(model_path=str(path), num_threads=available_cores())
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
-    size = details["image"]["shape"][0]  # images per call
+    size, dtype = details["image"]["shape"][0], details["image"]["dtype"]  # images per call
+    scale, zero_point = details["probabilities"]["quantization"]  # the scale is 0 in a file of float32
 
     def run(images):
-        padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])  # full batches only
-        padded = padded.astype(details["image"]["dtype"])  # float32 or uint8, as the probabilities
+        missing = -len(images) % size if len(images) else size  # full batches only, and at least one
+        pixels = np.rint(np.clip(np.nan_to_num(images), 0, 255)) if scale else images  # uint8 would wrap around
+        padded = np.concatenate([pixels, np.zeros((missing, *images.shape[1:]))]).astype(dtype)
         batches = [runner(image=padded[i : i + size])["probabilities"] for i in range(0, len(padded), size)]
         probabilities = np.concatenate(batches)[: len(images)]
-        scale, zero_point = details["probabilities"]["quantization"]
-        return (probabilities.astype(np.float32) - zero_point) * scale if scale else probabilities
+        if not scale:
+            return probabilities
+        unknown = np.isnan(images).any((1, 2, 3))[:, None]  # uint8 has no NaN
+        return np.where(unknown, np.nan, (probabilities.astype(np.float32) - zero_point) * np.float32(scale))
 
     return description, name, {"image": run}
 

@@ -243,6 +243,8 @@ def _batches(images, predictor, size):
     """
     shape, crop = predictor.input_shape, predictor.facts.evaluation_crop
     if isinstance(images, Split):
+        if shape[2] != 3:
+            raise ValueError(f"Images of data sets are RGB, but the model takes {shape[2]} channels. Pass arrays.")
         with naming_damaged_files(images):
             encoded = images.elements.map(lambda element: for_server(images.read(element))).batch(size)
             pixels = evaluation_batches(images, image_size=shape[:2], batch_size=size, crop=crop)
@@ -251,9 +253,13 @@ def _batches(images, predictor, size):
     if images is None:
         noise = np.random.default_rng(0).integers(0, 256, (32, *shape), np.uint8)
         images = list(noise) if shape[2] == 3 else noise
+    if not hasattr(images, "__len__") or isinstance(images, str | tf.data.Dataset):
+        raise ValueError(f"Expected an array or a list of images, or (images, labels), got {type(images).__name__}.")
     pair = isinstance(images, tuple) and images and hasattr(images[0], "__array__")
     array, labels = images if pair else (images, None)
     labels = np.full(len(array), -1) if labels is None else class_numbers(np.asarray(labels))
+    if len(labels) != len(array):
+        raise ValueError(f"Expected one label per image, got {len(labels)} for {len(array)} images.")
     files = isinstance(array, list | tuple)
     if not files:
         warn_of_range(array)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+from typing import Literal
 
 import keras
 from PIL import Image
@@ -15,6 +16,7 @@ from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
+from keras_mixer.fields import check
 
 PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js
@@ -30,6 +32,7 @@ LONGEST_SIDE = 512  # pixels; larger photographs are reduced
 
 def write_web(predictor, folder, *, quantization=None, title="Image classifier", facts=None, examples=()):
     """Writes a folder for any static file server, with a TFLite file and LiteRT.js; all can download the examples."""
+    check("quantization", quantization, Literal[None, "float16", "dynamic_int8"])  # the pixels of the page are float
     height, width, channels = predictor.for_classes("to show").input_shape
     if channels != 3:
         raise ValueError(f"The page needs a model of RGB images; this one takes {channels} channels.")
@@ -37,7 +40,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     files = {item.name: item.read_bytes() for item in page.iterdir()} | _runtime_files()
     files["LICENSES.txt"] = files["LICENSES.txt"].replace(b"VERSION", VERSION.encode())
     folder.mkdir()
-    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)  # not int8: the pixels of the page are float
+    write_tflite(predictor, folder / WEB_FILE, quantization=quantization)
     size = (folder / WEB_FILE).stat().st_size
     shown = {
         "Trained on": predictor.facts.trained_on,
@@ -46,7 +49,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
         "Size": f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB",
         "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }
-    card = {"name": title, "model_bytes": size, "facts": [[term, text] for term, text in shown.items() if text]}
+    card = {"name": title, "model_bytes": size, "facts": [[term, str(text)] for term, text in shown.items() if text]}
     card["examples"] = [{"file": f"examples/{i}.png", "label": label} for i, (label, _) in enumerate(examples)]
     files |= {f"examples/{i}.png": image for i, (_, image) in enumerate(examples)}
     files |= {"model.json": predictor.as_json().encode(), "card.json": json.dumps(card).encode()}

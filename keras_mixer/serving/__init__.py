@@ -1,6 +1,7 @@
 """Classifies image files with a model on TensorFlow Serving, over its REST API."""
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,9 +42,6 @@ class Answer:
         """The `top_k` best classes, or all that the answer names."""
         probabilities = tuple(self.probabilities[number] for number in self.classes[:top_k])
         return Prediction(path, tuple(self.labels[:top_k]), probabilities)
-
-
-ANSWERS = pydantic.TypeAdapter(dict[str, list[Answer]])
 
 
 class Client:
@@ -117,11 +115,11 @@ class Client:
 def answers_in(content, count) -> list[Answer]:
     """The answers for `count` images in the JSON that a server sends; ServingError if they are malformed."""
     try:
-        rows = ANSWERS.validate_json(content)["predictions"]
+        rows = check("predictions", json.loads(content)["predictions"], list[Answer])
         sound = (len(row.classes) == len(row.labels) and max(row.classes) < len(row.probabilities) for row in rows)
         if len(rows) != count or not all(sound):
             raise ValueError(f"{rows} for {count} images")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ServingError(f"The answer is not that of a model exported by this package ({error!s:.300}).") from error
     return rows
 
