@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pydantic_core
 
-from keras_mixer.data.image_folder import FILES, read_files, write_files
+from keras_mixer.data.image_folder import TEST, TRAIN, ImageFile
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
@@ -30,6 +30,8 @@ from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
 
+FILES = "files.csv"
+AS_TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # names may be any bytes
 CHECKPOINT = f"checkpoint-{'[0-9]' * 9}.npz"  # with the step
 MOST_CHECKPOINTS = 2
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
@@ -123,7 +125,7 @@ class Run:
                 f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another --workdir."
             )
         write_json(self.config, self.recipe)
-        if source.images:
+        if source.train.files:
             write_files(self.files, source)
         if not self.resumes:
             write_json(self.start, start)
@@ -310,3 +312,21 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
     return list(csv.DictReader(lines))
+
+
+def write_files(path, source: Source):
+    """Writes `files.csv`: the images of a folder that the run uses, in the parts to which the run assigns them."""
+    with atomic_write(path) as temporary, temporary.open("w", **AS_TEXT) as file:
+        writer = csv.writer(file)
+        writer.writerow(ImageFile._fields)
+        for part, split in ((TRAIN, source.train), (TEST, source.test)):
+            writer.writerows(image._replace(part=part) for image in split.files)
+
+
+def read_files(path: Path) -> list[ImageFile]:
+    """The images in a `files.csv`; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(**AS_TEXT) as file:
+        _, *rows = csv.reader(file)
+    return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
