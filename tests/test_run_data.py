@@ -72,7 +72,7 @@ def test_the_split_belongs_to_the_run(trained, km):
     trains[0].unlink()
     shutil.copytree("photos/square", "photos/bird")
     out = km("evaluate run")
-    assert f"changed since this run was trained: {trains[0].relative_to('photos')}. 6 are tested, 6 were rec" in out
+    assert f"missing or changed: {trains[0].relative_to('photos')}. 6 are tested, 6 were rec" in out
     assert evaluated() == before
     for file in tests:
         file.unlink()
@@ -122,11 +122,11 @@ def test_a_run_does_not_resume_on_changed_images(trained):
     train.write_bytes(kept + b" ")
     test.rename("photos/moved.png")
     gone, big = (path.relative_to("photos") for path in (test, train))
-    with pytest.raises(ValueError, match=f"started: ({gone}, {big}|{big}, {gone}). Restore them"):
+    with pytest.raises(ValueError, match=f"missing or changed: ({gone}, {big}|{big}, {gone}). Restore them"):
         fit("photos", "stopped")
     train.write_bytes(kept[:-30] + bytes(30))
     Path("photos/moved.png").rename(test)
-    with pytest.raises(ValueError, match=rf"changed since this run started: {big}\."):
+    with pytest.raises(ValueError, match=rf"missing or changed: {big}\."):
         fit("photos", "stopped", skip_corrupt=True)
     train.write_bytes(kept)
     assert_same_weights(fit("photos", "stopped").model, fit("photos", "run").model)  # without the new image

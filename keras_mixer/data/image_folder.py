@@ -50,7 +50,8 @@ class ImageFolder:
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
-        classes = _folders(self.path / next(iter(parts)))
+        train_folder, *test_folder = parts
+        classes = _folders(self.path / train_folder)
         if len(classes) < 2:
             raise self._no_classes(classes)
         images = self._images(parts)
@@ -59,7 +60,7 @@ class ImageFolder:
             raise ValueError(f"{self.path} has no training images of {some(empty)}. Fill or remove class folders.")
         if unknown := sorted({image.class_name for image in images} - trained):
             raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {some(unknown)}.")
-        if TEST not in parts.values():
+        if not test_folder:
             for_test = stratified_split([image.class_name for image in images], test_fraction, seed)
             pairs = zip(images, for_test, strict=True)
             images = [image._replace(part=TEST) if test else image for image, test in pairs]

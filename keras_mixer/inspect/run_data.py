@@ -38,11 +38,9 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
     if is_own := is_run and _are_own(record, own, recipe):
         source, lost = recorded_source(recipe, record, log=log, **options)
         if lost:
-            known = sum(image.part == TEST for image in record)
-            log(
-                f"Images in {recipe.data} are missing, or have changed since this run was trained: {some(lost)}. "
-                f"{source.test.size} are tested, {known} were recorded."
-            )
+            known, tested = sum(image.part == TEST for image in record), source.test.size
+            found = f"The images in {recipe.data} have changed since this run was trained; missing or changed"
+            log(f"{found}: {some(lost)}. {tested} are tested, {known} were recorded.")
         if source.test.files and not record:
             log(f"{path} has no files.csv: its test images are drawn anew, and may have been trained on.")
         if not source.test.size:
@@ -56,7 +54,7 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
 
 def _are_own(record, own: Recipe, wanted: Recipe) -> bool:
     """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
-    images = image_folder(wanted.data, wanted.train_split, wanted.test_split)
+    images = image_folder(wanted.data)
     if wanted.test_split == own.test_split:
         return wanted.data == own.data or bool(images and images.holds(record))
     if images and not (images.path / wanted.test_split).is_dir():

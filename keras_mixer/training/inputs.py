@@ -49,7 +49,7 @@ def recorded_source(recipe, record, **options) -> tuple[Source, list[str]]:
     """The data of a recipe; of recorded images those that are still there, in their parts, and the paths of others."""
     if not record:
         return load_recipe_source(recipe, **options), []
-    folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
+    folder = image_folder(recipe.data, **options)
     if folder is None:
         raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
     return folder.recorded(record)
@@ -60,10 +60,8 @@ def training_source(run: Run, skip_corrupt=False) -> Source:
     record = read_files(run.files) if run.resumes else []
     source, lost = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
     if lost:
-        raise ValueError(
-            f"Images in {run.recipe.data} are missing, or have changed since this run started: {some(lost)}. Restore "
-            "them, or choose another --workdir."
-        )
+        found = f"The images in {run.recipe.data} have changed since this run started; missing or changed: {some(lost)}"
+        raise ValueError(f"{found}. Restore them, or choose another --workdir.")
     return source
 
 

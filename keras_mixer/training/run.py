@@ -126,7 +126,9 @@ class Run:
             )
         write_json(self.config, self.recipe)
         if source.train.files:
-            write_files(self.files, source)
+            parts = (TRAIN, source.train.files), (TEST, source.test.files)
+            images = [image._replace(part=part) for part, files in parts for image in files]
+            _write_csv(self.files, [ImageFile._fields, *images])
         if not self.resumes:
             write_json(self.start, start)
         self.write_metrics()
@@ -145,10 +147,8 @@ class Run:
         if not self.epochs:
             self.metrics.unlink(missing_ok=True)
             return
-        with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.epochs[0])
-            writer.writeheader()
-            writer.writerows(self.epochs)
+        columns = list(self.epochs[0])
+        _write_csv(self.metrics, [columns, *([row[name] for name in columns] for row in self.epochs)])
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -259,8 +259,7 @@ class Run:
         stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
-            recipe = self.recipe
-            images = image_folder(recipe.data, recipe.train_split, recipe.test_split)
+            images = image_folder(self.recipe.data)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
@@ -314,13 +313,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(lines))
 
 
-def write_files(path, source: Source):
-    """Writes `files.csv`: the images of a folder that the run uses, in the parts to which the run assigns them."""
+def _write_csv(path, rows):
     with atomic_write(path) as temporary, temporary.open("w", **AS_TEXT) as file:
-        writer = csv.writer(file)
-        writer.writerow(ImageFile._fields)
-        for part, split in ((TRAIN, source.train), (TEST, source.test)):
-            writer.writerows(image._replace(part=part) for image in split.files)
+        csv.writer(file).writerows(rows)
 
 
 def read_files(path: Path) -> list[ImageFile]:
