@@ -41,9 +41,8 @@ def unusable_examples(split) -> dict[int, str]:
         try:
             next(corners, None)
         except tf.errors.OpError as error:  # in the place of the element; the next ones follow
-            place = (
-                f"{split.name}/{split.files[i].path}" if split.files else f"image {i} of {split.name}, counted from 0"
-            )
+            file = split.files[i].path if split.files else None
+            place = f"{split.name}/{file}" if file else f"image {i} of {split.name}, counted from 0"
             reasons[i] = f"{place}: {reason_of(error)}"
     return reasons
 

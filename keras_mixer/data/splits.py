@@ -94,7 +94,7 @@ class Source:
 
     def describe_classes(self, part="test") -> str:
         """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
-        names = list(self.class_names)
+        names = self.class_names
         if not self.train.files:
             return f"Classes: {some(names, MOST_CLASSES)}"
         train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
