@@ -1,9 +1,5 @@
-"""A folder of image files as a data set, one sub-folder per class, and `files.csv`: what a run knows about it.
+"""A folder of image files as a data set, one sub-folder per class."""
 
-The split into training and test images belongs to the run, not to the folder.
-"""
-
-import csv
 import dataclasses
 import filecmp
 import os
@@ -11,7 +7,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,24 +16,21 @@ from PIL import Image
 from keras_mixer.data.decode import NotAnImage, content_sum
 from keras_mixer.data.image_files import check_file, damaged_files, progress, unusable_examples
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
-from keras_mixer.files import atomic_write
 
-FILES = "files.csv"
-TRAIN, TEST, UNUSED = "train", "test", "unused"
+TRAIN, TEST = "train", "test"
 LOOKED_AT = 16  # images of a folder, evenly spaced, whose content is looked at
-AS_TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # names may be any bytes
 SYSTEM_NAMES = {"@eadir", "#recycle", "$recycle.bin", "__macosx", "desktop.ini", "lost+found", "thumbs.db"}
 
 
 class ImageFile(NamedTuple):
-    """One image of a folder, a line of `files.csv`."""
+    """One image of a folder, a line of the `files.csv` of a run."""
 
     path: str  # below the folder, with "/"
     class_name: str
-    part: str  # TRAIN, TEST or UNUSED
+    part: str  # TRAIN or TEST
     bytes: int
-    orientation: int = 0  # as of `read_orientation`; 0 if it was not opened
-    crc32: int = 0  # its `content_sum`
+    orientation: int  # as of `read_orientation`
+    crc32: int  # its `content_sum`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +50,17 @@ class ImageFolder:
     def source(self, test_fraction, seed) -> Source:
         """The images of the two sub-folders; without them, the seed chooses a fraction of each class to test on."""
         parts = self._parts()
-        names = {part: _folders(self.path / folder) for folder, part in parts.items()}
-        if len(names[TRAIN]) < 2:
-            raise self._no_classes(names[TRAIN])
-        if unknown := sorted(set(names.get(TEST, ())) - set(names[TRAIN])):
-            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {some(unknown)}.")
+        train_folder, *test_folder = parts
+        classes = _folders(self.path / train_folder)
+        if len(classes) < 2:
+            raise self._no_classes(classes)
         images = self._images(parts)
-        for part, classes in names.items():
-            filled = {image.class_name for image in images if image.part == part}
-            if empty := [name for name in classes if name not in filled]:
-                raise ValueError(f"{self.path} has no {part} images of {some(empty)}. Fill or remove class folders.")
-        if TEST not in names:
+        trained = {image.class_name for image in images if image.part == TRAIN}
+        if empty := [name for name in classes if name not in trained]:
+            raise ValueError(f"{self.path} has no training images of {some(empty)}. Fill or remove class folders.")
+        if unknown := sorted({image.class_name for image in images} - trained):
+            raise ValueError(f"{self.path / self.test_split} has classes that training lacks: {some(unknown)}.")
+        if not test_folder:
             for_test = stratified_split([image.class_name for image in images], test_fraction, seed)
             pairs = zip(images, for_test, strict=True)
             images = [image._replace(part=TEST) if test else image for image, test in pairs]
@@ -81,27 +74,27 @@ class ImageFolder:
             raise self._no_classes()
         return self._source(images)
 
-    def recorded(self, record: list[ImageFile]) -> tuple[Source, str]:
-        """The images that are as recorded, in their parts, and which are not, or are new."""
-        in_parts = any(not image.path.startswith(f"{image.class_name}/") for image in record)
-        folders = (self.train_split, self.test_split) if in_parts else ("",)
-        images = self._images(dict.fromkeys(folders, UNUSED), record)
-        there, known = set(images), {image.path for image in record}
-        gone = [image.path for image in record if image not in there]
-        new = [image.path for image in images if image.path not in known]
-        return self._source(images), counted({"missing or changed": gone, "new": new})
+    def recorded(self, record) -> tuple[Source, list[str]]:
+        """The images that are as recorded, in their parts, and the paths of the others."""
+        there = self._decodable(self._there(record), defaultdict(list))
+        return self._source(there), sorted({image.path for image in record} - {image.path for image in there})
 
-    def holds(self, record: list[ImageFile]) -> bool:
+    def holds(self, record) -> bool:
         """Whether most of the recorded images are in this folder, with their names, sizes and recorded contents."""
-        images = {f"{self.path}/{image.path}": image for image in record}
-        there = [
-            path for path, image in images.items() if os.path.isfile(path) and os.path.getsize(path) == image.bytes
-        ]
-        for path in there[:: len(there) // LOOKED_AT + 1]:
-            with open(path, "rb") as file:
-                if content_sum(file) != images[path].crc32:
+        there = self._there(record)
+        for image in there[:: len(there) // LOOKED_AT + 1]:
+            with open(self.path / image.path, "rb") as file:
+                if content_sum(file) != image.crc32:
                     return False
         return 2 * len(there) > len(record)
+
+    def _there(self, record) -> list[ImageFile]:
+        """The recorded images that are in this folder, in their sizes."""
+
+        def size(path):
+            return os.path.getsize(path) if os.path.isfile(path) else None
+
+        return [image for image in record if size(f"{self.path}/{image.path}") == image.bytes]
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
@@ -135,36 +128,41 @@ class ImageFolder:
             f"Expected {folder}/CLASS/*.jpg or {folder}/train/CLASS/*.jpg with {folder}/test/CLASS/*.jpg."
         )
 
-    def _images(self, parts, record=()) -> list[ImageFile]:
-        """The images in the class folders of some sub-folders; files that are recorded are not opened."""
-        known = {(image.path, image.bytes): image for image in record}
-        images, damaged, left_out = [], dict[str, str](), defaultdict[str, list[str]](list)
-        for file in progress(self._files(parts, left_out)):
+    def _images(self, parts) -> list[ImageFile]:
+        """The images in the class folders of some sub-folders; says what is left out."""
+        images, reasons, left_out = [], [], defaultdict[str, list[str]](list)
+        for path, class_name, part, size in progress(self._files(parts, left_out)):
             try:
-                image = known.get((file.path, file.bytes))
-                images.append(image or file._replace(**check_file(f"{self.path}/{file.path}")))
+                images.append(ImageFile(path, class_name, part, size, *check_file(f"{self.path}/{path}")))
             except NotAnImage as error:
-                left_out[str(error)].append(file.path)
+                left_out[str(error)].append(path)
             except ValueError as error:
-                damaged[file.path] = str(error)
-        if self.skip_corrupt:
-            split = self._split(images, {image.class_name for image in images})
-            damaged |= {images[i].path: reason for i, reason in unusable_examples(split).items()}
-        elif damaged:
-            raise damaged_files(list(damaged.values()))
-        if said := counted(left_out | {"damaged": list(damaged)}):
-            self.log(f"Left out of {self.path}: {said}.")
-        return [image for image in images if image.path not in damaged]
+                left_out["damaged"].append(path)
+                reasons.append(str(error))
+        if reasons and not self.skip_corrupt:
+            raise damaged_files(reasons)
+        images = self._decodable(images, left_out)
+        if said := [f"{what}: {len(paths):,} ({some(paths)})" for what, paths in left_out.items() if paths]:
+            self.log(f"Left out of {self.path}: {', '.join(said)}.")
+        return images
 
-    def _files(self, parts, left_out) -> list[ImageFile]:
-        """All files in the class folders of some sub-folders, not opened; notes what is left out."""
+    def _decodable(self, images, left_out) -> list[ImageFile]:
+        """The images; if damaged ones are left out, only those that can be decoded, and notes the others."""
+        if not self.skip_corrupt:
+            return images
+        damaged = unusable_examples(self._split(images, {image.class_name for image in images}))
+        left_out["damaged"] += [images[i].path for i in damaged]
+        return [image for i, image in enumerate(images) if i not in damaged]
+
+    def _files(self, parts, left_out) -> list[tuple[str, str, str, int]]:
+        """`(path, class name, part, bytes)` of all files in the class folders of some sub-folders."""
         found = []
         for folder, part in parts.items():
             for entry in _entries(self.path / folder):
                 path = posixpath.join(folder, entry.name)
                 if entry.is_dir():
                     files = _files_below(self.path, path, left_out)
-                    found += [ImageFile(file, entry.name, part, size) for file, size in files]
+                    found += [(file, entry.name, part, size) for file, size in files]
                 else:
                     left_out["files outside the class folders"].append(path)
         return found
@@ -182,9 +180,9 @@ class ImageFolder:
                     return
 
     def _source(self, images) -> Source:
-        classes = {image.class_name for image in images if image.part != UNUSED}
+        classes = sorted({image.class_name for image in images})
         train, test = (self._split([i for i in images if i.part == part], classes) for part in (TRAIN, TEST))
-        return Source(self.path.resolve().name, tuple(sorted(classes)), train, test, tuple(images))
+        return Source(self.path.resolve().name, tuple(classes), train, test)
 
     def _split(self, images, classes) -> Split:
         labels = {name: label for label, name in enumerate(sorted(classes))}
@@ -213,33 +211,6 @@ def images_below(folder) -> list[str]:
             pass
         found.append(f"{folder}/{path}")
     return found
-
-
-def counted(kinds) -> str:
-    """Such as `missing: 2 (a.png, b.png), new: 1 (c.png)`; empty if there are none of any kind."""
-    return ", ".join(f"{what}: {len(paths):,} ({some(paths)})" for what, paths in kinds.items() if paths)
-
-
-def write_files(path, source: Source):
-    """Writes the images of a source, with the parts that they are in now, as `files.csv`."""
-    parts = dict.fromkeys(source.train.files, TRAIN) | dict.fromkeys(source.test.files, TEST)
-    with atomic_write(path) as temporary, temporary.open("w", **AS_TEXT) as file:
-        writer = csv.writer(file)
-        writer.writerow(ImageFile._fields)
-        for image in source.images:
-            writer.writerow(image._replace(part=parts.get(image, UNUSED)))
-
-
-def read_files(path) -> list[ImageFile]:
-    """The images in a `files.csv`; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(**AS_TEXT) as file:
-        _, *rows = csv.reader(file)
-    try:
-        return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or train again in another folder.") from error
 
 
 def _entries(path) -> list[os.DirEntry]:

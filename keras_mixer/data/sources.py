@@ -43,7 +43,7 @@ def load_source(
     if data.startswith(f"{NAME} ("):
         raise ValueError("The data were passed to keras_mixer.fit. Pass them again, or name other data with --data.")
     path, log = Path(data).expanduser(), options.get("log", print)
-    if (images := image_folder(data, train_split, test_split, **options)) is not None:
+    if (images := image_folder(data, train_split=train_split, test_split=test_split, **options)) is not None:
         return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
     if is_idx_folder(path):
         source = idx_source(path)
@@ -62,14 +62,14 @@ def load_source(
     return dataclasses.replace(source, train=getattr(source, train_split), test=getattr(source, test_split))
 
 
-def image_folder(data, train_split="train", test_split="test", **options) -> ImageFolder | None:
-    """The image folder at a path; None if it is another kind of data."""
+def image_folder(data, **options) -> ImageFolder | None:
+    """The image folder at a path; None if it is another kind of data. The options are its fields."""
     path = Path(data).expanduser()
     if not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
         return None
     if data in BUILT_IN and (not any(path.iterdir()) or any(path.glob("**/checkpoints"))):  # the folder of their runs
         return None
-    return ImageFolder(path, train_split, test_split, **options)
+    return ImageFolder(path, **options)
 
 
 def data_name(data) -> str:

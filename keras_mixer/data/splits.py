@@ -88,15 +88,14 @@ class Source:
     class_names: tuple[str, ...]  # in label order
     train: Split
     test: Split
-    images: tuple[Any, ...] = ()  # the `ImageFile` of each image in a folder, also of those that are in no split
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
     def describe_classes(self, part="test") -> str:
         """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
-        names = list(self.class_names)
-        if not self.images:
+        names = self.class_names
+        if not self.train.files:
             return f"Classes: {some(names, MOST_CLASSES)}"
         train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
@@ -114,19 +113,6 @@ def rows_of(columns):
     with tf.device("CPU:0"):
         tensors = {name: tf.constant(column) for name, column in columns.items()}
     return lambda positions: {name: tf.gather(tensor, positions) for name, tensor in tensors.items()}
-
-
-def hold_out(source: Source, fraction) -> Source:
-    """Replaces the test split by training examples from all over, as the paper does to choose settings (section 3)."""
-    held_out = held_out_places(source.train.size, fraction)
-    if not held_out.any() or held_out.all():
-        raise ValueError(f"holdout={fraction} of {source.train.size} images leaves nothing to train or to test on.")
-    return dataclasses.replace(source, train=source.train.part(~held_out), test=source.train.part(held_out))
-
-
-def held_out_places(size, fraction) -> np.ndarray:
-    """`(size,) bool`: which examples `hold_out` takes; 0.0833333 counts as 1/12."""
-    return spread(size, int(size * fraction + 0.05))
 
 
 def spread(size, count) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A loaded model, ready for use: pixels in [0, 255] in, probabilities or features out."""
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, model_like, rebuild
-from keras_mixer.data.decode import evaluation_crop, image_of
-from keras_mixer.data.image_files import read_image
+from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
+from keras_mixer.data.image_files import reason_of
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.mixer_model import ModelFacts, checked_class_names
@@ -168,18 +169,27 @@ def preprocess_image(image, model) -> np.ndarray:
     """
     size = model.input_shape[-3:-1]
     crop = model.facts.evaluation_crop if isinstance(model, Predictor) else Anatomy(model).evaluation_crop
-    return np.asarray(read_any_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
+    return np.asarray(read_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 
-def read_any_image(image, prepare):
-    """What `prepare` makes of the example of an image, given as for `preprocess_image`."""
-    if isinstance(image, bytes | str | os.PathLike):
-        return read_image(image, prepare)
-    pixels = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        found = f"got {pixels.shape} {pixels.dtype}. Batches of the model's size go to probabilities()."
-        raise ValueError(f"Expected the pixels of an image (h, w, 3) uint8, {found}")
-    return prepare({"image": tf.constant(pixels)})
+def read_image(image, prepare):
+    """What `prepare` makes of the example of an image, given and refused as by `preprocess_image`."""
+    if not isinstance(image, bytes | str | os.PathLike):
+        pixels = np.asarray(ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image)
+        if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+            found = f"got {pixels.shape} {pixels.dtype}. Batches of the model's size go to probabilities()."
+            raise ValueError(f"Expected the pixels of an image (h, w, 3) uint8, {found}")
+        return prepare({"image": tf.constant(pixels)})
+    name = f"These {len(image):,} bytes cannot be read as an image" if isinstance(image, bytes) else os.fspath(image)
+    if not isinstance(image, bytes) and not os.path.isfile(image):
+        raise FileNotFoundError(f"There is no image file {image}.")
+    try:
+        with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
+            orientation = read_orientation(file)  # before all of a large file is read
+            file.seek(0)
+            return prepare({"image": tf.constant(file.read()), "orientation": orientation})
+    except Exception as error:  # TensorFlow and Pillow have many types
+        raise ValueError(f"{name}: {reason_of(error)}") from error
 
 
 def load_model(path) -> keras.Model:

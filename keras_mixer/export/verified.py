@@ -18,7 +18,7 @@ from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
-from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_any_image, require_tensorflow
+from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_image, require_tensorflow
 from keras_mixer.export.runtimes import open_export
 from keras_mixer.export.saved_model import version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
@@ -268,5 +268,5 @@ def _batches(images, predictor, size):
         pixels = np.stack([preprocess_image(one, predictor) for one in some]) if files else np.asarray(some)
         if pixels.shape[1:] != shape:  # the model might answer
             raise ValueError(f"Expected images of shape {shape}, got {pixels.shape[1:]}.")
-        encoded = np.array([read_any_image(one, for_server).numpy() for one in some], object) if files else None
+        encoded = np.array([read_image(one, for_server).numpy() for one in some], object) if files else None
         yield (pixels, labels[start : start + size]), encoded

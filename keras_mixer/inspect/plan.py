@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from keras_mixer.data.sources import image_folder
-from keras_mixer.data.splits import held_out_places
 from keras_mixer.training.fit import starting_weights
+from keras_mixer.training.inputs import held_out_places
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights import published
 from keras_mixer.weights.resolution import widened

@@ -15,7 +15,7 @@ from keras_mixer.evaluation.outputs import NO_GUESS, confusion_of, guesses, outp
 from keras_mixer.export.runtimes import load
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
-from keras_mixer.inspect.run_data import batches_of, run_source, with_classes_of
+from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.inspect.saliency import overlay, saliency
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.run import read_recipe, read_results
@@ -64,9 +64,8 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "answers": None,
     }
     try:
-        source = run_source(folder, recipe, skip_corrupt=skip_corrupt)
-        test = with_classes_of(source, predictor.class_names).test
-        report["answers"] = read_answers(predictor, subsample(test, images)) | {"total": test.size}
+        source, *_ = source_for(folder, predictor.class_names, {}, skip_corrupt=skip_corrupt)
+        report["answers"] = read_answers(predictor, subsample(source.test, images)) | {"total": source.test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         report["problem"] = str(error)
         print(as_addresses(f"{folder}: {error}"), file=sys.stderr)

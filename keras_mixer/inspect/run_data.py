@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import FILES, TEST, read_files
+from keras_mixer.data.image_folder import TEST
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, some
 from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
-from keras_mixer.training.run import read_recipe
+from keras_mixer.training.run import FILES, read_files, read_recipe
 
 BATCH_SIZE = 64
 
@@ -27,16 +27,24 @@ BATCH_SIZE = 64
 def source_for(path: Path, class_names, given, *, only_test=False, log=print, **options) -> tuple[Source, Recipe, bool]:
     """The data that a run or a model is looked at on, the recipe that names them, and whether they are the run's own.
 
-    They have the classes of the model. `given` replaces fields of the run's recipe. All images of other data are test
-    images if `only_test`.
+    Own data are tested on the images that were set aside when the run started; of others, all images are test images
+    if `only_test`. All have the classes of the model. `given` replaces fields of the run's recipe.
     """
-    is_run = (path / "config.json").is_file()
+    is_run, record = (path / "config.json").is_file(), read_files(path / FILES)
     if not is_run and "data" not in given:
         raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
     own = read_recipe(path) if is_run else RECIPES["digits"]
     recipe = resolve(own, **given)
-    if is_own := is_run and wants_own_data(path, own, recipe):
-        source = run_source(path, recipe, log=log, **options)
+    if is_own := is_run and _are_own(record, own, recipe):
+        source, lost = recorded_source(recipe, record, log=log, **options)
+        if lost:
+            known, tested = sum(image.part == TEST for image in record), source.test.size
+            found = f"The images in {recipe.data} have changed since this run was trained; missing or changed"
+            log(f"{found}: {some(lost)}. {tested} are tested, {known} were recorded.")
+        if source.test.files and not record:
+            log(f"{path} has no files.csv: its test images are drawn anew, and may have been trained on.")
+        if not source.test.size:
+            raise ValueError(f"None of the test images of {path} is left in {recipe.data}.")
     else:
         for_test = {"train_split": recipe.test_split, "test_fraction": None} if only_test else {}
         splits: dict[str, Any] = recipe.data_splits() | for_test
@@ -44,28 +52,11 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
     return with_classes_of(source, class_names, log), recipe, is_own
 
 
-def run_source(folder, recipe: Recipe, *, log=print, **options) -> Source:
-    """The data of a run, with the images that were set aside for testing when it started; logs what has changed."""
-    record = read_files(folder / FILES)
-    source, changed = recorded_source(recipe, record, log=log, **options)
-    if changed:
-        known = sum(image.part == TEST for image in record)
-        log(
-            f"The images in {recipe.data} have changed since this run was trained: {changed}. {source.test.size} are "
-            f"tested, {known} were recorded."
-        )
-    if source.images and not record:
-        log(f"{folder} has no files.csv: its test images are drawn anew, and may have been trained on.")
-    if not source.test.size:
-        raise ValueError(f"None of the test images of {folder} is left in {recipe.data}.")
-    return source
-
-
-def wants_own_data(folder, own: Recipe, wanted: Recipe) -> bool:
+def _are_own(record, own: Recipe, wanted: Recipe) -> bool:
     """Whether the wanted data are the run's own, or a folder elsewhere with most of its images; ValueError if gone."""
-    images = image_folder(wanted.data, wanted.train_split, wanted.test_split)
+    images = image_folder(wanted.data)
     if wanted.test_split == own.test_split:
-        return wanted.data == own.data or bool(images and images.holds(read_files(folder / FILES)))
+        return wanted.data == own.data or bool(images and images.holds(record))
     if images and not (images.path / wanted.test_split).is_dir():
         raise ValueError(f"There is no folder {images.path / wanted.test_split}.")
     return False

@@ -4,15 +4,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.image_folder import FILES, TRAIN, read_files
+from keras_mixer.data.image_folder import TRAIN
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.data.splits import Source, hold_out
+from keras_mixer.data.splits import Source, some, spread
 from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe
-from keras_mixer.training.run import Run, read_recipe
+from keras_mixer.training.run import FILES, Run, read_files, read_recipe
 
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
@@ -25,14 +27,29 @@ def load_recipe_source(recipe: Recipe, **options) -> Source:
     if recipe.train_split == recipe.test_split and not recipe.holdout:
         raise ValueError(f"{recipe.train_split!r} would be trained and tested on. Choose another --test-split.")
     source = load_source(recipe.data, recipe.data_dir, **recipe.data_splits(), **options)
-    return hold_out(source, recipe.holdout) if recipe.holdout else source
+    return hold_out(source, recipe.holdout)
 
 
-def recorded_source(recipe, record, **options) -> tuple[Source, str]:
-    """The data of a recipe; of recorded images those that are still there, in their parts, and what has changed."""
+def hold_out(source: Source, fraction) -> Source:
+    """Replaces the test images by training images from all over, as the paper does to choose settings (section 3)."""
+    if not fraction:
+        return source
+    held_out = held_out_places(source.train.size, fraction)
+    if not held_out.any() or held_out.all():
+        raise ValueError(f"holdout={fraction} of {source.train.size} images leaves nothing to train or to test on.")
+    return dataclasses.replace(source, train=source.train.part(~held_out), test=source.train.part(held_out))
+
+
+def held_out_places(size, fraction) -> np.ndarray:
+    """`(size,) bool`: which examples `hold_out` takes; 0.0833333 counts as 1/12."""
+    return spread(size, int(size * fraction + 0.05))
+
+
+def recorded_source(recipe, record, **options) -> tuple[Source, list[str]]:
+    """The data of a recipe; of recorded images those that are still there, in their parts, and the paths of others."""
     if not record:
-        return load_recipe_source(recipe, **options), ""
-    folder = image_folder(recipe.data, recipe.train_split, recipe.test_split, **options)
+        return load_recipe_source(recipe, **options), []
+    folder = image_folder(recipe.data, **options)
     if folder is None:
         raise ValueError(f"There is no image folder {recipe.data}, on which this run was trained.")
     return folder.recorded(record)
@@ -41,12 +58,10 @@ def recorded_source(recipe, record, **options) -> tuple[Source, str]:
 def training_source(run: Run, skip_corrupt=False) -> Source:
     """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
     record = read_files(run.files) if run.resumes else []
-    source, changed = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
-    if changed:
-        raise ValueError(
-            f"The images in {run.recipe.data} have changed since this run started: {changed}. Restore them, or choose "
-            "another --workdir."
-        )
+    source, lost = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
+    if lost:
+        found = f"The images in {run.recipe.data} have changed since this run started; missing or changed: {some(lost)}"
+        raise ValueError(f"{found}. Restore them, or choose another --workdir.")
     return source
 
 
@@ -57,7 +72,7 @@ def log_known_images(run, recipe: Recipe, source: Source, log):
         own, record = read_recipe(folder), read_files(folder / FILES)
     except ValueError:  # not a run
         return
-    if record and source.images:
+    if record and source.test.files:
         learned = {(image.bytes, image.crc32) for image in record if image.part == TRAIN}
         known = sum((image.bytes, image.crc32) in learned for image in source.test.files)
         said = f"learned {known:,} of the {source.test.size:,} {recipe.part()} images of this run"
@@ -82,7 +97,7 @@ def own_data(recipe: Recipe, overrides, train, test=None, log=print, **options) 
     options["needs_order"] = recipe.holdout > 0 or recipe.data_shards > 1
     source, described = own_source(train, **options)
     recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
-    return recipe, hold_out(source, recipe.holdout) if recipe.holdout else source
+    return recipe, hold_out(source, recipe.holdout)
 
 
 def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluation:

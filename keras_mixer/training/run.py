@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import pydantic_core
 
-from keras_mixer.data.image_folder import FILES, read_files, write_files
+from keras_mixer.data.image_folder import TEST, TRAIN, ImageFile
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
 from keras_mixer.fields import check
@@ -30,6 +30,8 @@ from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.weights.readers import load_keras, read_arrays
 
+FILES = "files.csv"
+AS_TEXT: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}  # names may be any bytes
 CHECKPOINT = f"checkpoint-{'[0-9]' * 9}.npz"  # with the step
 MOST_CHECKPOINTS = 2
 PACKAGES = ("keras-mixer", "keras", "numpy", "tensorflow", "tensorflow-cpu", "jax", "keras-cv")
@@ -123,8 +125,10 @@ class Run:
                 f"disk has {free / 1e6:,.0f} MB free. Free some space, or choose another --workdir."
             )
         write_json(self.config, self.recipe)
-        if source.images:
-            write_files(self.files, source)
+        if source.train.files:
+            parts = (TRAIN, source.train.files), (TEST, source.test.files)
+            images = [image._replace(part=part) for part, files in parts for image in files]
+            _write_csv(self.files, [ImageFile._fields, *images])
         if not self.resumes:
             write_json(self.start, start)
         self.write_metrics()
@@ -143,10 +147,8 @@ class Run:
         if not self.epochs:
             self.metrics.unlink(missing_ok=True)
             return
-        with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.epochs[0])
-            writer.writeheader()
-            writer.writerows(self.epochs)
+        columns = list(self.epochs[0])
+        _write_csv(self.metrics, [columns, *([row[name] for name in columns] for row in self.epochs)])
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -257,8 +259,7 @@ class Run:
         stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
-            recipe = self.recipe
-            images = image_folder(recipe.data, recipe.train_split, recipe.test_split)
+            images = image_folder(self.recipe.data)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
         different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
@@ -310,3 +311,17 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
     return list(csv.DictReader(lines))
+
+
+def _write_csv(path, rows):
+    with atomic_write(path) as temporary, temporary.open("w", **AS_TEXT) as file:
+        csv.writer(file).writerows(rows)
+
+
+def read_files(path: Path) -> list[ImageFile]:
+    """The images in a `files.csv`; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(**AS_TEXT) as file:
+        _, *rows = csv.reader(file)
+    return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]

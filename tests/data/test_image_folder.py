@@ -88,10 +88,10 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
     refused(folder, r"two or more class folders with images; found: one\.")
     (folder / "two").mkdir()
     (folder / "one" / "a.heic").write_bytes(b"heic")
-    refused(folder, "has no train images of one, two")
+    refused(folder, "has no training images of one, two")
     refused(write_folder(tmp_path / "same", classes=("dog", "dog "), parts=()), "class_names must differ")
     write_folder(tmp_path / "parts")
-    (tmp_path / "parts" / "test" / "zebra").mkdir()
+    shutil.copytree(tmp_path / "parts" / "test" / "circle", tmp_path / "parts" / "test" / "zebra")
     refused("parts", "has classes that training lacks: zebra")
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from keras_mixer.data.sources import load_source
-from keras_mixer.data.splits import held_out_places, hold_out, pixels_split, stratified_split, subsample
+from keras_mixer.data.splits import pixels_split, stratified_split, subsample
+from keras_mixer.training.inputs import held_out_places, hold_out
 
 
 def images_of(split):

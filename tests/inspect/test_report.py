@@ -6,10 +6,10 @@ import pytest
 import keras_mixer
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.splits import subsample
-from keras_mixer.inspect import report
+from keras_mixer.inspect import report, run_data
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.report import write_report
-from keras_mixer.inspect.run_data import run_source
+from keras_mixer.training.inputs import load_recipe_source
 from keras_mixer.training.run import read_recipe
 
 CONFUSION = np.array([[5, 0, 3], [1, 0, 0], [0, 2, 8]])
@@ -46,12 +46,12 @@ def test_without_test_images_the_page_shows_the_rest_and_settings_that_differ(wr
 
 
 def test_runs_are_compared_and_their_most_confident_mistakes_are_shown(write_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "with_classes_of", lambda source, names: source)  # of other names
+    monkeypatch.setattr(run_data, "with_classes_of", lambda source, *names: source)  # of other names
     monkeypatch.setattr(report, "MOST_MISTAKES", 2)
     names, config = ("<i>0</i>", *"123456789"), {"image_size": 16, "seed": 7}
     runs = [write_run("one/run", names, **config), write_run("two/run", names, **config)]
     page = write_report(runs, tmp_path / "twice.html", images=40).read_text().replace("\N{NO-BREAK SPACE}", " ")
-    split = subsample(run_source(runs[0], read_recipe(runs[0])).test, 40)
+    split = subsample(load_recipe_source(read_recipe(runs[0])).test, 40)
     batches = evaluation_batches(split, image_size=(16, 16), batch_size=40, crop="resize")
     ((images, labels),) = batches.as_numpy_iterator()
     found = keras_mixer.load(runs[0]).probabilities(images)
