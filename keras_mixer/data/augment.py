@@ -91,8 +91,6 @@ def operations_on(images, numbers, level, fill):
     strength = level / 10  # 1 is the nominal maximum; the paper goes to 2
     sign, place = tf.where(numbers[:, 0] < 0.5, -1.0, 1.0)[:, None, None], numbers[:, 1:]  # (n, 1, 1), (n, 2)
     slope = sign * (np.float32(strength) * np.float32(0.3))  # one constant: the graph optimizer regroups products
-    sides = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float32))
-    down, right = (sign * tf.round(strength * 100 * side / REFERENCE_SIDE) for side in sides)
     factor, bits = strength * 1.8 + 0.1, int(strength * 4)
     return {
         "AutoContrast": lambda: _auto_contrast(images),
@@ -107,8 +105,8 @@ def operations_on(images, numbers, level, fill):
         "Sharpness": lambda: _enhance(images, _smooth(images), factor),
         "ShearX": lambda: _warp(images, lambda x, y: (x + slope * y, y), fill),
         "ShearY": lambda: _warp(images, lambda x, y: (x, slope * x + y), fill),
-        "TranslateX": lambda: _warp(images, lambda x, y: (x + right, y), fill),
-        "TranslateY": lambda: _warp(images, lambda x, y: (x, y + down), fill),
+        "TranslateX": lambda: _translate(images, sign, strength * 100, fill, axis=2),
+        "TranslateY": lambda: _translate(images, sign, strength * 100, fill, axis=1),
         "Cutout": lambda: _cutout(images, place, int(strength * 40), fill),
         "SolarizeAdd": lambda: _solarize_add(images, int(strength * 110)),
     }
@@ -132,7 +130,9 @@ def _equalize(images):
     count, pixels = tf.shape(images)[0], tf.reduce_prod(tf.shape(images)[1:3])
     first = 256 * tf.reshape(tf.range(3 * count), (count, 1, 1, 3))  # bin of each channel
     bins = tf.cast(images, tf.int32) + _as_row(first, images)
-    histogram = tf.math.bincount(bins, minlength=768 * count)
+    none = tf.zeros((0,), tf.int32)
+    # tf.math.bincount would first check for negative numbers
+    histogram = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=768 * count, weights=none)
     lower = tf.cumsum(tf.reshape(histogram, (-1, 256)), 1, exclusive=True)  # pixels with a lower value, (3n, 256)
     step = tf.reduce_max(tf.where(lower < pixels, lower, 0), 1, keepdims=True) // 255
     tables = tf.where(step > 0, tf.minimum((lower + step // 2) // tf.maximum(step, 1), 255), tf.range(256))
@@ -215,6 +215,17 @@ def _nearest(position, size):
     rounded = floor + tf.cast(position - floor >= 0.5, tf.float32)
     inside = (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
     return tf.cast((1 + rounded) * tf.cast(inside, tf.float32), tf.int32)
+
+
+def _translate(images, sign, shift, fill, axis):
+    """Shifts along axis 1 (rows) or 2 (columns), by pixels of a 224 px image."""
+    count, size = tf.shape(images)[0], tf.shape(images)[axis]
+    shift = tf.cast(tf.round(shift * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)  # < size
+    empty = tf.fill(tf.shape(tf.split(images, [shift, size - shift], axis)[0]), tf.constant(fill, tf.uint8))
+    wide = tf.concat([empty, images, empty], axis)
+    forward, backward = tf.split(wide, [size, 2 * shift], axis)[0], tf.split(wide, [2 * shift, size], axis)[1]
+    either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
+    return tf.gather(either, tf.range(count) + count * tf.cast(sign[:, 0, 0] > 0, tf.int32))
 
 
 def _cutout(images, place, half, fill):

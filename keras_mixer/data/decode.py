@@ -123,8 +123,9 @@ def _decode_with_pillow(encoded):
 def _upright(image, orientation):
     """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: stored pixels as a person sees them, by the EXIF orientation."""
     image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    upside_down, mirrored = (orientation - 1) // 2 % 2 == 1, orientation // 2 % 2 == 1  # 3, 4, 7, 8; 2, 3, 6, 7
-    return tf.reverse(image, tf.where(tf.stack([upside_down, mirrored]))[:, 0])
+    mirrored, upside_down = orientation // 2 % 2 == 1, (orientation - 1) // 2 % 2 == 1  # 2, 3, 6, 7; 3, 4, 7, 8
+    image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(upside_down, lambda: tf.reverse(image, [0]), lambda: image)
 
 
 def evaluation_crop(image, image_size, crop):
