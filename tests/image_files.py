@@ -21,10 +21,13 @@ def encode(image, format, mode=None, **options):
     return buffer.getvalue()
 
 
+def decoded(encoded, orientation=1):
+    return image_of({"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)})
+
+
 def evaluated(encoded, size, crop, orientation=1):
     """The pixels that a model sees when it is evaluated."""
-    example = {"image": tf.convert_to_tensor(encoded), "orientation": tf.constant(orientation)}
-    return evaluation_crop(image_of(example), size, crop)
+    return evaluation_crop(decoded(encoded, orientation), size, crop)
 
 
 def turned(image, orientation=6):

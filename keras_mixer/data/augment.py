@@ -7,9 +7,7 @@ Source: appendix B of arXiv 2105.01601 and big_vision's archived autoaugment for
 `utils.get_mixup` for mixup; algorithm 1 of arXiv 1905.04899 for CutMix, which is not part of the Mixer paper.
 """
 
-import functools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +15,6 @@ import tensorflow as tf
 from keras_mixer.fields import RANDAUGMENT_OPERATIONS
 
 CROP_NUMBERS, OPERATION_NUMBERS = 5, 4  # that one image needs for crop and flip, and for an operation of RandAugment
-MAX_LEVEL = 10.0  # the level of each operation's nominal maximum; the paper goes to 20
 REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-outs are measured
 # ITU-R 601 in 16-bit fixed point, for each of three channels. All products with pixels and all sums are integers below
 # 2^24 divided by 2^16, so float32 represents them exactly.
@@ -63,38 +60,64 @@ def crop_and_flip(images, windows, flips, size):
 
 
 def rand_augment(images, numbers, level=15.0, operations=None, fill=128):
-    """`(n, h, w, 3) uint8, (n, k, 4) -> (n, h, w, 3) uint8`: k operations in sequence, drawn with replacement.
+    """`(n, h, w, 3) uint8, (n, 4 k) -> (n, h, w, 3) uint8`: k operations in sequence, drawn with replacement.
 
     The numbers are for each operation its choice, its sign, and a place down and across. The level is 0 to 20, the
     paper uses 10, 15 and 20; no names of operations mean all sixteen; pixels that become empty are `fill`.
     """
-    chosen = [OPERATIONS[name] for name in operations or RANDAUGMENT_OPERATIONS]
-    strength = level / MAX_LEVEL
-    for step in tf.unstack(numbers, axis=1):
-        choice = tf.cast(step[:, 0] * len(chosen), tf.int32)
-        sign = tf.where(step[:, 1] < 0.5, -1.0, 1.0)
+    names = operations or RANDAUGMENT_OPERATIONS
+    for first in range(0, numbers.shape[1], OPERATION_NUMBERS):
+        choice = tf.cast(numbers[:, first] * len(names), tf.int32)
+        others = numbers[:, first + 1 : first + OPERATION_NUMBERS]
         if images.shape[0] == 1:
-            branches = [functools.partial(operation, images, strength, sign, step[:, 2:], fill) for operation in chosen]
-            changed = tf.switch_case(choice[0], branches)
+            possible = operations_on(images, others, level, fill)
+            changed = tf.switch_case(choice[0], [possible[name] for name in names])
         else:
-            rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), choice, len(chosen))
+            rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), choice, len(names))
             parts = [
-                operation(tf.gather(images, of), strength, tf.gather(sign, of), tf.gather(step[:, 2:], of), fill)
-                for operation, of in zip(chosen, rows, strict=True)
+                operations_on(tf.gather(images, of), tf.gather(others, of), level, fill)[name]()
+                for name, of in zip(names, rows, strict=True)
             ]
             changed = tf.dynamic_stitch(rows, parts)
         images = tf.ensure_shape(changed, images.shape)
     return images
 
 
-# Each operation: (images (n, h, w, 3) uint8, strength = level / MAX_LEVEL, sign (n,), place (n, 2), fill) -> images.
-#
-# They run for every training image and limit the speed of the input pipeline. On CPUs, TensorFlow is fast at plain
-# float arithmetic on long rows and at copies. It is ten times slower at tf.where, at products and minima of uint8, on a
-# short last axis, and in ImageProjectiveTransformV3.
+def operations_on(images, numbers, level, fill):
+    """`(n, h, w, 3) uint8, (n, 3) -> {operation: function without arguments that returns (n, h, w, 3) uint8}`.
+
+    The numbers are for the sign, and a place down and across.
+    """
+    strength = level / 10  # 1 is the nominal maximum; the paper goes to 2
+    sign, place = tf.where(numbers[:, 0] < 0.5, -1.0, 1.0)[:, None, None], numbers[:, 1:]  # (n, 1, 1), (n, 2)
+    slope = sign * (np.float32(strength) * np.float32(0.3))  # one constant: the graph optimizer regroups products
+    factor, bits = strength * 1.8 + 0.1, int(strength * 4)
+    return {
+        "AutoContrast": lambda: _auto_contrast(images),
+        "Equalize": lambda: _equalize(images),
+        "Invert": lambda: 255 - images,
+        "Rotate": lambda: _rotate(images, sign * strength * math.radians(30), fill),
+        "Posterize": lambda: _by_keras_cv("Posterization", images, bits=bits) if bits else tf.zeros_like(images),
+        "Solarize": lambda: _solarize(images, float(int(strength * 256))),
+        "Color": lambda: _enhance(images, _gray(images), factor),
+        "Contrast": lambda: _enhance(images, _mean_gray(images), factor),
+        "Brightness": lambda: _enhance(images, 0.0, factor),
+        "Sharpness": lambda: _enhance(images, _smooth(images), factor),
+        "ShearX": lambda: _warp(images, lambda x, y: (x + slope * y, y), fill),
+        "ShearY": lambda: _warp(images, lambda x, y: (x, slope * x + y), fill),
+        "TranslateX": lambda: _translate(images, sign, strength * 100, fill, axis=2),
+        "TranslateY": lambda: _translate(images, sign, strength * 100, fill, axis=1),
+        "Cutout": lambda: _cutout(images, place, int(strength * 40), fill),
+        "SolarizeAdd": lambda: _solarize_add(images, int(strength * 110)),
+    }
 
 
-def _auto_contrast(images, strength, sign, place, fill):
+# The operations run for every training image and limit the speed of the input pipeline. On CPUs, TensorFlow is fast at
+# plain float arithmetic on long rows and at copies. It is ten times slower at tf.where, at products and minima of
+# uint8, on a short last axis, and in ImageProjectiveTransformV3.
+
+
+def _auto_contrast(images):
     pixels = tf.cast(images, tf.float32)
     low, high = (reduce(reduce(pixels, 1, True), 2, True) for reduce in (tf.reduce_min, tf.reduce_max))  # (n, 1, 1, 3)
     flat = high <= low  # channels of one value stay unchanged
@@ -102,7 +125,7 @@ def _auto_contrast(images, strength, sign, place, fill):
     return _to_uint8((pixels - _as_row(low, images)) * _as_row(255.0 / (high - low), images))
 
 
-def _equalize(images, strength, sign, place, fill):
+def _equalize(images):
     """Flattens each channel's histogram. Pillow leaves out the last non-empty bin, and so do we; KerasCV the first."""
     count, pixels = tf.shape(images)[0], tf.reduce_prod(tf.shape(images)[1:3])
     first = 256 * tf.reshape(tf.range(3 * count), (count, 1, 1, 3))  # bin of each channel
@@ -116,123 +139,14 @@ def _equalize(images, strength, sign, place, fill):
     return tf.gather(tf.reshape(tf.cast(tables, tf.uint8), [-1]), bins)
 
 
-def _invert(images, strength, sign, place, fill):
-    return 255 - images
+def _as_row(values, images):
+    """`(n, 1, 1, 3) -> (n, 1, w, 3)`."""
+    return tf.tile(values, (1, 1, tf.shape(images)[2], 1))
 
 
-def _posterize(images, strength, sign, place, fill):
-    """Drops the low bits; on the paper's scale int(strength * 4) is the number of bits kept."""
-    bits = min(int(strength * 4), 8)
-    if bits == 0:
-        return tf.zeros_like(images)
-    return _by_keras_cv("Posterization", images, bits=bits)
-
-
-def _solarize(images, strength, sign, place, fill):
-    """Inverts pixels at or above int(strength * 256); from strength 1 on there are none."""
-    threshold = float(int(strength * 256))
-    return _by_keras_cv("Solarization", images, threshold_factor=(threshold, threshold)) if strength < 1 else images
-
-
-def _solarize_add(images, strength, sign, place, fill):
-    pixels = tf.cast(images, tf.float32)
-    return _to_uint8(pixels + tf.cast(pixels < 128, tf.float32) * int(strength * 110))
-
-
-def _color(images, strength, sign, place, fill):
-    return _enhance(_gray(images), images, strength)
-
-
-def _contrast(images, strength, sign, place, fill):
-    total = tf.reduce_sum(tf.cast(_gray(images), tf.int32), (1, 2, 3), keepdims=True)  # (n, 1, 1, 1)
-    mean = tf.round(tf.cast(total / tf.reduce_prod(tf.shape(images)[1:]), tf.float32))
-    return _enhance(mean, images, strength)
-
-
-def _brightness(images, strength, sign, place, fill):
-    return _enhance(0.0, images, strength)
-
-
-def _sharpness(images, strength, sign, place, fill):
-    pixels = tf.cast(images, tf.float32)
-    inside, of_three = pixels[:, 1:-1, 1:-1], pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
-    of_nine = of_three[:, :, :-2] + of_three[:, :, 1:-1] + of_three[:, :, 2:]
-    smooth = tf.floor((of_nine + 4.0 * inside) * (1 / 13) + 0.5)  # kernel of ones, 5 in the middle
-    change = tf.pad(smooth - inside, [[0, 0], [1, 1], [1, 1], [0, 0]])  # none at the border
-    return _enhance(pixels + change, pixels, strength)
-
-
-def _rotate(images, strength, sign, place, fill):
-    """Rotates by 30 degrees at strength 1, about the center."""
-    angle = sign * strength * math.radians(30)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    y, x = tf.unstack(tf.cast(tf.shape(images)[1:3] - 1, tf.float32) / 2)
-    return _warp(images, fill, [cos, -sin, cos * x - x - sin * y, sin, cos, sin * x - y + cos * y])
-
-
-def _shear(images, strength, sign, place, fill, axis):
-    """Shifts each column (axis 1) or row (axis 2) by 0.3 of its distance from the left or the top at strength 1."""
-    slope = sign * strength * 0.3
-    return _warp(images, fill, [1.0, 0.0, 0.0, slope, 1.0, 0.0] if axis == 1 else [1.0, slope, 0.0, 0.0, 1.0, 0.0])
-
-
-def _translate(images, strength, sign, place, fill, axis):
-    """Shifts by 100 of 224 pixels at strength 1, along axis 1 (rows) or 2 (columns)."""
-    count, size = tf.shape(images)[0], tf.shape(images)[axis]
-    shift = tf.cast(tf.round(strength * 100 * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)  # < size
-    empty = tf.fill(tf.shape(tf.split(images, [shift, size - shift], axis)[0]), tf.constant(fill, tf.uint8))
-    wide = tf.concat([empty, images, empty], axis)
-    forward, backward = tf.split(wide, [size, 2 * shift], axis)[0], tf.split(wide, [2 * shift, size], axis)[1]
-    either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
-    return tf.gather(either, tf.range(count) + count * tf.cast(sign > 0, tf.int32))
-
-
-def _cutout(images, strength, sign, place, fill):
-    """Fills a square with half side int(strength * 40), in pixels of a 224 px image, and its center anywhere."""
-    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
-    half = tf.floor(int(strength * 40) * tf.reduce_min(sides) / REFERENCE_SIDE)
-    center = tf.floor(place * sides)  # (n, 2)
-    rows, columns = (
-        tf.cast(tf.abs(tf.range(sides[axis]) + 0.5 - center[:, axis, None]) < half, tf.float32) for axis in (0, 1)
-    )
-    square = rows[:, :, None, None] * tf.repeat(columns[:, None, :, None], 3, axis=3)  # (n, h, w, 3), 1 inside
-    pixels = tf.cast(images, tf.float32)
-    return tf.cast(pixels + square * (fill - pixels), tf.uint8)
-
-
-FUNCTIONS: tuple[Callable, ...] = (
-    *(_auto_contrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast, _brightness, _sharpness),
-    *(functools.partial(move, axis=axis) for move in (_shear, _translate) for axis in (2, 1)),  # X is axis 2
-    *(_cutout, _solarize_add),
-)
-OPERATIONS = dict(zip(RANDAUGMENT_OPERATIONS, FUNCTIONS, strict=True))
-
-
-def mixup(images, labels, partners, fraction):
-    """`(n, h, w, 3), (n, classes) -> the same`: blends each image with its partner, which gets 1 - `fraction`.
-
-    `partners`, `(n,)`, are indices of images.
-    """
-    return _mixed(tf.cast(images, tf.float32), partners, fraction), _mixed(labels, partners, fraction)
-
-
-def cutmix(images, labels, partners, fraction, center):
-    """`(n, h, w, 3), (n, classes) -> the same`: replaces a rectangle of each image by that of its partner.
-
-    It covers `fraction` of the image about `center`, `(2,)` numbers, cut off outside; labels follow what is left.
-    """
-    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
-    half = tf.sqrt(fraction) * sides / 2
-    first, last = tf.floor(center * sides - half), tf.floor(center * sides + half)
-    rows, columns = tf.range(sides[0])[:, None, None], tf.range(sides[1])[:, None]
-    inside = (rows >= first[0]) & (rows < last[0]) & (columns >= first[1]) & (columns < last[1])  # (h, w, 1)
-    images = tf.cast(images, tf.float32)
-    kept = 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
-    return tf.where(inside, tf.gather(images, partners), images), _mixed(labels, partners, kept)
-
-
-def _mixed(values, partners, fraction):
-    return fraction * values + (1 - fraction) * tf.gather(values, partners)
+def _solarize(images, threshold):
+    """Inverts pixels at or above the threshold."""
+    return images if threshold > 255 else _by_keras_cv("Solarization", images, threshold_factor=(threshold, threshold))
 
 
 def _by_keras_cv(layer, images, **options):
@@ -244,32 +158,18 @@ def _by_keras_cv(layer, images, **options):
     return tf.cast(tf.reshape(layer(tall), tf.shape(images)), tf.uint8)
 
 
-def _warp(images, fill, matrix):
-    """Pixel (x, y) becomes (a x + b y - c, d x + e y - f), the nearest one; each entry is a number or `(n,)`."""
-    # As ImageProjectiveTransformV3, which is slower. TensorFlow's graph optimizer would regroup a sum of three terms.
-    count, height, width, channels = tf.unstack(tf.shape(images))
-    a, b, c, d, e, f = (tf.reshape(tf.broadcast_to(entry, (count,)), (count, 1, 1)) for entry in matrix)
-    x, y = tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
-    columns, inside_columns = _nearest(a * x + b * y - c, width)  # (n, h, w)
-    rows, inside_rows = _nearest(d * x + e * y - f, height)
-    inside = tf.cast(inside_columns & inside_rows, tf.int32)
-    outside = count * height * width  # index of an extra pixel that has the fill value
-    rows += tf.range(count)[:, None, None] * height
-    indices = (rows * width + columns - outside) * inside + outside
-    empty = tf.fill((1, channels), tf.constant(fill, tf.uint8))
-    return tf.gather(tf.concat([tf.reshape(images, (-1, channels)), empty], 0), indices)
+def _solarize_add(images, addition):
+    pixels = tf.cast(images, tf.float32)
+    return _to_uint8(pixels + tf.cast(pixels < 128, tf.float32) * addition)
 
 
-def _nearest(position, size):
-    """`float32 -> int32, bool`: positions rounded half up, and whether they are in [0, size)."""
-    floor = tf.floor(position)
-    rounded = tf.cast(floor + tf.cast(position - floor >= 0.5, tf.float32), tf.int32)
-    return rounded, (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
+def _enhance(images, degenerate, factor):
+    """As Pillow's ImageEnhance: a factor of 0 gives `degenerate`, 1 the images, and more extrapolates beyond them."""
+    return _to_uint8(degenerate + factor * (tf.cast(images, tf.float32) - degenerate))
 
 
-def _as_row(values, images):
-    """`(n, 1, 1, 3) -> (n, 1, w, 3)`."""
-    return tf.tile(values, (1, 1, tf.shape(images)[2], 1))
+def _to_uint8(pixels):
+    return tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)
 
 
 def _gray(images):
@@ -277,10 +177,88 @@ def _gray(images):
     return tf.floor(tf.tensordot(tf.cast(images, tf.float32), LUMA, 1) + 0.5)
 
 
-def _enhance(degenerate, images, strength):
-    """As Pillow's ImageEnhance: a factor of 0 gives `degenerate`, 1 the images, and more extrapolates beyond them."""
-    return _to_uint8(degenerate + (strength * 1.8 + 0.1) * (tf.cast(images, tf.float32) - degenerate))
+def _mean_gray(images):
+    total = tf.reduce_sum(tf.cast(_gray(images), tf.int32), (1, 2, 3), keepdims=True)  # (n, 1, 1, 1)
+    return tf.round(tf.cast(total / tf.reduce_prod(tf.shape(images)[1:]), tf.float32))
 
 
-def _to_uint8(pixels):
-    return tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)
+def _smooth(images):
+    """`uint8 -> float32`: blurred by a kernel of ones with 5 in the middle, but for the border."""
+    pixels = tf.cast(images, tf.float32)
+    inside, of_three = pixels[:, 1:-1, 1:-1], pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
+    of_nine = of_three[:, :, :-2] + of_three[:, :, 1:-1] + of_three[:, :, 2:]
+    change = tf.floor((of_nine + 4.0 * inside) * (1 / 13) + 0.5) - inside
+    return pixels + tf.pad(change, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+
+def _rotate(images, angle, fill):
+    """Rotates by angles `(n, 1, 1)` about the center."""
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    y0, x0 = tf.unstack(tf.cast(tf.shape(images)[1:3] - 1, tf.float32) / 2)
+    # Differences, because TensorFlow's graph optimizer would regroup a sum of three terms.
+    left, top = cos * x0 - x0 - sin * y0, sin * x0 - y0 + cos * y0
+    return _warp(images, lambda x, y: (cos * x - sin * y - left, sin * x + cos * y - top), fill)
+
+
+def _warp(images, source, fill):
+    """Pixel (x, y) becomes the one nearest to `source(x, y)`; all are float32 that broadcast to `(n, h, w)`."""
+    count, height, width, channels = tf.unstack(tf.shape(images))
+    x, y = source(tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None])
+    wide = tf.pad(images, [[0, 0], [1, 0], [1, 0], [0, 0]], constant_values=fill)  # row and column 0 are outside
+    rows = tf.range(count)[:, None, None] * (height + 1) + _nearest(y, height)
+    return tf.gather(tf.reshape(wide, (-1, channels)), rows * (width + 1) + _nearest(x, width))
+
+
+def _nearest(position, size):
+    """`float32 -> int32`: 1 + the position rounded half up, or 0 if it is outside [0, size)."""
+    floor = tf.floor(position)
+    rounded = floor + tf.cast(position - floor >= 0.5, tf.float32)
+    inside = (position > -0.5) & (position < tf.cast(size, tf.float32) - 0.5)
+    return tf.cast((1 + rounded) * tf.cast(inside, tf.float32), tf.int32)
+
+
+def _translate(images, sign, shift, fill, axis):
+    """Shifts along axis 1 (rows) or 2 (columns), by pixels of a 224 px image."""
+    count, size = tf.shape(images)[0], tf.shape(images)[axis]
+    shift = tf.cast(tf.round(shift * tf.cast(size, tf.float32) / REFERENCE_SIDE), tf.int32)  # < size
+    empty = tf.fill(tf.shape(tf.split(images, [shift, size - shift], axis)[0]), tf.constant(fill, tf.uint8))
+    wide = tf.concat([empty, images, empty], axis)
+    forward, backward = tf.split(wide, [size, 2 * shift], axis)[0], tf.split(wide, [2 * shift, size], axis)[1]
+    either = tf.concat([forward, backward], 0)  # (2n, h, w, 3)
+    return tf.gather(either, tf.range(count) + count * tf.cast(sign[:, 0, 0] > 0, tf.int32))
+
+
+def _cutout(images, place, half, fill):
+    """Fills a square with its center anywhere; half its side is in pixels of a 224 px image."""
+    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+    half, center = tf.floor(half * tf.reduce_min(sides) / REFERENCE_SIDE), tf.floor(place * sides)
+    square = _rectangles(sides, center - half, center + half)
+    pixels = tf.cast(images, tf.float32)
+    return tf.cast(pixels + square * (fill - pixels), tf.uint8)
+
+
+def _rectangles(sides, first, last):
+    """`(2,), (n, 2), (n, 2) -> (n, h, w, 3)`: 1 from the first row and column up to the last ones, excluded; else 0."""
+    places = [tf.range(side) for side in tf.unstack(sides)]
+    inside = [(at >= first[:, axis, None]) & (at < last[:, axis, None]) for axis, at in enumerate(places)]
+    rows, columns = (tf.cast(one, tf.float32) for one in inside)  # (n, h), (n, w)
+    return rows[:, :, None, None] * tf.repeat(columns[:, None, :, None], 3, axis=3)
+
+
+def mixup(values, partners, fraction):
+    """`(n, ...) float32 -> the same`: blends images or labels with those of their partners, which get 1 - `fraction`.
+
+    `partners`, `(n,)`, are indices.
+    """
+    return fraction * values + (1 - fraction) * tf.gather(values, partners)
+
+
+def cutmix(images, labels, partners, fraction, center):
+    """`(n, h, w, 3), (n, classes) float32 -> the same`: replaces a rectangle of each image by that of its partner.
+
+    It covers `fraction` of the image about `center`, `(2,)` numbers, cut off outside; labels follow what is left.
+    """
+    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+    half = tf.sqrt(fraction) * sides / 2
+    cut = _rectangles(sides, tf.floor(center * sides - half)[None], tf.floor(center * sides + half)[None])
+    return mixup(images, partners, 1 - cut), mixup(labels, partners, 1 - tf.reduce_mean(cut))

@@ -4,7 +4,6 @@ Row r of step s has the example at position s * B + r of the order, and row r of
 batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
 """
 
-import dataclasses
 import math
 
 import numpy as np
@@ -31,84 +30,74 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     """
     batch, seed = recipe.global_batch_size, recipe.seed
     process, processes = (devices.process, devices.processes) if devices else (0, 1)
-    own = range(process * batch // processes, (process + 1) * batch // processes)  # rows
-    size, weights = recipe.input_shape()[:2], class_weights(split, recipe.class_weights)
+    rows = batch // processes
+    own = slice(process * rows, (process + 1) * rows)
+    size, weights = recipe.input_shape()[:2], _class_weights(split, recipe.class_weights)
+    options = (recipe.randaugment_level, recipe.randaugment_operations, recipe.randaugment_fill)
+    columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
     if recipe.cache:
         split = _cached(split)
-    steps = tf.data.Dataset.counter(start_step)
-
-    def numbers(step):
-        columns = CROP_NUMBERS + OPERATION_NUMBERS * recipe.randaugment_num_ops
-        return tf.random.stateless_uniform((batch, columns), tf.stack([NUMBERS + seed, step]))[own.start : own.stop]
-
-    def indices(step):
-        return shuffled_indices(step * batch + tf.range(own.start, own.stop, dtype=tf.int64), split.size, seed)
 
     def augmented(elements, numbers):
         """Images `(n, h, w, 3) uint8` of elements, `(n, columns)` numbers; n is 1 if they are not read together."""
         example = split.read(elements)
         images = training_crop(example, numbers[:, :CROP_NUMBERS], recipe)
-        if recipe.randaugment_num_ops:
-            of_operations = tf.reshape(numbers[:, CROP_NUMBERS:], (-1, recipe.randaugment_num_ops, OPERATION_NUMBERS))
-            options = (recipe.randaugment_level, recipe.randaugment_operations, recipe.randaugment_fill)
-            images = rand_augment(images, of_operations, *options)
-        return images, tf.one_hot(example["label"], split.classes)
+        return rand_augment(images, numbers[:, CROP_NUMBERS:], *options), tf.one_hot(example["label"], split.classes)
 
     def mixed(step, examples):
         images, labels = examples
-        images = tf.reshape(images, (len(own), *size, 3))  # one by one they came as (B, 1, h, w, 3)
-        images, labels = _mix(step, recipe, images, labels)
+        images = tf.reshape(images, (rows, *size, 3))  # one by one they came as (B, 1, h, w, 3)
+        images, labels = _mix(step, recipe, tf.cast(images, tf.float32), labels)
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
-    drawn, order = steps.map(numbers), steps.map(indices)
+    steps = tf.data.Dataset.counter(start_step)
+    drawn = steps.map(lambda step: tf.random.stateless_uniform((batch, columns), [NUMBERS + seed, step])[own])
+    places = tf.range(batch, dtype=tf.int64)[own]
+    order = steps.map(lambda step: shuffled_indices(step * batch + places, split.size, seed))
     if split.at and split.pixels and max(*split.pixels, *size) <= LARGEST_SIDE:
-        together = tf.data.Dataset.zip(order.map(split.at), drawn)
-        batches = together.map(augmented, num_parallel_calls=PARALLEL_CALLS)
+        batches = tf.data.Dataset.zip(order.map(split.at), drawn).map(augmented, PARALLEL_CALLS)
     else:
         elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
         alone = tf.data.Dataset.zip(elements, drawn.unbatch())
         images = alone.map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
-        batches = images.batch(len(own), drop_remainder=True)
-    return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, num_parallel_calls=BATCHES_AT_A_TIME))
+        batches = images.batch(rows, drop_remainder=True)
+    return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, BATCHES_AT_A_TIME))
 
 
 def shuffled_indices(positions, size, seed):
     """`(n,) int64 -> (n,) int64`: the examples at positions of a stream of epochs, each in an order of its own."""
-    epochs = positions // size
-    keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
-    last = tf.fill(tf.shape(epochs), tf.constant(size - 1, tf.int64))
+    keys = [seed, 0, 0] + [0, 1, 0] * (positions // size)[:, None]  # one for each epoch
+    last = tf.constant(size - 1, tf.int64)
     return tf.raw_ops.RandomIndexShuffle(index=positions % size, seed=keys, max_index=last, rounds=ROUNDS)
 
 
 @as_written
 def evaluation_batches(split: Split, *, image_size, batch_size, crop) -> tf.data.Dataset:
     """Each example once, in order: `(images (B, h, w, 3) uint8, labels (B,) int64)`; the last batch may be smaller."""
-    batches = _evaluated(split, image_size, crop).batch(batch_size)
-    # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
-    known = tf.data.experimental.assert_cardinality(-(-split.size // batch_size))
-    return prefetch(batches.apply(known))
+    return prefetch(_evaluated(split, image_size, crop).batch(batch_size))
 
 
 @as_written
-def padded_batches(split: Split, *, image_size, batch_size, crop, process=0, processes=1) -> tf.data.Dataset:
+def padded_batches(split: Split, recipe, devices) -> tf.data.Dataset:
     """Each example once, in batches of equal size: `(images uint8, labels one-hot, weights (B,) float32)`.
 
     The last batch is padded with black images of weight 0, because multiple devices cannot share a smaller one; the
-    mean over all rows is that over the examples. Each of the `processes` that share a batch reads only its own rows.
+    mean over all rows is that over the examples. A process of `devices` reads only its own rows.
     """
-    count, rows = -(-split.size // batch_size), batch_size // processes
-    weight = count * batch_size / split.size
-    own = split.part(np.arange(split.size) % batch_size // rows == process)
+    size, most = recipe.input_shape()[:2], -(-split.size // devices.count) * devices.count
+    batch = min(recipe.global_batch_size // recipe.accumulation_steps, most)
+    count, rows = -(-split.size // batch), batch // devices.processes
+    own = split.part(np.arange(split.size) % batch // rows == devices.process)
 
     def weighted(images, labels):
-        return images, tf.one_hot(labels, split.classes), tf.where(labels < 0, 0.0, weight)
+        return images, tf.one_hot(labels, split.classes), tf.where(labels < 0, 0.0, count * batch / split.size)
 
-    black = tf.data.Dataset.from_tensors((tf.zeros((*image_size, 3), tf.uint8), tf.constant(-1, tf.int64)))
-    examples = _evaluated(own, image_size, crop).concatenate(black.repeat(count * rows - own.size))
+    black = tf.data.Dataset.from_tensors((tf.zeros((*size, 3), tf.uint8), tf.constant(-1, tf.int64)))
+    examples = _evaluated(own, size, recipe.evaluation_crop).concatenate(black.repeat(count * rows - own.size))
     batches = examples.batch(rows, drop_remainder=True).map(weighted)
-    if count * rows * math.prod(image_size) * 3 <= MAX_CACHED_BYTES:  # Keras reads them after every epoch
+    if count * rows * math.prod(size) * 3 <= MAX_CACHED_BYTES:  # Keras reads them after every epoch
         batches = batches.cache()
-    return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+    return prefetch(batches)
 
 
 def _evaluated(split, image_size, crop):
@@ -116,12 +105,14 @@ def _evaluated(split, image_size, crop):
 
     def prepared(element):
         example = split.read(element)
-        return tf.ensure_shape(evaluation_crop(image_of(example), image_size, crop), (*image_size, 3)), example["label"]
+        return evaluation_crop(image_of(example), image_size, crop), example["label"]
 
-    return split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
+    examples = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
+    # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
+    return examples.apply(tf.data.experimental.assert_cardinality(split.size))
 
 
-def class_weights(split: Split, wanted):
+def _class_weights(split, wanted):
     """`(classes,) float32`, if balanced with mean 1 over the training examples; None without weights."""
     if wanted == "balanced":
         wanted = split.size / split.classes / np.maximum(np.bincount(split.labels(), minlength=split.classes), 1)
@@ -129,35 +120,32 @@ def class_weights(split: Split, wanted):
 
 
 def _mix(step, recipe, images, labels):
-    """`(n, h, w, 3), (n, classes) -> (n, h, w, 3) float32, (n, classes)`: mixup, CutMix, either or neither.
+    """`(n, h, w, 3), (n, classes) -> the same`: mixup, CutMix, either or neither.
 
     Each image is mixed with the previous one of its shard, because a process has only its own rows.
     """
-    partners = np.roll(
-        np.arange(images.shape[0]).reshape(-1, recipe.global_batch_size // recipe.data_shards), 1, 1
-    ).ravel()
+    rows = recipe.global_batch_size // recipe.data_shards
+    partners = np.roll(np.arange(images.shape[0]).reshape(-1, rows), 1, axis=1).ravel()
     seed = tf.stack([MIXING + recipe.seed, step])
     which, *center = tf.unstack(tf.random.stateless_uniform((3,), seed))
 
     def by_mixup():
         fraction = _beta(seed, recipe.mixup_alpha)
-        return mixup(images, labels, partners, tf.maximum(fraction, 1 - fraction))
+        fraction = tf.maximum(fraction, 1 - fraction)
+        return mixup(images, partners, fraction), mixup(labels, partners, fraction)
 
     def by_cutmix():
         return cutmix(images, labels, partners, _beta(seed, recipe.cutmix_alpha), tf.stack(center))
 
-    if recipe.mixup_alpha and recipe.cutmix_alpha:
-        return tf.cond(which < 0.5, by_mixup, by_cutmix)
-    if recipe.mixup_alpha:
-        return by_mixup()
-    return by_cutmix() if recipe.cutmix_alpha else (tf.cast(images, tf.float32), labels)
+    alphas = {by_mixup: recipe.mixup_alpha, by_cutmix: recipe.cutmix_alpha}
+    ways = [way for way, alpha in alphas.items() if alpha]
+    return tf.switch_case(tf.cast(which * len(ways), tf.int32), ways) if ways else (images, labels)
 
 
 def _beta(seed, alpha):
     """One draw from Beta(alpha, alpha), by logarithms of gammas, which would underflow for a small alpha."""
-    seeds = [seed + tf.constant([stream, 0], tf.int64) for stream in (GAMMAS, POWERS)]
-    powers = tf.math.log(1 - tf.random.stateless_uniform((2,), seeds[1])) / alpha
-    gammas = tf.math.log(tf.random.stateless_gamma((2,), seeds[0], alpha=alpha + 1)) + powers
+    powers = tf.math.log(1 - tf.random.stateless_uniform((2,), tf.add(seed, [POWERS, 0]))) / alpha
+    gammas = tf.math.log(tf.random.stateless_gamma((2,), tf.add(seed, [GAMMAS, 0]), alpha=alpha + 1)) + powers
     return tf.sigmoid(gammas[0] - gammas[1])
 
 
@@ -170,9 +158,10 @@ def _cached(split):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
-    elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
-    changes = {"read": lambda example: example, "read_shard": lambda *shard: _cached(split.shard(*shard))}
-    return dataclasses.replace(split, elements=elements, at=None, pixels=None, **changes)
+    elements = split.elements.map(decoded, PARALLEL_CALLS).cache()
+    return Split(
+        split.size, split.classes, elements, lambda one: one, read_shard=lambda *shard: _cached(split.shard(*shard))
+    )
 
 
 def _streamed(split, recipe, start_step, own):
@@ -185,8 +174,7 @@ def _streamed(split, recipe, start_step, own):
         epoch, seen = divmod(start_step * rows, part.size)
 
         def one_epoch(epoch):
-            seed = tf.stack([tf.constant(ORDER + recipe.seed, tf.int64), epoch * shards + shard])
-            return _shuffled(part.elements, buffer, seed)
+            return _shuffled(part.elements, buffer, (ORDER + recipe.seed, epoch * shards + shard))
 
         return tf.data.Dataset.counter(epoch).flat_map(one_epoch).skip(seen)
 
@@ -196,7 +184,7 @@ def _streamed(split, recipe, start_step, own):
 
 
 def _shuffled(dataset, buffer_size, seed):
-    """`dataset.shuffle` whose order depends only on `seed`, `(2,)`, and not on TensorFlow's global seed too."""
+    """`dataset.shuffle` whose order depends only on `seed`, two numbers, and not on TensorFlow's global seed too."""
     leaves = tf.nest.flatten(dataset.element_spec)
     variant = tf.raw_ops.ShuffleDatasetV3(
         input_dataset=tf.data.experimental.to_variant(dataset),

@@ -16,11 +16,10 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_mixer.data.augment import crop_and_flip, crop_windows
-from keras_mixer.fields import EVALUATION_CROPS
+from keras_mixer.fields import EvaluationCrop, check
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
 MOST_ELONGATED = 100  # long side / short side that is resized; the rest of the long one would be cut off anyway
-DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
 BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by others
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
 NO_COLOURS = ("F", "I")  # numbers of 32 bits
@@ -46,14 +45,14 @@ def read_orientation(file) -> int:
     if image.width * image.height > LARGEST_IMAGE:
         size = f"{image.height} x {image.width} px"
         raise ValueError(f"an image of {size}, too large: the limit is {LARGEST_IMAGE:,} pixels")
-    orientation = UPRIGHT
     if image.format not in BY_TENSORFLOW:
         if image.mode in NO_COLOURS:
             raise ValueError(f"an image of mode {image.mode}, whose white is not known; convert it to 8 bits per color")
-    elif image.info:
-        with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
-            orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, UPRIGHT)  # that of PNG decodes the pixels
-    return orientation if orientation in range(1, 9) else UPRIGHT
+        return UPRIGHT
+    with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
+        orientation = Image.Image.getexif(image)[ORIENTATION_TAG]  # that of PNG decodes the pixels
+        return orientation if orientation in range(1, 9) else UPRIGHT
+    return UPRIGHT
 
 
 def content_sum(file) -> int:
@@ -67,85 +66,71 @@ def as_file(encoded):
     return io.BytesIO(np.asarray(encoded, object).item())
 
 
-def decode_image(encoded, orientation=UPRIGHT):
-    """`() string -> (H, W, 3) uint8`: an image in any format that Pillow reads, as RGB and upright.
+def image_of(example):
+    """The image of an example as `(H, W, 3) uint8`, upright.
 
-    Alpha is dropped, 16-bit is reduced to its upper 8 bits, and only the first frame of an animation is used.
+    Encoded ones may have any format that Pillow reads. Alpha is dropped, 16-bit is reduced to its upper 8 bits, and
+    only the first frame of an animation is used.
     """
-    encoded = tf.convert_to_tensor(encoded)
-    image = tf.cond(
-        _is_jpeg_or_png(encoded),
-        lambda: decode_jpeg_or_png(encoded),
-        lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [encoded], tf.uint8), (None, None, 3)),
+    image = example["image"]
+    if image.dtype != tf.string:
+        return _as_rgb(image)
+    decoded = tf.cond(
+        is_jpeg_or_png(image),
+        lambda: decode_jpeg_or_png(image),
+        lambda: tf.ensure_shape(tf.numpy_function(_decode_with_pillow, [image], tf.uint8), (None, None, 3)),
     )
-    return _upright(image, orientation)
+    return _upright(decoded, example["orientation"]) if "orientation" in example else decoded
+
+
+def _as_rgb(pixels):
+    """`(..., 1 or 3) -> (..., 3)`."""
+    return pixels if pixels.shape[-1] == 3 else tf.repeat(pixels, 3, axis=-1)
 
 
 def decode_jpeg_or_png(encoded):
-    """`decode_image` of a JPEG or PNG as stored, in TensorFlow operations, which a SavedModel can contain."""
+    """`() string -> (H, W, 3) uint8`: a JPEG or PNG as stored, in TensorFlow operations, for a SavedModel too."""
     with tf.control_dependencies([_sides(encoded)]):
         return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), (None, None, 3))
 
 
-def _is_jpeg_or_png(encoded):
+def is_jpeg_or_png(encoded):
+    """`() string -> () bool`, by the first bytes."""
     return tf.io.is_jpeg(encoded) | (tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n")
 
 
 def _sides(encoded):
     """`() string -> (2,) int32`: height and width in the header of a JPEG or PNG; others and large ones are refused."""
-    with tf.control_dependencies([tf.debugging.Assert(_is_jpeg_or_png(encoded), ["neither JPEG nor PNG"])]):
-        sides = tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: tf.io.extract_jpeg_shape(encoded)[:2],
-            lambda: tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)[1::-1],
-        )
+    sides = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+        lambda: tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)[1::-1],
+    )
     small = (tf.reduce_min(sides) > 0) & (tf.reduce_prod(tf.cast(sides, tf.int64)) <= LARGEST_IMAGE)
     message = ["an image of", sides, f"px: the limit is {LARGEST_IMAGE:,} pixels"]
-    with tf.control_dependencies([tf.debugging.Assert(small, message)]):
+    with tf.control_dependencies([tf.debugging.Assert(is_jpeg_or_png(encoded) & small, message)]):
         return tf.identity(sides)
 
 
 def _decode_with_pillow(encoded):
     read_orientation(as_file(encoded))  # refuses large images
-    with Image.open(as_file(encoded)) as image:
-        upright = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(Image.open(as_file(encoded)))
     if upright.mode.startswith("I;16"):
         return np.repeat((np.asarray(upright) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if "transparency" in upright.info:
-        upright = upright.convert("RGBA")
     return np.asarray(upright.convert("RGB"))
 
 
 def _upright(image, orientation):
     """`(H, W, 3) -> (H, W, 3) or (W, H, 3)`: stored pixels as a person sees them, by the EXIF orientation."""
-    if isinstance(orientation, int) and orientation == UPRIGHT:
-        return image
     image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     mirrored, upside_down = orientation // 2 % 2 == 1, (orientation - 1) // 2 % 2 == 1  # 2, 3, 6, 7; 3, 4, 7, 8
     image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
     return tf.cond(upside_down, lambda: tf.reverse(image, [0]), lambda: image)
 
 
-def image_of(example):
-    """The image of an example as `(H, W, 3) uint8`, upright."""
-    if example["image"].dtype == tf.string:
-        return decode_image(example["image"], example.get("orientation", UPRIGHT))
-    return _as_rgb(example["image"])
-
-
-def for_server(example):
-    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
-    image = example["image"]
-    if image.dtype != tf.string:
-        return tf.io.encode_png(image)
-    as_it_is = _is_jpeg_or_png(image) & (example.get("orientation", UPRIGHT) == UPRIGHT)
-    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(image_of(example)))
-
-
 def evaluation_crop(image, image_size, crop):
-    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by one of `EVALUATION_CROPS`."""
-    if crop not in EVALUATION_CROPS:
-        raise ValueError(f"Unknown evaluation crop {crop!r}; valid ones are {', '.join(EVALUATION_CROPS)}.")
+    """`(H, W, 3) uint8 -> (height, width, 3) uint8`: resized and cropped by an `EvaluationCrop`."""
+    check("crop", crop, EvaluationCrop)
     if crop == "resize":
         return resize(image, image_size)
     larger = [round(side * 8 / 7) for side in image_size]
@@ -163,27 +148,6 @@ def _middle(image, size):
     return tf.image.crop_to_bounding_box(image, *tf.unstack((tf.shape(image)[:2] - size) // 2), *size)
 
 
-def evaluation_images(encoded, image_size, crop):
-    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in multiple threads.
-
-    If images cannot be decoded, the message of the error contains their indices.
-    """
-    count = tf.size(encoded, out_type=tf.int64)
-
-    def prepared(i, image):
-        return i, evaluation_crop(decode_jpeg_or_png(image), image_size, crop)
-
-    numbered = tf.data.Dataset.from_tensor_slices(encoded).enumerate()
-    good = numbered.map(prepared, num_parallel_calls=DECODING_THREADS).ignore_errors()
-    end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
-    indices, images = good.concatenate(end).batch(count + 1).get_single_element()
-    bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
-    expected = f"expected JPEG or PNG files of at most {LARGEST_IMAGE:,} pixels"
-    message = f"images cannot be decoded ({expected}); their indices in the batch:"
-    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
-        return images[:-1]
-
-
 def training_crop(example, numbers, recipe):
     """An example, or n of pixels, `(n, 5) -> (n, h, w, 3) uint8`: the Inception crop, resized, some mirrored.
 
@@ -198,24 +162,18 @@ def training_crop(example, numbers, recipe):
     if image.dtype != tf.string:
         images = image if image.shape.rank == 4 else image[None]
         return _as_rgb(crop_and_flip(images, windows(tf.shape(images)[1:3]), flips, size))
-    orientation = example.get("orientation", UPRIGHT)
+    upright = example.get("orientation", UPRIGHT) == UPRIGHT
 
     def crop_of_jpeg():
         return tf.io.decode_and_crop_jpeg(image, windows(_sides(image))[0], channels=3)
 
     def crop_of_image():
-        decoded = decode_image(image, orientation)
-        top, left, height, width = tf.unstack(windows(tf.shape(decoded)[:2])[0])
-        return decoded[top : top + height, left : left + width]
+        decoded = image_of(example)
+        return tf.image.crop_to_bounding_box(decoded, *tf.unstack(windows(tf.shape(decoded)[:2])[0]))
 
-    cropped = tf.cond(tf.io.is_jpeg(image) & (orientation == UPRIGHT), crop_of_jpeg, crop_of_image)
+    cropped = tf.cond(tf.io.is_jpeg(image) & upright, crop_of_jpeg, crop_of_image)
     resized = resize(tf.ensure_shape(cropped, (None, None, 3)), size)  # twice as fast as crop_and_flip for one image
     return tf.cond(flips[0], lambda: tf.reverse(resized, [1]), lambda: resized)[None]
-
-
-def _as_rgb(pixels):
-    """`(..., 1 or 3) -> (..., 3)`."""
-    return pixels if pixels.shape[-1] == 3 else tf.repeat(pixels, 3, axis=-1)
 
 
 def resize(image, size, method="bilinear"):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.data.decode import evaluation_images
+from keras_mixer.data import decode
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
 from keras_mixer.fields import Count, check
@@ -23,6 +23,7 @@ from keras_mixer.files import atomic_write, refuse_existing
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages
 NAME, SIGNATURE_NAME, KEY, VALUE = 1, 3, 1, 2
+DECODING_THREADS = 8  # per batch; more than the cores of a server does no harm
 
 
 def export_saved_model(
@@ -156,3 +157,33 @@ def _signatures(model, predictor, top_k):
     from_uint8 = tf.function(lambda image: from_pixels(tf.cast(image, tf.float32)), image_of[tf.uint8])
     signatures = {"serving_default": from_pixels, "image_uint8": from_uint8, "features": features}
     return signatures | ({"image_bytes": from_bytes} if shape[-1] == 3 else {})  # which decodes to RGB
+
+
+def evaluation_images(encoded, image_size, crop):
+    """`(B,) string -> (B, height, width, 3) uint8`: JPEG and PNG as stored, for a SavedModel, in multiple threads.
+
+    If images cannot be decoded, the message of the error contains their indices.
+    """
+    count = tf.size(encoded, out_type=tf.int64)
+
+    def prepared(i, image):
+        return i, decode.evaluation_crop(decode.decode_jpeg_or_png(image), image_size, crop)
+
+    numbered = tf.data.Dataset.from_tensor_slices(encoded).enumerate()
+    good = numbered.map(prepared, num_parallel_calls=DECODING_THREADS).ignore_errors()
+    end = tf.data.Dataset.from_tensors((count, tf.zeros((*image_size, 3), tf.uint8)))  # the batch is never empty
+    indices, images = good.concatenate(end).batch(count + 1).get_single_element()
+    bad = tf.where(tf.scatter_nd(indices[:, None], tf.ones_like(indices), [count + 1]) == 0)[:, 0]
+    expected = f"expected JPEG or PNG files of at most {decode.LARGEST_IMAGE:,} pixels"
+    message = f"images cannot be decoded ({expected}); their indices in the batch:"
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], summarize=100)]):
+        return images[:-1]
+
+
+def for_server(example):
+    """The image of an example as a SavedModel takes it: `() string`, an upright JPEG or PNG."""
+    image = example["image"]
+    if image.dtype != tf.string:
+        return tf.io.encode_png(image)
+    as_it_is = decode.is_jpeg_or_png(image) & (example.get("orientation", decode.UPRIGHT) == decode.UPRIGHT)
+    return tf.cond(as_it_is, lambda: image, lambda: tf.io.encode_png(decode.image_of(example)))

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.data.splits import Split
@@ -20,7 +19,7 @@ from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
 from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_image, require_tensorflow
 from keras_mixer.export.runtimes import open_export
-from keras_mixer.export.saved_model import version_folder, write_saved_model
+from keras_mixer.export.saved_model import for_server, version_folder, write_saved_model
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import write_web

@@ -8,8 +8,8 @@ from typing import Any
 import pydantic
 import urllib3
 
-from keras_mixer.data.decode import for_server
 from keras_mixer.export.predictor import Prediction, read_image
+from keras_mixer.export.saved_model import for_server
 from keras_mixer.fields import Count, check
 
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input

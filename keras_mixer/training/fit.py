@@ -226,13 +226,9 @@ def segments(recipe, step=0) -> Iterator[tuple[int, int, int, int, bool]]:
 def train_model(trainee, run, source, callbacks) -> dict[str, Any]:
     """Trains to the end, from the step of the model; returns what the results say of the best epoch."""
     recipe, devices = trainee.recipe, trainee.devices
+    validation = padded_batches(source.test, recipe, devices)  # once: the segments share its cache
     callbacks = RunCallbacks(trainee, run, callbacks)
     best = callbacks.best
-    size, crop, count = recipe.input_shape()[:2], recipe.evaluation_crop, devices.count
-    batch = min(recipe.global_batch_size // recipe.accumulation_steps, -(-source.test.size // count) * count)
-    validation = padded_batches(  # once: the segments share its cache
-        source.test, image_size=size, batch_size=batch, crop=crop, process=devices.process, processes=devices.processes
-    )
     with callbacks.bar, callbacks.signals:
         callbacks.begin()
         for first_step, epoch, last_epoch, steps, freeze in segments(recipe, trainee.step):

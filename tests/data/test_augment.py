@@ -6,16 +6,18 @@ import tensorflow as tf
 from image_files import photographs
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_mixer.data.augment import OPERATIONS, crop_and_flip, crop_windows, cutmix, mixup, rand_augment
+from keras_mixer.data.augment import crop_and_flip, crop_windows, cutmix, mixup, operations_on, rand_augment
+from keras_mixer.fields import RANDAUGMENT_OPERATIONS
 
 PHOTOGRAPH = photographs()[0][100:260, 200:420] // 2 + 40  # a reduced range, so that stretching shows
 STRENGTHS = (0.3, 1.0, 1.5, 2.0)  # levels 3, 10, 15, 20
+SIGN = {-1.0: 0.2, 1.0: 0.7}  # a number for it
 
 
 def changed(name, image, strength, sign=1.0, place=(0.3, 0.6)):
     """One operation on one picture."""
-    numbers = tf.constant([sign]), tf.constant([place])
-    return OPERATIONS[name](tf.constant(image)[None], strength, *numbers, 128)[0].numpy()
+    numbers = tf.constant([[SIGN[sign], *place]])
+    return operations_on(tf.constant(image)[None], numbers, strength * 10, 128)[name]()[0].numpy()
 
 
 PILLOW = {
@@ -48,7 +50,6 @@ def test_color_operations_equal_pillow(name):
 def test_moved_pictures_are_those_of_pillow_and_of_tensorflows_own_operation(strength):
     pil, images, (height, width) = Image.fromarray(PHOTOGRAPH), tf.constant(PHOTOGRAPH)[None], PHOTOGRAPH.shape[:2]
     how = {"resample": Image.Resampling.NEAREST, "fillcolor": (128,) * 3}
-    graphs = {name: tf.function(OPERATIONS[name]) for name in ("Rotate", "ShearX", "ShearY")}
     for sign in (1.0, -1.0):
         signs = tf.constant([sign])
         for name, axis in {"TranslateX": 0, "TranslateY": 1}.items():
@@ -65,7 +66,8 @@ def test_moved_pictures_are_those_of_pillow_and_of_tensorflows_own_operation(str
             "ShearX": [1, shear, 0, 0, 1, 0],
             "ShearY": [1, 0, 0, shear, 1, 0],
         }.items():  # in graphs, whose optimizer must not round elsewhere
-            ours = graphs[name](images, strength, signs, tf.zeros((1, 2)), 128)
+            numbers = tf.constant([[SIGN[sign], 0.0, 0.0]])
+            ours = tf.function(operations_on(images, numbers, strength * 10, 128)[name])()
             transforms = tf.stack([*(tf.cast(entry, tf.float32) for entry in matrix), 0.0, 0.0])[None]
             filled = {"fill_value": 128.0, "interpolation": "NEAREST", "fill_mode": "CONSTANT"}
             theirs = tf.raw_ops.ImageProjectiveTransformV3(
@@ -79,18 +81,18 @@ def test_what_appears_and_what_is_cut_out_is_filled():
     expected = image.copy()
     expected[80 - 28 : 80 + 28, 0 : 16 + 28] = 128  # 40 pixels of 224 to each side; what sticks out is cut off
     np.testing.assert_array_equal(changed("Cutout", image, 1.0, place=(0.5, 0.1)), expected)
-    moved = rand_augment(image[None], tf.fill((1, 1, 4), 0.5), 10.0, ["TranslateX"], fill=7)
+    moved = rand_augment(image[None], tf.fill((1, 4), 0.5), 10.0, ["TranslateX"], fill=7)
     assert set(np.unique(moved)) == {7, 200}
 
 
 def test_pictures_of_a_batch_are_those_of_one_by_one():
     images = np.stack([picture[:32, :48] for picture in photographs()] * 8)
-    numbers = np.random.default_rng(0).random((16, 2, 4), np.float32)
-    numbers[:, 0, 0] = (np.arange(16) + 0.5) / 16  # all sixteen
+    numbers = np.random.default_rng(0).random((16, 8), np.float32)
+    numbers[:, 0] = (np.arange(16) + 0.5) / 16  # all sixteen
     for image, its_numbers, expected in zip(images, numbers, tf.function(rand_augment)(images, numbers), strict=True):
         np.testing.assert_array_equal(rand_augment(image[None], its_numbers[None])[0], expected)
-        for choice, sign, *place in its_numbers:
-            image = changed(list(OPERATIONS)[int(choice * 16)], image, 1.5, -1.0 if sign < 0.5 else 1.0, place)
+        for choice, sign, *place in its_numbers.reshape(2, 4):
+            image = changed(RANDAUGMENT_OPERATIONS[int(choice * 16)], image, 1.5, -1.0 if sign < 0.5 else 1.0, place)
         np.testing.assert_array_equal(image, expected)
 
 
@@ -123,15 +125,14 @@ def test_crops_are_resized_as_by_tensorflow_and_mirrored():
 
 
 def test_mixup_and_cutmix_mix_pictures_and_labels_alike():
-    images = np.broadcast_to(np.arange(1, 5, dtype=np.uint8)[:, None, None, None], (4, 20, 40, 3))
+    images = np.broadcast_to(np.arange(1, 5, dtype=np.float32)[:, None, None, None], (4, 20, 40, 3))
     labels = np.eye(4, dtype=np.float32)
     partners = np.array([3, 0, 1, 2])
     neighbors, of_neighbors = images[partners], labels[partners]
-    mixed, mixed_labels = mixup(images, labels, partners, tf.constant(0.75))
-    np.testing.assert_allclose(mixed, 0.75 * images + 0.25 * neighbors)
-    np.testing.assert_allclose(mixed_labels, 0.75 * labels + 0.25 * of_neighbors)
+    np.testing.assert_allclose(mixup(images, partners, 0.75), 0.75 * images + 0.25 * neighbors)
+    np.testing.assert_allclose(mixup(labels, partners, 0.75), 0.75 * labels + 0.25 * of_neighbors)
     mixed, mixed_labels = cutmix(images, labels, partners, tf.constant(0.25), tf.constant([0.5, 0.1]))
-    expected = images.astype(np.float32)
+    expected = images.copy()
     expected[:, 5:15, :14] = neighbors[:, 5:15, :14]  # 10 x 20 about row 10, column 4; 6 columns are outside
     np.testing.assert_array_equal(mixed, expected)
     share = 1 - 140 / 800

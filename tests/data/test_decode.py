@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from image_files import encode, evaluated, photographs, turned
+from image_files import decoded, encode, evaluated, photographs, turned
 from PIL import Image, ImageOps
 
-from keras_mixer.data.decode import NotAnImage, decode_image, decode_jpeg_or_png, read_orientation, training_crop
+from keras_mixer.data.decode import NotAnImage, decode_jpeg_or_png, read_orientation, training_crop
 from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.training.recipe import Recipe
 
@@ -36,7 +36,7 @@ MODES |= {"WEBP": "RGB RGBA", "PPM": "RGB L 1", "TGA": "RGB P RGBA", "JPEG": "RG
 def test_files_decode_to_the_rgb_that_pillow_reads(format):
     for mode in MODES[format].split():
         encoded = encode(SMALL, format, mode)
-        difference = np.abs(np.asarray(decode_image(encoded)).astype(int) - as_pillow(encoded))
+        difference = np.abs(np.asarray(decoded(encoded)).astype(int) - as_pillow(encoded))
         assert difference.mean() < 1.5 if format == "JPEG" else difference.max() == 0  # decoders of JPEG differ
 
 
@@ -54,13 +54,13 @@ def test_alpha_is_dropped_the_upper_bits_are_kept_and_only_the_first_frame_is_us
         tf.io.encode_png(deep[..., :1]).numpy(): gray,
         encode(deep[..., 0], "TIFF"): gray,
     }.items():
-        np.testing.assert_array_equal(decode_image(encoded), expected)
+        np.testing.assert_array_equal(decoded(encoded), expected)
     with pytest.raises(ValueError, match="of mode I, whose white is not known"):
         read_orientation(io.BytesIO(encode(deep[..., 0].astype(np.int32), "TIFF")))
     frames = [Image.fromarray(np.full((9, 9, 3), value, np.uint8)) for value in (0, 255)]
     for format in ("GIF", "TIFF", "WEBP"):
         animation = encode(frames[0], format, save_all=True, append_images=frames[1:])
-        np.testing.assert_allclose(decode_image(animation), 0, atol=2)
+        np.testing.assert_allclose(decoded(animation), 0, atol=2)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
@@ -71,7 +71,7 @@ def test_photographs_are_turned_as_pillow_turns_them(format):
         exif[0x0112] = orientation
         file = encode(pixels, format, exif=exif, **({"lossless": True} if format == "WEBP" else {"quality": 95}))
         how = read_orientation(io.BytesIO(file))
-        upright = decode_image(file, how).numpy()
+        upright = decoded(file, how).numpy()
         np.testing.assert_allclose(upright.astype(int), as_pillow(file), atol=10)  # decoders of JPEG differ
         png = encode(upright, "PNG")
         np.testing.assert_array_equal(*(evaluated(some, (16, 24), "resize", o) for some, o in ((file, how), (png, 1))))
@@ -86,7 +86,7 @@ def test_broken_files_raise(format):
     encoded = encode(PHOTOGRAPH, format)
     for broken in (encoded[: len(encoded) // 2], b"", encoded[:3] + b"\0" * 100):
         with pytest.raises((tf.errors.OpError, OSError, NotAnImage)):
-            decode_image(broken)
+            decoded(broken)
 
 
 def with_sides(content, width, height):
@@ -104,7 +104,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     large_jpeg = jpeg.replace(struct.pack(">HH", *SMALL.shape[:2]), struct.pack(">HH", 50_000, 50_000))
     crops = lambda some: evaluated(some, (16, 16), "resize"), lambda one: trained(one, (16, 16))
     for bomb in (large_jpeg, with_sides(png, 50_000, 50_000), with_sides(png, 2**32 - 1, 2**32 - 1)):
-        for read in (decode_image, decode_jpeg_or_png, *crops):
+        for read in (decoded, decode_jpeg_or_png, *crops):
             with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 128,000,000 pixels"):
                 list(tf.data.Dataset.from_tensors(bomb).map(read))
         with pytest.raises(Exception, match=r"exceeds limit|too large"):
@@ -126,7 +126,7 @@ def test_evaluation_crops_are_those_of_the_oracle(crop, source_size):
 
 def test_a_jpeg_decoded_inside_its_crop_gives_the_crop_of_the_whole():
     encoded = encode(PHOTOGRAPH, "JPEG", quality=95)
-    whole = encode(np.asarray(decode_image(encoded)), "PNG")
+    whole = encode(np.asarray(decoded(encoded)), "PNG")
     for numbers in ([0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0.3, 0.6, 0.5, 0.999, 0.4]):
         one, other = (np.asarray(trained(some, (32, 48), numbers=numbers)).astype(int) for some in (encoded, whole))
         difference = np.abs(one - other)

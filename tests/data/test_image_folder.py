@@ -9,7 +9,7 @@ import pytest
 from image_files import photographs, write_folder
 from PIL import Image
 
-from keras_mixer.data.decode import decode_image
+from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
 from keras_mixer.inspect.run_data import with_classes_of
 
@@ -102,7 +102,7 @@ def test_a_folder_becomes_a_source_and_what_spoils_a_result_is_said(tmp_path):
     assert (source.train.size, source.test.size) == (8, 8)
     for element in source.train.elements:
         example = source.train.read(element)
-        assert np.mean(decode_image(example["image"]), (0, 1)).argmax() == int(example["label"])
+        assert np.mean(image_of(example), (0, 1)).argmax() == int(example["label"])
     assert with_classes_of(source, ("stripe",)) is source  # one output
     for others in (("0", "1"), ("circle",)):
         with pytest.raises(ValueError, match=r"set model\.class_names = \(\.\.\.\) and save it again"):

@@ -10,7 +10,7 @@ from image_files import turned
 from tfds_files import write_own_tfds, write_tfds
 
 from keras_mixer import cli
-from keras_mixer.data.decode import decode_image
+from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
 
 features = tfds.features
@@ -35,7 +35,7 @@ def test_prepared_data_sets_load_by_name_and_by_folder(load, tmp_path):
     assert (source.train.size, source.test.size) == (15, 8)
     for element in source.train.elements:
         example = source.train.read(element)
-        image = np.asarray(decode_image(example["image"]))
+        image = np.asarray(image_of(example))
         assert int(image[0, 0, 0]) == 60 + 120 * int(example["label"])
         assert image.shape == (9, 7, 3)  # as stored, although an EXIF tag says otherwise
     assert load_source(str(tmp_path / "own_set" / "1.0.0")).train.size == 20
@@ -75,7 +75,7 @@ def test_features_need_no_labels_and_no_other_split(load, tiny_mixer, tmp_path):
     examples = [{"image": np.full((8, 8, 1), 100 << 8, np.uint16), "label": -1, "color": i % 3} for i in range(9)]
     source = load({"image": deep, "label": LABEL, "color": color}, {"more": examples}, "more", "more", label="color")
     assert source.class_names == ("red", "green", "blue")
-    assert np.unique(decode_image(next(iter(source.train.elements))["image"])).tolist() == [100]
+    assert np.unique(image_of(next(iter(source.train.elements)))).tolist() == [100]
     tiny_mixer(num_blocks=1).save(tmp_path / "model.keras")
     command = ["features", f"{tmp_path}/model.keras", "own_set", "--data-dir", str(tmp_path), "--layer", "stem"]
     command += ["--part", "train", "--train-split", "more"]
