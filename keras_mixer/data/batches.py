@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mixup, rand_augment
 from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
-from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
+from keras_mixer.data.splits import CORES, Split, as_written, prefetch
 
 NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (i << 32 for i in range(5))  # added to the seed: independent streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
@@ -63,11 +63,11 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     drawn, order = steps.map(numbers), steps.map(indices)
     if split.at and split.pixels and max(*split.pixels, *size) <= LARGEST_SIDE:
         together = tf.data.Dataset.zip(order.map(split.at), drawn)
-        batches = together.map(augmented, num_parallel_calls=PARALLEL_CALLS)
+        batches = together.map(augmented, num_parallel_calls=CORES)
     else:
         elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
         alone = tf.data.Dataset.zip(elements, drawn.unbatch())
-        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
+        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), CORES)
         batches = images.batch(len(own), drop_remainder=True)
     return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, num_parallel_calls=BATCHES_AT_A_TIME))
 
@@ -118,7 +118,7 @@ def _evaluated(split, image_size, crop):
         example = split.read(element)
         return tf.ensure_shape(evaluation_crop(image_of(example), image_size, crop), (*image_size, 3)), example["label"]
 
-    return split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
+    return split.elements.map(prepared, num_parallel_calls=CORES)
 
 
 def class_weights(split: Split, wanted):
@@ -170,7 +170,7 @@ def _cached(split):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
-    elements = split.elements.map(decoded, num_parallel_calls=PARALLEL_CALLS).cache()
+    elements = split.elements.map(decoded, num_parallel_calls=CORES).cache()
     changes = {"read": lambda example: example, "read_shard": lambda *shard: _cached(split.shard(*shard))}
     return dataclasses.replace(split, elements=elements, at=None, pixels=None, **changes)
 
