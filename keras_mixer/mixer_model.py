@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 import keras
 
 from keras_mixer.imagenet_classes import spellings
+from keras_mixer.layers import PatchEmbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,11 @@ class MixerModel(keras.Model):
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
     trained_on = _of_head("trained_on", "The data that its classes come from, in a few words; None if unknown.")
     evaluation_crop = _of_head("evaluation_crop", "How an image of any size is cropped and resized; None if unknown.")
+
+    @property
+    def pixel_range(self):
+        """Values of a black and a white pixel at the stem, fixed when the model is built."""
+        return next((layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed)), None)
 
     @property
     def _head(self):
