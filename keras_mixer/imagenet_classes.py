@@ -35,7 +35,7 @@ def same_classes(names, others) -> bool:
 
 
 def decode_predictions(probabilities, top=5):
-    """The most probable ImageNet classes of each image, as `keras.applications` returns them.
+    """The most probable ImageNet classes of each image, in the form of `keras.applications` for its 1,000 classes.
 
     Args:
         probabilities: `(B, 1000)` for ImageNet-1k, `(B, 21843)` for the ImageNet-21k of Google's checkpoints, or
@@ -47,8 +47,6 @@ def decode_predictions(probabilities, top=5):
 
     Raises:
         ValueError: `probabilities` has another shape, or `top` is less than 1.
-
-    Source: `keras.applications.imagenet_utils.decode_predictions`, which knows the 1,000 classes only.
 
     Example:
         >>> keras_mixer.decode_predictions(np.eye(1, 1000), top=1)[0][0][:2]

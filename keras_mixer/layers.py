@@ -3,7 +3,8 @@
 Every constant is that of the official JAX code, not Keras's default: LayerNorm epsilon 1e-6, tanh GELU, LeCun-normal
 kernels. Weight names follow the official checkpoints; renaming one is a breaking change.
 
-Source: section 2 of arXiv 2105.01601; google-research/vision_transformer, vit_jax/models_mixer.py.
+Source: section 2 and appendix B (stochastic depth) of arXiv 2105.01601; google-research/vision_transformer,
+vit_jax/models_mixer.py.
 """
 
 import functools
@@ -24,24 +25,19 @@ Dense = functools.partial(keras.layers.Dense, kernel_initializer=KERNEL_INITIALI
 class PatchEmbed(FixedLayer):
     """Splits an image into patches and projects each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
 
-    All patches share one linear map, written as the convolution with kernel = stride = patch of the official `stem`.
-    The official code pads an image that the patch does not divide; here it is an error.
+    All patches share one linear map: a convolution with kernel = stride = patch, as in the official `stem`.
 
     Args:
         patch_size: side of a patch in pixels, or `(height, width)`.
         hidden_dim: channels C of a token.
-        pixel_range: values of a black and a white pixel that the weights are made for. The layer does not use it;
-            evaluation and exports do.
+        pixel_range: values of a black and a white pixel that the weights are made for; the layer only keeps it.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Returns:
-        Called on a batch of images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
+        Called on images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
 
     Raises:
-        ValueError: an argument is out of range, or the layer is built for an image whose sides are unknown or not
-            multiples of the patch.
-
-    Source: section 2 of the paper, "per-patch fully-connected"; `stem` in vit_jax.
+        ValueError: an argument is out of range, or the sides of the images are unknown or not multiples of the patch.
 
     Example:
         >>> tuple(keras_mixer.PatchEmbed(16, 512)(np.zeros((1, 224, 224, 3), "float32")).shape)
@@ -85,8 +81,6 @@ class MlpBlock(FixedLayer):
 
     Returns:
         Called on a tensor: one of the same shape, compute dtype.
-
-    Source: equation 1 of the paper; `MlpBlock` in vit_jax.
 
     Example:
         >>> tuple(keras_mixer.MlpBlock(256)(np.zeros((1, 512, 196), "float32")).shape)
@@ -134,8 +128,6 @@ class MixerBlock(FixedLayer):
 
     Returns:
         Called on tokens: a tensor of the same shape, compute dtype.
-
-    Source: equation 1 of the paper; `MixerBlock` in vit_jax. Stochastic depth: appendix B of the paper.
 
     Example:
         >>> tuple(keras_mixer.MixerBlock(256, 2048)(np.zeros((1, 196, 512), "float32")).shape)

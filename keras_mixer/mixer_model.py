@@ -1,5 +1,6 @@
 """The Keras model class of every Mixer, and what a model knows about itself."""
 
+import collections
 import dataclasses
 import numbers
 from collections.abc import Iterable, Mapping, Set
@@ -30,18 +31,9 @@ def checked_class_names(names) -> tuple[str, ...]:
         if not isinstance(name, str | numbers.Integral) or not str(name).strip():
             raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
     checked = tuple(" ".join(str(name).split()) for name in names)
-    labels: dict[str, int] = {}
-    for label, name in enumerate(checked):
-        if labels.setdefault(name, label) != label and spellings(checked) == (checked,):  # ImageNet has two "crane"
-            raise ValueError(f"class_names must differ, got {name!r} for the classes {labels[name]} and {label}.")
-    return checked
-
-
-def _names_of_all(names, classes):
-    """Checked class names; None if they are unknown, ValueError if their number is wrong."""
-    checked = None if names is None else checked_class_names(names)
-    if checked is not None and len(checked) != classes:
-        raise ValueError(f"{len(checked)} class names were given for {classes} classes.")
+    repeated = [name for name, count in collections.Counter(checked).items() if count > 1]
+    if repeated and spellings(checked) == (checked,):  # ImageNet has two "crane"
+        raise ValueError(f"class_names must differ, got {repeated[0]!r} more than once.")
     return checked
 
 
@@ -53,8 +45,14 @@ class ClassifierHead(keras.layers.Dense):
 
     def __init__(self, units, class_names=None, trained_on=None, evaluation_crop=None, **kwargs):
         super().__init__(units, **kwargs)
-        self.class_names = _names_of_all(class_names, units)
-        self.trained_on, self.evaluation_crop = trained_on, evaluation_crop
+        self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
+
+    def __setattr__(self, name, value):
+        if name == "class_names" and value is not None:
+            value = checked_class_names(value)
+            if len(value) != self.units:
+                raise ValueError(f"{len(value)} class names were given for {self.units} classes.")
+        super().__setattr__(name, value)
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.facts}
@@ -69,7 +67,7 @@ def _of_head(name, description):
     def change(model, value):
         if model._head is None:
             raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
-        setattr(model._head, name, _names_of_all(value, model._head.units) if name == "class_names" else value)
+        setattr(model._head, name, value)
 
     return property(get, change, doc=description)
 
@@ -95,10 +93,7 @@ class MixerModel(keras.Model):
 
     @property
     def pixel_range(self):
-        """Values of a black and a white pixel at the stem; `(-1.0, 1.0)` in the official code.
-
-        With `include_preprocessing=True` the model maps [0, 255] to this range; otherwise the caller does.
-        """
+        """Values of a black and a white pixel at the stem, fixed when the model is built."""
         return next((layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed)), None)
 
     @property

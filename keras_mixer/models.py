@@ -1,10 +1,5 @@
-"""MLP-Mixer as functional Keras models: `Mixer` for any size, and one function per row of Table 1.
+"""MLP-Mixer as functional Keras models: `Mixer` for any size, and one function per row of Table 1."""
 
-Layer names: `image`, `preprocessing`, `stem`, `tokens`, `mixer_block_0` ..., `pre_head_layer_norm`,
-`pool` or `grid`, `head` (logits), `probabilities`.
-"""
-
-import dataclasses
 import inspect
 
 import keras
@@ -42,27 +37,23 @@ def Mixer(
     """An MLP-Mixer of any size: `(B, H, W, channels) -> (B, classes)`.
 
     Args:
-        patch_size: side of a patch in pixels, or `(height, width)`; must divide the image.
+        patch_size: side of a patch in pixels, or `(height, width)`.
         num_blocks: number of Mixer blocks L.
         hidden_dim: channels C of every token.
         tokens_mlp_dim: hidden units D_S of the token-mixing MLPs.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLPs.
         input_shape: `(height, width, channels)` of an image in pixels; any rectangle, any number of channels.
-        include_preprocessing: True: the model takes pixels in [0, 255], uint8 or float, and maps them to `pixel_range`.
-            False: it takes images in `pixel_range`.
+        include_preprocessing: whether the model takes pixels in [0, 255], uint8 or float, and maps them to
+            `pixel_range` itself.
         include_top: whether to include the classification head.
-        pooling: without the head, None gives the token grid `(B, g_h, g_w, C)` after the last LayerNorm and "avg" its
-            mean `(B, C)`. Ignored with the head.
+        pooling: without the head, None gives the token grid `(B, g_h, g_w, C)` and "avg" its mean `(B, C)`.
         classes: number of outputs of the head.
-        classifier_activation: applied to the logits: "softmax", "sigmoid" or another Keras activation. None returns
-            the logits.
+        classifier_activation: "softmax", "sigmoid" or another Keras activation; None returns the logits.
         weights: None for random weights (the head starts at zero, as in the official code), or a source for
-            `keras_mixer.load_weights`. If the image is a whole number of tiles of the size the weights were trained
-            at, D_S grows by that number (the paper's rule for higher resolution). GELU form and pixel range become
-            those of the weights.
+            `keras_mixer.load_weights`. They decide the GELU form and the pixel range. If the image is a whole number of
+            tiles of their size, D_S grows by that number (the paper's rule for higher resolution).
         dropout_rate: dropout in the MLPs, in [0, 1); the paper's models use 0.
-        drop_path_rate: stochastic depth, in [0, 1): the probability rises linearly from 0 for the first of the 2 L MLPs
-            to this value for the last.
+        drop_path_rate: stochastic depth, in [0, 1): rises linearly from 0 for the first MLP to this for the last.
         name: name of the model.
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
         pixel_range: values of a black and a white pixel at the stem; (0, 1) for timm's `miil` weights.
@@ -72,8 +63,8 @@ def Mixer(
         has the compute dtype.
 
     Raises:
-        ValueError: an argument is out of range, the patch does not divide the image (the message names sizes that
-            work), or `exact_gelu` or `pixel_range` is not that of the weights.
+        ValueError: an argument is out of range, the patch does not divide the image, or `exact_gelu` or `pixel_range`
+            is not that of the weights.
 
     Source: section 2 and Table 1 of arXiv 2105.01601.
 
@@ -86,11 +77,10 @@ def Mixer(
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-    counts = vars(variant) | ({"classes": classes} if include_top else {})
+    grid, counts = variant.grid(input_shape), vars(variant) | ({"classes": classes} if include_top else {})
     for label, size in counts.items():
         if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
-    grid = variant.grid(input_shape)
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)
     if weights is not None:
         weights = open_weights(weights, variant)
@@ -125,20 +115,20 @@ def Mixer(
 
 
 SHARED = [p for p in inspect.signature(Mixer).parameters.values() if p.kind == p.KEYWORD_ONLY and p.name not in FORMS]
-SIGNATURE = inspect.Signature(SHARED)  # of the functions below
+SIGNATURE = inspect.Signature(SHARED)  # of all functions below
 
 
 def _variant(key):
-    """Returns the function that builds one row of Table 1; all share `SIGNATURE`."""
-    name = f"Mixer{key.replace('/', '')}"
+    """Returns the function that builds one row of Table 1."""
+    short = key.replace("/", "")
 
     def build(**options):
         SIGNATURE.bind(**options)
-        named = {"name": options.get("name") or f"mixer_{name[5:].lower()}"}
-        return Mixer(**dataclasses.asdict(VARIANTS[key]) | options | named)
+        name = options.pop("name", None) or f"mixer_{short.lower()}"
+        return Mixer(**vars(VARIANTS[key]), **options, name=name)
 
     build.__signature__ = SIGNATURE  # type: ignore[attr-defined]
-    build.__name__ = build.__qualname__ = name
+    build.__name__ = build.__qualname__ = f"Mixer{short}"
     build.__doc__ = f"""Mixer-{key} of Table 1: `(B, H, W, channels) -> (B, classes)`.
 
     Args, Returns and Raises are those of `keras_mixer.Mixer`, with the sizes filled in:

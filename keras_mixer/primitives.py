@@ -6,7 +6,6 @@ TensorFlow runs every operation on a CPU separately, and each is one pass over m
 import functools
 import inspect
 import math
-import os
 
 import keras
 from keras import ops
@@ -17,11 +16,11 @@ _tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
 class FixedLayer(keras.layers.Layer):
     """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once.
 
-    Layers inside it are made by `add_layer`. Keras's config forgets that one of them was frozen or quantized. `inside`
-    keeps it: arguments by layer name.
+    Layers inside it are made by `add_layer`. Where one of them was frozen or quantized by itself, which a config of
+    Keras forgets, `inside` has its arguments, by layer name.
     """
 
-    arguments: tuple[str, ...] = ()  # their names, for `get_config`
+    arguments: tuple[str, ...] = ()  # names of those of the constructor
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -44,14 +43,13 @@ class FixedLayer(keras.layers.Layer):
         return kind(*arguments, **inherited | options | self._inside.get(options["name"], {}))
 
     def get_config(self):
-        config, inside = super().get_config() | {name: getattr(self, name) for name in self.arguments}, {}
+        config = super().get_config() | {name: getattr(self, name) for name in self.arguments}
+        inherited, inside = {"trainable": self.trainable, "dtype": config["dtype"], "inside": {}}, {}
         for layer in self._layers:
-            own = layer.get_config()
-            changed = {"trainable": layer.trainable != self.trainable, "dtype": layer.dtype_policy != self.dtype_policy}
-            changed["inside"] = "inside" in own
-            if any(changed.values()):
-                inside[layer.name] = {name: own[name] for name in changed if changed[name]}
-        return config | ({"inside": inside} if inside else {})
+            own = {"inside": {}} | layer.get_config()
+            if changed := {name: own[name] for name, value in inherited.items() if own[name] != value}:
+                inside[layer.name] = changed
+        return config | {"inside": inside}
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -117,8 +115,3 @@ def _one_pass(activation):
         return forward(x), lambda gradient: backward(x, gradient)
 
     return compiled
-
-
-def available_cores() -> int:
-    """Cores that this process may use; containers and job schedulers often grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,28 +4,17 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterable
-from typing import TypeGuard
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The five numbers that define a Mixer, named as in the authors' code.
+    """The five numbers that define a Mixer, named as in the authors' code. Source: Table 1 of arXiv 2105.01601."""
 
-    Attributes:
-        patch_size: side P of a square patch in pixels, or `(height, width)`.
-        num_blocks: number of Mixer blocks L.
-        hidden_dim: channels C of every token.
-        tokens_mlp_dim: hidden units D_S of each token-mixing MLP.
-        channels_mlp_dim: hidden units D_C of each channel-mixing MLP.
-
-    Source: Table 1 of arXiv 2105.01601.
-    """
-
-    patch_size: int | tuple[int, int]
-    num_blocks: int
-    hidden_dim: int
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
+    patch_size: int | tuple[int, int]  # side P of a square patch in pixels, or (height, width)
+    num_blocks: int  # L
+    hidden_dim: int  # channels C of every token
+    tokens_mlp_dim: int  # hidden units D_S of each token-mixing MLP
+    channels_mlp_dim: int  # hidden units D_C of each channel-mixing MLP
 
     def described(self) -> str:
         """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
@@ -36,7 +25,7 @@ class Variant:
 
     def grid(self, input_shape: tuple[int, int, int]) -> tuple[int, int]:
         """Rows and columns `(g_h, g_w)` of the token grid of an `(H, W, channels)` image; raises as `token_grid`."""
-        return token_grid(input_shape[:2], as_pair(self.patch_size))
+        return token_grid(input_shape[:2], self.patch_size)
 
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
@@ -44,15 +33,11 @@ class Variant:
         stem = (math.prod(as_pair(self.patch_size)) * input_shape[2] + 1) * channels
         token_mlp = 2 * tokens * self.tokens_mlp_dim + self.tokens_mlp_dim + tokens
         channel_mlp = 2 * channels * self.channels_mlp_dim + self.channels_mlp_dim + channels
-        block = token_mlp + channel_mlp + 4 * channels
-        head = channels * classes + classes
-        return stem + self.num_blocks * block + 2 * channels + head
+        norm, head = 2 * channels, (channels + 1) * classes
+        return stem + self.num_blocks * (token_mlp + channel_mlp + 2 * norm) + norm + head
 
     def macs(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
-        """Multiply-accumulate operations of the matrix products in one forward pass of one image.
-
-        LayerNorm, GELU and pooling are not counted, as is usual.
-        """
+        """Multiply-accumulate operations for one image: of matrix products only, not of LayerNorm, GELU and pooling."""
         tokens, channels = math.prod(self.grid(input_shape)), self.hidden_dim
         stem = tokens * math.prod(as_pair(self.patch_size)) * input_shape[2] * channels
         block = 2 * tokens * channels * (self.tokens_mlp_dim + self.channels_mlp_dim)
@@ -82,23 +67,19 @@ def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def is_count(value) -> TypeGuard[int]:
+def is_count(value) -> bool:
     """Whether a value is a positive integer, of Python or of NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
-def token_grid(image_size: tuple[int | None, int | None], patch_size: tuple[int, int]) -> tuple[int, int]:
+def token_grid(image_size, patch_size) -> tuple[int, int]:
     """Rows and columns of the token grid of an image; both sizes are `(height, width)` in pixels.
 
     ValueError if the patch does not divide the image, which the official code would pad to other tokens.
     """
-    grid = []
-    for name, side, patch in zip(("height", "width"), image_size, patch_size, strict=True):
-        if not is_count(side):  # None where Keras's other models take images of any size
-            found = f"got {side!r}: token mixing has one weight per token"
-            raise ValueError(f"The image {name} must be a positive number of pixels, {found}.")
-        if side % patch:
-            found = f"The image {name} of {side} px is not a multiple of the patch {name} of {patch} px"
-            raise ValueError(f"{found}; the nearest multiple is {max(round(side / patch), 1) * patch} px.")
-        grid.append(int(side) // patch)
-    return grid[0], grid[1]
+    image, patch = as_pair(image_size), as_pair(patch_size)
+    for name, side, step in zip(("height", "width"), image, patch, strict=True):
+        if side % step:
+            found = f"The image {name} of {side} px is not a multiple of the patch {name} of {step} px"
+            raise ValueError(f"{found}; the nearest multiple is {max(round(side / step), 1) * step} px.")
+    return image[0] // patch[0], image[1] // patch[1]

@@ -16,7 +16,7 @@ QUICK = SMALL | {"epochs": 1, "global_batch_size": 8, "warmup_steps": 1}
 GIVEN, CLEAN = ["red\r\npanda", "\tpolar\N{LINE SEPARATOR}bear "], ("red panda", "polar bear")
 WRONG = [
     (["cat", " \n"], r"must be text, got ' \\n' for class 1"),
-    (["cat", "cat "], "must differ, got 'cat' for the classes 0 and 1"),
+    (["cat", "cat "], "must differ, got 'cat' more than once"),
     ([b"cat", b"dog"], "must be text, got b'cat' for class 0"),
     ("ab", "must be a list of names in label order, got 'ab'"),
     ({"cat": 0, "dog": 1}, r"must be a list of names in label order, got \{'cat'"),
@@ -55,7 +55,7 @@ def test_the_names_of_imagenet_may_repeat_and_their_classes_stay_apart(tiny_mixe
     model = tiny_mixer(num_blocks=1, classes=1000)
     model.class_names = names
     names[first + 1] = names[first]
-    with pytest.raises(ValueError, match=f"must differ, got 'crane' for the classes {first} and {first + 1}"):
+    with pytest.raises(ValueError, match="must differ, got 'crane' more than once"):
         Predictor.of(model, class_names=names)
     model.get_layer("head").bias.assign(np.eye(1000)[second] * 100)
     (tmp_path / "image.png").write_bytes(encode(photographs()[0], "PNG"))

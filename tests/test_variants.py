@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 import keras_mixer
-from keras_mixer.variants import as_pair, token_grid
+from keras_mixer.variants import token_grid
 
 CLASSES = (1000, 21843, 10, 0)
 # Parameters by classes, and GMACs; B/16, B/32 and L/16 with 1000 classes are asserted by vit_jax's own tests too.
@@ -44,8 +44,8 @@ def test_sizes_that_do_not_fit_are_refused():
     for image, patch, message in [
         ((225, 224), 16, r"height of 225 px .* 16 px; .* 224 px"),
         ((14, 9), 14, r"width of 9 px .* 14 px; .* 14 px"),
-        ((None, 224), 16, "height must be .* got None: token mixing has one weight per token"),
-        ((224, 224), (0, 4), "positive integer or a pair"),
+        ((None, 224), 16, r"positive integer or a pair .* got \(None, 224\)"),
+        ((224, 224), (0, 4), r"positive integer or a pair .* got \(0, 4\)"),
     ]:
         with pytest.raises(ValueError, match=message):
-            token_grid(image, as_pair(patch))
+            token_grid(image, patch)

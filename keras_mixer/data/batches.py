@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_mixer.data.augment import CROP_NUMBERS, OPERATION_NUMBERS, cutmix, mixup, rand_augment
 from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
-from keras_mixer.data.splits import PARALLEL_CALLS, Split, as_written, prefetch
+from keras_mixer.data.splits import CORES, Split, as_written, prefetch
 
 NUMBERS, MIXING, GAMMAS, POWERS, ORDER = (i << 32 for i in range(5))  # added to the seed: independent streams
 ROUNDS = 16  # of RandomIndexShuffle; with its default of 4, the orders of two epochs correlate
@@ -55,11 +55,11 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
     places = tf.range(batch, dtype=tf.int64)[own]
     order = steps.map(lambda step: shuffled_indices(step * batch + places, split.size, seed))
     if split.at and split.pixels and max(*split.pixels, *size) <= LARGEST_SIDE:
-        batches = tf.data.Dataset.zip(order.map(split.at), drawn).map(augmented, PARALLEL_CALLS)
+        batches = tf.data.Dataset.zip(order.map(split.at), drawn).map(augmented, CORES)
     else:
         elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
         alone = tf.data.Dataset.zip(elements, drawn.unbatch())
-        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), PARALLEL_CALLS)
+        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), CORES)
         batches = images.batch(rows, drop_remainder=True)
     return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, BATCHES_AT_A_TIME))
 
@@ -107,7 +107,7 @@ def _evaluated(split, image_size, crop):
         example = split.read(element)
         return evaluation_crop(image_of(example), image_size, crop), example["label"]
 
-    examples = split.elements.map(prepared, num_parallel_calls=PARALLEL_CALLS)
+    examples = split.elements.map(prepared, num_parallel_calls=CORES)
     # File readers have unknown cardinality, and Keras 3.15 then runs one step too many.
     return examples.apply(tf.data.experimental.assert_cardinality(split.size))
 
@@ -158,7 +158,7 @@ def _cached(split):
         example = split.read(element)
         return {"image": image_of(example), "label": example["label"]}
 
-    elements = split.elements.map(decoded, PARALLEL_CALLS).cache()
+    elements = split.elements.map(decoded, CORES).cache()
     return Split(
         split.size, split.classes, elements, lambda one: one, read_shard=lambda *shard: _cached(split.shard(*shard))
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from keras_mixer.data.decode import NotAnImage, content_sum, image_of, read_orientation
-from keras_mixer.data.splits import PARALLEL_CALLS, as_written, some
+from keras_mixer.data.splits import CORES, as_written, some
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
 MOST_NAMED = 20  # images in a message
@@ -35,7 +35,7 @@ def check_file(path) -> tuple[int, int]:
 @as_written
 def unusable_examples(split) -> dict[int, str]:
     """Why examples of a split cannot be used, by their positions; decodes all images."""
-    corners = iter(split.elements.map(lambda element: image_of(split.read(element))[0, 0, 0], PARALLEL_CALLS))
+    corners = iter(split.elements.map(lambda element: image_of(split.read(element))[0, 0, 0], CORES))
     reasons = {}
     for i in progress(range(split.size)):
         try:

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mixer.mixer_model import checked_class_names
-from keras_mixer.primitives import available_cores
 
 MOST_CLASSES = 20  # in a line
-PARALLEL_CALLS = available_cores()  # images prepared at the same time
+# Cores that this process may use; containers and job schedulers often grant fewer than the machine has.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BATCHES_AHEAD = 2  # batches in preparation or waiting
 
 # Decorates a function that calls `Dataset.map`: TensorFlow rewrites the Python `if` and `for` of all that is mapped.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from keras_mixer.data.splits import CORES
 from keras_mixer.export.predictor import Predictor, load_model
-from keras_mixer.primitives import available_cores
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
 
@@ -94,7 +94,7 @@ def _open_tflite(path):
         lite, name = importlib.import_module("ai_edge_litert.interpreter"), "LiteRT"
     except ImportError:
         lite, name = tf.lite, "TensorFlow Lite"
-    interpreter = lite.Interpreter(model_path=str(path), num_threads=available_cores())
+    interpreter = lite.Interpreter(model_path=str(path), num_threads=CORES)
     runner = interpreter.get_signature_runner("serving_default")
     details = runner.get_input_details() | runner.get_output_details()
     size, dtype = details["image"]["shape"][0], details["image"]["dtype"]  # images per call
@@ -118,7 +118,7 @@ def _open_onnx(path):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cores()
+    options.intra_op_num_threads = CORES
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     description = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
     return description, "ONNX Runtime", {"image": lambda images: session.run(["probabilities"], {"image": images})[0]}
@@ -128,7 +128,7 @@ def _open_openvino(path):
     import openvino
 
     # The default is bfloat16 on CPUs that have it.
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": available_cores()}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": CORES}
     core = openvino.Core()
     model = core.read_model(str(path))
     compiled = core.compile_model(model, "CPU", exact)

@@ -13,7 +13,7 @@ from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.data.splits import Split
+from keras_mixer.data.splits import CORES, Split
 from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
@@ -25,7 +25,6 @@ from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import write_web
 from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
-from keras_mixer.primitives import available_cores
 
 # By quantization or precision: the largest difference of a probability, the smallest fraction of equal top-1.
 LIMITS = {"float16": (1e-3, 0.0), "bfloat16": (0.05, 0.99), "dynamic_int8": (1.0, 0.99), "int8": (1.0, 0.99)}
@@ -159,7 +158,7 @@ def export(
             runtime=opened.runtime,
             minimum_runtime="".join(minimum_runtime(one.read_bytes()) for one in files if one.suffix == ".tflite"),
             bytes=sum(file.stat().st_size for file in files),
-            threads=available_cores(),
+            threads=CORES,
             allowed_difference=allowed,
             needed_agreement=needed,
             **compare(reference_of(model, predictor.activation), opened, _batches(images, predictor, size)),

@@ -56,7 +56,6 @@ class WeightFile:
 
     path: Path
     arrays: dict[str, np.ndarray]
-    origins: dict[str, str]  # their names in the file, for messages
     facts: ModelFacts
     grid: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()  # lines for the user
@@ -101,7 +100,7 @@ def read_weights(path) -> WeightFile:
     if path.suffix == ".keras":
         parts = plain_mixer(load_keras(path), f"load_weights from {path}")
         arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
-        return WeightFile(path, arrays, {name: name for name in arrays}, parts.facts, parts.grid)
+        return WeightFile(path, arrays, parts.facts, parts.grid)
     arrays = read_arrays(path)
     stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
     stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
@@ -115,19 +114,18 @@ def read_weights(path) -> WeightFile:
     left_out = len(arrays) - len(kept)
     note = f"The prefix {prefix!r} of the names is removed; {left_out} arrays without it are left out."
     named: dict[str, np.ndarray] = {}
-    origins: dict[str, str] = {}
     for key, array in kept.items():
         own = _renumbered(key, kept) if layout == PRE_LINEN else key
         for pattern, replacement in PATTERNS.items():
             own = re.sub(pattern, replacement, own)
         if own in named:
-            raise ValueError(f"{path}: the arrays {origins[own]!r} and {prefix + key!r} are both {own!r}.")
+            raise ValueError(f"{path}: {prefix + key!r} is not the only array for {own!r}.")
         if layout == PRE_LINEN and "_mixing/" in own:
             array = array.squeeze()  # axes of length 1
         elif layout == TIMM and own.endswith("/kernel"):
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
-        named[own], origins[own] = array, prefix + key
-    return WeightFile(path, named, origins, FACTS[layout], notes=(note,) if prefix else ())
+        named[own] = array
+    return WeightFile(path, named, FACTS[layout], notes=(note,) if prefix else ())
 
 
 def _renumbered(key, arrays):

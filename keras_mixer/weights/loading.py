@@ -14,7 +14,7 @@ from keras_mixer.mixer_model import ClassifierHead
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
 from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, read_weights, weights_of
-from keras_mixer.weights.resolution import METHODS, adapt
+from keras_mixer.weights.resolution import adapt
 
 LOG = logging.getLogger("keras_mixer")
 SUFFIXES = (".npz", ".safetensors", ".keras", ".weights.h5")
@@ -61,17 +61,14 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or belongs to a model with another GELU form or pixel range, or its arrays do
-            not fit the model: lists those that are missing, unexpected or of the wrong shape. The model is unchanged.
-
-    Source: appendix C of arXiv 2105.01601 for the rule for another image size.
+            not fit the model: lists those that are missing, unexpected or of the wrong shape, by the names of this
+            package. The model is unchanged.
 
     Example:
         >>> model = keras_mixer.load_weights(keras_mixer.MixerB16(), "Mixer-B_16.npz")  # doctest: +SKIP
     """
     if head not in ("auto", "load"):
         raise ValueError(f'head must be "auto" or "load", got {head!r}.')
-    if method not in (None, *METHODS):
-        raise ValueError(f"method must be None or one of {', '.join(METHODS)}, got {method!r}.")
     parts = plain_mixer(model, "load_weights")
     file, weights = open_weights(source, parts.variant()), weights_of(parts)
     for name in FORMS:
@@ -83,11 +80,11 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     arrays = {name: array for name, array in file.arrays.items() if name in shapes or name not in HEAD}
     try:
         grids = file.grid_for(parts.grid), parts.grid
-        _check_fit(arrays, file.origins, shapes, grids)
+        _check_fit(arrays, shapes, grids)
         if parts.head is not None and (found := _other_head(file, parts.head, head)):
             lines.append(f"The file has {found}, the model {parts.head.units} classes: the head starts at zero.")
             arrays = {name: array for name, array in arrays.items() if name not in HEAD}
-        adapt(arrays, shapes, grids, method, lines.append)
+        adapt(arrays, shapes, grids, method or "block_diagonal", lines.append)
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from error
     for name, weight in weights.items():
@@ -106,7 +103,7 @@ def _other_head(file, layer, head) -> str | None:
     """What the file has in place of the model's head; None for a head to load. ValueError if it must be loaded."""
     count = file.arrays["head/kernel"].shape[1] if "head/kernel" in file.arrays else 0
     same = count == layer.units
-    if same and (head == "load" or same_classes(file.facts.class_names, getattr(layer, "class_names", None))):
+    if same and (head == "load" or same_classes(file.facts.class_names, layer.class_names)):
         return None
     found = f"{count}{' other' * same} classes" if count else "no head"
     if head == "load":
@@ -114,15 +111,15 @@ def _other_head(file, layer, head) -> str | None:
     return found
 
 
-def _check_fit(arrays, origins, shapes, grids):
+def _check_fit(arrays, shapes, grids):
     """Raises ValueError unless all arrays are finite and of the model's shapes, but for its `grids` (file, model)."""
     optional = () if set(HEAD) & set(arrays) else HEAD
     expected = {name: _expected_shape(name, shapes[name], arrays, grids) for name in shapes}
     problems = {
         "missing": [name for name in shapes if name not in arrays and name not in optional],
-        "unexpected": [origins[name] for name in arrays if name not in shapes],
+        "unexpected": [name for name in arrays if name not in shapes],
         "of the wrong shape": [
-            f"{origins[name]} (expected {expected[name]}, found {array.shape})"
+            f"{name} (expected {expected[name]}, found {array.shape})"
             for name, array in arrays.items()
             if name in shapes and array.shape != expected[name]
         ],
@@ -132,7 +129,7 @@ def _check_fit(arrays, origins, shapes, grids):
         raise ValueError(f"arrays do not fit the model; {'; '.join(lists)}.")
     for name, array in arrays.items():
         if array.dtype not in FLOATS or not np.isfinite(array).all():
-            raise ValueError(f"array {origins[name]!r} has values that are not finite floating-point numbers.")
+            raise ValueError(f"array {name!r} has values that are not finite floating-point numbers.")
 
 
 def _expected_shape(name, shape, arrays, grids):

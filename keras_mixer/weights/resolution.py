@@ -48,8 +48,6 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         >>> keras_mixer.change_resolution(small, (448, 224, 3)).input_shape
         (None, 448, 224, 3)
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     parts = Anatomy(model)
     grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
     variant = widened(parts.variant(), *grids) if method == "block_diagonal" else parts.variant()
@@ -71,6 +69,8 @@ def adapt(arrays, shapes, grids, method, log):
 
     ValueError if the new model is too wide or too narrow for the method.
     """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     stem, channels = arrays["stem/kernel"], shapes["stem/kernel"][2]
     if stem.shape[2] != channels:
         log(f"The stem is adapted from {stem.shape[2]} to {channels} channels.")

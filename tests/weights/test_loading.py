@@ -186,7 +186,7 @@ def test_useless_arguments_are_refused(source, official):
         r"ends in \.npz": lambda: save(source, official.parent / "a.ckpt"),
         "no weights file": lambda: load(source, official.parent / "a.npz"),
         r"not a known source: .*imagenet21k.*\.npz": lambda: load(source, "in99k"),
-        "are both": lambda: load(source, saved(official.parent / "twice.npz", twice)),
+        "is not the only array for": lambda: load(source, saved(official.parent / "twice.npz", twice)),
         "head must be": lambda: load(source, official, head="zero"),
         "head does not fit": lambda: load(empty(classes=4), official, head="load"),
         "method must be": lambda: load(source, official, method="bicubic"),
