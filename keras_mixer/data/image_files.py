@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 from tqdm.auto import tqdm
 
-from keras_mixer.data.decode import NotAnImage, content_sum, image_of, read_orientation
+from keras_mixer.data.decode import NO_PIXELS, NotAnImage, content_sum, image_of, read_orientation
 from keras_mixer.data.splits import CORES, as_written, some
 
 MANY_FILES = 10_000  # above this, a progress bar is shown
@@ -27,7 +27,7 @@ def check_file(path) -> tuple[int, int]:
             return read_orientation(file), content_sum(file)
     except Exception as error:  # Pillow has many types
         named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
-        if isinstance(error, NotAnImage) and named not in Image.OPEN:
+        if isinstance(error, NotAnImage) and (named not in Image.OPEN or named in NO_PIXELS):
             raise
         raise ValueError(f"{path}: {reason_of(error)}") from error
 

@@ -98,7 +98,7 @@ class ImageFolder:
 
     def _parts(self) -> dict[str, str]:
         """`{folder: part}`: the sub-folders with training and with test images; "" if the folder itself has classes."""
-        if self.train_split == self.test_split:
+        if posixpath.normpath(self.train_split) == posixpath.normpath(self.test_split):
             raise ValueError(f"Expected two folders as --train-split and --test-split, got {self.test_split!r} twice.")
         train, test = (_folders(self.path / name) for name in (self.train_split, self.test_split))
         if train and test:
@@ -157,6 +157,8 @@ class ImageFolder:
     def _files(self, parts, left_out) -> list[tuple[str, str, str, int]]:
         """`(path, class name, part, bytes)` of all files in the class folders of some sub-folders."""
         found = []
+        if "" not in parts:
+            left_out["folders"] += sorted(set(_folders(self.path)) - {folder.split("/")[0] for folder in parts})
         for folder, part in parts.items():
             for entry in _entries(self.path / folder):
                 path = posixpath.join(folder, entry.name)

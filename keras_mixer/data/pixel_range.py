@@ -24,9 +24,8 @@ def warn_of_range(pixels, expected=(0, 255)):
     scaled = lowest < highest <= LARGEST_SCALED < white
     halved = black == -white and lowest == 0 < highest  # uint8 pixels are never halfway to white
     if far_out or (floating and (scaled or halved)):
-        warnings.warn(
-            f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white). Pass "
-            f"{black:g} + {white - black:g} * images if they are in [0, 1], "
-            f"{(black + white) / 2:g} + {(white - black) / 2:g} * images if they are in [-1, 1].",
-            stacklevel=3,
-        )
+        found = f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white)."
+        for low, high in ((0, 255), (0, 1), (-1, 1)):
+            scale = (white - black) / (high - low)
+            found += f" From [{low}, {high}], pass {scale:g} * images + {black - scale * low:g}."
+        warnings.warn(found, stacklevel=3)

@@ -29,9 +29,13 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
             "with --label, or pass the data by tf.data to keras_mixer.fit."
         )
     for split in (test_split, train_split):
-        if not info.splits[split].num_examples or (labelled and not _has_labels(builder, split, label)):
+        try:
+            usable = info.splits[split].num_examples and (not labelled or _has_labels(builder, split, label))
+        except (KeyError, ValueError):  # there is no such split
+            usable = False
+        if not usable:
             raise ValueError(
-                f"Split {split!r} of {name!r} has no images, or images without a label (-1). Choose --train-split and "
+                f"{name!r} has no labelled images in split {split!r} (-1 is no label). Choose --train-split and "
                 f"--test-split from {sorted(info.splits)}, or slices such as 'train[:90%]' and 'train[90%:]'."
             )
     if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):
@@ -82,7 +86,8 @@ def _builder(name, data_dir, log):
         ) from error
     except (tf.errors.OpError, RuntimeError, AssertionError, tfds.download.DownloadError) as error:
         reason = getattr(error.__cause__ or error, "message", str(error))  # TFDS wraps errors of TensorFlow
-        raise ValueError(f"{name} cannot be read or prepared in {data_dir}: {' '.join(reason.split())}") from error
+        where = f" in {data_dir}" if data_dir else ""
+        raise ValueError(f"{name} cannot be read or prepared{where}: {' '.join(reason.split())}") from error
     return builder
 
 

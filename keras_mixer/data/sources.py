@@ -44,6 +44,8 @@ def load_source(
         raise ValueError("The data were passed to keras_mixer.fit. Pass them again, or name other data with --data.")
     path, log = Path(data).expanduser(), options.get("log", print)
     if (images := image_folder(data, train_split=train_split, test_split=test_split, **options)) is not None:
+        if data in BUILT_IN:
+            log(f"The folder {path.resolve()} is used, not the data set {data!r}.")
         return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
     if is_idx_folder(path):
         source = idx_source(path)
@@ -51,7 +53,7 @@ def load_source(
         source = _digits(test_fraction or 0.2, split_seed)
     elif data == "fashion_mnist" and data_dir is None and FASHION_MNIST.is_dir():
         source = idx_source(FASHION_MNIST)
-    elif path.is_dir() or TFDS_NAME.fullmatch(data):
+    elif path.is_dir() or (TFDS_NAME.fullmatch(data) and not path.exists()):
         from keras_mixer.data.prepared import tensorflow_dataset_source  # takes 1 to 2 s, needed only here
 
         return tensorflow_dataset_source(data, data_dir, train_split, test_split, label, labelled=labelled, log=log)
@@ -103,7 +105,8 @@ def idx_source(folder) -> Source:
     """
     folder, parts = Path(folder), []
     for part in ("train", "t10k"):
-        images, labels = (_read_idx(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        images = _read_idx(folder / f"{part}-images-idx3-ubyte", 3)
+        labels = _read_idx(folder / f"{part}-labels-idx1-ubyte", 1)
         if len(images) != len(labels):
             raise ValueError(f"{folder} has {len(images):,} images, but {len(labels):,} labels in the {part} files.")
         parts.append((images[..., None], labels))
@@ -114,13 +117,13 @@ def idx_source(folder) -> Source:
     return Source(f"{folder.resolve().name} (IDX files in {folder})", names, train, test)
 
 
-def _read_idx(path) -> np.ndarray:
+def _read_idx(path, dimensions) -> np.ndarray:
     """The unsigned bytes in an IDX file, or in the compressed one next to it."""
     if not path.exists():
         path = path.with_name(f"{path.name}.gz")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        shape = np.frombuffer(content, ">u4", content[3], offset=4)  # after a magic number, which ends with its length
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4)  # after a magic number
         return np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
-    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is missing, truncated or damaged ({error}). Download it again.") from error

@@ -19,7 +19,11 @@ BATCHES = (
     f"Split batches by .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass "
     "data=folder, which knows the names of the classes."
 )
-FLOATS = "Convert them: np.round(255 * images).astype('uint8') from [0, 1], or 127.5 * (images + 1) from [-1, 1]."
+FORMS = (
+    "Expected arrays as a tuple (images, labels), or (image, label) examples from a tf.data.Dataset (use .map) or an "
+    "object with a length and items"
+)
+FLOATS = "Convert them: np.round(255 * images).astype('uint8') from [0, 1]; from [-1, 1] with 127.5 * (images + 1)."
 IMAGES = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
 ENDLESS = sys.maxsize  # the length of Grain's endless data; tf.data has negative sizes for endless and unknown ones
 
@@ -34,6 +38,8 @@ def own_source(
     """
     names = None if class_names is None else checked_class_names(class_names)
     count = len(names) if names else classes
+    if classes not in (None, count):
+        raise ValueError(f"class_names has {count} names, but classes={classes}. Drop one of the two.")
     parts = [_part(name, data, count) for name, data in (("train", train), ("test", test)) if data is not None]
     splits = [split for split, _ in parts]
     labels = splits[0].labels() if isinstance(train, tuple) else None
@@ -64,9 +70,11 @@ def _part(name, data, count) -> tuple[Split, str]:
     if isinstance(data, tf.data.Dataset):
         form, size = _stream, int(data.cardinality())
     elif isinstance(data, tuple) and len(data) == 2:
-        form, size = _arrays, len(data[1])
-    else:
+        form, size = _arrays, np.size(data[1])
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict | str):
         form, size = _records, len(data)
+    else:
+        raise ValueError(f"{FORMS}; {name} is a {type(data).__name__}.")
     if not 0 < size < ENDLESS:
         raise ValueError(f"{name} is empty, infinite, or of unknown size. Remove .repeat(), or add {CARDINALITY}.")
     split, passes = form(name, data, count)
@@ -79,7 +87,7 @@ def _part(name, data, count) -> tuple[Split, str]:
 def _arrays(name, data, count):
     """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
     labels = _labels(name, data[1], count)
-    encoded = isinstance(next(iter(data[0])), bytes)
+    encoded = isinstance(next(iter(data[0]), None), bytes)
     images = np.asarray(data[0], object if encoded else None)  # NumPy's own type of bytes cuts zeros off their ends
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
@@ -92,7 +100,8 @@ def _records(name, data, count):
 
     def item(index):
         image, label = data[int(index)]
-        return image if isinstance(image, bytes) else np.asarray(image), np.squeeze(label)
+        label = np.squeeze(np.asarray(label)).astype(np.int64, casting="same_kind")  # integers of any type
+        return image if isinstance(image, bytes) else np.asarray(image), label
 
     _check(name, data[0], count)
     return _indexed(name, item, len(data), count)
@@ -100,8 +109,8 @@ def _records(name, data, count):
 
 def _indexed(name, item, size, count, labels=None):
     """A split of the examples `item(index)`, and two passes over some. With `labels`, pixels are read n at once."""
-    first, label = item(0)
-    types = (tf.string if isinstance(first, bytes) else tf.uint8, label.dtype)
+    first, _ = item(0)
+    types = (tf.string if isinstance(first, bytes) else tf.uint8, tf.int64)
     columns = {} if labels is None else {"label": labels}
     rows = rows_of(columns)
 
@@ -131,10 +140,8 @@ def _stream(name, data, count):
 def _check(name, example, count):
     """Raises ValueError unless the first example is one of the kinds that can be used."""
     if not isinstance(example, tuple | list) or len(example) != 2:
-        found = type(example).__name__
-        raise ValueError(
-            f"Expected (image, label) examples in {name}, got {found}; arrays are a tuple (images, labels)."
-        )
+        found = f"{len(example)} parts" if isinstance(example, tuple | list) else type(example).__name__
+        raise ValueError(f"{FORMS}; the first of {name} has {found}.")
     image, label = example
     if not isinstance(image, bytes):
         image = np.asarray(image)

@@ -76,9 +76,9 @@ def with_classes_of(source: Source, class_names, log=print) -> Source:
             train, test = (_relabelled(split, table, len(known)) for split in (source.train, source.test))
             return dataclasses.replace(source, class_names=known, train=train, test=test)
     raise ValueError(
-        f"Data {source.name!r} has other classes than the model: {len(found)} ({', '.join(found[:3])}, ...) and "
-        f"{len(known)} ({', '.join(known[:3])}, ...). Pass data with the same classes, or, if the model has "
-        "no names for its classes, set model.class_names = (...) and save it again."
+        f"Data {source.name!r} has other classes than the model: {len(found)} ({some(found)}) and {len(known)} "
+        f"({some(known)}). Pass data with the same classes. For a Mixer without names, set model.class_names = (...) "
+        "and save it again; for a model with another head, name the class folders 0, 1, ..."
     )
 
 
