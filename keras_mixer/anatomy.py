@@ -90,11 +90,6 @@ class Anatomy:
         names = None if names is None else checked_class_names(names)
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
-    @property
-    def evaluation_crop(self) -> str:
-        """The evaluation crop, or that of the paper's Table 3 if it is unknown."""
-        return self.facts.evaluation_crop or "resmall-crop"
-
     def variant(self) -> Variant:
         """The sizes of the model."""
         height, width = self.stem.patch_size

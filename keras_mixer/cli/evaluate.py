@@ -4,12 +4,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import features_of
-from keras_mixer.export.predictor import Precision, completed, load_model
+from keras_mixer.export.predictor import Precision, completed, crop_of, load_model
 from keras_mixer.export.runtimes import load
 from keras_mixer.features import feature_extractor
 from keras_mixer.fields import Count, EvaluationCrop, settings
@@ -95,7 +94,7 @@ class Fewshot:
 
     def __call__(self):
         model = completed(load_model(self.model))
-        crop = self.evaluation_crop or Anatomy(model).facts.evaluation_crop or "resize-crop"
+        crop = self.evaluation_crop or crop_of(model, "resize-crop")
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
@@ -129,7 +128,7 @@ class Imagenet:
 
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
-        crop, size = self.evaluation_crop or Anatomy(model).evaluation_crop, model.input_shape[1:3]
+        crop, size = self.evaluation_crop or crop_of(model), model.input_shape[1:3]
         rows, absent = [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": size}
         for name in imagenet.SETS:
@@ -170,7 +169,7 @@ class Features:
         if self.output.suffix != ".npz":
             raise ValueError(f"Expected a path ending in .npz, got {self.output}.")
         model = completed(load_model(self.model))
-        crop = Anatomy(model).evaluation_crop
+        crop = crop_of(model)
         extractor = feature_extractor(model, [self.layer])
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data) is None:  # the other split may not be there

@@ -64,7 +64,7 @@ class Predictor:
         names = checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
-        crop = check("evaluation_crop", evaluation_crop or parts.evaluation_crop, EvaluationCrop)
+        crop = check("evaluation_crop", evaluation_crop or crop_of(model), EvaluationCrop)
         facts = dataclasses.replace(parts.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, precision), activation)
         output: Output = "probabilities" if classes else "features"
@@ -131,7 +131,8 @@ def _activation(parts, given) -> Any:
             f"Model {parts.model.name!r} ends in {found}, so the meaning of its outputs is unknown. Expected "
             "softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
         )
-    if given not in (None, *(ACTIVATIONS if found == "linear" else (found,))):
+    fitting = ACTIVATIONS if found == "linear" else (found,)
+    if given not in (None, *fitting):
         raise ValueError(f"classifier_activation={given!r} does not fit a model that ends in {found}.")
     if found == "linear":
         return given or implied_activation(parts.model)
@@ -169,6 +170,11 @@ def completed(model, activation=None) -> keras.Model:
     return model_like(model, image, x)
 
 
+def crop_of(model, unknown="resmall-crop") -> str:
+    """The evaluation crop of a Mixer; if that is unknown, the one of the paper's Table 3, or another."""
+    return Anatomy(model).facts.evaluation_crop or unknown
+
+
 def preprocess_image(image, model) -> np.ndarray:
     """`(H, W, 3) uint8`: an image as a model is evaluated on it: upright, resized and cropped to the model's size.
 
@@ -188,7 +194,7 @@ def preprocess_image(image, model) -> np.ndarray:
         (224, 224, 3)
     """
     size = model.input_shape[-3:-1]
-    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else Anatomy(model).evaluation_crop
+    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else crop_of(model)
     return np.asarray(read_any_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 
