@@ -44,17 +44,16 @@ def feature_extractor(model, names=None):
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
     parts = Anatomy(model)
-    tensors = parts.apply()  # before each layer, and after the last
-    inputs = dict(zip(parts.layers, tensors, strict=False))
-    outputs = dict(zip(parts.layers, tensors[1:], strict=True))
-    found = {"stem": outputs[parts.stem]}
-    for i, block in enumerate(parts.blocks):
+    image, *outputs = parts.apply()
+    output_of = dict(zip(parts.layers, outputs, strict=True))
+    found = {"stem": output_of[parts.stem]}
+    for i, (block, before) in enumerate(zip(parts.blocks, parts.body[1:], strict=False)):
         mlps = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")
-        found[f"block_{i}"] = outputs[block]
-        found[f"block_{i}/token_mixing"], found[f"block_{i}/channel_mixing"] = mlps(inputs[block])
-    found |= {"normed": outputs[parts.norm], "pre_logits": parts.pre_logits(tensors)}
+        found[f"block_{i}"] = output_of[block]
+        found[f"block_{i}/token_mixing"], found[f"block_{i}/channel_mixing"] = mlps(output_of[before])
+    found |= {"normed": output_of[parts.norm], "pre_logits": parts.pre_logits(outputs)}
     if parts.head is not None:
-        found["logits"] = outputs[parts.head]
+        found["logits"] = output_of[parts.head]
     if names is None:
         names = [name for name in found if "/" not in name and name != "normed"]
     wanted = [names] if isinstance(names, str) else list(names)
@@ -63,4 +62,4 @@ def feature_extractor(model, names=None):
     grid = (-1, *parts.grid, parts.stem.hidden_dim)
     chosen = {name: found[name] for name in wanted}
     chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in chosen.items()}
-    return keras.Model(tensors[0], chosen, name=f"{model.name}_features", trainable=model.trainable)
+    return keras.Model(image, chosen, name=f"{model.name}_features", trainable=model.trainable)

@@ -2,15 +2,17 @@
 
 from typing import Any, Literal
 
-from keras_mixer.anatomy import Anatomy
+import numpy as np
+
 from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
-from keras_mixer.evaluation.outputs import write_features
-from keras_mixer.export.predictor import Precision, completed, load_model
+from keras_mixer.evaluation.outputs import features_of
+from keras_mixer.export.predictor import Precision, completed, crop_of, load_model
 from keras_mixer.export.runtimes import load
+from keras_mixer.features import feature_extractor
 from keras_mixer.fields import Count, EvaluationCrop, settings
-from keras_mixer.files import write_json
+from keras_mixer.files import atomic_write, write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
@@ -92,7 +94,7 @@ class Fewshot:
 
     def __call__(self):
         model = completed(load_model(self.model))
-        crop = self.evaluation_crop or Anatomy(model).facts.evaluation_crop or "resize-crop"
+        crop = self.evaluation_crop or crop_of(model, "resize-crop")
         size = model.input_shape[1:3]
         given = self.source.given(train_split=self.train_split)
         source = load_source(self.data, **given, skip_corrupt=self.source.skip_corrupt)
@@ -126,7 +128,7 @@ class Imagenet:
 
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
-        crop, size = self.evaluation_crop or Anatomy(model).evaluation_crop, model.input_shape[1:3]
+        crop, size = self.evaluation_crop or crop_of(model), model.input_shape[1:3]
         rows, absent = [], []
         content: dict[str, Any] = {"evaluation_crop": crop, "image_size": size}
         for name in imagenet.SETS:
@@ -164,17 +166,22 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
+        if self.output.suffix != ".npz":
+            raise ValueError(f"Expected a path ending in .npz, got {self.output}.")
         model = completed(load_model(self.model))
-        crop = Anatomy(model).evaluation_crop
+        crop = crop_of(model)
+        extractor = feature_extractor(model, [self.layer])
         given = {"train_split": self.train_split, "test_split": "test"} | self.source.given()
         if image_folder(self.data) is None:  # the other split may not be there
             given |= dict.fromkeys(("train_split", "test_split"), given[f"{self.part}_split"])
         options = {"skip_corrupt": self.source.skip_corrupt, "labelled": False, "log": log_of(self)}
         source = load_source(self.data, **given, **options)
         split = getattr(source, self.part)
-        about = {"layer": self.layer, "class_names": source.class_names}
         with batches_of(model, split, crop=crop) as (batches,):
-            write_features(model, batches, self.output, **about, progress=True)
-        content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop, **about}
+            features, labels = features_of(extractor, batches, "features", progress=True, vectors=False)
+        with atomic_write(self.output) as temporary:
+            np.savez(temporary, features=features, labels=labels, class_names=np.array(source.class_names, "U"))
+        content = {"file": str(self.output), "images": split.size, "data": source.name, "crop": crop}
+        content |= {"layer": self.layer, "class_names": source.class_names}
         if print_data(self, content):
             print(f"Written: {self.output} ({self.layer} of {split.size} images, {crop})")

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from keras_mixer.anatomy import Anatomy
 from keras_mixer.cli.terminal import DataOptions, Run, print_table
 from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
-from keras_mixer.export.predictor import load_model
+from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.inspect.run_data import batches_of, source_for
@@ -67,12 +66,12 @@ class Export:
         path = self.output or self.run / "export" / verified.FORMATS[self.format].name
         verified.target_of(self.format, path, options)  # refused before any data are read
         model = load_model(self.run)
-        parts = Anatomy(model)
+        predictor = Predictor.of(model, classifier_activation=self.classifier_activation)
         given = self.source.given(data=self.data, train_split=self.train_split)
-        source, *_ = source_for(self.run, parts.class_names, given, skip_corrupt=self.source.skip_corrupt)
+        source, *_ = source_for(self.run, predictor.class_names, given, skip_corrupt=self.source.skip_corrupt)
         if self.quantization == "int8" and self.format == "tflite":
             some = subsample(source.train, self.calibration_images)
-            with batches_of(model, some, crop=parts.evaluation_crop) as (batches,):
+            with batches_of(model, some, crop=predictor.facts.evaluation_crop) as (batches,):
                 options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
         if self.format == "web":
             options |= self._page(source)

@@ -1,15 +1,19 @@
 """Accuracy and loss of a classifier on a data set, counting each example exactly once."""
 
 import dataclasses
+import re
 import warnings
 
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import ACTIVATIONS, Anatomy, activation_of, implied_activation
+from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan
 
+ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
+NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_?(squared|absolute).*", re.IGNORECASE)
+BINARY_LOSS = re.compile("bce|binary_?(focal_?)?crossentropy|sigmoid_cross_entropy", re.IGNORECASE)
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
 TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
 
@@ -115,6 +119,24 @@ def _probabilities(model, outputs) -> np.ndarray:
         f"Expected class probabilities or logits (B, classes), got other outputs after {activation}. "
         "End the model in softmax, sigmoid or no activation; few_shot evaluates one without a head."
     )
+
+
+def activation_of(part) -> str:
+    """The name of the activation in which a model or a layer ends, or else of its kind: `keras.ops.softmax` is one."""
+    while isinstance(part, keras.Model) and getattr(part, "outputs", None):
+        part = part.outputs[0]._keras_history.operation
+    function = getattr(part, "activation", None)
+    return function if isinstance(function, str) else getattr(function, "__name__", type(part).__name__.lower())
+
+
+def implied_activation(model) -> str:
+    """The activation that the loss of a compiled model applies to its logits; ValueError if they are none."""
+    functions = [getattr(loss, "fn", loss) for loss in keras.tree.flatten(getattr(model, "loss", None))]
+    names = [getattr(function, "__name__", str(function)) for function in functions]  # a loss may have any `name`
+    if numeric := next(filter(NUMERIC_LOSS.fullmatch, names), None):
+        raise ValueError(f"A model compiled with {numeric} gives numbers, not classes. Use its own methods.")
+    single = tuple(model.outputs[0].shape[1:]) == (1,)
+    return "sigmoid" if single or any(map(BINARY_LOSS.fullmatch, names)) else "softmax"
 
 
 def probabilities_of(logits, activation) -> np.ndarray:

@@ -1,17 +1,12 @@
 """A model's outputs or features over labelled images, in the forms that Keras users have them, and their ranking."""
 
 import operator
-import sys
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
-
-from keras_mixer.features import feature_extractor
-from keras_mixer.files import atomic_write, refuse_existing
 
 ARRAY_BATCH_SIZE = 64  # images of arrays per batch
 NO_GUESS = -1
@@ -29,7 +24,7 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
         images, labels = _images_and_labels(dataset)
         starts = range(0, len(images), ARRAY_BATCH_SIZE)
         dataset = [(images[i : i + ARRAY_BATCH_SIZE], labels[i : i + ARRAY_BATCH_SIZE]) for i in starts]
-    for batch in tqdm(dataset, description, total, unit="batch", disable=not progress, file=sys.stderr):
+    for batch in tqdm(dataset, description, total, unit="batch", disable=not progress):
         images, labels = _images_and_labels(batch)
         if pixels is not None and images.size:
             pixels += [images.min(), images.max()]
@@ -78,17 +73,6 @@ def features_of(extractor, batches, description, progress=False, pixels=None, ve
     if not rows:
         raise ValueError(f"There are no images to compute {description} from.")
     return map(np.concatenate, zip(*rows, strict=True))
-
-
-def write_features(model, batches, path, *, layer="pre_logits", class_names=(), progress=False):
-    """Writes an `.npz` file with `features` `(N, ...)` float32, `labels` `(N,)` int64 and `class_names`."""
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"Expected a path ending in .npz, got {path}.")
-    refuse_existing(path)
-    features, labels = features_of(feature_extractor(model, [layer]), batches, "features", progress, vectors=False)
-    with atomic_write(path) as temporary:
-        np.savez(temporary, features=features, labels=labels, class_names=np.array(class_names, "U"))
 
 
 def guesses(scores) -> np.ndarray:

@@ -13,15 +13,17 @@ import pydantic
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, Anatomy, activation_of, model_like, rebuild
+from keras_mixer.anatomy import PIXELS, POOLING, Anatomy
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import reason_of
 from keras_mixer.data.pixel_range import warn_of_range
+from keras_mixer.evaluation.accuracy import ACTIVATIONS, activation_of, implied_activation
 from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.mixer_model import ModelFacts, checked_class_names
 from keras_mixer.storage import local_copy
 from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras, model_file
+from keras_mixer.weights.resolution import model_like, rebuild
 
 Output = Literal["probabilities", "features"]
 Precision = Literal["float32", "bfloat16"]
@@ -55,16 +57,18 @@ class Predictor:
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
         """Adds what a Mixer lacks to a copy: preprocessing, activation, precision; as for `export_saved_model`."""
         parts = Anatomy(model)
-        kind, crop = parts.kind, evaluation_crop or parts.evaluation_crop
-        activation: Any = parts.activation(classifier_activation)
-        classes = 0 if kind == "features" else model.output_shape[-1]
-        names = parts.class_names if class_names is None else checked_class_names(class_names)
+        activation = _activation(parts, classifier_activation)
+        classes = 0 if activation is None else model.output_shape[-1]
+        if class_names is None:
+            numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
+            class_names = parts.facts.class_names or map(str, numbers)
+        names = checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
-        check("evaluation_crop", crop, EvaluationCrop)
+        crop = check("evaluation_crop", evaluation_crop or crop_of(model), EvaluationCrop)
         facts = dataclasses.replace(parts.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
-        ready = completed(in_precision(model, precision), activation if kind == "logits" else None)
-        output: Output = "features" if kind == "features" else "probabilities"
+        ready = completed(in_precision(model, precision), activation)
+        output: Output = "probabilities" if classes else "features"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
         return cls(runtime, facts, shape, output, activation, {"image": ready.predict_on_batch}, ready)
 
@@ -119,6 +123,23 @@ class Predictor:
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
 
 
+def _activation(parts, given) -> Any:
+    """What makes probabilities of logits, as `given` or implied, or has made them; None for features."""
+    found = activation_of(parts.model)
+    features = bool(parts.after) and all(isinstance(layer, POOLING) for layer in parts.after)
+    if not features and found not in ("linear", *ACTIVATIONS):
+        raise ValueError(
+            f"Model {parts.model.name!r} ends in {found}, so the meaning of its outputs is unknown. Expected "
+            "softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
+        )
+    fitting = ACTIVATIONS if found == "linear" else (found,)
+    if given not in (None, *fitting):
+        raise ValueError(f"classifier_activation={given!r} does not fit a model that ends in {found}.")
+    if found == "linear":
+        return given or implied_activation(parts.model)
+    return None if features else found
+
+
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
     check("precision", precision, Precision)
@@ -132,12 +153,13 @@ def in_precision(model, precision) -> keras.Model:
 
 
 def completed(model, activation=None) -> keras.Model:
-    """The model for pixels in [0, 255], with an activation after its logits; itself if nothing is missing.
+    """The model for pixels in [0, 255], with an activation after logits; itself if nothing is missing.
 
     All layers are shared.
     """
     parts = Anatomy(model)
     black, white = pixels = parts.input_range()
+    activation = activation if activation_of(model) == "linear" else None
     if pixels == PIXELS and activation is None:
         return model
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
@@ -147,6 +169,11 @@ def completed(model, activation=None) -> keras.Model:
     if activation is not None:
         x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return model_like(model, image, x)
+
+
+def crop_of(model, unknown="resmall-crop") -> str:
+    """The evaluation crop of a Mixer; if that is unknown, the one of the paper's Table 3, or another."""
+    return Anatomy(model).facts.evaluation_crop or unknown
 
 
 def preprocess_image(image, model) -> np.ndarray:
@@ -168,7 +195,7 @@ def preprocess_image(image, model) -> np.ndarray:
         (224, 224, 3)
     """
     size = model.input_shape[-3:-1]
-    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else Anatomy(model).evaluation_crop
+    crop = model.facts.evaluation_crop if isinstance(model, Predictor) else crop_of(model)
     return np.asarray(read_image(image, lambda example: evaluation_crop(image_of(example), size, crop)))
 
 

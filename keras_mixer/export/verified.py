@@ -14,7 +14,7 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.data.splits import CORES, Split
-from keras_mixer.evaluation.accuracy import probabilities_of
+from keras_mixer.evaluation.accuracy import activation_of, probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers
 from keras_mixer.export.interchange import write_onnx, write_openvino
 from keras_mixer.export.predictor import Predictor, in_precision, preprocess_image, read_image, require_tensorflow
@@ -186,13 +186,14 @@ def target_of(format, path, options) -> Path:
 
 def reference_of(model, activation) -> Callable[[np.ndarray], np.ndarray]:
     """`pixels in [0, 255] -> probabilities or features`: the model as it was built; all around it is NumPy."""
-    parts, model = Anatomy(model), in_precision(model, "float32")
-    (black, white), kind = parts.input_range(), parts.kind
+    black, white = Anatomy(model).input_range()
+    of_logits = activation is not None and activation_of(model) == "linear"
+    model = in_precision(model, "float32")
 
     def reference(pixels):
         scaled = (black + pixels.astype(np.float64) * (white - black) / 255).astype(np.float32)
         output = np.asarray(model.predict_on_batch(scaled))
-        if kind == "logits":
+        if of_logits:
             return probabilities_of(output, activation)
         return output.mean((1, 2)) if output.ndim == 4 else output  # of a grid, exports return the mean over tokens
 

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import rebuild
 from keras_mixer.data.batches import padded_batches, training_batches
 from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
@@ -25,7 +24,7 @@ from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
-from keras_mixer.weights.resolution import widened
+from keras_mixer.weights.resolution import rebuild, widened
 
 
 def fit(

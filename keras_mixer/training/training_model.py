@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import model_like, rebuild
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.training.optimizers import build_loss, build_optimizer, global_norm
+from keras_mixer.weights.resolution import model_like, rebuild
 
 EPSILON = 1e-12  # a gradient of 0 perturbs nothing
 

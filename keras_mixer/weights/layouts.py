@@ -16,13 +16,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import WEIGHTS, Anatomy, plain_mixer
+from keras_mixer.anatomy import POOLING, Anatomy
 from keras_mixer.files import atomic_write, refuse_existing
-from keras_mixer.mixer_model import ModelFacts
+from keras_mixer.mixer_model import ClassifierHead, ModelFacts
 from keras_mixer.variants import Variant, as_pair
 from keras_mixer.weights.readers import load_keras, read_arrays
 
 FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
+AFTER = (*POOLING, ClassifierHead, keras.layers.Activation)  # what may follow the body of a Mixer
 HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
 TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
@@ -137,6 +138,18 @@ def _renumbered(key, arrays):
     return f"{match[1]}{sorted(numbers, key=int).index(match[2])}{match[3]}"
 
 
+def plain_mixer(model, purpose) -> Anatomy:
+    """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
+    parts = Anatomy(model)
+    if added := [layer.name for layer in parts.after if not isinstance(layer, AFTER)]:
+        inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+        use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
+        found = f"model {model.name!r} has other layers too: {', '.join(map(repr, added))}"
+        raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. Use {use}.")
+    parts.input_range()  # raises unless the stem sees the pixels that it expects
+    return parts
+
+
 def weights_of(parts: Anatomy) -> dict[str, Any]:
     """The weights of body and head by our names."""
     layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
@@ -147,7 +160,7 @@ def weights_of(parts: Anatomy) -> dict[str, Any]:
         layers["head"] = parts.head
     found: dict[str, Any] = {}
     for name, layer in layers.items():
-        found |= {f"{name}/{kind}": getattr(layer, kind) for kind in WEIGHTS if hasattr(layer, kind)}
+        found |= {f"{name}/{weight.name}": weight for weight in layer.weights}
     return found
 
 

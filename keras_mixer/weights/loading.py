@@ -8,12 +8,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from keras_mixer.anatomy import plain_mixer
 from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.mixer_model import ClassifierHead
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
-from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, read_weights, weights_of
+from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, plain_mixer, read_weights, weights_of
 from keras_mixer.weights.resolution import adapt
 
 LOG = logging.getLogger("keras_mixer")

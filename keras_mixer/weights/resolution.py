@@ -6,9 +6,11 @@ Arrays of one block, S tokens, D_S hidden units: kernel_0 (S, D_S), bias_0 (D_S,
 import dataclasses
 import math
 
+import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy, rebuild
+from keras_mixer.anatomy import Anatomy
+from keras_mixer.mixer_model import MixerModel
 from keras_mixer.variants import Variant, token_grid
 from keras_mixer.weights.layouts import HIDDEN, weights_of
 
@@ -62,6 +64,28 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         if layer not in parts.body and getattr(layer, "weights", None):
             new_layer.set_weights(layer.get_weights())
     return new
+
+
+def rebuild(model, *, precision=None, input_shape=None, **options):
+    """A copy of a Mixer without its weights; `options` are arguments of its blocks, `precision` is that of its body."""
+    parts = Anatomy(model)
+    image = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+    grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim
+    changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
+    if parts.after and isinstance(parts.after[0], keras.layers.Reshape):
+        changes[parts.after[0]] = {"target_shape": (*grid, channels)}
+    layers = []
+    for layer in parts.layers:
+        config = layer.get_config() | changes.get(layer, {})
+        if precision is not None and isinstance(layer, keras.layers.Layer):
+            config["dtype"] = precision if layer in parts.body else "float32"
+        layers.append(type(layer).from_config(config))
+    return model_like(model, image, parts.apply(image, layers)[-1], trainable=model.trainable)
+
+
+def model_like(model, image, outputs, **options):
+    """A model of a graph, with the name of another, and a `MixerModel` if that is one."""
+    return (MixerModel if isinstance(model, MixerModel) else keras.Model)(image, outputs, name=model.name, **options)
 
 
 def adapt(arrays, shapes, grids, method, log):

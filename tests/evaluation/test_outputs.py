@@ -1,4 +1,4 @@
-"""The forms in which images and labels come, and files of features."""
+"""The forms in which images and labels come, and features of all images."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import randomize
 
 import keras_mixer
-from keras_mixer.evaluation.outputs import write_features
+from keras_mixer.evaluation.outputs import features_of
 
 pytestmark = pytest.mark.backends
 
@@ -84,23 +84,11 @@ def test_data_that_are_no_labelled_batches_are_refused_in_words(model, data, mes
         keras_mixer.evaluate(model, data)
 
 
-def test_the_file_holds_the_features_of_every_image_in_order(model, tmp_path):
-    file = tmp_path / "f.npz"
-    for path, layer, batches, message in (
-        (file, "stem", [], "no images to compute features"),
-        (file, "block_9", in_batches(LABELS), r"Unknown features \['block_9'\].*block_0/token_mixing"),
-        (tmp_path / "f.npy", "stem", in_batches(LABELS), "ending in .npz"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            write_features(model, batches, path, layer=layer)
-    assert not list(tmp_path.iterdir())
-    write_features(model, in_batches(LABELS), file, layer="block_0", class_names=("a", "b", "c"))
-    expected = keras.ops.convert_to_numpy(keras_mixer.feature_extractor(model, "block_0")(IMAGES)["block_0"])
-    with np.load(file, allow_pickle=False) as found:
-        assert found["features"].shape == (70, 4, 4, 32)
-        np.testing.assert_allclose(found["features"], expected, atol=1e-5)
-        np.testing.assert_array_equal(found["labels"], LABELS)
-        assert found["class_names"].tolist() == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="not overwritten"):
-        write_features(model, in_batches(LABELS), file)
-    assert [item.name for item in tmp_path.iterdir()] == ["f.npz"]
+def test_features_are_those_of_every_image_in_order(model):
+    extractor = keras_mixer.feature_extractor(model, "block_0")
+    features, labels = features_of(extractor, in_batches(LABELS), "features", vectors=False)
+    assert features.shape == (70, 4, 4, 32)
+    np.testing.assert_allclose(features, keras.ops.convert_to_numpy(extractor(IMAGES)["block_0"]), atol=1e-5)
+    np.testing.assert_array_equal(labels, LABELS)
+    with pytest.raises(ValueError, match="no images to compute features"):
+        features_of(extractor, [], "features")
