@@ -9,12 +9,12 @@ from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import write_features
 from keras_mixer.export.predictor import Precision, completed, load_model
 from keras_mixer.export.runtimes import load
-from keras_mixer.fields import Count, EvaluationCrop, settings
 from keras_mixer.files import write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
 from keras_mixer.training.inputs import evaluate_source
+from keras_mixer.training.recipe import Count, EvaluationCrop, settings
 
 MOST_CLASSES = 2000  # of a confusion matrix that is written
 

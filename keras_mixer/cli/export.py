@@ -12,9 +12,9 @@ from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import load_model
 from keras_mixer.export.web import example_images
-from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses
+from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert
 

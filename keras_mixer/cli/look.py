@@ -9,11 +9,11 @@ import tyro
 
 from keras_mixer.cli.terminal import Model, NewFile, Run, Runs, print_table
 from keras_mixer.export.predictor import load_model
-from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.inspect.model_card import write_model_card
 from keras_mixer.inspect.report import write_report
 from keras_mixer.inspect.saliency import write_saliency
 from keras_mixer.storage import as_addresses
+from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.variants import VARIANTS
 
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]

@@ -12,8 +12,8 @@ from keras_mixer.cli.terminal import BAD_INPUT, NewFile, in_words, print_data, p
 from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
-from keras_mixer.fields import Count, Probability, settings
 from keras_mixer.serving import Client
+from keras_mixer.training.recipe import Count, Probability, settings
 
 SOON = 5.0  # seconds, after which a progress bar is shown
 

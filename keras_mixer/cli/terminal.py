@@ -15,9 +15,9 @@ import tensorflow as tf
 import tyro
 from pydantic_core import to_jsonable_python
 
-from keras_mixer.fields import settings
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.training.recipe import settings
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

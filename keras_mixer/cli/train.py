@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from keras_mixer.cli.terminal import number, print_table
-from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, settings
 from keras_mixer.files import as_address
 from keras_mixer.inspect.plan import plan
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
 from keras_mixer.training.fit import fit
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import NOT_EMPTY, Count, CountFrom0, Positive, Recipe, settings
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.sweep import sweep
 

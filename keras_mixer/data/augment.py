@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.fields import RANDAUGMENT_OPERATIONS
+from keras_mixer.training.recipe import RANDAUGMENT_OPERATIONS
 
 CROP_NUMBERS, OPERATION_NUMBERS = 5, 4  # that one image needs for crop and flip, and for an operation of RandAugment
 MAX_LEVEL = 10.0  # the level of each operation's nominal maximum; the paper goes to 20

@@ -10,7 +10,7 @@ import urllib3
 from keras_mixer.data.decode import for_server
 from keras_mixer.data.image_files import read_image
 from keras_mixer.export.predictor import Prediction
-from keras_mixer.fields import Count, check
+from keras_mixer.training.recipe import Count, check
 
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature

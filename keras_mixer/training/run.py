@@ -23,11 +23,10 @@ import pydantic_core
 from keras_mixer.data.image_folder import FILES, read_files, write_files
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
-from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
 from keras_mixer.storage import TRAINING_ONLY, Mirror
 from keras_mixer.training.devices import Devices
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import Recipe, check
 from keras_mixer.weights.readers import load_keras, read_arrays
 
 CHECKPOINT = f"checkpoint-{'[0-9]' * 9}.npz"  # with the step
