@@ -137,21 +137,17 @@ class Run:
     def write_metrics(self, *new):
         """Writes `metrics.csv`: the epochs so far, and new ones."""
         self.epochs += new
-        if not self.writes:
-            return
-        if not self.epochs:
-            self.metrics.unlink(missing_ok=True)
-            return
-        with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.epochs[0])
-            writer.writeheader()
-            writer.writerows(self.epochs)
+        if self.writes:
+            with atomic_write(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.epochs[0] if self.epochs else ())
+                writer.writeheader()
+                writer.writerows(self.epochs)
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        arrays = {name: variable.numpy() for name, variable in _variables(model).items()}
+        arrays = [variable.numpy() for variable in model.variables + model.optimizer.variables]
         with atomic_write(self.checkpoints / f"checkpoint-{step:09d}.npz") as temporary:
-            np.savez(temporary, **arrays, seconds=time.perf_counter() - self.began)
+            np.savez(temporary, *arrays, seconds=time.perf_counter() - self.began)
         self.publish()
 
     def restore(self, model):
@@ -165,11 +161,8 @@ class Run:
                 continue
             self.began -= float(arrays.pop("seconds"))
             model.prepare(freeze=step <= model.recipe.frozen_steps)
-            variables = _variables(model)
-            if {name: tuple(v.shape) for name, v in variables.items()} != {name: a.shape for name, a in arrays.items()}:
-                raise ValueError(f"{path} belongs to another model; use another --workdir.")
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
+            for variable, value in zip(model.variables + model.optimizer.variables, arrays.values(), strict=True):
+                variable.assign(value)
             self.epochs = [row for row in read_metrics(self.metrics) if float(row["step"]) <= step]
             self.log(f"Resuming after step {step} of {model.recipe.steps}.")
             return
@@ -215,21 +208,19 @@ class Run:
     @contextlib.contextmanager
     def _locked(self):
         """Locks the folder, which is made if needed, while the block runs; removes what a killed process left."""
-        lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.json"
+        lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.owner"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout as error:
-            who = "another process"
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
+            who = owner.read_text() if owner.is_file() else "another process"
             remedy = "Wait for it to finish, stop it, or choose another --workdir."
             raise OSError(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
             failure = f"The run directory {self.name} cannot be written ({error.strerror or error})."
             raise OSError(f"{failure} Choose another --workdir, or free disk space.") from error
         try:
-            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
@@ -273,12 +264,6 @@ class Run:
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by step, ascending."""
     return {int(path.stem.removeprefix("checkpoint-")): path for path in sorted(folder.glob(CHECKPOINT))}
-
-
-def _variables(model):
-    """The variables of a model and its optimizer by number: the names of Keras's random states change in a process."""
-    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
 
 
 def read_recipe(path) -> Recipe:
