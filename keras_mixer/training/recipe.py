@@ -47,9 +47,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
-NOT_EMPTY = Field(min_length=1)
+NOT_EMPTY = must_be("one value or more", bool)
 ASCENDING = must_be("ascending", lambda values: list(values) == sorted(values))
-Text = Annotated[str, NOT_EMPTY]
+Text = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
 Operation = Annotated[str, must_be(f"one of {', '.join(RANDAUGMENT_OPERATIONS)}", RANDAUGMENT_OPERATIONS.__contains__)]
 ClassWeights = Annotated[tuple[NonNegative, ...], must_be("numbers of which one or more are above 0", any)]

@@ -80,7 +80,7 @@ def test_test_images_without_finite_features_count_as_wrong_and_mistakes_are_ref
     for options, message in (
         ({"l2": 0}, "l2 must be greater than 0, got 0"),
         ({"shots": (0,)}, "shots must be greater than or equal to 1, got 0"),
-        ({"seeds": ()}, "seeds must have at least 1 item"),
+        ({"seeds": ()}, "seeds must be one value or more"),
         ({"classes": 2}, "one-hot rows .B, 2., got labels from 0 to 2"),
         ({"layer": "block_7"}, "Unknown features"),
         ({"test": []}, "no images to compute test features"),
