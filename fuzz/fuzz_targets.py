@@ -17,9 +17,8 @@ from PIL import Image
 
 from keras_mixer.data.decode import evaluation_crop, image_of, training_crop
 from keras_mixer.export.predictor import Predictor, read_image
-from keras_mixer.fields import EVALUATION_CROPS
 from keras_mixer.serving import Client, ServingError, answers_in
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import EVALUATION_CROPS, Recipe
 from keras_mixer.training.run import read_recipe
 from keras_mixer.weights.layouts import read_weights
 

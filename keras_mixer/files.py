@@ -20,12 +20,13 @@ def as_address(path) -> str | None:
     return f"{match['protocol']}://{match['rest'].rstrip('/')}" if match else None
 
 
-def refuse_existing(path):
-    """Raises ValueError if `path` exists or is an address; call it before any work whose result goes there."""
-    if address := as_address(path):  # `Path` would make a folder named gs:
-        raise ValueError(f"{address} is not a path on this machine. Write to one, then copy the result to the address.")
-    if Path(path).exists():
-        raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
+def refuse_existing(*paths):
+    """Raises ValueError if a path exists or is an address; call it before any work whose result goes there."""
+    for path in filter(None, paths):
+        if address := as_address(path):  # `Path` would make a folder named gs:
+            raise ValueError(f"{address} is not a path on this machine. Write to one, then copy the result there.")
+        if Path(path).exists():
+            raise ValueError(f"{path} exists already and is not overwritten; remove it or choose another name.")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ class ModelFacts:
 
     class_names: tuple[str, ...] | None = None  # one per class, in order
     trained_on: str | None = None  # the data that the classes come from, in a few words for the user
-    evaluation_crop: str | None = None  # how images are resized, one of `keras_mixer.fields.EVALUATION_CROPS`
+    evaluation_crop: str | None = None  # how images are resized, one of `training.recipe.EVALUATION_CROPS`
     pixel_range: tuple[float, float] | None = None  # black and white at the stem; of a `Predictor`, at the input
     exact_gelu: bool | None = None  # whether the model computes the erf form of GELU
 

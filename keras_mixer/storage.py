@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
 
 from keras_mixer.files import UNFINISHED, as_address
 
@@ -31,7 +32,8 @@ class Mirror:
     def __init__(self, address, copy=None):
         if address.startswith(NO_STORE):
             raise ValueError(f"{address} is not a path on this machine, nor a folder in an object store.")
-        self.system, self.root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        self.objects = DirFileSystem(root, system)  # its paths start at the address
         self.keep_copy = False
         self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
         self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked
@@ -39,14 +41,14 @@ class Mirror:
     def names(self) -> list[str]:
         """Paths of the objects in the folder; the empty path if the address is that of an object."""
         try:
-            return sorted(path.removeprefix(self.root).strip("/") for path in self.system.find(self.root))
+            return sorted(self.objects.find(""))
         except FileNotFoundError:
             return []
 
     def fetch(self, names):
         """Copies objects into the copy."""
         files = {name: self.copy / name for name in names}
-        self.system.get(list(map(self._object, files)), list(map(str, files.values())))
+        self.objects.get(list(files), list(map(str, files.values())))
         self.sent |= {name: _state(file) for name, file in files.items()}
 
     def send(self):
@@ -58,22 +60,19 @@ class Mirror:
             if self.sent.get(name) == state:
                 continue
             if path.suffix in IMMUTABLE_SUFFIXES:
-                self.system.put_file(str(path), self._object(name))
+                self.objects.put_file(str(path), name)
             else:
-                self.system.pipe_file(self._object(name), path.read_bytes())  # it may grow meanwhile
+                self.objects.pipe_file(name, path.read_bytes())  # it may grow meanwhile
             self.sent[name] = state
         for name in self.sent.keys() - files.keys():
             with contextlib.suppress(FileNotFoundError):
-                self.system.rm_file(self._object(name))
+                self.objects.rm_file(name)
             del self.sent[name]
 
     def close(self):
         """Removes the copy, unless `keep_copy` was set."""
         if not self.keep_copy:
             shutil.rmtree(self.copy, ignore_errors=True)
-
-    def _object(self, name):
-        return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
 
 def _state(file):

@@ -12,8 +12,7 @@ from test_repository import PUBLIC
 
 import keras_mixer
 from keras_mixer import cli
-from keras_mixer.fields import EVALUATION_CROPS
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import EVALUATION_CROPS, Recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 LISTING = (DOCS / "api.txt").read_text(encoding="utf-8")

@@ -41,12 +41,11 @@ def temporary(monkeypatch, tmp_path_factory):
 def stored(address):
     """`{name: content}` of a folder in a bucket."""
     mirror = Mirror(address)
-    return {name: mirror.system.cat_file(f"{mirror.root}/{name}") for name in mirror.names()}
+    return {name: mirror.objects.cat_file(name) for name in mirror.names()}
 
 
 def put(address, name, content):
-    mirror = Mirror(address)
-    mirror.system.pipe_file(f"{mirror.root}/{name}", content)
+    Mirror(address).objects.pipe_file(name, content)
 
 
 def die_after(changes, patch, error=Killed):

@@ -10,7 +10,7 @@ import sys
 
 import tyro
 
-from keras_mixer.cli.terminal import BAD_INPUT, in_words, with_local_copies
+from keras_mixer.cli.terminal import BAD_INPUT, in_words
 from keras_mixer_command import COMMANDS, FAILED
 
 CANCELLED = 130  # exit status of a program interrupted by Ctrl-C
@@ -34,6 +34,4 @@ def run(command, arguments) -> int | None:
     kind = getattr(importlib.import_module(f"keras_mixer.cli.{COMMANDS[command][0]}"), command.capitalize())
     arguments, defaults = kind.take_recipe(arguments) if hasattr(kind, "take_recipe") else (arguments, {})
     config = (tyro.conf.OmitArgPrefixes,)  # a switch has both --name and --no-name
-    given = tyro.cli(kind, prog=f"keras-mixer {command}", args=arguments, config=config, **defaults)
-    with with_local_copies(given) as options:
-        return options()
+    return tyro.cli(kind, prog=f"keras-mixer {command}", args=arguments, config=config, **defaults)()

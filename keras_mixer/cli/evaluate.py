@@ -1,22 +1,23 @@
 """The commands evaluate, fewshot and imagenet, which say how good a model is, and features."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from keras_mixer.cli.terminal import Data, DataOptions, Model, NewFile, log_of, print_data, print_table
+from keras_mixer.cli.terminal import Data, DataOptions, Model, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import features_of
 from keras_mixer.export.predictor import Precision, completed, crop_of, load_model
 from keras_mixer.export.runtimes import load
 from keras_mixer.features import feature_extractor
-from keras_mixer.fields import Count, EvaluationCrop, settings
-from keras_mixer.files import atomic_write, write_json
+from keras_mixer.files import atomic_write, refuse_existing, write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.run_data import batches_of, source_for
-from keras_mixer.storage import as_addresses
+from keras_mixer.storage import as_addresses, local_copy
 from keras_mixer.training.inputs import evaluate_source
+from keras_mixer.training.recipe import Count, EvaluationCrop, settings
 
 MOST_CLASSES = 2000  # of a confusion matrix that is written
 
@@ -34,34 +35,36 @@ class Evaluate:
     source: DataOptions = DataOptions()
     evaluation_crop: EvaluationCrop | None = None  # how images are cropped and resized; the model's own by default
     precision: Precision = "float32"  # bfloat16 is faster on processors with units for it; not for exports
-    output: NewFile | None = None  # JSON file to write; it must not exist
+    output: Path | None = None  # JSON file to write; it must not exist
     json: bool = False  # print JSON instead of tables
-    csv: NewFile | None = None  # CSV file to write, one row per class; it must not exist
+    csv: Path | None = None  # CSV file to write, one row per class; it must not exist
 
     def __call__(self):
-        log, model = log_of(self), load(self.model, self.precision)
-        given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
-        given |= self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
-        options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
-        source, recipe, is_own = source_for(self.model, model.class_names, given, only_test=True, **options)
-        result = evaluate_source(model, source, recipe, progress=True)
-        numbers = result.examples_per_class.tolist(), result.per_class().tolist()
-        rows = list(zip(source.class_names, *numbers, strict=True))
-        content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
-        content |= {"data": source.name, "part": recipe.part() if is_own else "test"}
-        content |= {"evaluation_crop": recipe.evaluation_crop, "image_size": recipe.input_shape()[:2]}
-        content |= {"precision": self.precision, "test_images": result.examples, "non_finite": result.non_finite}
-        content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
-        content |= {"confusion": result.confusion.tolist() if len(rows) <= MOST_CLASSES else None}
-        if print_data(self, content, ("class", "images", "accuracy"), rows):
-            print_evaluation(result, content, rows)
-        kept = is_own and self.precision == "float32" and self.source.label is None
-        if file := self.output or (self.model / "evaluation.json" if kept else None):
-            write_json(file, content)
-            log(f"\nWritten to {as_addresses(file)}.")
-        if kept and content["confusion"] and not self.output:
-            figure = confusion_figure(result.confusion, source.class_names)
-            log(f"Written to {as_addresses(write_figure(figure, self.model / 'confusion.png'))}.")
+        refuse_existing(self.output, self.csv)
+        with local_copy(self.model) as path:
+            log, model = log_of(self), load(path, self.precision)
+            given = {"image_size": model.input_shape[:2], "evaluation_crop": model.facts.evaluation_crop}
+            given |= self.source.given(data=self.data, evaluation_crop=self.evaluation_crop)
+            options = {"skip_corrupt": self.source.skip_corrupt, "log": log}
+            source, recipe, is_own = source_for(path, model.class_names, given, only_test=True, **options)
+            result = evaluate_source(model, source, recipe, progress=True)
+            numbers = result.examples_per_class.tolist(), result.per_class().tolist()
+            rows = list(zip(source.class_names, *numbers, strict=True))
+            content: dict[str, Any] = {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
+            content |= {"data": source.name, "part": recipe.part() if is_own else "test"}
+            content |= {"evaluation_crop": recipe.evaluation_crop, "image_size": recipe.input_shape()[:2]}
+            content |= {"precision": self.precision, "test_images": result.examples, "non_finite": result.non_finite}
+            content |= {"class_names": source.class_names, "per_class": [accuracy for *_, accuracy in rows]}
+            content |= {"confusion": result.confusion.tolist() if len(rows) <= MOST_CLASSES else None}
+            if print_data(self, content, ("class", "images", "accuracy"), rows):
+                print_evaluation(result, content, rows)
+            kept = is_own and self.precision == "float32" and self.source.label is None
+            if file := self.output or (path / "evaluation.json" if kept else None):
+                write_json(file, content)
+                log(f"\nWritten to {as_addresses(file)}.")
+            if kept and content["confusion"] and not self.output:
+                figure = confusion_figure(result.confusion, source.class_names)
+                log(f"Written to {as_addresses(write_figure(figure, path / 'confusion.png'))}.")
 
 
 def print_evaluation(result, content, rows):
@@ -90,9 +93,10 @@ class Fewshot:
     l2: float = L2  # strength of the L2 regularization; 1024 in big_vision
     layer: str = "pre_logits"  # features to use, named as in keras-mixer features
     evaluation_crop: EvaluationCrop | None = None  # of images; the model's own, or else resize-crop, as in the paper
-    output: NewFile | None = None  # JSON file to write; it must not exist
+    output: Path | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
+        refuse_existing(self.output)
         model = completed(load_model(self.model))
         crop = self.evaluation_crop or crop_of(model, "resize-crop")
         size = model.input_shape[1:3]
@@ -121,11 +125,12 @@ class Imagenet:
     model: Model  # a finished run directory or .keras file with 1000 classes
     data_dir: str | None = None  # of prepared TensorFlow Datasets (imagenet2012, imagenet2012_real, imagenet_v2)
     evaluation_crop: EvaluationCrop | None = None  # of images; by default the model's own, or resmall-crop
-    output: NewFile | None = None  # JSON file to write; it must not exist
+    output: Path | None = None  # JSON file to write; it must not exist
 
     def __call__(self):
         from keras_mixer.evaluation import imagenet  # brings in TensorFlow Datasets, needed only here
 
+        refuse_existing(self.output)
         model = completed(load_model(self.model))
         imagenet.check_classes(model)
         crop, size = self.evaluation_crop or crop_of(model), model.input_shape[1:3]
@@ -157,7 +162,7 @@ class Features:
 
     model: Model  # a finished run directory or .keras file
     data: Data  # digits, an image folder or a TensorFlow Datasets name
-    output: NewFile  # the .npz file to write (features, labels, class_names); it must not exist
+    output: Path  # the .npz file to write (features, labels, class_names); it must not exist
     layer: str = "pre_logits"
     """stem, block_0, ..., block_0/token_mixing, block_0/channel_mixing, ..., normed, pre_logits or logits."""
     part: Literal["train", "test"] = "test"  # split of the data
@@ -166,6 +171,7 @@ class Features:
     json: bool = False  # print JSON instead of a sentence
 
     def __call__(self):
+        refuse_existing(self.output)
         if self.output.suffix != ".npz":
             raise ValueError(f"Expected a path ending in .npz, got {self.output}.")
         model = completed(load_model(self.model))

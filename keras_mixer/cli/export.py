@@ -11,9 +11,9 @@ from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.export.web import example_images
-from keras_mixer.fields import Count, CountFrom0, settings
 from keras_mixer.inspect.run_data import batches_of, source_for
-from keras_mixer.storage import as_addresses
+from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert
 
@@ -60,42 +60,43 @@ class Export:
     """For web: test images that visitors can click, and download; by default 5, 0 for none."""
 
     def __call__(self):
-        if self.output is None and not self.run.is_dir():
-            raise ValueError(f"Expected --output PATH for {as_addresses(self.run)}, which is not a run, got none.")
-        options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
-        path = self.output or self.run / "export" / verified.FORMATS[self.format].name
-        verified.target_of(self.format, path, options)  # refused before any data are read
-        model = load_model(self.run)
-        predictor = Predictor.of(model, classifier_activation=self.classifier_activation)
-        given = self.source.given(data=self.data, train_split=self.train_split)
-        source, *_ = source_for(self.run, predictor.class_names, given, skip_corrupt=self.source.skip_corrupt)
-        if self.quantization == "int8" and self.format == "tflite":
-            some = subsample(source.train, self.calibration_images)
-            with batches_of(model, some, crop=predictor.facts.evaluation_crop) as (batches,):
-                options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
-        if self.format == "web":
-            options |= self._page(source)
-        options |= {name: getattr(self, name) for name in OF_ALL}
-        try:
-            parity = verified.export(model, self.format, path, subsample(source.test, self.images), **options)
-        except verified.ExportDiffers as error:
-            print_parity(error.parity)
-            raise
-        print_parity(parity)
-        written, web = as_addresses(parity.path), self.format == "web"
-        use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
-        print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
+        with local_copy(self.run) as run:
+            if self.output is None and run.is_file():
+                raise ValueError(f"Expected --output PATH for {as_addresses(run)}, which is not a run, got none.")
+            options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
+            path = self.output or run / "export" / verified.FORMATS[self.format].name
+            verified.target_of(self.format, path, options)  # refused before any data are read
+            model = load_model(run)
+            predictor = Predictor.of(model, classifier_activation=self.classifier_activation)
+            given = self.source.given(data=self.data, train_split=self.train_split)
+            source, *_ = source_for(run, predictor.class_names, given, skip_corrupt=self.source.skip_corrupt)
+            if self.quantization == "int8" and self.format == "tflite":
+                some = subsample(source.train, self.calibration_images)
+                with batches_of(model, some, crop=predictor.facts.evaluation_crop) as (batches,):
+                    options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
+            if self.format == "web":
+                options |= self._page(run, source)
+            options |= {name: getattr(self, name) for name in OF_ALL}
+            try:
+                parity = verified.export(model, self.format, path, subsample(source.test, self.images), **options)
+            except verified.ExportDiffers as error:
+                print_parity(error.parity)
+                raise
+            print_parity(parity)
+            written, web = as_addresses(parity.path), self.format == "web"
+            use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
+            print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
-    def _page(self, source) -> dict[str, Any]:
+    def _page(self, run, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""
         count = MOST_EXAMPLES if self.examples is None else self.examples
         shown = example_images(source.test, source.class_names, count)
-        if not (self.run / "results.json").is_file():
-            return {"title": self.run.stem, "examples": shown}
-        results = read_results(self.run)
+        if not (run / "results.json").is_file():
+            return {"title": run.stem, "examples": shown}
+        results = read_results(run)
         found = f"{100 * results['accuracy']:.2f} % on {results['test_images']:,} {results['part']} images"
         facts = {f"{results['part'].capitalize()} accuracy": found}
-        return {"title": self.run.resolve().name, "facts": facts, "examples": shown}
+        return {"title": run.resolve().name, "facts": facts, "examples": shown}
 
 
 def print_parity(parity):

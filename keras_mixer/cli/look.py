@@ -1,5 +1,6 @@
 """Commands that inspect models: variants, saliency, report, card."""
 
+import contextlib
 import dataclasses
 import webbrowser
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Annotated
 
 import tyro
 
-from keras_mixer.cli.terminal import Model, NewFile, Run, Runs, print_table
+from keras_mixer.cli.terminal import Model, Run, Runs, print_table
 from keras_mixer.export.predictor import load_model
-from keras_mixer.fields import Count, CountFrom0, settings
+from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.model_card import write_model_card
 from keras_mixer.inspect.report import write_report
 from keras_mixer.inspect.saliency import write_saliency
-from keras_mixer.storage import as_addresses
+from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.variants import VARIANTS
 
 Image = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -44,10 +46,11 @@ class Saliency:
 
     model: Model  # a finished run directory or .keras file
     image: Image  # an image file in any format that Pillow reads
-    output: NewFile  # the PNG file to write; it must not exist
+    output: Path  # the PNG file to write; it must not exist
     class_name: str | None = None  # the class; the most probable one by default
 
     def __call__(self):
+        refuse_existing(self.output)
         name = write_saliency(load_model(self.model), self.image, self.output, self.class_name)
         print(f"Written: {self.output} (class {name})")
 
@@ -60,13 +63,15 @@ class Report:
     """
 
     runs: Runs  # folders of finished runs
-    output: NewFile = Path("report.html")  # the .html file to write; it must not exist
+    output: Path = Path("report.html")  # the .html file to write; it must not exist
     images: Count = 10_000  # largest number of test images to classify, from all over
     skip_corrupt: bool = False  # leave out image files that cannot be decoded
     open: bool = False  # open the report in the browser
 
     def __call__(self):
-        written = write_report(self.runs, self.output, self.images, self.skip_corrupt)
+        with contextlib.ExitStack() as copies:
+            runs = [copies.enter_context(local_copy(run)) for run in self.runs]
+            written = write_report(runs, self.output, self.images, self.skip_corrupt)
         print(f"Written: {written}")
         if self.open:
             webbrowser.open(written.resolve().as_uri())
@@ -77,8 +82,9 @@ class Card:
     """Write a model card of a finished run, with the metadata that the Hugging Face Hub reads."""
 
     run: Run  # folder of a finished run; verified exports in it are included
-    output: NewFile | None = None  # the file to write; it must not exist. By default RUN/README.md
+    output: Path | None = None  # the file to write; it must not exist. By default RUN/README.md
 
     def __call__(self):
-        file = as_addresses(write_model_card(self.run, self.output))
+        with local_copy(self.run) as run:
+            file = as_addresses(write_model_card(run, self.output))
         print(f"Written: {file}. Add a line such as license: mit after its first line.")

@@ -8,12 +8,13 @@ from typing import Annotated
 import tyro
 from tqdm.auto import tqdm
 
-from keras_mixer.cli.terminal import BAD_INPUT, NewFile, in_words, print_data, print_table
+from keras_mixer.cli.terminal import BAD_INPUT, in_words, print_data, print_table
 from keras_mixer.data.image_folder import images_below
 from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
-from keras_mixer.fields import Count, Probability, settings
+from keras_mixer.files import refuse_existing
 from keras_mixer.serving import Client
+from keras_mixer.training.recipe import Count, Probability, settings
 
 SOON = 5.0  # seconds, after which a progress bar is shown
 
@@ -36,9 +37,10 @@ class Predict:
     images_per_request: int = 32  # the most images sent to the server at once; halved where it takes fewer
     header: tuple[str, ...] = ()  # sent to the server, such as "Authorization: Bearer TOKEN"
     json: bool = False  # print JSON instead of a table
-    csv: NewFile | None = None  # CSV file to write, one row per image and class; it must not exist
+    csv: Path | None = None  # CSV file to write, one row per image and class; it must not exist
 
     def __call__(self):
+        refuse_existing(self.csv)
         paths, trained_on = self.paths if self.server else self.paths[1:], None
         if not paths:
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")

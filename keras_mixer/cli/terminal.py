@@ -1,13 +1,9 @@
-"""Shared by all commands: types of options, local copies of what they name, printing tables and errors."""
+"""Shared by all commands: types of options, printing tables and errors."""
 
-import contextlib
 import csv
-import dataclasses
 import functools
 import json
 import sys
-import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +11,13 @@ import tensorflow as tf
 import tyro
 from pydantic_core import to_jsonable_python
 
-from keras_mixer.fields import settings
-from keras_mixer.files import atomic_write, refuse_existing
-from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.files import atomic_write
+from keras_mixer.storage import as_addresses
+from keras_mixer.training.recipe import settings
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-NewFile = Annotated[Path, "must not exist"]
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
 # What the input of a user causes; TensorFlow and TensorFlow Datasets raise the last two.
@@ -44,31 +39,10 @@ class DataOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-@contextlib.contextmanager
-def with_local_copies(options) -> Iterator[Any]:
-    """The options with copies of models and runs in object stores; ValueError if a file to write exists or is there."""
-    local: dict[str, Any] = {}
-    with contextlib.ExitStack() as copies:
-        for name, kind in typing.get_type_hints(type(options), include_extras=True).items():
-            value = getattr(options, name)
-            if kind in (Model, Run):
-                local[name] = copies.enter_context(local_copy(value))
-            elif kind == Runs:
-                local[name] = tuple(copies.enter_context(local_copy(path)) for path in value)
-            elif kind in (NewFile, NewFile | None) and value is not None:
-                refuse_existing(value)
-        yield dataclasses.replace(options, **local)
-
-
 def in_words(error) -> str:
     """The message of an error; of one of TensorFlow or TensorFlow Datasets only the first line."""
     message = str(getattr(error, "message", None) or error).strip() or type(error).__name__
     return as_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
-
-
-def number(value, form=".4f") -> str:
-    """A number in a table; a dash for None, which stands for NaN in JSON files."""
-    return "-" if value is None else format(value, form)
 
 
 def print_table(header, rows):

@@ -4,13 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from keras_mixer.cli.terminal import number, print_table
-from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, settings
+from keras_mixer.cli.terminal import print_table
 from keras_mixer.files import as_address
 from keras_mixer.inspect.plan import plan
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
 from keras_mixer.training.fit import fit
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import NOT_EMPTY, Count, CountFrom0, Positive, Recipe, settings
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.sweep import sweep
 
@@ -46,14 +45,15 @@ class Train:
         join_processes(self.job_addresses, self.num_processes, self.process_id)
         if self.dry_run:
             return print_plan(self.recipe)
-        self.train(self.recipe, self.workdir, {"skip_corrupt": self.skip_corrupt})
+        self.train()
 
-    def train(self, recipe, workdir, options):
+    def train(self):
         """Trains and prints the result."""
-        workdir = workdir or Path("runs", recipe.name)
-        metrics = fit(recipe, workdir=workdir, **options).metrics
+        workdir = self.workdir or Path("runs", self.recipe.name)
+        metrics = fit(self.recipe, workdir=workdir, skip_corrupt=self.skip_corrupt).metrics
         header = (f"{metrics['part']} accuracy", "top-5", "loss", "images", "crop", "parameters", "training")
-        scores = f"{metrics['accuracy']:.2%}", f"{metrics['top5']:.2%}", number(metrics["loss"])
+        loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.4f}"  # None stands for NaN in JSON files
+        scores = f"{metrics['accuracy']:.2%}", f"{metrics['top5']:.2%}", loss
         how = str(metrics["test_images"]), metrics["evaluation_crop"], f"{metrics['parameters']:,}"
         print_table(header, [(*scores, *how, f"{metrics['seconds']:.0f} s")])
         print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
@@ -73,10 +73,10 @@ class Sweep(Train):
     """Peak learning rates to try, greater than 0; the default is the paper's grid for fine-tuning with SGD."""
     skip_final: bool = False  # skip the last run, on all training images with the best rate
 
-    def train(self, recipe, workdir, options):
+    def train(self):
         """Tries every learning rate, and prints a table of the results."""
-        workdir = workdir or Path("runs", f"{recipe.name}_sweep")
-        options |= {"holdout": recipe.holdout, "final": not self.skip_final}
+        recipe, workdir = self.recipe, self.workdir or Path("runs", f"{self.recipe.name}_sweep")
+        options = {"holdout": recipe.holdout, "final": not self.skip_final, "skip_corrupt": self.skip_corrupt}
         result = sweep(recipe, self.learning_rates, workdir=workdir, **options)
         found = [(f"{rate:g}", "diverged" if one is None else f"{one:.2%}") for rate, one in result.accuracies.items()]
         print_table(("learning rate", f"held-out accuracy ({recipe.evaluation_crop})"), found)

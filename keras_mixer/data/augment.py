@@ -12,7 +12,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.fields import RANDAUGMENT_OPERATIONS
+from keras_mixer.training.recipe import RANDAUGMENT_OPERATIONS
 
 CROP_NUMBERS, OPERATION_NUMBERS = 5, 4  # that one image needs for crop and flip, and for an operation of RandAugment
 REFERENCE_SIDE = 224  # side of the image in whose pixels translations and cut-outs are measured

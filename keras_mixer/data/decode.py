@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_mixer.data.augment import crop_and_flip, crop_windows
-from keras_mixer.fields import EvaluationCrop, check
+from keras_mixer.training.recipe import EvaluationCrop, check
 
 LARGEST_IMAGE = 128_000_000  # pixels, 384 MB decoded; phone cameras reach 108 million
 MOST_ELONGATED = 100  # long side / short side that is resized; the rest of the long one would be cut off anyway

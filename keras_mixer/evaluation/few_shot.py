@@ -12,7 +12,7 @@ from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import pixel_range_of
 from keras_mixer.evaluation.outputs import class_numbers, features_of, warn_of_nan
 from keras_mixer.features import feature_extractor
-from keras_mixer.fields import NOT_EMPTY, Count, CountFrom0, Positive, check
+from keras_mixer.training.recipe import NOT_EMPTY, Count, CountFrom0, Positive, check
 
 SHOTS, SEEDS, L2 = (1, 5, 10, 25), (0, 1, 2), 2.0**10
 CONSTANT_FEATURE = 100.0  # large, so that l2 hardly shrinks its weight, the bias

@@ -18,9 +18,9 @@ from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import reason_of
 from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import ACTIVATIONS, activation_of, implied_activation
-from keras_mixer.fields import Count, EvaluationCrop, check
 from keras_mixer.mixer_model import ModelFacts, checked_class_names
 from keras_mixer.storage import local_copy
+from keras_mixer.training.recipe import Count, EvaluationCrop, check
 from keras_mixer.weights import downloads
 from keras_mixer.weights.readers import load_keras, model_file
 from keras_mixer.weights.resolution import model_like, rebuild

@@ -17,8 +17,8 @@ from keras_mixer.anatomy import Anatomy
 from keras_mixer.data import decode
 from keras_mixer.export.predictor import Predictor, in_precision, require_tensorflow
 from keras_mixer.export.runtimes import SAVED_MODEL_DESCRIPTION
-from keras_mixer.fields import Count, check
 from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.training.recipe import Count, check
 
 REQUESTS = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving expects them
 PREDICT_LOG, REQUEST, MODEL_SPEC, INPUTS = 6, 1, 1, 2  # fields of the messages

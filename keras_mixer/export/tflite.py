@@ -14,8 +14,8 @@ from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.saved_model import write_functions
 from keras_mixer.export.tflite_metadata import LABELS, add_metadata
-from keras_mixer.fields import Count, check
 from keras_mixer.files import atomic_write, refuse_existing
+from keras_mixer.training.recipe import Count, check
 
 
 def export_tflite(

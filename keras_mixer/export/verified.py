@@ -23,8 +23,8 @@ from keras_mixer.export.saved_model import for_server, version_folder, write_sav
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.export.tflite_metadata import minimum_runtime
 from keras_mixer.export.web import write_web
-from keras_mixer.fields import Probability, check
 from keras_mixer.files import atomic_write, refuse_existing, write_json
+from keras_mixer.training.recipe import Probability, check
 
 # By quantization or precision: the largest difference of a probability, the smallest fraction of equal top-1.
 LIMITS = {"float16": (1e-3, 0.0), "bfloat16": (0.05, 0.99), "dynamic_int8": (1.0, 0.99), "int8": (1.0, 0.99)}

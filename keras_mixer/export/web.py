@@ -16,7 +16,7 @@ from keras_mixer.data.decode import image_of
 from keras_mixer.data.splits import subsample
 from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
-from keras_mixer.fields import check
+from keras_mixer.training.recipe import check
 
 PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js

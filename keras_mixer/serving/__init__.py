@@ -10,7 +10,7 @@ import urllib3
 
 from keras_mixer.export.predictor import Prediction, read_image
 from keras_mixer.export.saved_model import for_server
-from keras_mixer.fields import Count, check
+from keras_mixer.training.recipe import Count, check
 
 NAME = "image_bytes"  # of the signature of `export_saved_model`, and of its input
 UNREADABLE = "cannot be decoded"  # in the message of that signature

@@ -51,14 +51,9 @@ class BestEpoch(keras.callbacks.Callback):
         self.weights = list(read_arrays(run.best).values()) if self.keeps and run.epochs else None
 
     @property
-    def accuracies(self) -> list[float]:
-        """The validation accuracy of each epoch."""
-        return [float(row["val_accuracy"]) for row in self.run.epochs]
-
-    @property
     def epochs_since(self) -> int:
         """The number of epochs since the first of the best."""
-        accuracies = self.accuracies
+        accuracies = self.run.history.get("val_accuracy")
         return len(accuracies) - 1 - int(np.argmax(accuracies)) if accuracies else 0
 
     @property
@@ -79,7 +74,7 @@ class BestEpoch(keras.callbacks.Callback):
 
     def results(self):
         """What `results.json` says of the best epoch, which is logged too."""
-        accuracies = self.accuracies
+        accuracies = self.run.history["val_accuracy"]
         best = int(np.argmax(accuracies))
         found = {"best_epoch": best, "best_accuracy": accuracies[best], "last_accuracy": accuracies[-1]}
         self.run.log(

@@ -1,37 +1,87 @@
-"""A training run as plain data: everything that determines its result."""
+"""A training run as plain data: everything that determines its result. The types of settings, checked by pydantic."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
-from keras_mixer.fields import (
-    ASCENDING,
-    NOT_EMPTY,
-    RANDAUGMENT_OPERATIONS,
-    Count,
-    CountFrom0,
-    EvaluationCrop,
-    Field,
-    Fraction,
-    NonNegative,
-    Number,
-    Positive,
-    Rate,
-    Seed,
-    Text,
-    must_be,
-    settings,
-)
+import pydantic
+from pydantic import AfterValidator, ConfigDict, Field
+
 from keras_mixer.variants import KNOWN_VARIANTS, Variant, as_pair
 
 XLA_BELOW_MACS = 10**9  # of a step's forward pass, on a CPU; see docs/performance.md
+LARGEST = 3.4028234663852886e38  # of float32, the type of the model's arithmetic
+CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid")
 
+EvaluationCrop = Literal[  # how an image of any size becomes one of the model's input size
+    "resize",  # to the input size, ignoring the aspect ratio (vit_jax's evaluation)
+    "resize-crop",  # to 8/7 of the input size (256 for 224 px), then central crop (Table 2)
+    "resmall-crop",  # the short side to 8/7 of the input side (256 for 224 px), then central crop (Table 3)
+]
+EVALUATION_CROPS = get_args(EvaluationCrop)
+RANDAUGMENT_OPERATIONS = (  # source: appendix B of arXiv 2105.01601, all sixteen
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast"),
+    *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),
+)
+
+
+def must_be(description, predicate) -> AfterValidator:
+    """A condition for values of the right type."""
+
+    def checked(value):
+        if not predicate(value):
+            raise ValueError(f"should be {description}")
+        return value
+
+    return AfterValidator(checked)
+
+
+Count = Annotated[int, Field(ge=1)]
+CountFrom0 = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+NOT_EMPTY = must_be("one value or more", bool)
+ASCENDING = must_be("ascending", lambda values: list(values) == sorted(values))
+Text = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, must_be("a file name", re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+").fullmatch)]
 Operation = Annotated[str, must_be(f"one of {', '.join(RANDAUGMENT_OPERATIONS)}", RANDAUGMENT_OPERATIONS.__contains__)]
-Operations = Annotated[tuple[Operation, ...], NOT_EMPTY]
 ClassWeights = Annotated[tuple[NonNegative, ...], must_be("numbers of which one or more are above 0", any)]
-Area = Annotated[float, Field(gt=0, le=1)]
+
+
+@contextlib.contextmanager
+def _in_words(name=None):
+    """Turns pydantic's error into a ValueError: for each wrong value its name, what it must be, and what it is."""
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        lines = []
+        for place, errors in itertools.groupby(error.errors(), lambda one: name or next(iter(one["loc"]), None)):
+            of_place = list(errors)  # of a union, one for each form
+            words = (re.sub(r"^(\w+ )?should ", "must ", one["msg"].removeprefix("Value error, ")) for one in of_place)
+            line = " or ".join(words).replace(" or must ", " or ")
+            lines.append(f"{place} {line}, got {of_place[0]['input']!r:.200}." if place else line)
+        raise ValueError("\n".join(lines)) from None
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def settings(cls: type) -> Any:
+    """A frozen dataclass whose values are checked; a ValueError names each wrong one. NumPy scalars are taken."""
+    checked = pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)(cls)
+    checked.__init__ = _in_words()(checked.__init__)  # type: ignore[method-assign]
+    return checked
+
+
+def check(name, value, wanted):
+    """The value, if it is of a type; otherwise a ValueError that says what it must be."""
+    with _in_words(name):
+        return pydantic.TypeAdapter(wanted, config=CONFIG).validate_python(value)
 
 
 @settings
@@ -102,7 +152,7 @@ class Recipe:
     """Weight of each class in loss and training accuracy, at least 0, not all 0; balanced: inverse class frequency."""
     label_smoothing: Rate = 0.0
     """Label smoothing, in [0, 1): fraction of the target spread evenly over all classes; softmax only."""
-    head_bias: Number = 0.0
+    head_bias: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] = 0.0
     """Initial bias of the head, any number; -6.9 and -10 (about -log of the classes) are used with sigmoid."""
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """AdamW, Muon for the matrices of the blocks and AdamW for the rest (not in the paper), or SGD, momentum 0.9."""
@@ -140,7 +190,7 @@ class Recipe:
     """RandAugment operations per training image, at least 0; 0: no RandAugment."""
     randaugment_level: Annotated[float, Field(ge=0, le=20)] = 0.0
     """RandAugment magnitude, in [0, 20]; the paper uses 10, 15 and 20."""
-    randaugment_operations: Operations | None = None
+    randaugment_operations: Annotated[tuple[Operation, ...], NOT_EMPTY] | None = None
     """Names of the RandAugment operations to draw from, one or more; None: the paper's sixteen."""
     randaugment_fill: Annotated[int, Field(ge=0, le=255)] = 128
     """Gray value, in [0, 255], that fills areas an operation moved out of the image; the paper's is 128."""
@@ -168,7 +218,7 @@ class Recipe:
     less than 10^9 multiply-accumulates in the forward pass."""
     devices: Literal["auto", "cpu", "gpu", "tpu"] | Count = "auto"
     """Devices to train on: auto, cpu, gpu, tpu, or the number of devices of the best kind, from 1."""
-    seed: Seed = 0
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # int32 for tf.random; np.random accepts no negative seed
     """Seed of the initial weights, the data order and all augmentation, in [0, 2147483647]."""
     checkpoint_every_steps: Count = 1000
     """Steps between checkpoints, at least 1; there is one every ten minutes at least, and the newest two are kept."""

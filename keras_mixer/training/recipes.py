@@ -72,20 +72,14 @@ _ALL = (
     FINETUNE,
     # Images of 32 px from scratch. Sizes and settings are ours.
     SCRATCH_SMALL,
-    # The ImageNet row of Table 4; loss and head bias from big_vision. 76.44 % (paper, 300 epochs), 76.3 % in 2 h 11 min
-    # on a TPU v3-128 (big_vision).
+    # The ImageNet rows of Table 4; loss and head bias from big_vision.
     IMAGENET_1K,
-    # big_vision's short mode: 70.5 % in 27 min on a TPU v3-128.
-    dataclasses.replace(IMAGENET_1K, name="imagenet1k_b16_60ep", epochs=60),
-    # 71.76 %: it overfits and is worse than B/16.
-    dataclasses.replace(IMAGENET_1K, name="imagenet1k_l16", variant="L/16"),
-    # The ImageNet-21k rows of Table 4; TensorFlow Datasets has no such set, so pass --data. After fine-tuning on
-    # ImageNet: B/16 80.64 %, L/16 82.89 %.
+    dataclasses.replace(IMAGENET_1K, name="imagenet1k_b16_60ep", epochs=60),  # big_vision's short mode
+    dataclasses.replace(IMAGENET_1K, name="imagenet1k_l16", variant="L/16"),  # it overfits and is worse than B/16
+    # The ImageNet-21k rows of Table 4; TensorFlow Datasets has no such set, so pass --data.
     IMAGENET_21K,
     dataclasses.replace(IMAGENET_21K, name="imagenet21k_l16", variant="L/16", randaugment_level=20.0, mixup_alpha=0.5),
-    # The JFT-300M rows of Table 4, for any large data set of your own; loss and head bias are our guess. After
-    # fine-tuning on ImageNet: S/32 68.70 %, S/16 73.83 %, B/32 75.53 %, B/16 80.00 %, L/32 80.67 %, L/16 84.05 % (7
-    # epochs) and 84.82 % (14), H/14 86.32 %.
+    # The JFT-300M rows of Table 4, for any large data set of your own; loss and head bias are our guess.
     *(
         dataclasses.replace(JFT, name=f"jft300m_{name}", variant=variant, epochs=epochs, learning_rate=learning_rate)
         for name, variant, epochs, learning_rate in (

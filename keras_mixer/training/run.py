@@ -23,11 +23,10 @@ import pydantic_core
 from keras_mixer.data.image_folder import TEST, TRAIN, ImageFile
 from keras_mixer.data.sources import image_folder
 from keras_mixer.data.splits import Source
-from keras_mixer.fields import check
 from keras_mixer.files import UNFINISHED, as_address, atomic_write, write_json
 from keras_mixer.storage import TRAINING_ONLY, Mirror
 from keras_mixer.training.devices import Devices
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import Recipe, check
 from keras_mixer.weights.readers import load_keras, read_arrays
 
 FILES = "files.csv"
@@ -142,19 +141,15 @@ class Run:
     def write_metrics(self, *new):
         """Writes `metrics.csv`: the epochs so far, and new ones."""
         self.epochs += new
-        if not self.writes:
-            return
-        if not self.epochs:
-            self.metrics.unlink(missing_ok=True)
-            return
-        columns = list(self.epochs[0])
-        _write_csv(self.metrics, [columns, *([row[name] for name in columns] for row in self.epochs)])
+        if self.writes:
+            columns = list(self.epochs[0]) if self.epochs else []
+            _write_csv(self.metrics, [columns, *([row[name] for name in columns] for row in self.epochs)])
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
-        arrays = {name: variable.numpy() for name, variable in _variables(model).items()}
+        arrays = [variable.numpy() for variable in model.variables + model.optimizer.variables]
         with atomic_write(self.checkpoints / f"checkpoint-{step:09d}.npz") as temporary:
-            np.savez(temporary, **arrays, seconds=time.perf_counter() - self.began)
+            np.savez(temporary, *arrays, seconds=time.perf_counter() - self.began)
         self.publish()
 
     def restore(self, model):
@@ -168,11 +163,8 @@ class Run:
                 continue
             self.began -= float(arrays.pop("seconds"))
             model.prepare(freeze=step <= model.recipe.frozen_steps)
-            variables = _variables(model)
-            if {name: tuple(v.shape) for name, v in variables.items()} != {name: a.shape for name, a in arrays.items()}:
-                raise ValueError(f"{path} belongs to another model; use another --workdir.")
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
+            for variable, value in zip(model.variables + model.optimizer.variables, arrays.values(), strict=True):
+                variable.assign(value)
             self.epochs = [row for row in read_metrics(self.metrics) if float(row["step"]) <= step]
             self.log(f"Resuming after step {step} of {model.recipe.steps}.")
             return
@@ -218,21 +210,19 @@ class Run:
     @contextlib.contextmanager
     def _locked(self):
         """Locks the folder, which is made if needed, while the block runs; removes what a killed process left."""
-        lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.json"
+        lock, owner = filelock.FileLock(self.path / "run.lock", blocking=False), self.path / "run.lock.owner"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout as error:
-            who = "another process"
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                who = "process {process} on {host}".format(**json.loads(owner.read_bytes()))
+            who = owner.read_text() if owner.is_file() else "another process"
             remedy = "Wait for it to finish, stop it, or choose another --workdir."
             raise OSError(f"The run directory {self.name} is in use by {who}. {remedy}") from error
         except OSError as error:
             failure = f"The run directory {self.name} cannot be written ({error.strerror or error})."
             raise OSError(f"{failure} Choose another --workdir, or free disk space.") from error
         try:
-            write_json(owner, {"process": os.getpid(), "host": socket.gethostname()})
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             for unfinished in (*self.path.glob(f"{UNFINISHED}*"), *self.checkpoints.glob(f"{UNFINISHED}*")):
                 shutil.rmtree(unfinished, ignore_errors=True)
             yield
@@ -275,12 +265,6 @@ class Run:
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by step, ascending."""
     return {int(path.stem.removeprefix("checkpoint-")): path for path in sorted(folder.glob(CHECKPOINT))}
-
-
-def _variables(model):
-    """The variables of a model and its optimizer by number: the names of Keras's random states change in a process."""
-    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    return {f"{part}/{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
 
 
 def read_recipe(path) -> Recipe:

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Annotated
 
-from keras_mixer.fields import NOT_EMPTY, Fraction, Positive, check
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.fit import fit
+from keras_mixer.training.recipe import NOT_EMPTY, Fraction, Positive, check
 from keras_mixer.training.run import FitResult
 
 

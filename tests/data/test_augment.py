@@ -7,7 +7,7 @@ from image_files import photographs
 from PIL import Image, ImageEnhance, ImageOps
 
 from keras_mixer.data.augment import crop_and_flip, crop_windows, cutmix, mixup, operations_on, rand_augment
-from keras_mixer.fields import RANDAUGMENT_OPERATIONS
+from keras_mixer.training.recipe import RANDAUGMENT_OPERATIONS
 
 PHOTOGRAPH = photographs()[0][100:260, 200:420] // 2 + 40  # a reduced range, so that stretching shows
 STRENGTHS = (0.3, 1.0, 1.5, 2.0)  # levels 3, 10, 15, 20

@@ -10,8 +10,7 @@ from image_files import decoded, encode, evaluated, photographs, turned
 from PIL import Image, ImageOps
 
 from keras_mixer.data.decode import NotAnImage, decode_jpeg_or_png, read_orientation, training_crop
-from keras_mixer.fields import EVALUATION_CROPS
-from keras_mixer.training.recipe import Recipe
+from keras_mixer.training.recipe import EVALUATION_CROPS, Recipe
 
 MIDDLE = (0.5, 0.5, 0.3, 0.7, 0.2)  # area, aspect, place, flip
 PHOTOGRAPH = photographs()[0]

@@ -116,7 +116,7 @@ def test_only_the_head_learns_while_the_rest_is_frozen_and_then_all_of_it(learne
         with stopped_at(stop_at):
             fit(tmp_path / "stopped", **options)
     with np.load(list_checkpoints(tmp_path / "stopped" / "checkpoints")[5]) as archive:
-        weights = [archive[f"model/{i}"] for i in range(len(before))]
+        weights = [archive[f"arr_{i}"] for i in range(len(before))]
     assert changed(weights) == [False] * (len(before) - 2) + [True, True]
     resumed = fit(tmp_path / "stopped", **options)
     assert_same_weights(whole.model, resumed.model)
