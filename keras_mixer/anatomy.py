@@ -44,7 +44,8 @@ class Anatomy:
             raise _not_a_mixer(model, "a layer is used more than once")
         self.stem, self.tokens, *self.blocks, self.norm = self.body
         self.grid = self._nodes[start].output_tensors[0].shape[1:3]
-        self.head = next((layer for layer in self.after if isinstance(layer, ClassifierHead)), None)
+        last = next((layer for layer in self.after[::-1] if getattr(layer, "weights", ())), None)
+        self.head = last if isinstance(last, ClassifierHead) else None
         weights = (weight for layer in (*self.body, self.head) if layer for weight in layer.weights)
         if other := next((weight.path for weight in weights if weight.name not in WEIGHTS), None):
             raise _not_a_mixer(model, f"{other!r} comes from quantization or LoRA (`save_weights` merges LoRA)")

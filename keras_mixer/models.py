@@ -81,6 +81,9 @@ def Mixer(
     for label, size in counts.items():
         if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
+    for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
+        if not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:
+            raise ValueError(f"{label} must be a number in [0, 1), got {rate!r}.")
     input_shape, hidden_dim = tuple(map(int, input_shape)), int(hidden_dim)
     if weights is not None:
         weights = open_weights(weights, variant)

@@ -85,14 +85,14 @@ def local_copy(path) -> Iterator[Path]:
     """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
     address = as_address(path)
     if address is None or address.startswith(NO_STORE):
-        yield Path(path).expanduser()
+        yield Path(str(path) if address is None else address.removeprefix("file://")).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
         mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))
         names = mirror.names()
         if names != [""] and "config.json" not in names:  # a folder of anything, which may be huge
             raise ValueError(f"There is no run at {address}.")
-        mirror.fetch(name for name in names if not name.startswith(TRAINING_ONLY))
+        mirror.fetch(name for name in names if not name.startswith(TRAINING_ONLY + LOCAL_ONLY))
         ADDRESSES[str(mirror.copy)] = address
         yield mirror.copy
         if mirror.copy.is_dir():

@@ -47,7 +47,9 @@ class Predict:
         # A folder is its images at any depth; anything else is read or complained about.
         images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
         if self.server:
-            headers = dict(line.split(":", 1) for line in self.header)
+            if wrong := [line for line in self.header if ":" not in line]:
+                raise ValueError(f'Expected --header "NAME: VALUE", got {wrong[0]!r}.')
+            headers = {name: value.strip() for name, value in (line.split(":", 1) for line in self.header)}
             client = Client(self.server, self.timeout, self.retries, headers, self.images_per_request)
             answered = client.predict(images, self.top_k)
         else:

@@ -42,6 +42,8 @@ class DataOptions:
 def in_words(error) -> str:
     """The message of an error; of one of TensorFlow or TensorFlow Datasets only the first line."""
     message = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        message += ": an extra of keras-mixer installs it, see docs/troubleshooting.md"
     return as_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
 
 

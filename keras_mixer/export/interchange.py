@@ -6,7 +6,6 @@ from pathlib import Path
 
 import keras
 
-from keras_mixer.anatomy import Anatomy
 from keras_mixer.export.runtimes import METADATA_KEY, OPENVINO_FILE
 
 
@@ -42,6 +41,7 @@ def write_openvino(predictor, folder):
 def _named(model):
     """The model with a named input and output, as at inference, called once, as Keras's ONNX export requires."""
     image = keras.Input(model.input_shape[1:], dtype="float32", name="image")
-    named = keras.Model(image, {"probabilities": Anatomy(model).apply(image)[-1]})
+    (output,) = keras.tree.flatten(model(image, training=False))  # a list, if the model was built with one
+    named = keras.Model(image, {"probabilities": output})
     named(keras.ops.zeros((1, *model.input_shape[1:])))
     return named

@@ -70,9 +70,9 @@ def write_tflite(predictor, path, quantization=None, representative_images=None,
         raise ValueError('representative_images are needed for quantization="int8" and only for it.')
     model, shape, facts = predictor.for_classes("for TFLite").model, predictor.input_shape, predictor.facts
     if representative_images is not None:
-        found = np.shape(representative_images)
-        if found[:1] == (0,) or found[1:] != shape or not np.isfinite(representative_images).all():
-            raise ValueError(f"Expected finite representative_images (N, {shape}), N > 0, got shape {found}.")
+        found, wanted = np.shape(representative_images), ", ".join(map(str, shape))
+        if not found[0] or found[1:] != shape or not np.isfinite(representative_images).all():
+            raise ValueError(f"Expected finite representative_images (N, {wanted}), at least one, got shape {found}.")
         warn_of_range(representative_images)
     content = _convert(model, quantization, representative_images, batch_size)
     words = f"{shape[0]} x {shape[1]} pixels in [0, 255]; of any image: {facts.evaluation_crop}"

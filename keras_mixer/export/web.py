@@ -94,5 +94,6 @@ def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
                 image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
                 image.save(file, "PNG")
                 found[int(example["label"])] = file.getvalue()
-    apart = max(1, len(found) // max(1, count))  # similar classes are often next to each other
-    return [(class_names[label], found[label]) for label in sorted(found)[::apart][:count]]
+    labels, shown = sorted(found), min(count, len(found))
+    spread = (labels[i * len(labels) // shown] for i in range(shown))  # similar classes are often next to each other
+    return [(class_names[label], found[label]) for label in spread]

@@ -1,11 +1,11 @@
 """Classifies image files with a model on TensorFlow Serving, over its REST API."""
 
 import base64
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pydantic
+import pydantic_core
 import urllib3
 
 from keras_mixer.export.predictor import Prediction, read_image
@@ -55,11 +55,13 @@ class Client:
         images_per_request: the most images in one request; one that the server finds too large is sent in halves.
 
     Raises:
-        ValueError: `images_per_request` is less than 1.
+        ValueError: the address is not one of HTTP, or `images_per_request` is less than 1.
     """
 
     def __init__(self, url, timeout=30.0, retries=4, headers=None, images_per_request=32):
         self.url = str(url).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"Expected an address such as http://HOST:8501/v1/models/NAME, got {url!r}.")
         self.images_per_request = check("images_per_request", images_per_request, Count)
         retry = urllib3.Retry(retries, connect=False, read=False, other=0, redirect=False, status_forcelist=RETRIED)
         retry = retry.new(allowed_methods=None, backoff_factor=BACKOFF, raise_on_status=False)  # POST changes nothing
@@ -114,7 +116,7 @@ class Client:
 def answers_in(content, count) -> list[Answer]:
     """The answers for `count` images in the JSON that a server sends; ServingError if they are malformed."""
     try:
-        rows = check("predictions", json.loads(content)["predictions"], list[Answer])
+        rows = check("predictions", pydantic_core.from_json(content)["predictions"], list[Answer])
         sound = (len(row.classes) == len(row.labels) and max(row.classes) < len(row.probabilities) for row in rows)
         if len(rows) != count or not all(sound):
             raise ValueError(f"{rows} for {count} images")

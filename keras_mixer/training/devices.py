@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import sys
 import threading
@@ -155,6 +156,9 @@ def _select(devices, found):
 def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
     import tensorflow as tf
 
+    machines = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    if sum(map(len, machines.values())) > 1:  # each would train alone
+        raise ValueError("TF_CONFIG names several machines. Keras 3.15 cannot train on them with TensorFlow; use JAX.")
     tpus = []
     if devices in ("auto", "tpu"):
         with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # no TPU

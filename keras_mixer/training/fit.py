@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus
 from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
-from keras_mixer.training.run import FitResult, Run
+from keras_mixer.training.run import FitResult, Run, read_json
 from keras_mixer.training.training_model import TrainingModel
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import rebuild, widened
@@ -149,7 +148,7 @@ def starting_point(run, recipe, source, given):
             teacher = Teacher(recipe.teacher, recipe.teacher_temperature)
     sha256 = teacher and teacher.sha256
     if run.resumes:
-        start = json.loads(run.start.read_bytes())
+        start = read_json(run.start)
         model = given or keras.saving.deserialize_keras_object(start["model"])
         then, now = getattr(model, "class_names", None) or source.class_names, source.class_names
         if then != now:

@@ -246,7 +246,7 @@ class Run:
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = json.loads(self.config.read_bytes()), pydantic_core.to_jsonable_python(self.recipe)
+        stored, wanted = read_json(self.config), pydantic_core.to_jsonable_python(self.recipe)
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             images = image_folder(self.recipe.data)
@@ -283,18 +283,35 @@ def read_results(path) -> dict[str, Any]:
     results = Path(path) / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not a finished run: it has no results.json.")
-    return json.loads(results.read_bytes())
+    return read_json(results)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of a run; ValueError if it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv`, one per epoch; without an incomplete last one, after a power failure: it warns."""
+    """The rows of a `metrics.csv`, one per epoch; without an incomplete last one, after a power failure: it warns.
+
+    ValueError if another one is damaged.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
-    return list(csv.DictReader(lines))
+    rows = list(csv.DictReader(lines))
+    try:
+        for row in rows:
+            list(map(float, row.values()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
+    return rows
 
 
 def _write_csv(path, rows):

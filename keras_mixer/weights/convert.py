@@ -26,7 +26,7 @@ def convert(source, target) -> Path:
     refuse_existing(target)
     if source.name.endswith(".weights.h5"):
         raise ValueError(f"{source} does not say which model it is of. Load it into one in Python, and save that.")
-    model = load_keras(source) if source.suffix == ".keras" else _model_of(source)
+    model = load_keras(source, compile=target.suffix == ".keras") if source.suffix == ".keras" else _model_of(source)
     if target.suffix == ".npz":
         return save_official(model, target)
     with atomic_write(target) as temporary:

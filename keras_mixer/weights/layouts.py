@@ -141,7 +141,9 @@ def _renumbered(key, arrays):
 def plain_mixer(model, purpose) -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
     parts = Anatomy(model)
-    if added := [layer.name for layer in parts.after if not isinstance(layer, AFTER)]:
+    others = [layer for layer in parts.before if not isinstance(layer, keras.layers.Rescaling)]
+    others += [layer for layer in parts.after if not isinstance(layer, AFTER)]
+    if added := [layer.name for layer in others]:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
         found = f"model {model.name!r} has other layers too: {', '.join(map(repr, added))}"

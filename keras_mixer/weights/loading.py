@@ -33,7 +33,7 @@ def open_weights(source, variant: Variant | None = None) -> WeightFile:
         return dataclasses.replace(file, facts=checkpoint.facts, grid=checkpoint.grid)
     if not source.endswith(SUFFIXES):
         known = f"{', '.join(published.NAMES)}, a file that ends in {', '.join(SUFFIXES)}, or hf://owner/name/file"
-        raise ValueError(f"weights={source!r} is not a known source: expected {known}.")
+        raise ValueError(f"weights={source!r} is not a known source: expected {known}; fit also takes a finished run.")
     return read_weights(Path(source))
 
 

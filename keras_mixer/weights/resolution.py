@@ -31,7 +31,7 @@ def change_resolution(model, input_shape, method="block_diagonal"):
     so it also costs less for whole multiples.
 
     Args:
-        model: a Mixer of this package, with layers added to it or not; not modified.
+        model: a Mixer of this package, with layers added to it that fit both sizes, or none; not modified.
         input_shape: `(height, width, channels)` of the new images in pixels. Another number of channels adapts the
             stem: summed for one channel, repeated and rescaled for more.
         method: "block_diagonal" or "bilinear".

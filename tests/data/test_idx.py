@@ -46,7 +46,7 @@ def test_images_and_labels_are_those_of_the_files(tmp_path, monkeypatch):
     [
         ("train-images-idx3", lambda packed: packed[:-50], "truncated"),
         ("t10k-images-idx3", lambda packed: gzip.compress(gzip.decompress(packed)[:-7]), "array of size 343"),
-        ("train-labels-idx1", lambda packed: gzip.compress(b""), "index out of range"),
+        ("train-labels-idx1", lambda packed: gzip.compress(b""), "missing, truncated or damaged"),
         ("train-labels-idx1", lambda packed: gzip.compress(struct.pack(">2I", 0x0801, 1) + b"3"), "but 1 labels"),
     ],
 )

@@ -67,7 +67,8 @@ def test_two_levels_of_folders_are_asked_about(tmp_path):
     }.items():
         folder = write_folder(tmp_path / parts[0], images_per_class=2, parts=parts)
         refused(folder, told)
-        (classes,) = listed(folder, train_split=parts[0], test_split=parts[1])
+        *left_out, classes = listed(folder, train_split=parts[0], test_split=parts[1])
+        assert left_out == [f"Left out of {folder}: folders: 1 (validation)."] * (len(parts) > 2)
         assert classes == "Images per class (training + test): circle 2 + 2, stripe 2 + 2"
     flat = write_folder(tmp_path / "flat", images_per_class=4, parts=())
     assert f"There is no folder {flat}/val: test images are drawn from each class." in listed(flat, test_split="val")

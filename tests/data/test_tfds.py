@@ -56,10 +56,10 @@ def test_features_and_splits_that_cannot_be_used_are_named(load, tmp_path):
     with pytest.raises(ValueError, match=r"Expected an Image of uint8 'image' and .* in 'floats', which has .*float32"):
         load_source("floats", str(tmp_path))
     for train, test, told in [
-        ("train", "no", r"Split 'no' .* without a label .* from \['no', 'train'\]"),
-        ("no[:50%]", "train", r"Split 'no\[:50%\]' .* without a label"),
-        ("train", "train[:0]", r"Split 'train\[:0\]' of 'own_set' has no images"),
-        ("train", "val", r"Unknown split 'val'"),
+        ("train", "no", r"no labelled images in split 'no' .* from \['no', 'train'\]"),
+        ("no[:50%]", "train", r"no labelled images in split 'no\[:50%\]'"),
+        ("train", "train[:0]", r"no labelled images in split 'train\[:0\]'"),
+        ("train", "val", "no labelled images in split 'val'"),
     ]:
         with pytest.raises(ValueError, match=told):
             load_source("own_set", str(tmp_path), train, test)

@@ -85,7 +85,7 @@ def test_examples_are_of_different_classes_small_and_without_camera_data():
 
 
 def test_what_the_page_cannot_do_is_refused(classifier, tiny_mixer, litert, pixels, tmp_path):
-    with pytest.raises(ValueError, match="representative_images are needed"):
+    with pytest.raises(ValueError, match="must be None, 'float16' or 'dynamic_int8', got 'int8'"):
         keras_mixer.export(classifier, "web", tmp_path / "page", pixels, quantization="int8")
     with pytest.raises(ValueError, match="takes 1 channels"):
         keras_mixer.export(tiny_mixer(input_shape=(16, 16, 1)), "web", tmp_path / "page")

@@ -30,7 +30,7 @@ def test_without_test_images_the_page_shows_the_rest_and_settings_that_differ(wr
     names = ("<b>cat</b>", "dog")
     runs = [write_run("a <run>", names, steps=None), write_run("other", names, steps=None, seed=7)]
     page = write_report(runs, tmp_path / "plain.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, ...)" in page
+    assert "could not be read: Data &#39;digits&#39; has other classes than the model: 10 (0, 1, 2, and 7 more)" in page
     assert "<strong>87.50 %</strong>± 11.69 %" in page  # sqrt(p (1 - p) / 8)
     assert "/a &lt;run&gt;, " in page
     assert re.search(r'<th scope="row">seed</th><td>0</td><td>7</td>', page)
