@@ -71,8 +71,8 @@ def untied_mixer(variant, groups, input_shape, classes):
 
 def untied_parameters(variant, groups, input_shape=(224, 224, 3), classes=1000):
     """Number of parameters of `untied_mixer`, by formula."""
-    rows, columns = variant.grid(input_shape)
-    token_mlp = 2 * rows * columns * variant.tokens_mlp_dim + variant.tokens_mlp_dim + rows * columns
+    tokens = int(np.prod(np.floor_divide(input_shape[:2], variant.patch_size)))
+    token_mlp = 2 * tokens * variant.tokens_mlp_dim + variant.tokens_mlp_dim + tokens
     return variant.parameters(input_shape, classes) + variant.num_blocks * (groups - 1) * token_mlp
 
 

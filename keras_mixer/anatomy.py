@@ -16,15 +16,9 @@ WEIGHTS = ("gamma", "beta", "kernel", "bias")  # of LayerNorms, and of all other
 class Anatomy:
     """The layers of a Mixer from its image to its output, one after another, each used once; ValueError for others.
 
-    Models inside the model are opened.
-
-    Attributes:
-        model: the model itself.
-        layers: all layers, of which `before` are those between image and stem (none, the scaling of the pixels, or
-            what the user added), `body` those of a Mixer (`stem`, `tokens`, `blocks`, `norm`), and `after` those after
-            the last LayerNorm (pooling or grid, `head`, activation, or what the user added).
-        head: the layer of the logits; None in a model without a head, or with one of the user's.
-        grid: rows and columns `(g_h, g_w)` of the tokens.
+    `layers` are those `before` the stem (such as the scaling of pixels), the `body` (`stem`, `tokens`, `blocks`,
+    `norm`), and those `after` it (such as pooling, `head`, activation), with those of models inside the model. `head`
+    is None in a model without a head, or with one of the user's; `grid` has the rows and columns of tokens.
     """
 
     def __init__(self, model):
@@ -79,10 +73,8 @@ class Anatomy:
             if np.allclose(seen, np.reshape(at_stem, (2, 1, 1, 1)), atol=1e-3):
                 return values
         names = ", ".join(repr(layer.name) for layer in self.before)
-        raise ValueError(
-            f"Model {self.model.name!r} changes pixels before the stem ({names}), and maps neither [0, 255] nor "
-            f"{list(at_stem)} to the {list(at_stem)} that the stem expects. Evaluate or export it without these layers."
-        )
+        changed = f"Model {self.model.name!r} changes pixels before the stem ({names}), which expects {list(at_stem)}"
+        raise ValueError(f"{changed}. Evaluate or export it without these layers.")
 
     @property
     def facts(self) -> ModelFacts:

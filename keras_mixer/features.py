@@ -21,9 +21,9 @@ class MlpOutputs(keras.layers.Wrapper):
 def feature_extractor(model, names=None):
     """Extracts features by name: a model `(B, H, W, channels) -> {name: tensor}` with the same weights.
 
-    Names: `stem`, `block_i`, `block_i/token_mixing`, `block_i/channel_mixing` (the output of that MLP, before the skip
-    connection) and `normed` (after the last LayerNorm) as grids `(B, g_h, g_w, C)`; `pre_logits`, the mean over tokens
-    `(B, C)`; `logits` `(B, classes)`.
+    Names, as in big_vision: `stem`, `block_i`, `block_i/token_mixing`, `block_i/channel_mixing` (the output of that
+    MLP, before the skip connection) and `normed` (after the last LayerNorm) as grids `(B, g_h, g_w, C)`; `pre_logits`,
+    the mean over tokens `(B, C)`; `logits` `(B, classes)`.
 
     Args:
         model: a Mixer of this package. Layers that were added after its last LayerNorm are left out.
@@ -34,8 +34,6 @@ def feature_extractor(model, names=None):
 
     Raises:
         ValueError: a name is unknown (the message lists the valid ones), or `model` is not a Mixer.
-
-    Source: the names are those of big_vision's `out` dict.
 
     Example:
         >>> model = keras_mixer.MixerS32(classes=10)

@@ -1,10 +1,8 @@
 """The three layers of MLP-Mixer. Shapes: B images, S tokens, C channels, D hidden units, g_h x g_w grid of tokens.
 
-Every constant is that of the official JAX code, not Keras's default: LayerNorm epsilon 1e-6, tanh GELU, LeCun-normal
-kernels. Weight names follow the official checkpoints; renaming one is a breaking change.
+Constants and names of weights are those of the official JAX code; renaming a weight is a breaking change.
 
-Source: section 2 and appendix B (stochastic depth) of arXiv 2105.01601; google-research/vision_transformer,
-vit_jax/models_mixer.py.
+Source: section 2 and appendix B (stochastic depth) of arXiv 2105.01601; vit_jax/models_mixer.py of google-research.
 """
 
 import functools
@@ -25,7 +23,7 @@ Dense = functools.partial(keras.layers.Dense, kernel_initializer=KERNEL_INITIALI
 class PatchEmbed(FixedLayer):
     """Splits an image into patches and projects each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
 
-    All patches share one linear map: a convolution with kernel = stride = patch, as in the official `stem`.
+    All patches share one linear map: a convolution with kernel = stride = patch.
 
     Args:
         patch_size: side of a patch in pixels, or `(height, width)`.
@@ -33,11 +31,8 @@ class PatchEmbed(FixedLayer):
         pixel_range: values of a black and a white pixel that the weights are made for; the layer only keeps it.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
-    Returns:
-        Called on images: the token grid, shape `(B, H / patch height, W / patch width, C)`, compute dtype.
-
     Raises:
-        ValueError: an argument is out of range, or the sides of the images are unknown or not multiples of the patch.
+        ValueError: an argument is out of range, or the image is not a whole number of patches or of unknown size.
 
     Example:
         >>> tuple(keras_mixer.PatchEmbed(16, 512)(np.zeros((1, 224, 224, 3), "float32")).shape)
@@ -54,9 +49,8 @@ class PatchEmbed(FixedLayer):
 
     def build(self, input_shape):
         token_grid(input_shape[1:3], self.patch_size)  # raises if the patch does not divide the image
-        self.kernel = self.add_weight(
-            shape=(*self.patch_size, input_shape[-1], self.hidden_dim), initializer=KERNEL_INITIALIZER, name="kernel"
-        )
+        shape = (*self.patch_size, input_shape[-1], self.hidden_dim)
+        self.kernel = self.add_weight(shape=shape, initializer=KERNEL_INITIALIZER, name="kernel")
         self.bias = self.add_weight(shape=(self.hidden_dim,), initializer="zeros", name="bias")
 
     def call(self, images):
@@ -75,12 +69,8 @@ class MlpBlock(FixedLayer):
         mlp_dim: hidden units between the two Dense layers.
         dropout_rate: dropout after the GELU and after the second Dense, in [0, 1). The paper's models use 0.
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
-        flattened: all axes but the last become one around the two products, which lets TensorFlow's CPU kernels fuse
-            bias and GELU. False keeps them: same values, and a TPU moves a third less memory.
+        flattened: merge all axes but the last for the two products: same values, faster on CPUs, slower on TPUs.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
-
-    Returns:
-        Called on a tensor: one of the same shape, compute dtype.
 
     Example:
         >>> tuple(keras_mixer.MlpBlock(256)(np.zeros((1, 512, 196), "float32")).shape)
@@ -115,19 +105,16 @@ class MixerBlock(FixedLayer):
     `y = x + token_mixing(norm(x)^T)^T` and `out = y + channel_mixing(norm(y))`, where ^T swaps tokens and channels.
 
     Args:
-        tokens_mlp_dim: hidden units D_S of the token-mixing MLP; independent of the number of tokens.
+        tokens_mlp_dim: hidden units D_S of the token-mixing MLP.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLP.
-        dropout_rate: dropout in both MLPs, in [0, 1); see `MlpBlock`.
+        dropout_rate: see `MlpBlock`.
         drop_path_rates: stochastic depth: probabilities, in [0, 1), of skipping the token-mixing and the channel-mixing
-            MLP for an example. The others are rescaled to keep the expectation; big_vision does not rescale.
-        exact_gelu: the form of GELU in both MLPs; see `MlpBlock`.
+            MLP for an example. The others are rescaled to keep the expectation, unlike in big_vision.
+        exact_gelu: see `MlpBlock`.
         rematerialize: True recomputes both MLPs for the gradient, "tokens" the token-mixing MLP only: less memory, more
             time. Not with `dropout_rate`, whose masks would differ.
         flattened: see `MlpBlock`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
-
-    Returns:
-        Called on tokens: a tensor of the same shape, compute dtype.
 
     Example:
         >>> tuple(keras_mixer.MixerBlock(256, 2048)(np.zeros((1, 196, 512), "float32")).shape)

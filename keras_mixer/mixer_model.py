@@ -1,14 +1,13 @@
 """The Keras model class of every Mixer, and what a model knows about itself."""
 
-import collections
 import dataclasses
 import numbers
+import statistics
 from collections.abc import Iterable, Mapping, Set
 
 import keras
 
 from keras_mixer.imagenet_classes import spellings
-from keras_mixer.layers import PatchEmbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +30,8 @@ def checked_class_names(names) -> tuple[str, ...]:
         if not isinstance(name, str | numbers.Integral) or not str(name).strip():
             raise ValueError(f"class_names must be text, got {name!r:.100} for class {label}.")
     checked = tuple(" ".join(str(name).split()) for name in names)
-    repeated = [name for name, count in collections.Counter(checked).items() if count > 1]
-    if repeated and spellings(checked) == (checked,):  # ImageNet has two "crane"
-        raise ValueError(f"class_names must differ, got {repeated[0]!r} more than once.")
+    if len(set(checked)) < len(checked) and spellings(checked) == (checked,):  # ImageNet has two "crane"
+        raise ValueError(f"class_names must differ, got {statistics.mode(checked)!r} more than once.")
     return checked
 
 
@@ -60,21 +58,16 @@ class ClassifierHead(keras.layers.Dense):
 
 def _of_head(name, description):
     """A property of a model that is stored on its head, so that copies of the head keep it."""
-
-    def get(model):
-        return getattr(model._head, name, None)
-
-    def change(model, value):
-        if model._head is None:
-            raise ValueError(f"Model {model.name!r} has no head, which would keep its {name}.")
-        setattr(model._head, name, value)
-
-    return property(get, change, doc=description)
+    return property(
+        fget=lambda model: getattr(model._head, name, None),
+        fset=lambda model, value: setattr(model._head, name, value),  # AttributeError without a head
+        doc=description,
+    )
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class MixerModel(keras.Model):
-    """A functional `keras.Model` that knows what is needed to use it, and still does in copies and `.keras` files.
+    """A functional `keras.Model` that knows its classes and its images, and still does in copies and `.keras` files.
 
     Derive from it for a `train_step` of your own: `MyModel(mixer.inputs, mixer.outputs)` shares the layers of a Mixer,
     and is one for all functions of this package. `keras.saving.register_keras_serializable` lets Keras load its files.
@@ -82,19 +75,11 @@ class MixerModel(keras.Model):
     Args:
         args: image and output, tensors of one graph.
         **kwargs: `name` and the other arguments of `keras.Model`.
-
-    Returns:
-        Called on a batch of images `(B, H, W, channels)`: the outputs, such as probabilities `(B, classes)`.
     """
 
     class_names = _of_head("class_names", "One name per class, in order; None if unknown.")
     trained_on = _of_head("trained_on", "The data that its classes come from, in a few words; None if unknown.")
     evaluation_crop = _of_head("evaluation_crop", "How an image of any size is cropped and resized; None if unknown.")
-
-    @property
-    def pixel_range(self):
-        """Values of a black and a white pixel at the stem, fixed when the model is built."""
-        return next((layer.pixel_range for layer in self.layers if isinstance(layer, PatchEmbed)), None)
 
     @property
     def _head(self):

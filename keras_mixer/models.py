@@ -8,7 +8,7 @@ import numpy as np
 from keras_mixer.layers import LAYER_NORM_EPSILON, MixerBlock, PatchEmbed
 from keras_mixer.mixer_model import ClassifierHead, MixerModel
 from keras_mixer.primitives import LayerNorm
-from keras_mixer.variants import VARIANTS, Variant, is_count
+from keras_mixer.variants import VARIANTS, Variant, is_count, token_grid
 from keras_mixer.weights.layouts import FORMS
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import widened
@@ -37,21 +37,19 @@ def Mixer(
     """An MLP-Mixer of any size: `(B, H, W, channels) -> (B, classes)`.
 
     Args:
-        patch_size: side of a patch in pixels, or `(height, width)`.
+        patch_size: side of a patch in pixels, or `(height, width)`; must divide the image.
         num_blocks: number of Mixer blocks L.
         hidden_dim: channels C of every token.
         tokens_mlp_dim: hidden units D_S of the token-mixing MLPs.
         channels_mlp_dim: hidden units D_C of the channel-mixing MLPs.
         input_shape: `(height, width, channels)` of an image in pixels; any rectangle, any number of channels.
-        include_preprocessing: whether the model takes pixels in [0, 255], uint8 or float, and maps them to
-            `pixel_range` itself.
+        include_preprocessing: whether the model takes pixels in [0, 255], uint8 or float, and scales them itself.
         include_top: whether to include the classification head.
         pooling: without the head, None gives the token grid `(B, g_h, g_w, C)` and "avg" its mean `(B, C)`.
         classes: number of outputs of the head.
         classifier_activation: "softmax", "sigmoid" or another Keras activation; None returns the logits.
-        weights: None for random weights (the head starts at zero, as in the official code), or a source for
-            `keras_mixer.load_weights`. They decide the GELU form and the pixel range. If the image is a whole number of
-            tiles of their size, D_S grows by that number (the paper's rule for higher resolution).
+        weights: None for random weights and a head of zeros, or a source for `keras_mixer.load_weights`, which decides
+            `exact_gelu` and `pixel_range`. An image of K tiles of their size multiplies D_S by K (the paper's rule).
         dropout_rate: dropout in the MLPs, in [0, 1); the paper's models use 0.
         drop_path_rate: stochastic depth, in [0, 1): rises linearly from 0 for the first MLP to this for the last.
         name: name of the model.
@@ -59,12 +57,10 @@ def Mixer(
         pixel_range: values of a black and a white pixel at the stem; (0, 1) for timm's `miil` weights.
 
     Returns:
-        A `keras.Model`. Mean, logits and probabilities are float32 even under a mixed-precision policy; a token grid
-        has the compute dtype.
+        A `keras.Model`. All outputs but a token grid are float32 even under a mixed-precision policy.
 
     Raises:
-        ValueError: an argument is out of range, the patch does not divide the image, or `exact_gelu` or `pixel_range`
-            is not that of the weights.
+        ValueError: an argument is out of range, or `exact_gelu` or `pixel_range` is not that of the weights.
 
     Source: section 2 and Table 1 of arXiv 2105.01601.
 
@@ -72,14 +68,14 @@ def Mixer(
         >>> keras_mixer.Mixer(4, 2, 32, 16, 64, input_shape=(32, 48, 1), classes=10).output_shape
         (None, 10)
     """
-    if len(input_shape or ()) != 3 or not is_count(input_shape[2]):
-        raise ValueError(f"input_shape must be (height, width, channels), got {input_shape!r}.")
+    height, width, channels = input_shape
     if pooling not in (None, "avg"):
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
-    grid, counts = variant.grid(input_shape), vars(variant) | ({"classes": classes} if include_top else {})
+    grid = token_grid((height, width), patch_size)
+    counts = vars(variant) | {"patch_size": 1, "channels": channels, "classes": classes if include_top else 1}
     for label, size in counts.items():
-        if label != "patch_size" and not is_count(size):
+        if not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:
@@ -100,8 +96,7 @@ def Mixer(
     x = PatchEmbed(patch_size, hidden_dim, pixel_range, name="stem")(x)  # (B, g_h, g_w, C)
     x = keras.layers.Reshape((grid[0] * grid[1], hidden_dim), name="tokens")(x)  # (B, S, C)
     for i, rates in enumerate(drop_path_rates):
-        block = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, exact_gelu, name=f"mixer_block_{i}")
-        x = block(x)
+        x = MixerBlock(tokens_mlp_dim, channels_mlp_dim, dropout_rate, rates, exact_gelu, name=f"mixer_block_{i}")(x)
     x = LayerNorm(epsilon=LAYER_NORM_EPSILON, name="pre_head_layer_norm")(x)
     if include_top or pooling == "avg":
         x = keras.layers.GlobalAveragePooling1D("channels_last", dtype=exact, name="pool")(x)  # (B, C)
@@ -122,21 +117,16 @@ SIGNATURE = inspect.Signature(SHARED)  # of all functions below
 
 
 def _variant(key):
-    """Returns the function that builds one row of Table 1."""
+    """The function that builds one row of Table 1."""
     short = key.replace("/", "")
 
-    def build(**options):
+    def build(*, name=None, **options):
         SIGNATURE.bind(**options)
-        name = options.pop("name", None) or f"mixer_{short.lower()}"
-        return Mixer(**vars(VARIANTS[key]), **options, name=name)
+        return Mixer(**vars(VARIANTS[key]), **options, name=name or f"mixer_{short.lower()}")
 
     build.__signature__ = SIGNATURE  # type: ignore[attr-defined]
     build.__name__ = build.__qualname__ = f"Mixer{short}"
-    build.__doc__ = f"""Mixer-{key} of Table 1: `(B, H, W, channels) -> (B, classes)`.
-
-    Args, Returns and Raises are those of `keras_mixer.Mixer`, with the sizes filled in:
-    {VARIANTS[key]}.
-    """
+    build.__doc__ = f"Mixer-{key} of Table 1: `keras_mixer.Mixer` with the sizes of {VARIANTS[key]}."
     return build
 
 

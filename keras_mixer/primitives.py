@@ -1,7 +1,4 @@
-"""What the layers are made of: a base class, and LayerNorm and GELU in the forms that are fastest on TensorFlow's CPUs.
-
-TensorFlow runs every operation on a CPU separately, and each is one pass over memory. docs/performance.md has figures.
-"""
+"""The layers' base class, and LayerNorm and GELU with few operations: on TensorFlow's CPUs, each passes over memory."""
 
 import functools
 import inspect
@@ -16,8 +13,7 @@ _tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
 class FixedLayer(keras.layers.Layer):
     """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once.
 
-    Layers inside it are made by `add_layer`. Where one of them was frozen or quantized by itself, which a config of
-    Keras forgets, `inside` has its arguments, by layer name.
+    `inside` has, by name, what differs in layers inside it that were frozen or quantized, which Keras's configs forget.
     """
 
     arguments: tuple[str, ...] = ()  # names of those of the constructor
@@ -57,11 +53,7 @@ class FixedLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's LayerNormalization over the last axis, `(..., C) -> (..., C)`, with fewer passes over the tensor.
-
-    The results are the same. Keras first expands scale and offset to two tensors of the input's size. Statistics are
-    computed in float32 or better in every precision.
-    """
+    """Keras's LayerNormalization of the last axis, in float32 or better; does not first expand gamma and beta to x."""
 
     def call(self, x):
         dtype = keras.backend.result_type(x.dtype, "float32")
@@ -72,11 +64,8 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 
 def gelu(x, exact=False, training=False):
-    """GELU of any tensor: the tanh form, the default of `jax.nn.gelu`, or `exact`, the erf form of timm's models.
-
-    Training has `_one_pass`. Inference keeps the plain form, which oneDNN fuses with the product before it.
-    """
-    form = _erf_gelu if exact else _tanh_gelu
+    """GELU of any tensor: the tanh form, the default of `jax.nn.gelu`, or `exact`, the erf form of timm's models."""
+    form = _erf_gelu if exact else _tanh_gelu  # at inference, oneDNN fuses the plain form with the product before it
     with keras.name_scope("gelu"):  # sorts after "dense_0": TensorFlow sorts inputs by name before it decides on fusion
         return (_one_pass(form) if training else form)(x)
 
@@ -87,16 +76,12 @@ def _erf_gelu(x):  # Keras writes TensorFlow's Erfc, which ONNX does not have
 
 @functools.cache
 def _one_pass(activation):
-    """An elementwise function as one pass over memory in each direction, for training on TensorFlow's CPUs.
-
-    A GELU is ten passes forward and as many backward, which keep most results. Compiled by XLA it is one pass each way,
-    in float32 or better. JAX compiles everything anyway; on GPUs, XLA needs libraries that not everyone has.
-    """
-    if keras.backend.backend() != "tensorflow":
+    """An elementwise function, by XLA in one pass over memory in each direction (GELU: ten), for training on CPUs."""
+    if keras.backend.backend() != "tensorflow":  # JAX compiles everything anyway
         return activation
     import tensorflow as tf  # the only place in the model code that names a backend
 
-    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):
+    if any(device.device_type != "CPU" for device in tf.config.list_logical_devices()):  # XLA needs further libraries
         return activation
 
     @tf.function(jit_compile=True, autograph=False)

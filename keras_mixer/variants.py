@@ -16,20 +16,9 @@ class Variant:
     tokens_mlp_dim: int  # hidden units D_S of each token-mixing MLP
     channels_mlp_dim: int  # hidden units D_C of each channel-mixing MLP
 
-    def described(self) -> str:
-        """In words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
-        known = [name for name, variant in KNOWN_VARIANTS.items() if variant == self]
-        height, width = as_pair(self.patch_size)
-        blocks = f"{self.num_blocks} blocks, {self.hidden_dim} channels"
-        return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
-
-    def grid(self, input_shape: tuple[int, int, int]) -> tuple[int, int]:
-        """Rows and columns `(g_h, g_w)` of the token grid of an `(H, W, channels)` image; raises as `token_grid`."""
-        return token_grid(input_shape[:2], self.patch_size)
-
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
-        tokens, channels = math.prod(self.grid(input_shape)), self.hidden_dim
+        tokens, channels = math.prod(token_grid(input_shape[:2], self.patch_size)), self.hidden_dim
         stem = (math.prod(as_pair(self.patch_size)) * input_shape[2] + 1) * channels
         token_mlp = 2 * tokens * self.tokens_mlp_dim + self.tokens_mlp_dim + tokens
         channel_mlp = 2 * channels * self.channels_mlp_dim + self.channels_mlp_dim + channels
@@ -38,7 +27,7 @@ class Variant:
 
     def macs(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Multiply-accumulate operations for one image: of matrix products only, not of LayerNorm, GELU and pooling."""
-        tokens, channels = math.prod(self.grid(input_shape)), self.hidden_dim
+        tokens, channels = math.prod(token_grid(input_shape[:2], self.patch_size)), self.hidden_dim
         stem = tokens * math.prod(as_pair(self.patch_size)) * input_shape[2] * channels
         block = 2 * tokens * channels * (self.tokens_mlp_dim + self.channels_mlp_dim)
         return stem + self.num_blocks * block + channels * classes
@@ -73,10 +62,7 @@ def is_count(value) -> bool:
 
 
 def token_grid(image_size, patch_size) -> tuple[int, int]:
-    """Rows and columns of the token grid of an image; both sizes are `(height, width)` in pixels.
-
-    ValueError if the patch does not divide the image, which the official code would pad to other tokens.
-    """
+    """Rows and columns of tokens of an image; sizes are `(height, width)` in pixels. ValueError unless patches fit."""
     image, patch = as_pair(image_size), as_pair(patch_size)
     for name, side, step in zip(("height", "width"), image, patch, strict=True):
         if side % step:

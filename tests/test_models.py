@@ -116,8 +116,8 @@ def test_stochastic_depth_drops_whole_examples_and_rescales_the_rest(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_shape": (32, 32)}, "height, width, channels"),
-        ({"input_shape": None, "include_top": False, "classes": None}, "height, width, channels"),
+        ({"input_shape": (32, 32)}, "expected 3, got 2"),
+        ({"input_shape": (32, 32, 0)}, "channels must be a positive integer, got 0"),
         ({"pooling": "max"}, "pooling"),
         ({"classes": 0}, "classes"),
         ({"dropout_rate": -0.1}, "rate"),

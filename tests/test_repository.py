@@ -122,7 +122,7 @@ def test_public_docstrings_name_every_argument_and_their_examples_run(name):
     else:
         parameters = [parameter for parameter in inspect.signature(thing).parameters if parameter != "self"]
         assert re.findall(r"^    (?:\*\*)?(\w+): ", text.split("Args:")[1].split("\n\n")[0], re.M) == parameters
-        assert "Returns:" in text
+        assert "Returns:" in text or inspect.isclass(thing)
     names = {"keras_mixer": keras_mixer, "np": np, "model": None}
     for example in doctest.DocTestFinder(recurse=False).find(thing, name, globs=names):
         assert doctest.DocTestRunner().run(example).failed == 0

@@ -17,6 +17,7 @@ from keras_mixer.data.splits import subsample
 from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.training.recipe import check
+from keras_mixer.variants import KNOWN_VARIANTS, as_pair
 
 PAGE = "web_page"
 VERSION = "2.5.3"  # of LiteRT.js
@@ -45,7 +46,7 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     shown = {
         "Trained on": predictor.facts.trained_on,
         **(facts or {}),
-        "Architecture": Anatomy(predictor.model).variant().described(),
+        "Architecture": described(Anatomy(predictor.model).variant()),
         "Size": f"{predictor.model.count_params():,} parameters, {size / 1e6:.1f} MB",
         "Input": f"{height} x {width} px, crop {predictor.facts.evaluation_crop}",
     }
@@ -56,6 +57,14 @@ def write_web(predictor, folder, *, quantization=None, title="Image classifier",
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+
+
+def described(variant) -> str:
+    """The sizes of a model in words, such as "Mixer B/16: 12 blocks, 768 channels, patches of 16 x 16 px"."""
+    known = [name for name, sizes in KNOWN_VARIANTS.items() if sizes == variant]
+    height, width = as_pair(variant.patch_size)
+    blocks = f"{variant.num_blocks} blocks, {variant.hidden_dim} channels"
+    return f"{' '.join(['Mixer', *known])}: {blocks}, patches of {height} x {width} px"
 
 
 def _runtime_files():

@@ -9,6 +9,7 @@ from keras_mixer.data.sources import image_folder
 from keras_mixer.training.fit import starting_weights
 from keras_mixer.training.inputs import held_out_places
 from keras_mixer.training.recipe import Recipe
+from keras_mixer.variants import token_grid
 from keras_mixer.weights import published
 from keras_mixer.weights.resolution import widened
 
@@ -48,7 +49,7 @@ def plan(recipe: Recipe) -> Plan:
     recipe = recipe if examples is None else recipe.for_images(examples)
     variant, shape = recipe.architecture(), recipe.input_shape()
     if recipe.weights and recipe.resolution_method == "block_diagonal":
-        grid = variant.grid(shape)
+        grid = token_grid(shape[:2], variant.patch_size)
         if recipe.weights in published.NAMES:  # which are not downloaded for a plan
             variant = widened(variant, published.find(recipe.weights, variant).grid, grid)
         elif Path(recipe.weights).expanduser().exists():

@@ -13,6 +13,7 @@ from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, confusion_of, guesses, outputs_of
 from keras_mixer.export.runtimes import load
+from keras_mixer.export.web import described
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
 from keras_mixer.inspect.run_data import batches_of, source_for
@@ -58,7 +59,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         "data": data_name(recipe.data),
         "results": results,
         "standard_error": math.sqrt(results["accuracy"] * (1 - results["accuracy"]) / results["test_images"]),
-        "architecture": variant.described(),
+        "architecture": described(variant),
         "classes": len(predictor.class_names),
         "macs": variant.macs(predictor.input_shape, len(predictor.class_names)),
         "answers": None,

@@ -22,6 +22,7 @@ from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run, read_json
 from keras_mixer.training.training_model import TrainingModel
+from keras_mixer.variants import token_grid
 from keras_mixer.weights.loading import load_weights, open_weights
 from keras_mixer.weights.resolution import rebuild, widened
 
@@ -175,7 +176,7 @@ def start_model(recipe: Recipe, source: Source, log) -> MixerModel:
     if recipe.weights:
         file = starting_weights(recipe)
         if method == "block_diagonal":
-            grid = variant.grid(recipe.input_shape())
+            grid = token_grid(recipe.input_shape()[:2], variant.patch_size)
             variant = widened(variant, file.grid_for(grid), grid)
     model = Mixer(
         **dataclasses.asdict(variant),

@@ -19,7 +19,7 @@ import keras
 from keras_mixer.files import atomic_write
 from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
-from keras_mixer.variants import VARIANTS, Variant
+from keras_mixer.variants import VARIANTS, Variant, token_grid
 from keras_mixer.weights.layouts import read_weights
 
 LOG = logging.getLogger("keras_mixer")
@@ -51,7 +51,7 @@ class Published:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens; all were trained on 224 px."""
-        return VARIANTS[self.variant].grid((224, 224, 3))
+        return token_grid((224, 224), VARIANTS[self.variant].patch_size)
 
     @property
     def facts(self) -> ModelFacts:
@@ -80,7 +80,7 @@ def find(name, variant: Variant | None) -> Published:
     for key, one in published.items():
         if variant and dataclasses.replace(VARIANTS[key], tokens_mlp_dim=variant.tokens_mlp_dim) == variant:
             return one
-    found = f", not for {variant.described()}" if variant else ""
+    found = f", not for {variant}" if variant else ""
     raise ValueError(
         f"{name!r} is published for {', '.join(published)}{found}. Build one of these, or leave out weights= (on the "
         "command line: --weights None) to start from random ones."

@@ -68,7 +68,7 @@ def test_a_run_resumes_wherever_it_is_from_what_it_remembers(tiny_mixer, options
     resumed = fit(moved, said=said, **options)
     assert [line for line in said if "Resuming" in line] == [f"Resuming after step {step} of 9." for step in (5, 9)]
     assert not any("Before training" in line for line in said)
-    assert resumed.model.pixel_range == whole.model.pixel_range == (0, 1)
+    assert all(one.model.get_layer("stem").pixel_range == (0, 1) for one in (resumed, whole))
     assert resumed.model.get_layer("mixer_block_0").exact_gelu
     assert resumed.metrics["start_accuracy"] == whole.metrics["start_accuracy"] is not None
     assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]

@@ -127,5 +127,5 @@ def test_the_table_says_where_everything_comes_from():
     wide = dataclasses.replace(VARIANTS["B/16"], tokens_mlp_dim=4 * 384)
     for variant in (VARIANTS["B/16"], wide):
         assert "imagenet21k-Mixer-B_16.npz" in published.find("imagenet21k", variant).urls
-    with pytest.raises(ValueError, match=r"'imagenet21k' is published for B/16, L/16, not for Mixer S/32"):
+    with pytest.raises(ValueError, match=r"'imagenet21k' is published for B/16, L/16, not for Variant\(patch_size=32"):
         keras_mixer.MixerS32(weights="imagenet21k")
