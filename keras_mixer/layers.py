@@ -2,7 +2,7 @@
 
 Constants and names of weights are those of the official JAX code; renaming a weight is a breaking change.
 
-Source: section 2 and appendix B (stochastic depth) of arXiv 2105.01601; vit_jax/models_mixer.py of google-research.
+Source: arXiv 2105.01601, section 2 and appendix B (stochastic depth); google-research/vision_transformer, vit_jax.
 """
 
 import functools
@@ -23,7 +23,7 @@ Dense = functools.partial(keras.layers.Dense, kernel_initializer=KERNEL_INITIALI
 class PatchEmbed(FixedLayer):
     """Splits an image into patches and projects each linearly: `(B, H, W, channels) -> (B, g_h, g_w, C)`.
 
-    All patches share one linear map: a convolution with kernel = stride = patch.
+    All patches share one linear map: a convolution with kernel = stride = patch, as in the official `stem`.
 
     Args:
         patch_size: side of a patch in pixels, or `(height, width)`.
@@ -32,7 +32,7 @@ class PatchEmbed(FixedLayer):
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Raises:
-        ValueError: an argument is out of range, or the image is not a whole number of patches or of unknown size.
+        ValueError: an argument is out of range, or the sides of the images are unknown or not multiples of the patch.
 
     Example:
         >>> tuple(keras_mixer.PatchEmbed(16, 512)(np.zeros((1, 224, 224, 3), "float32")).shape)
@@ -69,7 +69,7 @@ class MlpBlock(FixedLayer):
         mlp_dim: hidden units between the two Dense layers.
         dropout_rate: dropout after the GELU and after the second Dense, in [0, 1). The paper's models use 0.
         exact_gelu: the erf form of GELU, which timm's models are trained with, instead of the tanh form.
-        flattened: merge all axes but the last for the two products: same values, faster on CPUs, slower on TPUs.
+        flattened: merges all axes but the last for the two products: same values, faster on CPUs, slower on TPUs.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Example:

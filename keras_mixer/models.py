@@ -73,9 +73,9 @@ def Mixer(
         raise ValueError(f'pooling must be None (token grid) or "avg" (mean over tokens), got {pooling!r}.')
     variant = Variant(patch_size, num_blocks, hidden_dim, tokens_mlp_dim, channels_mlp_dim)
     grid = token_grid((height, width), patch_size)
-    counts = vars(variant) | {"patch_size": 1, "channels": channels, "classes": classes if include_top else 1}
+    counts = vars(variant) | {"channels": channels} | ({"classes": classes} if include_top else {})
     for label, size in counts.items():
-        if not is_count(size):
+        if label != "patch_size" and not is_count(size):
             raise ValueError(f"{label} must be a positive integer, got {size!r}.")
     for label, rate in {"dropout_rate": dropout_rate, "drop_path_rate": drop_path_rate}.items():
         if not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:

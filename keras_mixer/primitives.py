@@ -13,7 +13,7 @@ _tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
 class FixedLayer(keras.layers.Layer):
     """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once.
 
-    `inside` has, by name, what differs in layers inside it that were frozen or quantized, which Keras's configs forget.
+    `inside` has the arguments of layers in it that were frozen or quantized, which configs of Keras forget.
     """
 
     arguments: tuple[str, ...] = ()  # names of those of the constructor
@@ -53,7 +53,7 @@ class FixedLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_mixer")
 class LayerNorm(keras.layers.LayerNormalization):
-    """Keras's LayerNormalization of the last axis, in float32 or better; does not first expand gamma and beta to x."""
+    """Keras's LayerNormalization over the last axis, in float32 or better; scale and offset are not expanded first."""
 
     def call(self, x):
         dtype = keras.backend.result_type(x.dtype, "float32")
@@ -76,7 +76,7 @@ def _erf_gelu(x):  # Keras writes TensorFlow's Erfc, which ONNX does not have
 
 @functools.cache
 def _one_pass(activation):
-    """An elementwise function, by XLA in one pass over memory in each direction (GELU: ten), for training on CPUs."""
+    """An elementwise function as one pass over memory in each direction, for training on TensorFlow's CPUs."""
     if keras.backend.backend() != "tensorflow":  # JAX compiles everything anyway
         return activation
     import tensorflow as tf  # the only place in the model code that names a backend
