@@ -83,8 +83,7 @@ def _builder(name, data_dir, log):
         ) from error
     except (tf.errors.OpError, RuntimeError, AssertionError, tfds.download.DownloadError) as error:
         reason = getattr(error.__cause__ or error, "message", str(error))  # TFDS wraps errors of TensorFlow
-        where = f" in {data_dir}" if data_dir else ""
-        raise ValueError(f"{name} cannot be read or prepared{where}: {' '.join(reason.split())}") from error
+        raise ValueError(f"{name} cannot be read or prepared: {' '.join(reason.split())}") from error
     return builder
 
 

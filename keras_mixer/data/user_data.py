@@ -16,16 +16,7 @@ from keras_mixer.mixer_model import checked_class_names
 NAME = "own data"
 FINGERPRINTED = 64  # examples at most, evenly spaced
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
-FORMS = (
-    "Expected arrays as a tuple (images, labels), or (image, label) examples from a tf.data.Dataset (use .map) or an "
-    "object with a length and items"
-)
-IMAGES = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
-REMEDY = (
-    "Convert floats in [0, 1] by np.round(255 * images).astype('uint8'). Split batches by .unbatch() and "
-    f"{CARDINALITY}; to read a folder, pass data=folder."
-)
-ENDLESS = sys.maxsize  # the length of Grain's endless data; tf.data has negative sizes for endless and unknown ones
+FORMS = "Expected arrays as a tuple (images, labels), or a tf.data.Dataset or a sequence of (image, label) examples"
 
 
 def own_source(
@@ -78,7 +69,7 @@ def _part(name, data, count) -> tuple[Split, str]:
         size, item = len(data), lambda i: data[int(i)]
     else:
         raise ValueError(f"{FORMS}; {name} is a {type(data).__name__}.")
-    if not 0 < size < ENDLESS:
+    if not 0 < size < sys.maxsize:  # the length of Grain's endless data; those of tf.data have negative sizes
         raise ValueError(f"{name} is empty, infinite, or of unknown size. Remove .repeat(), or add {CARDINALITY}.")
 
     def some_examples():
@@ -94,7 +85,7 @@ def _part(name, data, count) -> tuple[Split, str]:
         pixels = (*first.shape, 1)[:3] if columns and not isinstance(first, bytes) else None  # read n at once
         split = Split.indexed(size, count, lambda i: {"index": i} | rows(i), read, pixels=pixels, name=name)
     else:
-        elements = data.map(lambda image, label: {"image": image, "label": tf.squeeze(label)})
+        elements = data.map(lambda image, label: {"image": image, "label": tf.cast(tf.squeeze(label), tf.int64)})
         split = Split(size, count, elements, read, name=name)
     digest, again = (_digest(itertools.chain(columns.values(), *examples)) for examples in passes)
     return split, digest if digest == again else ""
@@ -118,7 +109,11 @@ def _checked(name, example, count):
     if not isinstance(image, bytes):
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
-            raise ValueError(f"Expected {IMAGES} in {name}, got {image.dtype} of shape {image.shape}. {REMEDY}")
+            raise ValueError(
+                f"Expected uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or encoded bytes in {name}, got {image.dtype} "
+                f"of shape {image.shape}. Convert floats in [0, 1] by np.round(255 * images).astype('uint8'). "
+                f"Split batches by .unbatch() and {CARDINALITY}; for a folder of images pass data=."
+            )
     _labels(name, [label], count)
     return image
 
@@ -137,7 +132,7 @@ def _read(element, first, count, item):
         image, label = tf.numpy_function(fetch, [element["index"]], types, stateful=False)
         shape = element["index"].shape
     else:
-        image, label, shape = element["image"], tf.cast(element["label"], tf.int64), ()
+        image, label, shape = element["image"], element["label"], ()
     label = tf.ensure_shape(label, shape)
     in_range = tf.reduce_all((label >= 0) & (label < count))
     tf.debugging.Assert(in_range, [f"Expected labels from 0 to {count - 1}, got", label])
@@ -167,7 +162,6 @@ def _labels(name, labels, count) -> np.ndarray:
 def _digest(values) -> str:
     """Of encoded images, other arrays or names."""
     digest = hashlib.sha256()
-    for value in values:
-        array = np.asarray(value)
-        digest.update(value if isinstance(value, bytes) else f"{array.shape}".encode() + array.tobytes())
+    for array in map(np.asarray, values):
+        digest.update(f"{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()[:8]
