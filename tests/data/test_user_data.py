@@ -88,11 +88,7 @@ def test_the_description_changes_with_the_data_and_what_may_be_a_mistake_is_said
     [
         ((IMAGES, LABELS[:4]), {}, "train has 10 images but 4 labels"),
         ((IMAGES / 255, LABELS), {}, r"got float64 of shape \(6, 5, 3\). Convert .*np.round\(255 \* images\)"),
-        (
-            [{"image": IMAGES[0], "label": 0}],
-            {"classes": 3},
-            r"\(image, label\) .*; the first of train is another dict",
-        ),
+        ([{"image": IMAGES[0], "label": 0}], {"classes": 3}, "examples; the first of train is another dict"),
         ((IMAGES, ONE_HOT), {}, r"of shape \(10, 3\). One-hot labels become integers"),
         ((IMAGES, np.array(list("abc"))[LABELS]), {}, r"got <U1 .* names by np.unique"),
         ((IMAGES, LABELS - 1), {}, "Expected labels from 0 to 1 in train, got -1 to 1"),
