@@ -41,28 +41,25 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
     if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):
         raise ValueError(f"{train_split!r} and {test_split!r} of {name!r} have images in common. Choose other slices.")
     names = tuple(features[label].names)
-
-    def read(element):
-        return {"image": element["image"], "label": tf.cast(element[label], tf.int64)}
-
-    train, test = (prepared_split(builder, split, (label,), read, len(names)) for split in (train_split, test_split))
+    train, test = (prepared_split(builder, split, label, classes=len(names)) for split in (train_split, test_split))
     return Source(info.full_name if label == "label" else f"{info.full_name} ({label})", names, train, test)
 
 
-def prepared_split(builder, split, features, read, classes=0) -> Split:
+def prepared_split(builder, split, label, read_label=tf.identity, classes=0) -> Split:
     """One split of a prepared data set, in order, images left encoded and not turned by EXIF orientation.
 
-    `read` maps an element with the features "image" and `features` (others are not even parsed) to `{"image": encoded
-    bytes, "label": ...}`. The number of classes is needed for training only. FileNotFoundError if it is not on disk.
+    `read_label` is applied to the feature `label`; features other than that and "image" are not even parsed. The number
+    of classes is needed for training only. FileNotFoundError if the data set is not on disk.
     """
     if not builder.is_prepared():
         raise FileNotFoundError(f"{builder.info.full_name} is not in {builder.data_dir}. Prepare it by tfds build.")
-    wanted = dict.fromkeys(("image", *features), True)
+    wanted = {"image": True, label: True}
     decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
-    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False).map(as_written(read))
+    elements = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+    elements = elements.map(as_written(lambda one: {"image": one["image"], "label": read_label(one[label])}))
 
     def read_shard(count, index):  # opens only the files that contain the shard
-        return prepared_split(builder, tfds.even_splits(split, count)[index], features, read, classes)
+        return prepared_split(builder, tfds.even_splits(split, count)[index], label, read_label, classes)
 
     size = builder.info.splits[split].num_examples
     return Split(size, classes, elements, lambda element: element, read_shard=read_shard, name=split)
@@ -86,8 +83,7 @@ def _builder(name, data_dir, log):
         ) from error
     except (tf.errors.OpError, RuntimeError, AssertionError, tfds.download.DownloadError) as error:
         reason = getattr(error.__cause__ or error, "message", str(error))  # TFDS wraps errors of TensorFlow
-        where = f" in {data_dir}" if data_dir else ""
-        raise ValueError(f"{name} cannot be read or prepared{where}: {' '.join(reason.split())}") from error
+        raise ValueError(f"{name} cannot be read or prepared: {' '.join(reason.split())}") from error
     return builder
 
 

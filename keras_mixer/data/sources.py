@@ -17,6 +17,7 @@ from keras_mixer.data.user_data import NAME
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
+IDX_FILES = "*-idx[13]-ubyte*"  # named like those of MNIST
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 FASHION_LABELS = 0x2ED6E46A  # CRC-32 of its training labels; the folder may have any name, such as torchvision's "raw"
@@ -47,7 +48,7 @@ def load_source(
         if data in BUILT_IN:
             log(f"The folder {path.resolve()} is used, not the data set {data!r}.")
         return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
-    if is_idx_folder(path):
+    if any(path.glob(IDX_FILES)):
         source = idx_source(path)
     elif data == "digits":
         source = _digits(test_fraction or 0.2, split_seed)
@@ -67,7 +68,7 @@ def load_source(
 def image_folder(data, **options) -> ImageFolder | None:
     """The image folder at a path; None if it is another kind of data. The options are its fields."""
     path = Path(data).expanduser()
-    if not path.is_dir() or is_idx_folder(path) or (path / "dataset_info.json").is_file():
+    if not path.is_dir() or any(path.glob(IDX_FILES)) or (path / "dataset_info.json").is_file():
         return None
     if data in BUILT_IN and (not any(path.iterdir()) or any(path.glob("**/checkpoints"))):  # the folder of their runs
         return None
@@ -91,11 +92,6 @@ def _digits(test_fraction, seed):
     split = pixels_split(np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), labels, 10)
     for_test = stratified_split(labels, test_fraction, seed)
     return Source("digits", tuple("0123456789"), split.part(~for_test), split.part(for_test))
-
-
-def is_idx_folder(folder) -> bool:
-    """Whether a folder contains files named like those of MNIST."""
-    return any(Path(folder).glob("*-idx[13]-ubyte*"))
 
 
 def idx_source(folder) -> Source:

@@ -1,6 +1,7 @@
 """Data from the caller's program as a `Source`: arrays, a `tf.data.Dataset`, or anything with a length and items."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import sys
@@ -15,17 +16,7 @@ from keras_mixer.mixer_model import checked_class_names
 NAME = "own data"
 FINGERPRINTED = 64  # examples at most, evenly spaced
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
-BATCHES = (
-    f"Split batches by .unbatch() and {CARDINALITY}. Instead of keras.utils.image_dataset_from_directory(folder), pass "
-    "data=folder, which knows the names of the classes."
-)
-FORMS = (
-    "Expected arrays as a tuple (images, labels), or (image, label) examples from a tf.data.Dataset (use .map) or an "
-    "object with a length and items"
-)
-FLOATS = "Convert them: np.round(255 * images).astype('uint8') from [0, 1]; from [-1, 1] with 127.5 * (images + 1)."
-IMAGES = "uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or the bytes of an encoded image"
-ENDLESS = sys.maxsize  # the length of Grain's endless data; tf.data has negative sizes for endless and unknown ones
+FORMS = "Expected arrays as a tuple (images, labels), or a tf.data.Dataset or a sequence of (image, label) examples"
 
 
 def own_source(
@@ -66,89 +57,90 @@ def own_source(
 
 
 def _part(name, data, count) -> tuple[Split, str]:
-    """Training or test data in any form, and their digest, empty if two passes differ. There are `count` classes."""
+    """Training or test data in any form, and a digest of some examples, empty if two passes over them differ."""
+    item, columns = None, {}
     if isinstance(data, tf.data.Dataset):
-        form, size = _stream, int(data.cardinality())
+        size = int(data.cardinality())
     elif isinstance(data, tuple) and len(data) == 2:
-        form, size = _arrays, np.size(data[1])
+        images, labels = _arrays(name, *data, count)
+        size, item, columns = len(labels), lambda i: (images[i], labels[i]), {"label": labels}
+        count = count or 1 + int(labels.max())
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict | str):
-        form, size = _records, len(data)
+        size, item = len(data), lambda i: data[int(i)]
     else:
         raise ValueError(f"{FORMS}; {name} is a {type(data).__name__}.")
-    if not 0 < size < ENDLESS:
+    if not 0 < size < sys.maxsize:  # the length of Grain's endless data; those of tf.data have negative sizes
         raise ValueError(f"{name} is empty, infinite, or of unknown size. Remove .repeat(), or add {CARDINALITY}.")
-    split, passes = form(name, data, count)
-    if split.classes is None:
+
+    def some_examples():
+        return map(item, range(0, size, size // FINGERPRINTED + 1)) if item else data.take(1).as_numpy_iterator()
+
+    passes = [list(some_examples()) for _ in range(2)]
+    first = _checked(name, passes[0][0], count)
+    if count is None:
         raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
-    digest, again = map(_digest, passes)
+    read = functools.partial(_read, first=first, count=count, item=item)
+    if item:
+        rows = rows_of(columns)
+        pixels = (*first.shape, 1)[:3] if columns and not isinstance(first, bytes) else None  # read n at once
+        split = Split.indexed(size, count, lambda i: {"index": i} | rows(i), read, pixels=pixels, name=name)
+    else:
+        elements = data.map(lambda image, label: {"image": image, "label": tf.cast(tf.squeeze(label), tf.int64)})
+        split = Split(size, count, elements, read, name=name)
+    digest, again = (_digest(itertools.chain(columns.values(), *examples)) for examples in passes)
     return split, digest if digest == again else ""
 
 
-def _arrays(name, data, count):
-    """Encoded images, or pixels of one size in memory or in a mapped file, of which n are read at once."""
-    labels = _labels(name, data[1], count)
-    encoded = isinstance(next(iter(data[0]), None), bytes)
-    images = np.asarray(data[0], object if encoded else None)  # NumPy's own type of bytes cuts zeros off their ends
+def _arrays(name, images, labels, count):
+    """Encoded images, or pixels of one size in memory or in a mapped file, and their labels, `(n,) int64`."""
+    labels = _labels(name, labels, count)
+    encoded = isinstance(next(iter(images), None), bytes)
+    images = np.asarray(images, object if encoded else None)  # NumPy's own type of bytes cuts zeros off their ends
     if len(images) != len(labels):
         raise ValueError(f"{name} has {len(images):,} images but {len(labels):,} labels.")
-    _check(name, (images[0], labels[0]), count)
-    return _indexed(name, lambda i: (images[i], labels[i]), len(labels), count or 1 + int(labels.max()), labels)
+    return images, labels
 
 
-def _records(name, data, count):
-    """An object with a length whose items are (image, label), which are read one at a time, when they are needed."""
-
-    def item(index):
-        image, label = data[int(index)]
-        label = np.squeeze(np.asarray(label)).astype(np.int64, casting="same_kind")  # integers of any type
-        return image if isinstance(image, bytes) else np.asarray(image), label
-
-    _check(name, data[0], count)
-    return _indexed(name, item, len(data), count)
-
-
-def _indexed(name, item, size, count, labels=None):
-    """A split of the examples `item(index)`, and two passes over some. With `labels`, pixels are read n at once."""
-    first, _ = item(0)
-    types = (tf.string if isinstance(first, bytes) else tf.uint8, tf.int64)
-    columns = {} if labels is None else {"label": labels}
-    rows = rows_of(columns)
-
-    def read(element):
-        image, label = tf.numpy_function(item, [element["index"]], types, stateful=False)
-        return _example(first, count, image, label, element["index"].shape)
-
-    pixels = None if labels is None or isinstance(first, bytes) else (*first.shape, 1)[:3]
-    split = Split.indexed(size, count, lambda i: {"index": i} | rows(i), read, pixels=pixels, name=name)
-    spaced = range(0, size, size // FINGERPRINTED + 1)
-    return split, (itertools.chain(columns.values(), *map(item, spaced)) for _ in range(2))
-
-
-def _stream(name, data, count):
-    """A `tf.data.Dataset` of single examples."""
-    first_examples = [next(data.take(1).as_numpy_iterator()) for _ in range(2)]
-    _check(name, first_examples[0], count)
-    first, _ = first_examples[0]
-
-    def read(element):
-        return _example(first, count, element["image"], element["label"])
-
-    elements = data.map(lambda image, label: {"image": image, "label": tf.squeeze(label)})
-    return Split(len(data), count, elements, read, name=name), first_examples
-
-
-def _check(name, example, count):
-    """Raises ValueError unless the first example is one of the kinds that can be used."""
+def _checked(name, example, count):
+    """The image of the first example; ValueError unless it is one of the kinds that can be used."""
     if not isinstance(example, tuple | list) or len(example) != 2:
-        found = f"{len(example)} parts" if isinstance(example, tuple | list) else type(example).__name__
-        raise ValueError(f"{FORMS}; the first of {name} has {found}.")
+        raise ValueError(f"{FORMS}; the first of {name} is another {type(example).__name__}.")
     image, label = example
     if not isinstance(image, bytes):
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
-            remedy = BATCHES if image.ndim in (1, 4) else FLOATS if image.dtype.kind == "f" else ""
-            raise ValueError(f"Expected {IMAGES} in {name}, got {image.dtype} of shape {image.shape}. {remedy}".strip())
+            raise ValueError(
+                f"Expected uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or encoded bytes in {name}, got {image.dtype} "
+                f"of shape {image.shape}. Convert floats in [0, 1] by np.round(255 * images).astype('uint8'). "
+                f"Split batches by .unbatch() and {CARDINALITY}; for a folder of images pass data=."
+            )
     _labels(name, [label], count)
+    return image
+
+
+def _read(element, first, count, item):
+    """An example of the kind of the first, or those of n indices: encoded bytes, or pixels `(..., H, W, C)`."""
+    encoded = isinstance(first, bytes)
+
+    def fetch(index):
+        image, label = item(index)
+        label = np.reshape(label, np.shape(index)).astype(np.int64, casting="same_kind")  # integers of any type
+        return image if encoded else np.asarray(image), label
+
+    if item:
+        types = (tf.string if encoded else tf.uint8, tf.int64)
+        image, label = tf.numpy_function(fetch, [element["index"]], types, stateful=False)
+        shape = element["index"].shape
+    else:
+        image, label, shape = element["image"], element["label"], ()
+    label = tf.ensure_shape(label, shape)
+    in_range = tf.reduce_all((label >= 0) & (label < count))
+    tf.debugging.Assert(in_range, [f"Expected labels from 0 to {count - 1}, got", label])
+    if encoded:
+        orientation = tf.numpy_function(lambda file: read_orientation(as_file(file)), [image], tf.int64, stateful=False)
+        return {"image": tf.ensure_shape(image, ()), "label": label, "orientation": tf.ensure_shape(orientation, ())}
+    image = tf.ensure_shape(image, (*shape, None, None, *first.shape[2:]))
+    return {"image": image if first.ndim == 3 else image[..., None], "label": label}
 
 
 def _labels(name, labels, count) -> np.ndarray:
@@ -167,22 +159,9 @@ def _labels(name, labels, count) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _example(first, count, image, label, shape=()):
-    """An example of the kind of the first, or those of an index `(n,)`: encoded bytes, or pixels `(..., H, W, C)`."""
-    label = tf.ensure_shape(tf.cast(label, tf.int64), shape)
-    in_range = tf.reduce_all((label >= 0) & (label < count))
-    tf.debugging.Assert(in_range, [f"Expected labels from 0 to {count - 1}, got", label])
-    if isinstance(first, bytes):
-        orientation = tf.numpy_function(lambda file: read_orientation(as_file(file)), [image], tf.int64, stateful=False)
-        return {"image": tf.ensure_shape(image, ()), "label": label, "orientation": tf.ensure_shape(orientation, ())}
-    image = tf.ensure_shape(image, (*shape, None, None, *first.shape[2:]))
-    return {"image": image if first.ndim == 3 else image[..., None], "label": label}
-
-
 def _digest(values) -> str:
     """Of encoded images, other arrays or names."""
     digest = hashlib.sha256()
-    for value in values:
-        array = np.asarray(value)
-        digest.update(value if isinstance(value, bytes) else f"{array.shape}".encode() + array.tobytes())
+    for array in map(np.asarray, values):
+        digest.update(f"{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()[:8]

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy
-from keras_mixer.data.pixel_range import warn_of_range
-from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan
+from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan, warn_of_range
 
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_?(squared|absolute).*", re.IGNORECASE)

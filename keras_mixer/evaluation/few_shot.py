@@ -8,9 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import pixel_range_of
-from keras_mixer.evaluation.outputs import class_numbers, features_of, warn_of_nan
+from keras_mixer.evaluation.outputs import class_numbers, features_of, warn_of_nan, warn_of_range
 from keras_mixer.features import feature_extractor
 from keras_mixer.training.recipe import NOT_EMPTY, Count, CountFrom0, Positive, check
 

@@ -26,11 +26,10 @@ def split_of(name, data_dir=None) -> Split:
     """The images of one of the SETS with all correct labels, `(1000,) bool`; FileNotFoundError if it is not on disk."""
     data, part, feature = SETS[name]
 
-    def multi_hot(element):
-        labels = tf.reshape(element[feature], (-1, 1))
-        return {"image": element["image"], "label": tf.reduce_any(labels == tf.range(CLASSES, dtype=tf.int64), axis=0)}
+    def multi_hot(labels):
+        return tf.reduce_any(tf.reshape(labels, (-1, 1)) == tf.range(CLASSES, dtype=tf.int64), axis=0)
 
-    return prepared_split(tfds.builder(data, data_dir=data_dir), part, (feature,), multi_hot)
+    return prepared_split(tfds.builder(data, data_dir=data_dir), part, feature, multi_hot)
 
 
 def multi_label_accuracy(model, dataset, *, progress=False) -> tuple[float, int]:

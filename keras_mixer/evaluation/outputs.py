@@ -1,4 +1,4 @@
-"""A model's outputs or features over labelled images, in the forms that Keras users have them, and their ranking."""
+"""A model's outputs or features over labelled images, in the forms that Keras users have, and what is odd in them."""
 
 import operator
 import warnings
@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 
 ARRAY_BATCH_SIZE = 64  # images of arrays per batch
 NO_GUESS = -1
+LARGEST_SCALED = 3.0  # of pixels in [0, 1] or [-1, 1], or divided by their standard deviation
+OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range of pixels, as a fraction of it
 
 
 def outputs_of(model, dataset, description, progress=False, pixels=None):
@@ -95,3 +97,19 @@ def warn_of_nan(finite) -> int:
         told = f"{found:,} of {len(finite):,} images have outputs that are not finite (NaN or infinity); NaN is wrong."
         warnings.warn(told, stacklevel=3)
     return found
+
+
+def warn_of_range(pixels, expected=(0, 255)):
+    """Warns of pixels, or the extremes of batches, that cannot be right; `expected` is black and white, if known."""
+    pixels = np.asarray(pixels)
+    pixels = pixels[np.isfinite(pixels)]
+    if expected is None or not pixels.size:
+        return
+    (black, white), lowest, highest = expected, pixels.min(), pixels.max()
+    margin = OVERSHOOT * (white - black)
+    far_out = lowest < black - margin or highest > white + margin
+    scaled = lowest < highest <= LARGEST_SCALED < white
+    halved = black == -white and lowest == 0 < highest  # uint8 pixels are never halfway to white
+    if far_out or ((scaled or halved) and not np.issubdtype(pixels.dtype, np.integer)):
+        found = f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white)."
+        warnings.warn(found, stacklevel=3)

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from keras_mixer.anatomy import PIXELS, POOLING, Anatomy
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import reason_of
-from keras_mixer.data.pixel_range import warn_of_range
 from keras_mixer.evaluation.accuracy import ACTIVATIONS, activation_of, implied_activation
+from keras_mixer.evaluation.outputs import warn_of_range
 from keras_mixer.mixer_model import ModelFacts, checked_class_names
 from keras_mixer.storage import local_copy
 from keras_mixer.training.recipe import Count, EvaluationCrop, check

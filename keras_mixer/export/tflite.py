@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_mixer.data.pixel_range import warn_of_range
+from keras_mixer.evaluation.outputs import warn_of_range
 from keras_mixer.export.predictor import Predictor, require_tensorflow
 from keras_mixer.export.runtimes import DESCRIPTION
 from keras_mixer.export.saved_model import write_functions

@@ -87,12 +87,8 @@ def test_the_description_changes_with_the_data_and_what_may_be_a_mistake_is_said
     ("train", "options", "message"),
     [
         ((IMAGES, LABELS[:4]), {}, "train has 10 images but 4 labels"),
-        ((IMAGES / 255, LABELS), {}, r"got float64 of shape \(6, 5, 3\). Convert them: np.round\(255 \* images\)"),
-        (
-            [{"image": IMAGES[0], "label": 0}],
-            {"classes": 3},
-            r"\(image, label\) .*; the first of train has dict",
-        ),
+        ((IMAGES / 255, LABELS), {}, r"got float64 of shape \(6, 5, 3\). Convert .*np.round\(255 \* images\)"),
+        ([{"image": IMAGES[0], "label": 0}], {"classes": 3}, "examples; the first of train is another dict"),
         ((IMAGES, ONE_HOT), {}, r"of shape \(10, 3\). One-hot labels become integers"),
         ((IMAGES, np.array(list("abc"))[LABELS]), {}, r"got <U1 .* names by np.unique"),
         ((IMAGES, LABELS - 1), {}, "Expected labels from 0 to 1 in train, got -1 to 1"),
@@ -100,7 +96,7 @@ def test_the_description_changes_with_the_data_and_what_may_be_a_mistake_is_said
         (dataset().repeat(), {"classes": 3}, r"train is empty, infinite, or of unknown size. Remove .repeat\(\)"),
         (dataset().filter(lambda *_: True), {"classes": 3}, "of unknown size.*assert_cardinality"),
         (dataset(PNG).batch(2), {}, r"Split batches by .unbatch\(\)"),
-        (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, "the first of train has dict"),
+        (dataset().map(lambda image, label: {"image": image}), {"classes": 3}, "the first of train is another dict"),
         (dataset().shuffle(10, seed=1), {"classes": 3, "needs_order": True}, "Two passes over train start"),
         (dataset(), {}, "number of classes is known only for arrays"),
     ],
