@@ -46,6 +46,9 @@ class Anatomy:
 
     def apply(self, image=None, layers=None) -> list[keras.KerasTensor]:
         """An image, by default one like the model's, and the outputs of the layers, or of others in their places."""
+        nested = any(isinstance(layer, keras.Model) for layer in self.model.layers)
+        if image is None and layers is None and not nested:
+            return [self.model.inputs[0], *(node.output_tensors[0] for node in self._nodes)]
         if image is None:
             image = keras.Input(self.model.input_shape[1:], dtype=self.model.inputs[0].dtype, name="image")
         tensors = [image]
@@ -65,8 +68,8 @@ class Anatomy:
         at_stem = self.stem.pixel_range
         if not self.before:
             return at_stem
-        image, *_, scaled = self.apply(layers=self.before)
-        before = keras.Model(image, scaled)
+        image, *tensors = self.apply()
+        before = keras.Model(image, tensors[len(self.before) - 1])
         for values in (PIXELS, at_stem):
             images = np.ones((2, *image.shape[1:]), np.float32) * np.reshape(values, (2, 1, 1, 1))
             seen = keras.ops.convert_to_numpy(before(images, training=False))
@@ -88,6 +91,14 @@ class Anatomy:
         height, width = self.stem.patch_size
         patch, block = height if height == width else (height, width), self.blocks[0]
         return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
+
+
+def activation_of(part) -> str:
+    """The name of the activation in which a model or a layer ends, or else of its kind: `keras.ops.softmax` is one."""
+    while isinstance(part, keras.Model) and getattr(part, "outputs", None):
+        part = part.outputs[0]._keras_history.operation
+    function = getattr(part, "activation", None)
+    return function if isinstance(function, str) else getattr(function, "__name__", type(part).__name__.lower())
 
 
 def _chain(model) -> list:

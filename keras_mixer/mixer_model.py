@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import operator
 import statistics
 from collections.abc import Iterable, Mapping, Set
 
@@ -45,12 +46,14 @@ class ClassifierHead(keras.layers.Dense):
         super().__init__(units, **kwargs)
         self.class_names, self.trained_on, self.evaluation_crop = class_names, trained_on, evaluation_crop
 
-    def __setattr__(self, name, value):
-        if name == "class_names" and value is not None:
-            value = checked_class_names(value)
-            if len(value) != self.units:
-                raise ValueError(f"{len(value)} class names were given for {self.units} classes.")
-        super().__setattr__(name, value)
+    def _set_names(self, names):
+        if names is not None:
+            names = checked_class_names(names)
+            if len(names) != self.units:
+                raise ValueError(f"{len(names)} class names were given for {self.units} classes.")
+        self._names = names
+
+    class_names = property(operator.attrgetter("_names"), _set_names, doc="One name per class; None if unknown.")
 
     def get_config(self):
         return super().get_config() | {name: getattr(self, name) for name in self.facts}

@@ -111,8 +111,9 @@ def _checked(name, example, count):
         if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
             raise ValueError(
                 f"Expected uint8 pixels (H, W, 3), (H, W, 1) or (H, W), or encoded bytes in {name}, got {image.dtype} "
-                f"of shape {image.shape}. Convert floats in [0, 1] by np.round(255 * images).astype('uint8'). "
-                f"Split batches by .unbatch() and {CARDINALITY}; for a folder of images pass data=."
+                f"of shape {image.shape}. Convert floats in [0, 1] by np.round(255 * images).astype('uint8'), those in "
+                f"[-1, 1] with 127.5 * (images + 1). Split batches by .unbatch() and {CARDINALITY}; for a folder of "
+                "images pass data= instead of keras.utils.image_dataset_from_directory."
             )
     _labels(name, [label], count)
     return image

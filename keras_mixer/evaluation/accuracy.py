@@ -7,7 +7,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_mixer.anatomy import Anatomy
+from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan, warn_of_range
 
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
@@ -118,14 +118,6 @@ def _probabilities(model, outputs) -> np.ndarray:
         f"Expected class probabilities or logits (B, classes), got other outputs after {activation}. "
         "End the model in softmax, sigmoid or no activation; few_shot evaluates one without a head."
     )
-
-
-def activation_of(part) -> str:
-    """The name of the activation in which a model or a layer ends, or else of its kind: `keras.ops.softmax` is one."""
-    while isinstance(part, keras.Model) and getattr(part, "outputs", None):
-        part = part.outputs[0]._keras_history.operation
-    function = getattr(part, "activation", None)
-    return function if isinstance(function, str) else getattr(function, "__name__", type(part).__name__.lower())
 
 
 def implied_activation(model) -> str:

@@ -13,10 +13,10 @@ import pydantic
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_mixer.anatomy import PIXELS, POOLING, Anatomy
+from keras_mixer.anatomy import PIXELS, POOLING, Anatomy, activation_of
 from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
 from keras_mixer.data.image_files import reason_of
-from keras_mixer.evaluation.accuracy import ACTIVATIONS, activation_of, implied_activation
+from keras_mixer.evaluation.accuracy import ACTIVATIONS, implied_activation
 from keras_mixer.evaluation.outputs import warn_of_range
 from keras_mixer.mixer_model import ModelFacts, checked_class_names
 from keras_mixer.storage import local_copy
@@ -59,10 +59,10 @@ class Predictor:
         parts = Anatomy(model)
         activation = _activation(parts, classifier_activation)
         classes = 0 if activation is None else model.output_shape[-1]
-        if class_names is None:
-            numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
-            class_names = parts.facts.class_names or map(str, numbers)
-        names = checked_class_names(class_names)
+        numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
+        names = parts.facts.class_names or tuple(map(str, numbers))
+        if class_names is not None:
+            names = checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
         crop = check("evaluation_crop", evaluation_crop or crop_of(model), EvaluationCrop)

@@ -5,8 +5,7 @@ import hashlib
 import keras
 from keras import ops
 
-from keras_mixer.anatomy import Anatomy
-from keras_mixer.evaluation.accuracy import activation_of
+from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.export.predictor import completed
 from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.mixer_model import MixerModel
