@@ -32,7 +32,7 @@ class ImageFile(NamedTuple):
     part: str  # TRAIN or TEST
     bytes: int
     orientation: int  # as of `read_orientation`
-    crc32: int  # of its `_size_and_crc32`
+    crc32: int  # of up to `SAMPLE` bytes in its middle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +192,8 @@ def check_file(path) -> tuple[int, int, int]:
         raise NotAnImage("links to folders or to nothing, pipes and devices")
     try:
         with open(path, "rb") as file:  # a third faster than Pillow's way to open a path
-            orientation, (size, crc32) = read_orientation(file), _size_and_crc32(file)
+            orientation = read_orientation(file)
+            size, crc32 = _size_and_crc32(file)
             return size, orientation, crc32
     except Exception as error:  # Pillow has many types
         named = Image.registered_extensions().get(os.path.splitext(path)[1].lower())
@@ -227,7 +228,7 @@ def _folders(path) -> list[str]:
 
 
 def files_below(folder, follow_links=True) -> Iterator[str]:
-    """Paths below a folder of all in it but folders, in order; links to folders are followed at most in itself."""
+    """Relative paths of all but folders below a folder, in order; only its own links to folders are followed."""
     for entry in _entries(folder):
         if entry.is_dir(follow_symlinks=follow_links):
             for path in files_below(entry.path, follow_links=False):

@@ -95,10 +95,8 @@ class Split:
             try:
                 next(corners, None)
             except tf.errors.OpError as error:  # in the place of the element; the next ones follow
-                place = (
-                    f"{self.name}/{self.files[i].path}" if self.files else f"image {i} of {self.name}, counted from 0"
-                )
-                reasons[i] = f"{place}: {reason_of(error)}"
+                file = self.files and f"{self.name}/{self.files[i].path}"
+                reasons[i] = f"{file or f'image {i} of {self.name}, counted from 0'}: {reason_of(error)}"
         return reasons
 
 
