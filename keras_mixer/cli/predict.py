@@ -9,7 +9,8 @@ import tyro
 from tqdm.auto import tqdm
 
 from keras_mixer.cli.terminal import BAD_INPUT, in_words, print_data, print_table
-from keras_mixer.data.image_folder import images_below
+from keras_mixer.data.decode import NotAnImage
+from keras_mixer.data.image_folder import check_file, files_below
 from keras_mixer.export.predictor import Precision, Prediction
 from keras_mixer.export.runtimes import load
 from keras_mixer.files import refuse_existing
@@ -45,7 +46,7 @@ class Predict:
         if not paths:
             raise ValueError("Expected a model and at least one image file, or --server and at least one image file.")
         # A folder is its images at any depth; anything else is read or complained about.
-        images = [file for path in paths for file in (path.is_dir() and images_below(path)) or [str(path)]]
+        images = [file for path in paths for file in (path.is_dir() and _images_below(path)) or [str(path)]]
         if self.server:
             if wrong := [line for line in self.header if ":" not in line]:
                 raise ValueError(f'Expected --header "NAME: VALUE", got {wrong[0]!r}.')
@@ -75,6 +76,20 @@ class Predict:
         count = sum(not value < self.threshold for value in prediction.probabilities)  # the best are first; NaN stays
         labels, probabilities = prediction.labels[:count], prediction.probabilities[:count]
         return dataclasses.replace(prediction, labels=labels, probabilities=probabilities)
+
+
+def _images_below(folder) -> list[str]:
+    """Paths of the images below a folder, in order, damaged ones too."""
+    found = []
+    for path in files_below(folder, follow_links=False):
+        try:
+            check_file(f"{folder}/{path}")
+        except NotAnImage:
+            continue
+        except ValueError:
+            pass  # which is said when it is read
+        found.append(f"{folder}/{path}")
+    return found
 
 
 def answer(predictor, top_k, image) -> Prediction | Exception:

@@ -9,7 +9,7 @@ the short side is resized, resized pixels cast back to uint8, central crop with 
 
 import contextlib
 import io
-import zlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -24,11 +24,10 @@ BY_TENSORFLOW = ("JPEG", "MPO", "PNG")  # an MPO file is a JPEG followed by othe
 NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but other programs decode them
 NO_COLOURS = ("F", "I")  # numbers of 32 bits
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
-SAMPLE = 8192  # bytes of a file that tell its content from others
 
 
 class NotAnImage(ValueError):
-    """Pillow does not know the format of a file."""
+    """Something is not a file of pixels in a format that Pillow knows."""
 
 
 def read_orientation(file) -> int:
@@ -55,10 +54,10 @@ def read_orientation(file) -> int:
     return UPRIGHT
 
 
-def content_sum(file) -> int:
-    """The CRC-32 of up to `SAMPLE` bytes in the middle of an open file, where pixels are."""
-    file.seek(max(0, file.seek(0, io.SEEK_END) - SAMPLE) // 2)
-    return zlib.crc32(file.read(SAMPLE))
+def reason_of(error) -> str:
+    """The first line of an error, without what TensorFlow says about the place in a graph."""
+    first, *_ = str(error).splitlines() or [repr(error)]
+    return re.sub(r"{{.*?}} ?|Error in .* Iterator::\S+: | \[Op:.*", "", first).rstrip(".")
 
 
 def as_file(encoded):

@@ -4,18 +4,25 @@ An example has an `"image"`, which is encoded bytes or pixels `(H, W, C) uint8`,
 images may be turned, also their EXIF `"orientation"`.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm.auto import tqdm
 
+from keras_mixer.data.decode import image_of, reason_of
 from keras_mixer.mixer_model import checked_class_names
 
 MOST_CLASSES = 20  # in a line
+MANY_IMAGES = 10_000  # above this, a progress bar is shown
+MOST_NAMED = 20  # images in a message
+ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 # Cores that this process may use; containers and job schedulers often grant fewer than the machine has.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BATCHES_AHEAD = 2  # batches in preparation or waiting
@@ -79,6 +86,19 @@ class Split:
         labels = self.elements.map(lambda element: (element if "label" in element else self.read(element))["label"])
         return np.concatenate(list(prefetch(labels.batch(1024)).as_numpy_iterator())).astype(np.int64)
 
+    @as_written
+    def unusable(self) -> dict[int, str]:
+        """Why examples cannot be used, by their positions; decodes all images, as training and evaluation do."""
+        corners = iter(self.elements.map(lambda element: image_of(self.read(element))[0, 0, 0], CORES))
+        reasons = {}
+        for i in progress(range(self.size)):
+            try:
+                next(corners, None)
+            except tf.errors.OpError as error:  # in the place of the element; the next ones follow
+                file = self.files and f"{self.name}/{self.files[i].path}"
+                reasons[i] = f"{file or f'image {i} of {self.name}, counted from 0'}: {reason_of(error)}"
+        return reasons
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -100,6 +120,32 @@ class Source:
         train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
         numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
         return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
+
+
+@contextlib.contextmanager
+def naming_damaged_files(*splits):
+    """Raises `damaged_files` if the block fails because an image of the splits cannot be decoded."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise
+    except tf.errors.OpError as error:
+        if reasons := [reason for split in splits for reason in split.unusable().values()]:
+            raise damaged_files(reasons, ADVICE if splits[0].files else "") from error
+        raise
+
+
+def damaged_files(reasons, advice=ADVICE) -> ValueError:
+    """An error that names up to `MOST_NAMED` damaged files."""
+    if len(reasons) == 1:
+        return ValueError(f"An image cannot be used: {reasons[0]}. {advice}".strip())
+    named = some(reasons, MOST_NAMED, "\n  ")
+    return ValueError(f"{len(reasons):,} images cannot be used:\n  {named}\n{advice}".strip())
+
+
+def progress(items):
+    """The items, with a progress bar if there are many."""
+    return tqdm(items, "checking images", leave=False, file=sys.stderr, disable=len(items) <= MANY_IMAGES)
 
 
 def pixels_split(images, labels, classes):

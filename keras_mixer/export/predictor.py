@@ -14,8 +14,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_mixer.anatomy import PIXELS, POOLING, Anatomy, activation_of
-from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation
-from keras_mixer.data.image_files import reason_of
+from keras_mixer.data.decode import evaluation_crop, image_of, read_orientation, reason_of
 from keras_mixer.evaluation.accuracy import ACTIVATIONS, implied_activation
 from keras_mixer.evaluation.outputs import warn_of_range
 from keras_mixer.mixer_model import ModelFacts, checked_class_names

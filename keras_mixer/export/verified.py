@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
-from keras_mixer.data.splits import CORES, Split
+from keras_mixer.data.splits import CORES, Split, naming_damaged_files
 from keras_mixer.evaluation.accuracy import probabilities_of
 from keras_mixer.evaluation.outputs import class_numbers, warn_of_range
 from keras_mixer.export.interchange import write_onnx, write_openvino

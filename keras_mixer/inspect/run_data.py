@@ -11,10 +11,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import TEST
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.data.splits import Source, some
+from keras_mixer.data.splits import Source, naming_damaged_files, some
 from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe

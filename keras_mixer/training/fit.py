@@ -9,9 +9,8 @@ import keras
 import numpy as np
 
 from keras_mixer.data.batches import padded_batches, training_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import data_name
-from keras_mixer.data.splits import Source
+from keras_mixer.data.splits import Source, naming_damaged_files
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer
 from keras_mixer.storage import local_copy

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.image_folder import TRAIN
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.data.splits import Source, some, spread
+from keras_mixer.data.splits import Source, naming_damaged_files, some, spread
 from keras_mixer.data.user_data import own_source
 from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe

@@ -93,7 +93,11 @@ def test_useless_paths_and_folders_are_refused(tmp_path, monkeypatch):
     refused(write_folder(tmp_path / "same", classes=("dog", "dog "), parts=()), "class_names must differ")
     write_folder(tmp_path / "parts")
     shutil.copytree(tmp_path / "parts" / "test" / "circle", tmp_path / "parts" / "test" / "zebra")
-    refused("parts", "has classes that training lacks: zebra")
+    refused("parts", "has no training images of zebra")
+    refused("parts", "has no training images of", test_split="./train")
+    shutil.rmtree("parts/test")
+    (tmp_path / "parts" / "test" / "circle").mkdir(parents=True)  # empty
+    refused("parts", "two or more class folders with images; found: circle, stripe")
 
 
 def test_a_folder_becomes_a_source_and_what_spoils_a_result_is_said(tmp_path):

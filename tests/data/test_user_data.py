@@ -7,8 +7,8 @@ import tensorflow as tf
 from image_files import encode
 
 from keras_mixer.data.decode import image_of
-from keras_mixer.data.image_files import naming_damaged_files
 from keras_mixer.data.sources import load_source
+from keras_mixer.data.splits import naming_damaged_files
 from keras_mixer.data.user_data import own_source
 
 IMAGES = np.repeat(np.random.default_rng(0).integers(0, 256, (10, 6, 5, 1), np.uint8), 3, -1)  # gray becomes RGB

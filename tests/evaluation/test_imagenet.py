@@ -6,7 +6,6 @@ import tensorflow_datasets as tfds
 from tfds_files import write_tfds
 
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.image_files import unusable_examples
 from keras_mixer.evaluation import imagenet
 
 SETS, V2 = [[3, 5], [], [7], [10, 200, 4], [0]], "V2 topimages"
@@ -61,7 +60,7 @@ def test_real_from_tfds_and_a_damaged_image_is_named_whatever_its_labels(tmp_pat
     split = imagenet.split_of("ReaL", tmp_path)
     assert measured(split) == (0.75, 4)
     elements = split.elements.enumerate().map(lambda i, one: one | {"image": one["image"] if i != 1 else "damaged"})
-    (reason,) = unusable_examples(dataclasses.replace(split, elements=elements)).values()
+    (reason,) = dataclasses.replace(split, elements=elements).unusable().values()
     assert "image 1 of validation" in str(reason)
 
 
