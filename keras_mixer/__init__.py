@@ -8,7 +8,6 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from keras_mixer.features import feature_extractor as feature_extractor
-from keras_mixer.imagenet_classes import decode_predictions as decode_predictions
 from keras_mixer.layers import MixerBlock as MixerBlock, MlpBlock as MlpBlock, PatchEmbed as PatchEmbed
 from keras_mixer.mixer_model import MixerModel as MixerModel
 from keras_mixer.models import (
@@ -23,6 +22,7 @@ from keras_mixer.models import (
 )
 from keras_mixer.training import training_model as _registered  # noqa: F401  for files that Keras writes during `fit`
 from keras_mixer.variants import VARIANTS as VARIANTS
+from keras_mixer.weights.imagenet_classes import decode_predictions as decode_predictions
 from keras_mixer.weights.layouts import save_official as save_official
 from keras_mixer.weights.loading import load_weights as load_weights
 from keras_mixer.weights.resolution import change_resolution as change_resolution
