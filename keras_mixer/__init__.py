@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 importlib.import_module("keras_mixer.export")
 del globals()["export"]
 
-__version__: str  # of the installed package
 _ON_FIRST_USE = {
     "RECIPES": "keras_mixer.training.recipes",
     "evaluate": "keras_mixer.evaluation.accuracy",
@@ -57,7 +56,7 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name):
-    if name == "__version__":
+    if name == "__version__":  # of the installed package
         return importlib.metadata.version("keras-mixer")
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -65,4 +64,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_ON_FIRST_USE, "__version__"})
+    return sorted({*globals(), *_ON_FIRST_USE})

@@ -120,11 +120,7 @@ def test_the_cache_is_used_without_the_hub(asked, monkeypatch):
         ("hf://me/two/three.npz", OSError, r"^Downloading hf://me/two/three\.npz failed: .*Entry Not Found"),
         ("hf://me/two/two.npz", ValueError, r"two\.npz is not a readable \.npz"),
         ("hf://me/nothing", OSError, r"^Downloading hf://me/nothing failed: .*Repository Not Found"),
-        (
-            Path("https://a.org/b/model.keras"),
-            ValueError,
-            r"Expected hf://owner/name.* got https://a\.org.*download",
-        ),
+        (Path("https://a.org/b/model.keras"), ValueError, r"Expected hf://owner.* got https://a\.org.*download"),
     ],
 )
 def test_what_cannot_be_downloaded_is_named_in_one_line(asked, address, error, message):
