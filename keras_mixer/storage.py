@@ -27,13 +27,13 @@ def as_addresses(text) -> str:
 class Mirror:
     """A local copy of a folder, or of one object, in an object store. One process at a time may write to it."""
 
-    def __init__(self, address, copy=None):
+    def __init__(self, address):
         if address.startswith(NO_STORE):
             raise ValueError(f"{address} is not a path on this machine, nor a folder in an object store.")
         system, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         self.objects = DirFileSystem(root, system)  # its paths start at the address
         self.keep_copy = False
-        self.copy = Path(copy or tempfile.mkdtemp(prefix="keras-mixer-"))
+        self.copy = Path(tempfile.mkdtemp(prefix="keras-mixer-"), address.rpartition("/")[2])
         self.sent: dict[str, tuple[int, int]] = {}  # names of objects, and how the files equal to them looked
 
     def names(self) -> list[str]:
@@ -73,7 +73,7 @@ class Mirror:
     def close(self):
         """Removes the copy, unless `keep_copy` was set."""
         if not self.keep_copy:
-            shutil.rmtree(self.copy, ignore_errors=True)
+            shutil.rmtree(self.copy.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -83,8 +83,7 @@ def local_copy(path) -> Iterator[Path]:
     if address is None or address.startswith(NO_STORE):
         yield Path(path).expanduser()
         return
-    with tempfile.TemporaryDirectory(prefix="keras-mixer-") as temporary:
-        mirror = Mirror(address, Path(temporary, address.rpartition("/")[2]))
+    with contextlib.closing(Mirror(address)) as mirror:
         names = mirror.names()
         if names != [""] and "config.json" not in names:  # a folder of anything, which may be huge
             raise ValueError(f"There is no run at {address}.")
