@@ -8,7 +8,6 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from keras_mixer.features import feature_extractor as feature_extractor
-from keras_mixer.imagenet_classes import decode_predictions as decode_predictions
 from keras_mixer.layers import MixerBlock as MixerBlock, MlpBlock as MlpBlock, PatchEmbed as PatchEmbed
 from keras_mixer.mixer_model import MixerModel as MixerModel
 from keras_mixer.models import (
@@ -23,6 +22,7 @@ from keras_mixer.models import (
 )
 from keras_mixer.training import training_model as _registered  # noqa: F401  for files that Keras writes during `fit`
 from keras_mixer.variants import VARIANTS as VARIANTS
+from keras_mixer.weights.imagenet_classes import decode_predictions as decode_predictions
 from keras_mixer.weights.layouts import save_official as save_official
 from keras_mixer.weights.loading import load_weights as load_weights
 from keras_mixer.weights.resolution import change_resolution as change_resolution
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 importlib.import_module("keras_mixer.export")
 del globals()["export"]
 
-__version__: str  # of the installed package
 _ON_FIRST_USE = {
     "RECIPES": "keras_mixer.training.recipes",
     "evaluate": "keras_mixer.evaluation.accuracy",
@@ -57,7 +56,7 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name):
-    if name == "__version__":
+    if name == "__version__":  # of the installed package
         return importlib.metadata.version("keras-mixer")
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -65,4 +64,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_ON_FIRST_USE, "__version__"})
+    return sorted({*globals(), *_ON_FIRST_USE})

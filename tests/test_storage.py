@@ -100,15 +100,15 @@ def test_a_run_in_a_bucket_is_the_run_in_a_folder_killed_twice_or_not(address, t
     assert not [path for path in temporary.glob("keras-mixer-*") if list(path.iterdir())]  # no copy is left
 
 
-def test_what_is_in_the_bucket_is_consistent_after_every_change(address, tmp_path, monkeypatch):
+def test_what_is_in_the_bucket_is_consistent_after_every_change(address, monkeypatch):
     """Files of a run arrive in an order in which each prefix is a state to resume from; the results come last."""
-    copy = tmp_path / "copy"
+    mirror = Mirror(address)
     for name in ("config.json", "checkpoints/checkpoint-000000002.npz", "metrics.csv", "model.keras", "results.json"):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_text(name)
+        (mirror.copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror.copy / name).write_text(name)
     for changes in range(5):
         fsspec.filesystem("memory").store.clear()
-        mirror = Mirror(address, copy)
+        mirror.sent.clear()
         with monkeypatch.context() as patch:
             die_after(changes, patch, OSError)
             with pytest.raises(OSError, match="gone"):
@@ -117,8 +117,8 @@ def test_what_is_in_the_bucket_is_consistent_after_every_change(address, tmp_pat
         assert len(names) == changes
         assert "metrics.csv" not in names or "checkpoints/checkpoint-000000002.npz" in names
         assert "results.json" not in names
-    (copy / "metrics.csv").unlink()
-    (copy / "config.json").write_text("changed")
+    (mirror.copy / "metrics.csv").unlink()
+    (mirror.copy / "config.json").write_text("changed")
     mirror.send()
     assert stored(address)["config.json"] == b"changed"
     assert {"metrics.csv", "results.json"} & stored(address).keys() == {"results.json"}
@@ -165,19 +165,19 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
         assert words in capsys.readouterr().err
 
 
-def test_google_cloud_storage(monkeypatch, tmp_path):
+def test_google_cloud_storage(monkeypatch):
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else it asks for the kind of bucket, by gRPC
     pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
     with gcs_server.running() as (server, url):
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
-        mirror, checkpoint = Mirror("gs://bucket/run", tmp_path / "copy"), "checkpoints/checkpoint.npz"
+        mirror, checkpoint = Mirror("gs://bucket/run"), "checkpoints/checkpoint.npz"
         assert mirror.names() == []
         (mirror.copy / "checkpoints").mkdir(parents=True)
         (mirror.copy / checkpoint).write_bytes(bytes(range(256)) * 1000)
         (mirror.copy / "config.json").write_bytes(b"{}")
         mirror.send()
         assert mirror.names() == [checkpoint, "config.json"]
-        other = Mirror("gs://bucket/run", tmp_path / "other")
+        other = Mirror("gs://bucket/run")
         other.fetch(other.names())
         assert (other.copy / checkpoint).read_bytes() == (mirror.copy / checkpoint).read_bytes()
         (mirror.copy / checkpoint).unlink()

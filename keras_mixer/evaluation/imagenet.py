@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from keras_mixer.data.prepared import prepared_split
 from keras_mixer.data.splits import Split
 from keras_mixer.evaluation.outputs import NO_GUESS, guesses, outputs_of, warn_of_nan
-from keras_mixer.imagenet_classes import imagenet_classes, same_classes
+from keras_mixer.weights.imagenet_classes import imagenet_classes, same_classes
 
 CLASSES = 1000
 SETS = {  # names in TensorFlow Datasets, the split, and the feature with one label or several

@@ -14,11 +14,11 @@ from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_folder import TEST
 from keras_mixer.data.sources import image_folder, load_source
 from keras_mixer.data.splits import Source, naming_damaged_files, some
-from keras_mixer.imagenet_classes import spellings
 from keras_mixer.training.inputs import recorded_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import RECIPES, resolve
 from keras_mixer.training.run import FILES, read_files, read_recipe
+from keras_mixer.weights.imagenet_classes import spellings
 
 BATCH_SIZE = 64
 

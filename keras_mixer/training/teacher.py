@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_mixer.anatomy import Anatomy, activation_of
 from keras_mixer.export.predictor import completed
-from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.storage import local_copy
+from keras_mixer.weights.imagenet_classes import same_classes
 from keras_mixer.weights.readers import load_keras, model_file
 
 MEANINGS = ("linear", "softmax")  # last activations of a teacher

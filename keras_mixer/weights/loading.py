@@ -8,10 +8,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from keras_mixer.imagenet_classes import same_classes
 from keras_mixer.mixer_model import ClassifierHead
 from keras_mixer.variants import Variant
 from keras_mixer.weights import downloads, published
+from keras_mixer.weights.imagenet_classes import same_classes
 from keras_mixer.weights.layouts import FORMS, HIDDEN, WeightFile, plain_mixer, read_weights, weights_of
 from keras_mixer.weights.resolution import adapt
 

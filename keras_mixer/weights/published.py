@@ -1,8 +1,5 @@
 """The checkpoints published by Google and by Alibaba MIIL: training data, form and download.
 
-timm's files named goog_in21k_ft_in1k are those that Google trained on ImageNet from scratch, according to an author of
-the paper (huggingface/pytorch-image-models, pull request 651).
-
 Source: README and loader of google-research/vision_transformer and google-research/big_vision; for the names of the
 gsam files vision_toolbox/backbones/mlp_mixer.py of gau-nernst/vision-toolbox; for miil timm/models/mlp_mixer.py.
 """
@@ -17,12 +14,11 @@ from pathlib import Path
 import keras
 
 from keras_mixer.files import atomic_write
-from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.mixer_model import ModelFacts
 from keras_mixer.variants import VARIANTS, Variant, token_grid
+from keras_mixer.weights.imagenet_classes import imagenet_classes
 from keras_mixer.weights.layouts import read_weights
 
-LOG = logging.getLogger("keras_mixer")
 BUCKET = "https://storage.googleapis.com/mixer_models"
 SAM, GSAM = (f"ImageNet-1k with the {name} optimizer, weak augmentation" for name in ("SAM", "GSAM"))
 
@@ -81,10 +77,7 @@ def find(name, variant: Variant | None) -> Published:
         if variant and dataclasses.replace(VARIANTS[key], tokens_mlp_dim=variant.tokens_mlp_dim) == variant:
             return one
     found = f", not for {variant}" if variant else ""
-    raise ValueError(
-        f"{name!r} is published for {', '.join(published)}{found}. Build one of these, or leave out weights= (on the "
-        "command line: --weights None) to start from random ones."
-    )
+    raise ValueError(f"{name!r} is published for {', '.join(published)}{found}. Choose one of these, or weights=None.")
 
 
 def download(published: Published) -> Path:
@@ -96,7 +89,7 @@ def download(published: Published) -> Path:
     failed: list[str] = []
     for file, url in places.items():
         if failed:
-            LOG.warning("%s\nTrying timm's copy.", failed[0])
+            logging.getLogger("keras_mixer").warning("%s\nTrying timm's copy.", failed[0])
         try:
             # Keras would leave part of a file behind if it is killed, and prints a progress bar.
             with atomic_write(file) as temporary, contextlib.redirect_stdout(sys.stderr):

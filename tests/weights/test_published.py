@@ -11,9 +11,9 @@ from weight_files import linen, send, serving, timm
 
 import keras_mixer
 from keras_mixer.export.predictor import Predictor
-from keras_mixer.imagenet_classes import imagenet_classes
 from keras_mixer.variants import VARIANTS
 from keras_mixer.weights import published
+from keras_mixer.weights.imagenet_classes import imagenet_classes
 
 TINY = published.Published("sam", "S/32", 1000, "nothing", repository="tiny")
 FILES = ("/sam/Mixer-S_32.npz", "/timm/tiny/resolve/main/model.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_mixer
-from keras_mixer.imagenet_classes import SUBSETS, imagenet_classes
+from keras_mixer.weights.imagenet_classes import SUBSETS, imagenet_classes
 
 
 def test_the_1000_classes_are_in_the_order_of_the_challenge():
