@@ -19,7 +19,6 @@ OUTSIDE = ("keras.src", "tensorflow.python", "tensorflow.lite.python", "jax._src
 USED = {  # by file of the package
     "anatomy.py": "_inbound_nodes _keras_history",
     "primitives.py": "_layers",
-    "evaluation/accuracy.py": "_keras_history",
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",
     "training/optimizers.py": "_all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"

@@ -7,7 +7,6 @@ import numpy as np
 import tyro
 
 from keras_mixer.cli.terminal import DataOptions, Run, print_table
-from keras_mixer.data.splits import subsample
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.export.web import example_images
@@ -71,14 +70,14 @@ class Export:
             given = self.source.given(data=self.data, train_split=self.train_split)
             source, *_ = source_for(run, predictor.class_names, given, skip_corrupt=self.source.skip_corrupt)
             if self.quantization == "int8" and self.format == "tflite":
-                some = subsample(source.train, self.calibration_images)
+                some = source.train.subsample(self.calibration_images)
                 with batches_of(model, some, crop=predictor.facts.evaluation_crop) as (batches,):
                     options["representative_images"] = np.concatenate([images.numpy() for images, _ in batches])
             if self.format == "web":
                 options |= self._page(run, source)
             options |= {name: getattr(self, name) for name in OF_ALL}
             try:
-                parity = verified.export(model, self.format, path, subsample(source.test, self.images), **options)
+                parity = verified.export(model, self.format, path, source.test.subsample(self.images), **options)
             except verified.ExportDiffers as error:
                 print_parity(error.parity)
                 raise

@@ -19,9 +19,6 @@ from tqdm.auto import tqdm
 from keras_mixer.data.decode import image_of, reason_of
 from keras_mixer.mixer_model import checked_class_names
 
-MOST_CLASSES = 20  # in a line
-MANY_IMAGES = 10_000  # above this, a progress bar is shown
-MOST_NAMED = 20  # images in a message
 ADVICE = "Fix or remove such files, or leave them out with --skip-corrupt."
 # Cores that this process may use; containers and job schedulers often grant fewer than the machine has.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -79,6 +76,10 @@ class Split:
         options = {"files": tuple(itertools.compress(self.files, chosen)), "pixels": self.pixels, "name": self.name}
         return Split.indexed(size, self.classes, lambda i: at(tf.gather(positions, i)), self.read, **options)
 
+    def subsample(self, count) -> "Split":
+        """`count` examples, or all if there are fewer, from everywhere in the split."""
+        return self.part(spread(self.size, min(count, self.size)))
+
     def labels(self) -> np.ndarray:
         """`(size,) int64`: the labels in order, without reading images if the elements have labels."""
         if self.at is not None and "label" in self.elements.element_spec:
@@ -112,15 +113,6 @@ class Source:
     def __post_init__(self):
         object.__setattr__(self, "class_names", checked_class_names(self.class_names))
 
-    def describe_classes(self, part="test") -> str:
-        """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
-        names = self.class_names
-        if not self.train.files:
-            return f"Classes: {some(names, MOST_CLASSES)}"
-        train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (self.train, self.test))
-        numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
-        return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
-
 
 @contextlib.contextmanager
 def naming_damaged_files(*splits):
@@ -136,16 +128,16 @@ def naming_damaged_files(*splits):
 
 
 def damaged_files(reasons, advice=ADVICE) -> ValueError:
-    """An error that names up to `MOST_NAMED` damaged files."""
+    """An error that names up to 20 damaged files."""
     if len(reasons) == 1:
         return ValueError(f"An image cannot be used: {reasons[0]}. {advice}".strip())
-    named = some(reasons, MOST_NAMED, "\n  ")
+    named = some(reasons, 20, "\n  ")
     return ValueError(f"{len(reasons):,} images cannot be used:\n  {named}\n{advice}".strip())
 
 
 def progress(items):
-    """The items, with a progress bar if there are many."""
-    return tqdm(items, "checking images", leave=False, file=sys.stderr, disable=len(items) <= MANY_IMAGES)
+    """The items, with a progress bar if there are more than 10,000."""
+    return tqdm(items, "checking images", leave=False, file=sys.stderr, disable=len(items) <= 10_000)
 
 
 def pixels_split(images, labels, classes):
@@ -171,9 +163,9 @@ def stratified_split(labels, test_fraction, seed=0):
     """`(n,) -> (n,) bool`: which examples are for testing, the same fraction of each class, chosen by the seed."""
     from sklearn.model_selection import train_test_split  # takes 1 s, needed only here
 
-    indices = np.arange(len(labels))
-    _, test = train_test_split(indices, test_size=test_fraction, stratify=labels, random_state=seed)
-    return np.isin(indices, test)
+    places = np.arange(len(labels))
+    _, test = train_test_split(places, test_size=test_fraction, stratify=labels, random_state=seed)
+    return np.isin(places, test)
 
 
 def some(names, most=3, separator=", ") -> str:
@@ -181,8 +173,3 @@ def some(names, most=3, separator=", ") -> str:
     more = [f"and {len(names) - most:,} more"] if len(names) > most else []
     text = separator.join([*names[:most], *more])
     return os.fsencode(text).decode(errors="replace")  # bytes that are not UTF-8 cannot be printed
-
-
-def subsample(split: Split, count) -> Split:
-    """`count` examples of a split, or all if there are fewer, from everywhere in it."""
-    return split.part(spread(split.size, min(count, split.size)))

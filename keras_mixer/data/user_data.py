@@ -125,7 +125,7 @@ def _read(element, first, count, item):
 
     def fetch(index):
         image, label = item(index)
-        label = np.reshape(label, np.shape(index)).astype(np.int64, casting="same_kind")  # integers of any type
+        label = np.asarray(label).reshape(np.shape(index)).astype(np.int64, casting="same_kind")  # any integers
         return image if encoded else np.asarray(image), label
 
     if item:

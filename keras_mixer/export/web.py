@@ -13,7 +13,6 @@ from PIL import Image
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.decode import image_of
-from keras_mixer.data.splits import subsample
 from keras_mixer.export.runtimes import WEB_FILE
 from keras_mixer.export.tflite import write_tflite
 from keras_mixer.training.recipe import check
@@ -96,7 +95,7 @@ def package_files(package) -> dict[str, bytes]:
 def example_images(split, class_names, count) -> list[tuple[str, bytes]]:
     """`(class name, PNG file)` of up to `count` test images, each of another class, reduced and without camera data."""
     found: dict[int, bytes] = {}
-    for example in subsample(split, CANDIDATES).elements.map(split.read) if count else ():
+    for example in split.subsample(CANDIDATES).elements.map(split.read) if count else ():
         if int(example["label"]) not in found:
             with contextlib.suppress(Exception):  # damaged images are no examples
                 image, file = Image.fromarray(image_of(example).numpy()), io.BytesIO()

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_mixer.anatomy import Anatomy
 from keras_mixer.data.sources import data_name
-from keras_mixer.data.splits import subsample
 from keras_mixer.evaluation.outputs import NO_GUESS, confusion_of, guesses, outputs_of
 from keras_mixer.export.runtimes import load
 from keras_mixer.export.web import described
@@ -66,7 +65,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     }
     try:
         source, *_ = source_for(folder, predictor.class_names, {}, skip_corrupt=skip_corrupt)
-        report["answers"] = read_answers(predictor, subsample(source.test, images)) | {"total": source.test.size}
+        report["answers"] = read_answers(predictor, source.test.subsample(images)) | {"total": source.test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         report["problem"] = str(error)
         print(as_addresses(f"{folder}: {error}"), file=sys.stderr)

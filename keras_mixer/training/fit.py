@@ -16,7 +16,7 @@ from keras_mixer.models import Mixer
 from keras_mixer.storage import local_copy
 from keras_mixer.training.callbacks import RunCallbacks, checked_callbacks
 from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus_from_tensorflow
-from keras_mixer.training.inputs import evaluate_source, log_known_images, own_data, training_source
+from keras_mixer.training.inputs import describe_classes, evaluate_source, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run, read_json
@@ -119,7 +119,7 @@ def fit_model(recipe, *, workdir, source=None, model=None, callbacks=(), skip_co
 def adapted_recipe(run: Run, source: Source) -> Recipe:
     """The recipe for the data, which `fit_small_data` changes; ValueError if data or devices do not suit it."""
     recipe, devices, classes = run.recipe, run.devices, len(source.class_names)
-    run.log(source.describe_classes(recipe.part()))
+    run.log(describe_classes(source, recipe.part()))
     adapted = recipe.for_images(source.train.size)
     batch, warmup = adapted.global_batch_size, adapted.warmup_steps
     if (batch, warmup) != (recipe.global_batch_size, recipe.warmup_steps):

@@ -18,6 +18,7 @@ from keras_mixer.training.run import FILES, Run, read_files, read_recipe
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
 SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
+MOST_CLASSES = 20  # in a line
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
@@ -42,6 +43,16 @@ def hold_out(source: Source, fraction) -> Source:
 def held_out_places(size, fraction) -> np.ndarray:
     """`(size,) bool`: which examples `hold_out` takes; 0.0833333 counts as 1/12."""
     return spread(size, int(size * fraction + 0.05))
+
+
+def describe_classes(source: Source, part="test") -> str:
+    """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
+    names = source.class_names
+    if not source.train.files:
+        return f"Classes: {some(names, MOST_CLASSES)}"
+    train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (source.train, source.test))
+    numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
+    return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
 
 
 def recorded_source(recipe, record, **options) -> tuple[Source, list[str]]:

@@ -295,10 +295,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv`, one per epoch; without an incomplete last one, after a power failure: it warns.
-
-    ValueError if another one is damaged.
-    """
+    """The rows of a `metrics.csv`, one per epoch; ValueError if one is damaged, a warning if the last is cut off."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

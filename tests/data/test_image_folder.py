@@ -12,13 +12,14 @@ from PIL import Image
 from keras_mixer.data.decode import image_of
 from keras_mixer.data.sources import load_source
 from keras_mixer.inspect.run_data import with_classes_of
+from keras_mixer.training.inputs import describe_classes
 
 
 def listed(folder, **options):
     """What is said about a folder, its classes last."""
     said = []
     source = load_source(str(folder), log=said.append, **options)
-    return [line for line in said if "test images too" not in line] + [source.describe_classes()]
+    return [line for line in said if "test images too" not in line] + [describe_classes(source)]
 
 
 def refused(folder, message, **options):

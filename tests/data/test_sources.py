@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_mixer.data.sources import load_source
-from keras_mixer.data.splits import pixels_split, stratified_split, subsample
+from keras_mixer.data.splits import pixels_split, stratified_split
 from keras_mixer.training.inputs import held_out_places, hold_out
 
 
@@ -43,6 +43,6 @@ def test_holding_out_takes_examples_from_all_over_away_from_training():
 def test_a_subsample_has_the_size_asked_for_and_is_from_all_over():
     split = pixels_split(np.zeros((1001, 1, 1, 3), np.uint8), np.arange(1001), 1001)
     for count in (1, 300, 1000, 2000):
-        found = subsample(split, count).labels()
+        found = split.subsample(count).labels()
         assert len(found) == min(1001, count)
         assert np.diff(found, prepend=-1, append=1001).max() <= 2 * (1001 // count + 1)

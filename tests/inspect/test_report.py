@@ -5,7 +5,6 @@ import pytest
 
 import keras_mixer
 from keras_mixer.data.batches import evaluation_batches
-from keras_mixer.data.splits import subsample
 from keras_mixer.inspect import report, run_data
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.report import write_report
@@ -51,7 +50,7 @@ def test_runs_are_compared_and_their_most_confident_mistakes_are_shown(write_run
     names, config = ("<i>0</i>", *"123456789"), {"image_size": 16, "seed": 7}
     runs = [write_run("one/run", names, **config), write_run("two/run", names, **config)]
     page = write_report(runs, tmp_path / "twice.html", images=40).read_text().replace("\N{NO-BREAK SPACE}", " ")
-    split = subsample(load_recipe_source(read_recipe(runs[0])).test, 40)
+    split = load_recipe_source(read_recipe(runs[0])).test.subsample(40)
     batches = evaluation_batches(split, image_size=(16, 16), batch_size=40, crop="resize")
     ((images, labels),) = batches.as_numpy_iterator()
     found = keras_mixer.load(runs[0]).probabilities(images)
