@@ -83,7 +83,8 @@ class Anatomy:
     def facts(self) -> ModelFacts:
         """What the layers know; class names of an added head are those of `model.class_names`, if it has them."""
         names, trained_on, crop = (getattr(self.head or self.model, name, None) for name in ClassifierHead.facts)
-        names = None if names is None else checked_class_names(names)
+        if self.head is None and names is not None:  # a head has checked its names
+            names = checked_class_names(names)
         return ModelFacts(names, trained_on, crop, self.stem.pixel_range, self.blocks[0].exact_gelu)
 
     def variant(self) -> Variant:
