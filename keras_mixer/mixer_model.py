@@ -83,6 +83,11 @@ class MixerModel(keras.Model):
     evaluation_crop = _of_head("evaluation_crop", "How an image of any size is cropped and resized; None if unknown.")
 
     @property
+    def pixel_range(self):
+        """Values of a black and a white pixel at the stem, fixed when the model is built; None without a stem."""
+        return next((layer.pixel_range for layer in self.layers if hasattr(layer, "pixel_range")), None)
+
+    @property
     def _head(self):
         return next((layer for layer in self.layers[::-1] if isinstance(layer, ClassifierHead)), None)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 
-from keras_mixer.files import as_address
+from keras_mixer.files import UNFINISHED, as_address
 
 NO_STORE = ("file:", "hf://", "http://", "https://")  # the Hub and the web, which `weights.downloads` reads or refuses
 IMMUTABLE_SUFFIXES = (".npz", ".keras")  # files that are complete when they get their name, and may be large
@@ -45,7 +45,7 @@ class Mirror:
         return {
             path.relative_to(self.copy).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
             for path in self.copy.rglob("*")
-            if path.is_file() and not path.name.startswith("run.lock")
+            if path.is_file() and not path.name.startswith("run.lock") and UNFINISHED not in path.as_posix()
         }
 
     def fetch(self, names):

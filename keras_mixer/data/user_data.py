@@ -75,8 +75,7 @@ def _part(name, data, count) -> tuple[Split, str]:
     def some_examples():
         return map(item, range(0, size, size // FINGERPRINTED + 1)) if item else data.take(1).as_numpy_iterator()
 
-    passes = [list(some_examples()) for _ in range(2)]
-    first = _checked(name, passes[0][0], count)
+    first = _checked(name, next(iter(some_examples()), None), count)
     if count is None:
         raise ValueError("The number of classes is known only for arrays. Pass class_names= or classes=.")
     read = functools.partial(_read, first=first, count=count, item=item)
@@ -87,7 +86,8 @@ def _part(name, data, count) -> tuple[Split, str]:
     else:
         elements = data.map(lambda image, label: {"image": image, "label": tf.cast(tf.squeeze(label), tf.int64)})
         split = Split(size, count, elements, read, name=name)
-    digest, again = (_digest(itertools.chain(columns.values(), *examples)) for examples in passes)
+    passes = (itertools.chain.from_iterable(some_examples()) for _ in range(2))
+    digest, again = (_digest(itertools.chain(columns.values(), examples)) for examples in passes)
     return split, digest if digest == again else ""
 
 

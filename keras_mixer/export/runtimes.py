@@ -26,7 +26,7 @@ def load(path, precision="float32") -> Predictor:
     Args:
         path: a run directory, a `.keras` file, a SavedModel (one version, or the folder of all for the newest), a
             `.tflite` or `.onnx` file, the folder of OpenVINO or of a web page, an `.xml` file of OpenVINO, or
-            `hf://owner/name/file` for one file; a run or `.keras` file also at gs://... and other addresses of fsspec.
+            `hf://owner/name/file` for one file; a run or `.keras` file also at gs://... or in another object store.
         precision: of a run or a `.keras` file: "float32", or "bfloat16" for all weights and products before the head,
             which is faster on processors with units for it, and slower on others. An export has its own.
 

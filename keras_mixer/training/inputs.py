@@ -18,7 +18,6 @@ from keras_mixer.training.run import FILES, Run, read_files, read_recipe
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
 SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
-MOST_CLASSES = 20  # in a line
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
@@ -49,10 +48,10 @@ def describe_classes(source: Source, part="test") -> str:
     """The classes in a line, those of image files with the numbers of images; `part` is what testing is done on."""
     names = source.class_names
     if not source.train.files:
-        return f"Classes: {some(names, MOST_CLASSES)}"
+        return f"Classes: {some(names, 20)}"
     train, test = (np.bincount(split.labels(), minlength=len(names)) for split in (source.train, source.test))
     numbers = [f"{name} {train[i]:,} + {test[i]:,}" for i, name in enumerate(names)]
-    return f"Images per class (training + {part}): {some(numbers, MOST_CLASSES)}"
+    return f"Images per class (training + {part}): {some(numbers, 20)}"
 
 
 def recorded_source(recipe, record, **options) -> tuple[Source, list[str]]:

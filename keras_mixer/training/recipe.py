@@ -199,7 +199,7 @@ class Recipe:
     cutmix_alpha: NonNegative = 0.0
     """Beta parameter of CutMix, at least 0 (not from the paper); 0: off. With mixup, each batch gets one of the two."""
     shuffle_buffer: Count = 250_000
-    """Size of the shuffle buffer in encoded images (or paths), at least 1."""
+    """Size of the shuffle buffer in images, at least 1, for data that are read in order: TFDS, tf.data, with cache."""
     cache: bool = False
     """Keep decoded training images in memory, 3 bytes per pixel; for files, and arrays of encoded images."""
     evaluation_crop: EvaluationCrop = "resmall-crop"

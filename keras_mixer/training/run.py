@@ -322,4 +322,7 @@ def read_files(path: Path) -> list[ImageFile]:
         return []
     with path.open(**AS_TEXT) as file:
         _, *rows = csv.reader(file)
-    return [ImageFile(path, name, part, *map(int, numbers)) for path, name, part, *numbers in rows]
+    try:
+        return [ImageFile(name, class_name, part, *map(int, numbers)) for name, class_name, part, *numbers in rows]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
