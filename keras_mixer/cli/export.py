@@ -103,10 +103,11 @@ def print_parity(parity):
     rates = f"{parity.export_images_per_second:,.1f} ({parity.threads} threads)"
     accuracies = ("unknown" if one is None else f"{one:.2%}" for one in (parity.model_accuracy, parity.export_accuracy))
     needed, allowed = parity.needed_agreement, parity.allowed_difference
+    limit = f"{allowed:.0e}" if allowed < 1 else "-"
     rows = [
         ("top-1 accuracy", *accuracies, ""),
         ("same top-1", "", f"{parity.agreement:.2%}", f"at least {needed:.2%}" if needed else "-"),
-        (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", f"{allowed:.0e}"),
+        (f"largest difference ({', '.join(parity.inputs)})", "", f"{parity.max_difference:.1e}", limit),
         (f"images/s, batch size {parity.batch_size}", f"{parity.model_images_per_second:,.1f}", rates, ""),
         ("size", "", f"{parity.bytes / 1e6:,.2f} MB", ""),
     ]
