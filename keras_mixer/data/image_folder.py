@@ -210,7 +210,7 @@ def _size_and_crc32(file) -> tuple[int, int]:
 
 
 def _entries(path) -> list[os.DirEntry]:
-    """The files and folders in a folder, sorted by name, without hidden and system ones; none if it is no folder."""
+    """Files and folders in a folder, sorted by name, without hidden and system ones; none if it is not a folder."""
     if not os.path.isdir(path):
         return []
     with os.scandir(path) as entries:

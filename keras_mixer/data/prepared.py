@@ -35,7 +35,7 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
             usable = False
         if not usable:
             raise ValueError(
-                f"{name!r} has no labelled images in split {split!r} (-1 is no label). Choose --train-split and "
+                f"{name!r} has no labelled images in split {split!r} (-1: unlabelled). Choose --train-split and "
                 f"--test-split from {sorted(info.splits)}, or slices such as 'train[:90%]' and 'train[90%:]'."
             )
     if train_split != test_split and _overlap(*(info.splits[split] for split in (train_split, test_split))):

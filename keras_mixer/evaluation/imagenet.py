@@ -13,7 +13,7 @@ from keras_mixer.evaluation.outputs import NO_GUESS, guesses, outputs_of, warn_o
 from keras_mixer.weights.imagenet_classes import imagenet_classes, same_classes
 
 CLASSES = 1000
-SETS = {  # names in TensorFlow Datasets, the split, and the feature with one label or several
+SETS = {  # names in TensorFlow Datasets, the split, and the feature with one label or multiple
     "ImageNet": ("imagenet2012", "validation", "label"),
     "ReaL": ("imagenet2012_real", "validation", "real_label"),
     "V2 matched-frequency": ("imagenet_v2/matched-frequency", "test", "label"),

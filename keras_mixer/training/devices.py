@@ -158,7 +158,7 @@ def _tensorflow_devices(devices, xla_on_cpu) -> Devices:
 
     machines = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     if sum(map(len, machines.values())) > 1:  # each would train alone
-        raise ValueError("TF_CONFIG names several machines. Keras 3.15 cannot train on them with TensorFlow; use JAX.")
+        raise ValueError("TF_CONFIG names multiple machines. Keras 3.15 cannot train on them with TensorFlow; use JAX.")
     tpus = []
     if devices in ("auto", "tpu"):
         with contextlib.suppress(ValueError, tf.errors.NotFoundError):  # no TPU

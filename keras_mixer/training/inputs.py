@@ -17,7 +17,6 @@ from keras_mixer.training.run import FILES, Run, read_files, read_recipe
 
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
-SAME_HOLDOUT = 1e-6  # larger differences of `holdout` are meant
 MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
@@ -86,7 +85,7 @@ def log_known_images(run, recipe: Recipe, source: Source, log):
         known = sum((image.bytes, image.crc32) in learned for image in source.test.files)
         said = f"learned {known:,} of the {source.test.size:,} {recipe.part()} images of this run"
     else:
-        other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > SAME_HOLDOUT
+        other_part = recipe.holdout > 0 and abs(own.holdout - recipe.holdout) > 1e-6  # less is rounding
         known = own.data == recipe.data and (other_part or own.data_splits() != recipe.data_splits())
         said = f"was trained on another part of {own.data}, which may include {recipe.part()} images of this run"
     if known:

@@ -286,12 +286,18 @@ def read_results(path) -> dict[str, Any]:
     return read_json(results)
 
 
+@contextlib.contextmanager
+def _naming_damage(path):
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file of a run; ValueError if it is damaged."""
-    try:
+    with _naming_damage(path):
         return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
@@ -303,11 +309,9 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         warnings.warn(f"The last line of {path} is cut off; its epoch is skipped.", stacklevel=2)
         lines.pop()
     rows = list(csv.DictReader(lines))
-    try:
+    with _naming_damage(path):
         for row in rows:
             list(map(float, row.values()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
     return rows
 
 
@@ -317,12 +321,9 @@ def _write_csv(path, rows):
 
 
 def read_files(path: Path) -> list[ImageFile]:
-    """The images in a `files.csv`; none if there is no such file."""
+    """The images in a `files.csv`, if it exists; ValueError if it is damaged."""
     if not path.is_file():
         return []
-    with path.open(**AS_TEXT) as file:
+    with _naming_damage(path), path.open(**AS_TEXT) as file:
         _, *rows = csv.reader(file)
-    try:
         return [ImageFile(name, class_name, part, *map(int, numbers)) for name, class_name, part, *numbers in rows]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Restore it, or choose another --workdir.") from error
