@@ -89,9 +89,9 @@ class Anatomy:
 
     def variant(self) -> Variant:
         """The sizes of the model."""
-        height, width = self.stem.patch_size
-        patch, block = height if height == width else (height, width), self.blocks[0]
-        return Variant(patch, len(self.blocks), self.stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim)
+        stem, block = self.stem, self.blocks[0]
+        dims = stem.hidden_dim, block.tokens_mlp_dim, block.channels_mlp_dim
+        return Variant(stem.patch_size, len(self.blocks), *dims)
 
 
 def activation_of(part) -> str:

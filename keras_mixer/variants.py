@@ -6,6 +6,19 @@ import numbers
 from collections.abc import Iterable
 
 
+def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """`16 -> (16, 16)`, `(8, 16) -> (8, 16)`: a size as `(height, width)`; ValueError unless of positive integers."""
+    pair = tuple(size) if isinstance(size, Iterable) else (size, size)
+    if len(pair) != 2 or not all(map(is_count, pair)):
+        raise ValueError(f"A size must be a positive integer or a pair (height, width) of them, got {size!r}.")
+    return int(pair[0]), int(pair[1])
+
+
+def is_count(value) -> bool:
+    """Whether a value is a positive integer, of Python or of NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """The five numbers that define a Mixer, named as in the authors' code. Source: Table 1 of arXiv 2105.01601."""
@@ -15,6 +28,10 @@ class Variant:
     hidden_dim: int  # channels C of every token
     tokens_mlp_dim: int  # hidden units D_S of each token-mixing MLP
     channels_mlp_dim: int  # hidden units D_C of each channel-mixing MLP
+
+    def __post_init__(self):
+        height, width = as_pair(self.patch_size)  # equal sizes are equal, however they are given
+        object.__setattr__(self, "patch_size", height if height == width else (height, width))
 
     def parameters(self, input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000) -> int:
         """Trainable parameters of the classifier; `classes=0` counts the body without a head."""
@@ -46,19 +63,6 @@ VARIANTS: dict[str, Variant] = {
 
 # With one of ours, for small images and little data: 115,114 parameters for 16 px and 10 classes.
 KNOWN_VARIANTS = VARIANTS | {"tiny/4": Variant(4, 4, 96, 64, 128)}
-
-
-def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """`16 -> (16, 16)`, `(8, 16) -> (8, 16)`: a size as `(height, width)`; ValueError unless of positive integers."""
-    pair = tuple(size) if isinstance(size, Iterable) else (size, size)
-    if len(pair) != 2 or not all(map(is_count, pair)):
-        raise ValueError(f"A size must be a positive integer or a pair (height, width) of them, got {size!r}.")
-    return int(pair[0]), int(pair[1])
-
-
-def is_count(value) -> bool:
-    """Whether a value is a positive integer, of Python or of NumPy."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def token_grid(image_size, patch_size) -> tuple[int, int]:

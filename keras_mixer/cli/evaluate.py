@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_mixer.cli.terminal import Data, DataOptions, Model, log_of, print_data, print_table
 from keras_mixer.data.sources import image_folder, load_source
+from keras_mixer.evaluation.accuracy import evaluate_source
 from keras_mixer.evaluation.few_shot import L2, SEEDS, SHOTS, few_shot
 from keras_mixer.evaluation.outputs import features_of
 from keras_mixer.export.predictor import Precision, completed, crop_of, load_model
@@ -16,7 +17,6 @@ from keras_mixer.files import atomic_write, refuse_existing, write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.storage import as_addresses, local_copy
-from keras_mixer.training.inputs import evaluate_source
 from keras_mixer.training.recipe import Count, EvaluationCrop, settings
 
 MOST_CLASSES = 2000  # of a confusion matrix that is written

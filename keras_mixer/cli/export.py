@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from keras_mixer.cli.terminal import DataOptions, Run, print_table
+from keras_mixer.cli.terminal import DataOptions, Run, print_table, quoted
 from keras_mixer.export import verified
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.export.web import example_images
@@ -82,9 +82,9 @@ class Export:
                 print_parity(error.parity)
                 raise
             print_parity(parity)
-            written, web = as_addresses(parity.path), self.format == "web"
+            written, web = quoted(parity.path), self.format == "web"
             use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
-            print(f"\nWritten: {written} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
+            print(f"\nWritten: {as_addresses(parity.path)} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
     def _page(self, run, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""

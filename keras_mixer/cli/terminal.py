@@ -47,6 +47,12 @@ def in_words(error) -> str:
     return as_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
 
 
+def quoted(path) -> str:
+    """A path as an argument of a command line to copy."""
+    text = as_addresses(path)
+    return f'"{text}"' if " " in text else text
+
+
 def print_table(header, rows):
     """Prints left-aligned columns of text below a header."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from keras_mixer.cli.terminal import print_table
+from keras_mixer.cli.terminal import print_table, quoted
 from keras_mixer.files import as_address
 from keras_mixer.inspect.plan import plan
 from keras_mixer.training.devices import check_recipe, choose_devices, join_processes
@@ -56,10 +56,11 @@ class Train:
         scores = f"{metrics['accuracy']:.2%}", f"{metrics['top5']:.2%}", loss
         how = str(metrics["test_images"]), metrics["evaluation_crop"], f"{metrics['parameters']:,}"
         print_table(header, [(*scores, *how, f"{metrics['seconds']:.0f} s")])
-        print(f"\nNext:\n  keras-mixer evaluate {workdir}\n  keras-mixer predict {workdir} IMAGE...")
-        print(f"  keras-mixer export {workdir} --format saved_model\n  tensorboard --logdir {workdir}/tensorboard")
-        page = "report.html" if as_address(workdir) else f"{workdir}/report.html"
-        print(f"Report:\n  keras-mixer report {workdir} --output {page} --open")
+        run, logs = quoted(workdir), quoted(f"{workdir}/tensorboard")
+        page = "report.html" if as_address(workdir) else quoted(f"{workdir}/report.html")
+        print(f"\nNext:\n  keras-mixer evaluate {run}\n  keras-mixer predict {run} IMAGE...")
+        print(f"  keras-mixer export {run} --format saved_model\n  tensorboard --logdir {logs}")
+        print(f"Report:\n  keras-mixer report {run} --output {page} --open")
 
 
 @settings

@@ -8,12 +8,15 @@ import keras
 import numpy as np
 
 from keras_mixer.anatomy import Anatomy, activation_of
+from keras_mixer.data.batches import evaluation_batches
+from keras_mixer.data.splits import naming_damaged_files
 from keras_mixer.evaluation.outputs import class_numbers, confusion_of, guesses, outputs_of, warn_of_nan, warn_of_range
 
 ACTIVATIONS = ("softmax", "sigmoid")  # from logits to probabilities
 NUMERIC_LOSS = re.compile("mse|mae|mape|msle|huber.*|log_?cosh|mean_?(squared|absolute).*", re.IGNORECASE)
 BINARY_LOSS = re.compile("bce|binary_?(focal_?)?crossentropy|sigmoid_cross_entropy", re.IGNORECASE)
 SMALLEST_PROBABILITY = 1e-12  # keeps the loss finite if float32 rounds a probability to 0
+LARGEST_BATCH = 512  # images on one device: a training batch may be meant for many
 TOLERANCE = 1e-3  # how far rounding may take a probability out of [0, 1]
 
 
@@ -101,6 +104,14 @@ def evaluate(model, dataset, *, progress=False) -> Evaluation:
         examples_per_class=np.bincount(labels, minlength=classes),
         non_finite=warn_of_nan(finite),
     )
+
+
+def evaluate_source(model, source, recipe, **options) -> Evaluation:
+    """Accuracy on the test images of a `Source`, preprocessed as the recipe says; options are those of `evaluate`."""
+    size, crop, batch = recipe.input_shape()[:2], recipe.evaluation_crop, min(recipe.global_batch_size, LARGEST_BATCH)
+    batches = evaluation_batches(source.test, image_size=size, batch_size=batch, crop=crop)
+    with naming_damaged_files(source.test):
+        return evaluate(model, batches, **options)
 
 
 def _probabilities(model, outputs) -> np.ndarray:

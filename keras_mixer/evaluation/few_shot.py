@@ -75,7 +75,7 @@ def few_shot(model, train, test, *, classes=None, shots=SHOTS, seeds=SEEDS, l2=L
         0.87
     """
     l2 = check("l2", l2, Positive)
-    shots = check("shots", list(shots), Annotated[tuple[Count, ...], NOT_EMPTY])
+    shots = tuple(dict.fromkeys(check("shots", list(shots), Annotated[tuple[Count, ...], NOT_EMPTY])))
     seeds = check("seeds", list(seeds), Annotated[tuple[CountFrom0, ...], NOT_EMPTY])
     extractor, pixels = feature_extractor(model, [layer]), list[float]()
     support, support_labels = features_of(extractor, train, "training features", progress, pixels)

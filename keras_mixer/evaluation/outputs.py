@@ -16,12 +16,12 @@ OVERSHOOT = 0.25  # how far resizing with a sharp kernel may leave the range of 
 
 def outputs_of(model, dataset, description, progress=False, pixels=None):
     """Yields `(outputs, labels)` of each batch, one row per image; the lowest and highest pixels go to a list."""
+    total, of_keras = getattr(dataset, "num_batches", None), isinstance(dataset, keras.utils.PyDataset)
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
-    if infinite or (isinstance(dataset, keras.utils.PyDataset) and dataset.num_batches is None):
+    if infinite or (of_keras and total is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
-    total = getattr(dataset, "num_batches", None)
-    if isinstance(dataset, keras.utils.PyDataset):
-        dataset = map(dataset.__getitem__, range(dataset.num_batches))  # those of Keras iterate for ever
+    if of_keras:
+        dataset = map(dataset.__getitem__, range(total))  # those of Keras iterate for ever
     if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
         images, labels = _images_and_labels(dataset)
         starts = range(0, len(images), ARRAY_BATCH_SIZE)
@@ -41,8 +41,7 @@ def _images_and_labels(batch) -> tuple[np.ndarray, np.ndarray]:
     arrays = tuple(map(np.asarray, batch)) if isinstance(batch, tuple | list) else ()
     if len(arrays) == 2 and all(array.ndim for array in arrays) and len(arrays[0]) == len(arrays[1]):
         return arrays
-    shapes = " and ".join(str(array.shape) for array in arrays)
-    found = f"shapes {shapes}" if shapes else f"a {type(batch).__name__} as a batch"
+    found = " and ".join(f"shape {array.shape}" for array in arrays) or f"a {type(batch).__name__} as a batch"
     advice = "Single images need .batch(64); drop weights by .map(lambda x, y, weight: (x, y))."
     raise ValueError(f"Expected batches (images, labels), or two such arrays, got {found}. {advice}")
 
@@ -106,10 +105,9 @@ def warn_of_range(pixels, expected=(0, 255)):
     if expected is None or not pixels.size:
         return
     (black, white), lowest, highest = expected, pixels.min(), pixels.max()
-    margin = OVERSHOOT * (white - black)
-    far_out = lowest < black - margin or highest > white + margin
+    far_out = min(lowest - black, white - highest) < -OVERSHOOT * (white - black)
     scaled = lowest < highest <= LARGEST_SCALED < white
-    halved = black == -white and lowest == 0 < highest  # uint8 pixels are never halfway to white
+    halved = black == -white and lowest == 0 < highest  # 0 would be half of white, which uint8 pixels never are
     if far_out or ((scaled or halved) and not np.issubdtype(pixels.dtype, np.integer)):
         found = f"Pixels are {lowest:g} to {highest:g}, but the model expects {black:g} (black) to {white:g} (white)."
         warnings.warn(found, stacklevel=3)

@@ -1,4 +1,4 @@
-"""The devices of a run. The only file that knows both engines: tf.distribute, and keras.distribution on JAX."""
+"""The devices of a run: those of `tf.distribute`, or of `keras.distribution` on JAX."""
 
 import contextlib
 import dataclasses
@@ -136,10 +136,7 @@ def check_recipe(recipe, devices: Devices):
         how = " and --no-fit-small-data" if recipe.fit_small_data else ""
         raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use a multiple of {divisor}{how}.")
     if recipe.data_shards % devices.processes:
-        raise ValueError(
-            f"data_shards={recipe.data_shards} is not divisible by {devices.processes} processes; use "
-            f"--data-shards {devices.processes} or a multiple."
-        )
+        raise ValueError(f"--data-shards {recipe.data_shards} is not a multiple of {devices.processes} processes.")
 
 
 def _select(devices, found):

@@ -11,12 +11,13 @@ import numpy as np
 from keras_mixer.data.batches import padded_batches, training_batches
 from keras_mixer.data.sources import data_name
 from keras_mixer.data.splits import Source, naming_damaged_files
+from keras_mixer.evaluation.accuracy import evaluate_source
 from keras_mixer.mixer_model import MixerModel
 from keras_mixer.models import Mixer
 from keras_mixer.storage import local_copy
 from keras_mixer.training.callbacks import RunCallbacks, checked_callbacks
 from keras_mixer.training.devices import check_recipe, choose_devices, hide_gpus_from_tensorflow
-from keras_mixer.training.inputs import describe_classes, evaluate_source, log_known_images, own_data, training_source
+from keras_mixer.training.inputs import describe_classes, log_known_images, own_data, training_source
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import FitResult, Run, read_json

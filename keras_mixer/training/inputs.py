@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_mixer.data.batches import evaluation_batches
 from keras_mixer.data.image_folder import TRAIN
 from keras_mixer.data.sources import image_folder, load_source
-from keras_mixer.data.splits import Source, naming_damaged_files, some, spread
+from keras_mixer.data.splits import Source, some, spread
 from keras_mixer.data.user_data import own_source
-from keras_mixer.evaluation.accuracy import Evaluation, evaluate
 from keras_mixer.training.recipe import Recipe
 from keras_mixer.training.run import FILES, Run, read_files, read_recipe
 
 # Not used with own data.
 RECIPE_DATA: dict[str, Any] = {"data_dir": None, "train_split": "train", "test_split": "test", "label": "label"}
-MOST_EVALUATED = 512  # images per batch on one device: a training batch may be meant for many
 
 
 def load_recipe_source(recipe: Recipe, **options) -> Source:
@@ -75,7 +72,8 @@ def training_source(run: Run, skip_corrupt=False) -> Source:
 
 def log_known_images(run, recipe: Recipe, source: Source, log):
     """Says so if a run, whose weights or answers are used, learned test images of this one."""
-    folder = Path(run).parent if Path(run).name == "model.keras" else Path(run)
+    folder = Path(run).expanduser()
+    folder = folder.parent if folder.name == "model.keras" else folder
     try:
         own, record = read_recipe(folder), read_files(folder / FILES)
     except ValueError:  # not a run
@@ -106,12 +104,3 @@ def own_data(recipe: Recipe, overrides, train, test=None, log=print, **options) 
     source, described = own_source(train, **options)
     recipe = dataclasses.replace(recipe, data=described, **RECIPE_DATA)
     return recipe, hold_out(source, recipe.holdout)
-
-
-def evaluate_source(model, source: Source, recipe: Recipe, **options) -> Evaluation:
-    """Accuracy on the test images of a source, preprocessed as the recipe says."""
-    size, crop = recipe.input_shape()[:2], recipe.evaluation_crop
-    batch_size = min(recipe.global_batch_size, source.test.size, MOST_EVALUATED)
-    batches = evaluation_batches(source.test, image_size=size, batch_size=batch_size, crop=crop)
-    with naming_damaged_files(source.test):
-        return evaluate(model, batches, **options)

@@ -282,9 +282,8 @@ class Recipe:
         steps = self.steps or epoch * self.epochs
         if few:
             warmup = min(warmup, steps // 10)
-        return dataclasses.replace(
-            self, global_batch_size=batch, warmup_steps=warmup, steps_per_epoch=epoch, steps=steps
-        )
+        changed = {"global_batch_size": batch, "warmup_steps": warmup, "steps_per_epoch": epoch, "steps": steps}
+        return dataclasses.replace(self, **changed)
 
     @property
     def frozen_steps(self) -> int:

@@ -142,8 +142,8 @@ class Run:
         """Writes `metrics.csv`: the epochs so far, and new ones."""
         self.epochs += new
         if self.writes:
-            columns = list(self.epochs[0]) if self.epochs else []
-            _write_csv(self.metrics, [columns, *([row[name] for name in columns] for row in self.epochs)])
+            columns = [list(row) for row in self.epochs[:1]]
+            _write_csv(self.metrics, columns + [[row[name] for name in columns[0]] for row in self.epochs])
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""

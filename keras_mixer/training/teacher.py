@@ -54,11 +54,9 @@ class Teacher:
 
     def check_classes(self, classes, class_names):
         """Raises ValueError if the classes are not those of the student."""
-        if self.classes != classes:
-            raise ValueError(f"The teacher has {self.classes} classes, the student {classes}. Use another teacher.")
-        if not same_classes(own := self.class_names, class_names):
-            found = f"The teacher has the classes {own!s:.100}, the student {class_names!s:.100}"
-            raise ValueError(f"{found}. Use a teacher trained on the same data, in the same order.")
+        if self.classes != classes or not same_classes(self.class_names, class_names):
+            found = f"The teacher has {self.classes} classes, {self.class_names!s:.100}, the student {classes}, "
+            raise ValueError(f"{found}{class_names!s:.100}. Use a teacher trained on the same data, in the same order.")
 
     def __call__(self, images):
         """`(B, h, w, 3) -> (B, classes) float32`: logits, up to a constant per image.

@@ -19,7 +19,7 @@ import numpy as np
 from keras_mixer.anatomy import POOLING, Anatomy
 from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.mixer_model import ClassifierHead, ModelFacts
-from keras_mixer.variants import Variant, as_pair
+from keras_mixer.variants import Variant
 from keras_mixer.weights.readers import load_keras, read_arrays
 
 FORMS: dict[str, Any] = {"exact_gelu": False, "pixel_range": (-1.0, 1.0)}  # arguments of `Mixer` that weights decide
@@ -83,7 +83,7 @@ class WeightFile:
         try:
             height, width, _, hidden_dim = self.arrays["stem/kernel"].shape
             return Variant(
-                patch_size=as_pair((height, width)),
+                patch_size=(height, width),
                 num_blocks=len({match[1] for name in self.arrays if (match := re.match(r"mixer_block_(\d+)/", name))}),
                 hidden_dim=hidden_dim,
                 tokens_mlp_dim=self.arrays[HIDDEN].shape[0],

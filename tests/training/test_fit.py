@@ -16,11 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import keras_mixer
 from keras_mixer.data.batches import evaluation_batches, training_batches
 from keras_mixer.data.sources import load_source
+from keras_mixer.evaluation.accuracy import evaluate_source
 from keras_mixer.inspect.plan import plan
 from keras_mixer.layers import PatchEmbed
 from keras_mixer.training.callbacks import TrainingDiverged
 from keras_mixer.training.fit import fit_model, segments, start_model
-from keras_mixer.training.inputs import evaluate_source, load_recipe_source, own_data
+from keras_mixer.training.inputs import load_recipe_source, own_data
 from keras_mixer.training.recipes import resolve
 from keras_mixer.training.run import list_checkpoints, read_recipe
 

@@ -125,7 +125,8 @@ def test_the_table_says_where_everything_comes_from():
     assert urls[1] == [f"{published.BUCKET}/imagenet1k/Mixer-L_16.npz", timm]
     assert all(one.grid and len(one.facts.class_names) == one.classes for one in published.PUBLISHED)
     wide = dataclasses.replace(VARIANTS["B/16"], tokens_mlp_dim=4 * 384)
-    for variant in (VARIANTS["B/16"], wide):
+    pair = dataclasses.replace(wide, patch_size=(16, 16))
+    for variant in (VARIANTS["B/16"], wide, pair):
         assert "imagenet21k-Mixer-B_16.npz" in published.find("imagenet21k", variant).urls
     with pytest.raises(ValueError, match=r"'imagenet21k' is published for B/16, L/16, not for Variant\(patch_size=32"):
         keras_mixer.MixerS32(weights="imagenet21k")
