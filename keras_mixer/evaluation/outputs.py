@@ -20,8 +20,7 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
     infinite = isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
     if infinite or (of_keras and total is None):
         raise ValueError("The data set is infinite, but each image is evaluated once: remove .repeat().")
-    if of_keras:
-        dataset = map(dataset.__getitem__, range(total))  # those of Keras iterate for ever
+    dataset = map(dataset.__getitem__, range(dataset.num_batches)) if of_keras else dataset  # its own never ends
     if isinstance(dataset, tuple | list) and dataset and hasattr(dataset[0], "shape"):
         images, labels = _images_and_labels(dataset)
         starts = range(0, len(images), ARRAY_BATCH_SIZE)
@@ -104,7 +103,7 @@ def warn_of_range(pixels, expected=(0, 255)):
     pixels = pixels[np.isfinite(pixels)]
     if expected is None or not pixels.size:
         return
-    (black, white), lowest, highest = expected, pixels.min(), pixels.max()
+    (black, white), lowest, highest = expected, float(pixels.min()), float(pixels.max())
     far_out = min(lowest - black, white - highest) < -OVERSHOOT * (white - black)
     scaled = lowest < highest <= LARGEST_SCALED < white
     halved = black == -white and lowest == 0 < highest  # 0 would be half of white, which uint8 pixels never are

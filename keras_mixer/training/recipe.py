@@ -282,8 +282,13 @@ class Recipe:
         steps = self.steps or epoch * self.epochs
         if few:
             warmup = min(warmup, steps // 10)
-        changed = {"global_batch_size": batch, "warmup_steps": warmup, "steps_per_epoch": epoch, "steps": steps}
-        return dataclasses.replace(self, **changed)
+        new: dict[str, Any] = {
+            "global_batch_size": batch,
+            "warmup_steps": warmup,
+            "steps_per_epoch": epoch,
+            "steps": steps,
+        }
+        return dataclasses.replace(self, **new)
 
     @property
     def frozen_steps(self) -> int:
