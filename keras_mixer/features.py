@@ -41,23 +41,23 @@ def feature_extractor(model, names=None):
         >>> {name: feature.shape for name, feature in features.items()}
         {'block_7': (None, 7, 7, 512), 'pre_logits': (None, 512)}
     """
-    parts = Anatomy(model)
-    image, *outputs = parts.apply()
-    output_of = dict(zip(parts.layers, outputs, strict=True))
-    found = {"stem": output_of[parts.stem]}
-    for i, (block, before) in enumerate(zip(parts.blocks, parts.body[1:], strict=False)):
+    mixer = Anatomy(model)
+    image, *outputs = mixer.apply()
+    output_of = dict(zip(mixer.layers, outputs, strict=True))
+    found = {"stem": output_of[mixer.stem]}
+    for i, (block, before) in enumerate(zip(mixer.blocks, mixer.body[1:], strict=False)):  # tokens or the block before
         mlps = MlpOutputs(block, dtype=block.dtype_policy, name=f"{block.name}_mlps")
         found[f"block_{i}"] = output_of[block]
         found[f"block_{i}/token_mixing"], found[f"block_{i}/channel_mixing"] = mlps(output_of[before])
-    found |= {"normed": output_of[parts.norm], "pre_logits": parts.pre_logits(outputs)}
-    if parts.head is not None:
-        found["logits"] = output_of[parts.head]
+    found |= {"normed": output_of[mixer.norm], "pre_logits": mixer.pre_logits(outputs)}
+    if mixer.head is not None:
+        found["logits"] = output_of[mixer.head]
     if names is None:
         names = [name for name in found if "/" not in name and name != "normed"]
     wanted = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in wanted if name not in found]:
         raise ValueError(f"Unknown features {unknown}; this model has: {', '.join(found)}.")
-    grid = (-1, *parts.grid, parts.stem.hidden_dim)
+    grid = (-1, *mixer.grid, mixer.stem.hidden_dim)
     chosen = {name: found[name] for name in wanted}
     chosen = {name: ops.reshape(x, grid) if len(x.shape) == 3 else x for name, x in chosen.items()}
     return keras.Model(image, chosen, name=f"{model.name}_features", trainable=model.trainable)

@@ -95,7 +95,7 @@ class MlpBlock(FixedLayer):
         y = ops.reshape(x, (-1, x.shape[-1])) if self.flattened else x  # (rows, D)
         y = self.dropout_0(gelu(self.dense_0(y), self.exact_gelu, training), training=training)  # (rows, mlp_dim)
         y = self.dropout_1(self.dense_1(y), training=training)  # (rows, D)
-        return ops.reshape(y, (-1, *x.shape[1:])) if self.flattened else y  # (B, ..., D)
+        return ops.reshape(y, (-1, *ops.shape(x)[1:])) if self.flattened else y  # (B, ..., D)
 
 
 @keras.saving.register_keras_serializable("keras_mixer")
@@ -133,6 +133,8 @@ class MixerBlock(FixedLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if rematerialize and dropout_rate:
+            raise ValueError("rematerialize would draw other dropout masks in the second computation. Use one of both.")
         self.tokens_mlp_dim, self.channels_mlp_dim = tokens_mlp_dim, channels_mlp_dim
         self.dropout_rate, self.drop_path_rates = dropout_rate, tuple(drop_path_rates)
         self.exact_gelu, self.rematerialize, self.flattened = exact_gelu, rematerialize, flattened

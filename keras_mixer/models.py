@@ -60,7 +60,8 @@ def Mixer(
         A `keras.Model`. All outputs but a token grid are float32 even under a mixed-precision policy.
 
     Raises:
-        ValueError: an argument is out of range, or `exact_gelu` or `pixel_range` is not that of the weights.
+        ValueError: an argument is out of range, or `exact_gelu` or `pixel_range` is neither the default nor that of
+            the weights.
 
     Source: section 2 and Table 1 of arXiv 2105.01601.
 
@@ -84,7 +85,8 @@ def Mixer(
     if weights is not None:
         weights = open_weights(weights, variant)
         tokens_mlp_dim = widened(variant, weights.grid_for(grid), grid).tokens_mlp_dim
-        exact_gelu, pixel_range = weights.form(exact_gelu=exact_gelu, pixel_range=tuple(pixel_range)).values()
+        form = weights.form(exact_gelu=exact_gelu, pixel_range=tuple(pixel_range))
+        exact_gelu, pixel_range = form["exact_gelu"], form["pixel_range"]
     exact = keras.backend.result_type(keras.config.dtype_policy().variable_dtype, "float32")
     drop_path_rates = np.linspace(0, drop_path_rate, 2 * num_blocks).reshape(-1, 2).tolist()  # of the MLPs of a block
 

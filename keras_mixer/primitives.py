@@ -13,7 +13,8 @@ _tanh_gelu = functools.partial(keras.activations.gelu, approximate=True)
 class FixedLayer(keras.layers.Layer):
     """A layer whose constructor arguments are attributes that cannot change: the layer is built from them only once.
 
-    `inside` has the arguments of layers in it that were frozen or quantized, which configs of Keras forget.
+    `inside` has, by name of a layer in it, the arguments that differ from its own (it was frozen or quantized), which
+    configs of Keras forget.
     """
 
     arguments: tuple[str, ...] = ()  # names of those of the constructor
@@ -40,10 +41,10 @@ class FixedLayer(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config() | {name: getattr(self, name) for name in self.arguments}
-        inherited, inside = {"trainable": self.trainable, "dtype": config["dtype"], "inside": {}}, {}
+        expected, inside = {"trainable": self.trainable, "dtype": config["dtype"], "inside": {}}, {}
         for layer in self._layers:
             own = {"inside": {}} | layer.get_config()
-            if changed := {name: own[name] for name, value in inherited.items() if own[name] != value}:
+            if changed := {name: own[name] for name, value in expected.items() if own[name] != value}:
                 inside[layer.name] = changed
         return config | {"inside": inside}
 

@@ -17,7 +17,7 @@ ADDRESSES: dict[str, str] = {}  # by path, of the local copies for reading that 
 TRAINING_ONLY = ("checkpoints/", "tensorboard/", "best.npz")  # not needed to look at a run
 
 
-def as_addresses(text) -> str:
+def with_addresses(text) -> str:
     """A path or a text for the user, where addresses stand for the local copies of what they name."""
     for copy, address in ADDRESSES.items():
         text = str(text).replace(copy, address)
@@ -78,7 +78,7 @@ class Mirror:
 
 @contextlib.contextmanager
 def local_copy(path) -> Iterator[Path]:
-    """A path on this machine: the path itself, or a copy, of a run without checkpoints; its changes are uploaded."""
+    """A path on this machine: the path itself, or a copy of a run in a store, with what is needed to look at it."""
     address = as_address(path)
     if address is None or address.startswith(NO_STORE):
         yield Path(path).expanduser()

@@ -22,7 +22,7 @@ USED = {  # by file of the package
     "export/tflite_metadata.py": "schema_py_generated",
     "training/devices.py": "_flatten_layers",
     "training/optimizers.py": "_all_reduce_sum_gradients _clip_gradients _get_current_learning_rate"
-    " _model_variables_moving_average",
+    " _get_variable_index _model_variables_moving_average _momentums _velocities",
     "training/training_model.py": "_loss_tracker _update_metrics_variables",
 }
 ONLY_ON = dict.fromkeys(("schema_py_generated", "_all_reduce_sum_gradients", "_loss_tracker"), "tensorflow")

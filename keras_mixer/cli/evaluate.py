@@ -16,7 +16,7 @@ from keras_mixer.features import feature_extractor
 from keras_mixer.files import atomic_write, refuse_existing, write_json
 from keras_mixer.inspect.figures import confusion_figure, mistakes, write_figure
 from keras_mixer.inspect.run_data import batches_of, source_for
-from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.storage import local_copy, with_addresses
 from keras_mixer.training.recipe import Count, EvaluationCrop, settings
 
 MOST_CLASSES = 2000  # of a confusion matrix that is written
@@ -61,10 +61,10 @@ class Evaluate:
             kept = is_own and self.precision == "float32" and self.source.label is None
             if file := self.output or (path / "evaluation.json" if kept else None):
                 write_json(file, content)
-                log(f"\nWritten to {as_addresses(file)}.")
+                log(f"\nWritten to {with_addresses(file)}.")
             if kept and content["confusion"] and not self.output:
                 figure = confusion_figure(result.confusion, source.class_names)
-                log(f"Written to {as_addresses(write_figure(figure, path / 'confusion.png'))}.")
+                log(f"Written to {with_addresses(write_figure(figure, path / 'confusion.png'))}.")
 
 
 def print_evaluation(result, content, rows):

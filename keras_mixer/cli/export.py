@@ -11,7 +11,7 @@ from keras_mixer.export import verified
 from keras_mixer.export.predictor import Predictor, load_model
 from keras_mixer.export.web import example_images
 from keras_mixer.inspect.run_data import batches_of, source_for
-from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.storage import local_copy, with_addresses
 from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.training.run import read_results
 from keras_mixer.weights.convert import convert
@@ -61,10 +61,10 @@ class Export:
     def __call__(self):
         with local_copy(self.run) as run:
             if self.output is None and run.is_file():
-                raise ValueError(f"Expected --output PATH for {as_addresses(run)}, which is not a run, got none.")
+                raise ValueError(f"Expected --output PATH for {with_addresses(run)}, which is not a run, got none.")
             options = {name: getattr(self, name) for name in OF_SOME if getattr(self, name) is not None}
             path = self.output or run / "export" / verified.FORMATS[self.format].name
-            verified.target_of(self.format, path, options)  # refused before any data are read
+            verified.target_of(self.format, path, options)  # before any data are read
             model = load_model(run)
             predictor = Predictor.of(model, classifier_activation=self.classifier_activation)
             given = self.source.given(data=self.data, train_split=self.train_split)
@@ -84,7 +84,7 @@ class Export:
             print_parity(parity)
             written, web = quoted(parity.path), self.format == "web"
             use = f"python -m http.server --directory {written}" if web else f"keras-mixer predict {written} IMAGE..."
-            print(f"\nWritten: {as_addresses(parity.path)} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
+            print(f"\nWritten: {with_addresses(parity.path)} ({parity.bytes / 1e6:.2f} MB)\nNext:\n  {use}")
 
     def _page(self, run, source) -> dict[str, Any]:
         """What the web page says about the model; a `.keras` file knows no test results."""

@@ -14,7 +14,7 @@ from keras_mixer.files import refuse_existing
 from keras_mixer.inspect.model_card import write_model_card
 from keras_mixer.inspect.report import write_report
 from keras_mixer.inspect.saliency import write_saliency
-from keras_mixer.storage import as_addresses, local_copy
+from keras_mixer.storage import local_copy, with_addresses
 from keras_mixer.training.recipe import Count, CountFrom0, settings
 from keras_mixer.variants import VARIANTS
 
@@ -86,5 +86,5 @@ class Card:
 
     def __call__(self):
         with local_copy(self.run) as run:
-            file = as_addresses(write_model_card(run, self.output))
+            file = with_addresses(write_model_card(run, self.output))
         print(f"Written: {file}. Add a line such as license: mit after its first line.")

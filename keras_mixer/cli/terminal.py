@@ -12,7 +12,7 @@ import tyro
 from pydantic_core import to_jsonable_python
 
 from keras_mixer.files import atomic_write
-from keras_mixer.storage import as_addresses
+from keras_mixer.storage import with_addresses
 from keras_mixer.training.recipe import settings
 
 Model = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -44,12 +44,12 @@ def in_words(error) -> str:
     message = str(getattr(error, "message", None) or error).strip() or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         message += ": an extra of keras-mixer installs it, see docs/troubleshooting.md"
-    return as_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
+    return with_addresses(message if isinstance(error, ValueError | OSError) else message.splitlines()[0])
 
 
 def quoted(path) -> str:
     """A path as an argument of a command line to copy."""
-    text = as_addresses(path)
+    text = with_addresses(path)
     return f'"{text}"' if " " in text else text
 
 

@@ -1,1 +1,1 @@
-"""Input: source -> preprocessing -> augment -> batches, all in `tf.data` on both Keras backends."""
+"""Input: source -> decode -> augment -> batches, all in `tf.data` on both Keras backends."""

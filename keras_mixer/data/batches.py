@@ -1,7 +1,7 @@
 """From a split to batches: order, crop, augment, batch, mix. Every random choice depends only on the seed and the step.
 
-Row r of step s has the example at position s * B + r of the order, and row r of the random numbers of step s: so the
-batches are the same for any number of threads and processes, and those after a resumption cost no more than the first.
+Row r of step s has the example at position s * B + r of the order, and row r of the random numbers of step s: the same
+batches for any number of threads and processes. Examples that are read by position are found at once in a resumed run.
 """
 
 import math
@@ -58,9 +58,9 @@ def training_batches(split: Split, recipe, start_step=0, devices=None) -> tf.dat
         batches = tf.data.Dataset.zip(order.map(split.at), drawn).map(augmented, CORES)
     else:
         elements = order.map(split.at).unbatch() if split.at else _streamed(split, recipe, start_step, own)
-        alone = tf.data.Dataset.zip(elements, drawn.unbatch())
-        images = alone.map(lambda element, numbers: augmented(element, numbers[None]), CORES)
-        batches = images.batch(rows, drop_remainder=True)
+        one_by_one = tf.data.Dataset.zip(elements, drawn.unbatch())
+        examples = one_by_one.map(lambda element, numbers: augmented(element, numbers[None]), CORES)
+        batches = examples.batch(rows, drop_remainder=True)
     return prefetch(tf.data.Dataset.zip(steps, batches).map(mixed, BATCHES_AT_A_TIME))
 
 

@@ -72,7 +72,7 @@ class ImageFolder:
         return self._source(images)
 
     def recorded(self, record) -> tuple[Source, list[str]]:
-        """The images that are as recorded, in their parts, and the paths of the others."""
+        """The recorded images that are there in their sizes, in their parts, and the paths of the others."""
         there = self._decodable(self._there(record), defaultdict(list))
         return self._source(there), sorted({image.path for image in record} - {image.path for image in there})
 

@@ -23,11 +23,8 @@ def tensorflow_dataset_source(name, data_dir, train_split, test_split, label="la
     # PNG files of float32 images contain the bits of the numbers.
     usable = isinstance(image, tfds.features.Image) and np.issubdtype(image.np_dtype, np.integer)
     if not (usable and isinstance(features.get(label), tfds.features.ClassLabel)):
-        found = " ".join(str(features).split())
-        raise ValueError(
-            f"Expected an Image of uint8 'image' and a ClassLabel {label!r} in {name!r}, which has {found}. Choose "
-            "with --label, or pass the data by tf.data to keras_mixer.fit."
-        )
+        found = f"Expected an Image of uint8 'image' and a ClassLabel {label!r}, got {' '.join(str(features).split())}"
+        raise ValueError(f"{found} in {name!r}. Choose with --label, or pass the data by tf.data to keras_mixer.fit.")
     for split in (test_split, train_split):
         try:
             usable = info.splits[split].num_examples and (not labelled or _has_labels(builder, split, label))

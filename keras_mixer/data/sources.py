@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_mixer.data.image_folder import ImageFolder
 from keras_mixer.data.splits import Source, pixels_split, stratified_split
-from keras_mixer.data.user_data import NAME
+from keras_mixer.data.user_data import OWN_DATA
 
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\w.*]+)?")
 BUILT_IN = ("digits", "fashion_mnist")
@@ -41,10 +41,12 @@ def load_source(
     seed, is for testing if there is no test split; None uses all images of a folder. Images without a label (-1) are
     allowed unless `labelled`. The options are those of an `ImageFolder`: `skip_corrupt`, `log`.
     """
-    if data.startswith(f"{NAME} ("):
+    if data.startswith(f"{OWN_DATA} ("):
         raise ValueError("The data were passed to keras_mixer.fit. Pass them again, or name other data with --data.")
     path, log = Path(data).expanduser(), options.get("log", print)
     if (images := image_folder(data, train_split=train_split, test_split=test_split, **options)) is not None:
+        if label != "label":
+            raise ValueError(f"The labels of {path} are its class folders, got {label=}. Leave it out.")
         if data in BUILT_IN:
             log(f"The folder {path.resolve()} is used, not the data set {data!r}.")
         return images.as_test_source() if test_fraction is None else images.source(test_fraction, split_seed)
@@ -77,8 +79,8 @@ def image_folder(data, **options) -> ImageFolder | None:
 
 def data_name(data) -> str:
     """The name of a data set for readers elsewhere: of a folder, the last part of its path."""
-    if data.startswith(f"{NAME} ("):
-        return NAME
+    if data.startswith(f"{OWN_DATA} ("):
+        return OWN_DATA
     if data == "digits":
         return "scikit-learn digits"
     return data if TFDS_NAME.fullmatch(data) and not Path(data).is_dir() else Path(data).resolve().name

@@ -42,10 +42,10 @@ class Split:
 
     size: int  # examples
     classes: int
-    elements: tf.data.Dataset  # paths, indices, encoded bytes or pixels, in a fixed order
+    elements: tf.data.Dataset  # in a fixed order: what `read` needs, and "label" if that is known before, as dicts
     read: Callable  # element -> example
     at: Callable | None = None  # positions, () or (n,) int64 -> elements; None if they can only be read in order
-    pixels: tuple[int, int, int] | None = None  # (H, W, C), if `read` also takes n elements: (n, H, W, C)
+    pixels: tuple[int, int, int] | None = None  # (H, W, C), if `at` and `read` also take n at a time: (n, H, W, C)
     files: tuple[Any, ...] = ()  # the `ImageFile` of each element, if examples are single files
     name: str = ""  # for messages
     read_shard: Callable | None = None  # (count, index) -> Split that is read without the rest; None: by position

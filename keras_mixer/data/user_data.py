@@ -13,10 +13,10 @@ from keras_mixer.data.decode import as_file, read_orientation
 from keras_mixer.data.splits import Source, Split, rows_of, some, stratified_split
 from keras_mixer.mixer_model import checked_class_names
 
-NAME = "own data"
+OWN_DATA = "own data"
 FINGERPRINTED = 64  # examples at most, evenly spaced
 CARDINALITY = ".apply(tf.data.experimental.assert_cardinality(number of images))"
-FORMS = "Expected arrays as a tuple (images, labels), or a tf.data.Dataset or a sequence of (image, label) examples"
+EXPECTED = "Expected arrays as a tuple (images, labels), or a tf.data.Dataset or a sequence of (image, label) examples"
 
 
 def own_source(
@@ -48,12 +48,12 @@ def own_source(
         log(f"No training image has the label {some(list(map(str, empty)))}; labels are counted from 0.")
     names = names or tuple(map(str, range(count)))
     sizes = (f"{split.name}: {split.size} images {digest}".strip() for split, digest in parts)
-    described = f"{NAME} ({', '.join(sizes)}, {count} classes {_digest(names)})"
+    described = f"{OWN_DATA} ({', '.join(sizes)}, {count} classes {_digest(names)})"
     splits = [dataclasses.replace(split, classes=count) for split in splits]
     if test is None:
         for_test = stratified_split(labels, test_fraction, split_seed)
         splits = [splits[0].part(~for_test), splits[0].part(for_test)]
-    return Source(NAME, names, splits[0], splits[1]), described
+    return Source(OWN_DATA, names, splits[0], splits[1]), described
 
 
 def _part(name, data, count) -> tuple[Split, str]:
@@ -64,11 +64,11 @@ def _part(name, data, count) -> tuple[Split, str]:
     elif isinstance(data, tuple) and len(data) == 2:
         images, labels = _arrays(name, *data, count)
         size, item, columns = len(labels), lambda i: (images[i], labels[i]), {"label": labels}
-        count = count or 1 + int(labels.max())
+        count = count or 1 + int(labels.max(initial=0))
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, dict | str):
         size, item = len(data), lambda i: data[int(i)]
     else:
-        raise ValueError(f"{FORMS}; {name} is a {type(data).__name__}.")
+        raise ValueError(f"{EXPECTED}; {name} is a {type(data).__name__}.")
     if not 0 < size < sys.maxsize:  # the length of Grain's endless data; those of tf.data have negative sizes
         raise ValueError(f"{name} is empty, infinite, or of unknown size. Remove .repeat(), or add {CARDINALITY}.")
 
@@ -104,7 +104,7 @@ def _arrays(name, images, labels, count):
 def _checked(name, example, count):
     """The image of the first example; ValueError unless it is one of the kinds that can be used."""
     if not isinstance(example, tuple | list) or len(example) != 2:
-        raise ValueError(f"{FORMS}; the first of {name} is another {type(example).__name__}.")
+        raise ValueError(f"{EXPECTED}; the first of {name} is another {type(example).__name__}.")
     image, label = example
     if not isinstance(image, bytes):
         image = np.asarray(image)
@@ -154,8 +154,8 @@ def _labels(name, labels, count) -> np.ndarray:
             f"Expected one integer label per image in {name}, got {labels.dtype} of shape {labels.shape}. One-hot "
             "labels become integers by labels.argmax(-1), names by np.unique(labels, return_inverse=True)."
         )
-    largest = labels.max() if count is None else count - 1
-    if labels.min() < 0 or labels.max() > largest:
+    largest = labels.max(initial=0) if count is None else count - 1
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > largest:
         raise ValueError(f"Expected labels from 0 to {largest} in {name}, got {labels.min()} to {labels.max()}.")
     return labels.astype(np.int64)
 

@@ -55,17 +55,17 @@ class Predictor:
     @classmethod
     def of(cls, model, class_names=None, evaluation_crop=None, classifier_activation=None, precision="float32"):
         """Adds what a Mixer lacks to a copy: preprocessing, activation, precision; as for `export_saved_model`."""
-        parts = Anatomy(model)
-        activation = _activation(parts, classifier_activation)
+        mixer = Anatomy(model)
+        activation = _activation(mixer, classifier_activation)
         classes = 0 if activation is None else model.output_shape[-1]
         numbers = range(classes) if classes != 1 else [1]  # a single output is the probability of class 1
-        names = parts.facts.class_names or tuple(map(str, numbers))
+        names = mixer.facts.class_names or tuple(map(str, numbers))
         if class_names is not None:
             names = checked_class_names(class_names)
         if len(names) != classes:
             raise ValueError(f"{len(names)} class names were given for a model of {classes} classes.")
         crop = check("evaluation_crop", evaluation_crop or crop_of(model), EvaluationCrop)
-        facts = dataclasses.replace(parts.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
+        facts = dataclasses.replace(mixer.facts, class_names=names, evaluation_crop=crop, pixel_range=PIXELS)
         ready = completed(in_precision(model, precision), activation)
         output: Output = "probabilities" if classes else "features"
         shape, runtime = tuple(model.input_shape[1:]), f"Keras on {keras.backend.backend()}"
@@ -122,29 +122,29 @@ class Predictor:
         return Prediction(name, labels, tuple(float(probabilities[i]) for i in best))
 
 
-def _activation(parts, given) -> Any:
+def _activation(mixer, given) -> Any:
     """What makes probabilities of logits, as `given` or implied, or has made them; None for features."""
-    found = activation_of(parts.model)
-    features = bool(parts.after) and all(isinstance(layer, POOLING) for layer in parts.after)
+    found = activation_of(mixer.model)
+    features = bool(mixer.after) and all(isinstance(layer, POOLING) for layer in mixer.after)
     if not features and found not in ("linear", *ACTIVATIONS):
         raise ValueError(
-            f"Model {parts.model.name!r} ends in {found}, so the meaning of its outputs is unknown. Expected "
+            f"Model {mixer.model.name!r} ends in {found}, so the meaning of its outputs is unknown. Expected "
             "softmax, sigmoid, logits (a Dense layer without activation) or features (include_top=False)."
         )
     fitting = ACTIVATIONS if found == "linear" else (found,)
     if given not in (None, *fitting):
         raise ValueError(f"classifier_activation={given!r} does not fit a model that ends in {found}.")
     if found == "linear":
-        return given or implied_activation(parts.model)
+        return given or implied_activation(mixer.model)
     return None if features else found
 
 
 def in_precision(model, precision) -> keras.Model:
     """The model with its body, weights too, in a precision and all other layers in float32; itself if it is so."""
     check("precision", precision, Precision)
-    parts = Anatomy(model)
-    layers = [layer for layer in parts.layers if isinstance(layer, keras.layers.Layer)]
-    if all(layer.dtype_policy.name == (precision if layer in parts.body else "float32") for layer in layers):
+    mixer = Anatomy(model)
+    layers = [layer for layer in mixer.layers if isinstance(layer, keras.layers.Layer)]
+    if all(layer.dtype_policy.name == (precision if layer in mixer.body else "float32") for layer in layers):
         return model
     new = rebuild(model, precision=precision)
     new.set_weights(model.get_weights())
@@ -156,15 +156,15 @@ def completed(model, activation=None) -> keras.Model:
 
     All layers are shared.
     """
-    parts = Anatomy(model)
-    black, white = pixels = parts.input_range()
+    mixer = Anatomy(model)
+    black, white = pixels = mixer.input_range()
     activation = activation if activation_of(model) == "linear" else None
     if pixels == PIXELS and activation is None:
         return model
     image = x = keras.Input(model.input_shape[1:], dtype="float32", name="image")
     if pixels != PIXELS:
         x = keras.layers.Rescaling((white - black) / 255, black, dtype="float32", name="preprocessing")(x)
-    x = parts.apply(x)[-1]
+    x = mixer.apply(x)[-1]
     if activation is not None:
         x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return model_like(model, image, x)

@@ -129,9 +129,9 @@ def _signatures(model, predictor, top_k):
     """`{name: tf.function}`; pixels and names are those of `export_saved_model`."""
     shape, facts = predictor.input_shape, predictor.facts
     image_of = {dtype: [tf.TensorSpec((None, *shape), dtype, name="image")] for dtype in (tf.float32, tf.uint8)}
-    parts = Anatomy(model)
-    tensors = parts.apply()
-    both = keras.Model(tensors[0], {"probabilities": tensors[-1], "pre_logits": parts.pre_logits(tensors)})
+    mixer = Anatomy(model)
+    tensors = mixer.apply()
+    both = keras.Model(tensors[0], {"probabilities": tensors[-1], "pre_logits": mixer.pre_logits(tensors)})
 
     @tf.function(input_signature=image_of[tf.float32])  # one graph, shared by all signatures
     def outputs(image):

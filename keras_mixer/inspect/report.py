@@ -17,7 +17,7 @@ from keras_mixer.files import atomic_write, refuse_existing
 from keras_mixer.inspect.figures import confusion_figure, figure_url, image_url, mistakes
 from keras_mixer.inspect.run_data import batches_of, source_for
 from keras_mixer.inspect.saliency import overlay, saliency
-from keras_mixer.storage import as_addresses
+from keras_mixer.storage import with_addresses
 from keras_mixer.training.run import read_recipe, read_results
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -53,7 +53,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
     results, recipe, predictor = read_results(folder), read_recipe(folder), load(folder)
     variant = Anatomy(predictor.model).variant()
     report: dict[str, Any] = {
-        "name": _short(as_addresses(folder)),
+        "name": _short(with_addresses(folder)),
         "config": dataclasses.asdict(recipe),
         "data": data_name(recipe.data),
         "results": results,
@@ -68,7 +68,7 @@ def _report_on(folder, images, skip_corrupt) -> dict[str, Any]:
         report["answers"] = read_answers(predictor, source.test.subsample(images)) | {"total": source.test.size}
     except (ValueError, OSError) as error:  # the data may have moved; the rest of the report does not need them
         report["problem"] = str(error)
-        print(as_addresses(f"{folder}: {error}"), file=sys.stderr)
+        print(with_addresses(f"{folder}: {error}"), file=sys.stderr)
     return report
 
 

@@ -34,7 +34,7 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
         raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
     own = read_recipe(path) if is_run else RECIPES["digits"]
     recipe = resolve(own, **given)
-    if is_own := is_run and _are_own(record, own, recipe):
+    if is_own := _are_own(record, own, recipe) and is_run:  # also of a model, to refuse a folder that is not there
         source, lost = recorded_source(recipe, record, log=log, **options)
         if lost:
             known, tested = sum(image.part == TEST for image in record), source.test.size

@@ -48,7 +48,7 @@ class BestEpoch(keras.callbacks.Callback):
         self.run, self.keeps = run, run.recipe.keep == "best"
         if run.recipe.part() == "test":
             run.log("The best epoch is chosen on the test images, so its accuracy is too high; better: --holdout 0.1.")
-        self.weights = list(read_arrays(run.best).values()) if self.keeps and run.epochs else None
+        self.weights = list(read_arrays(run.best_file).values()) if self.keeps and run.epochs else None
 
     @property
     def epochs_since(self) -> int:
@@ -67,7 +67,7 @@ class BestEpoch(keras.callbacks.Callback):
         if self.keeps and self.epochs_since == 0:
             self.weights = self.model.get_weights()
             if self.run.writes:
-                with atomic_write(self.run.best) as temporary:
+                with atomic_write(self.run.best_file) as temporary:
                     np.savez(temporary, *self.weights)
         if self.done:
             self.model.stop_training = True
@@ -153,7 +153,7 @@ class RunCallbacks(keras.callbacks.CallbackList):
     on_train_end = on_train_begin
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.save()
+        self.save_or_stop()
         if batch == 0:
             self.began = time.perf_counter()
         super().on_train_batch_begin(batch, logs)
@@ -188,11 +188,11 @@ class RunCallbacks(keras.callbacks.CallbackList):
         self.bar.set_postfix({short: f"{logs[name]:.4f}" for name, short in names.items()}, refresh=False)
         super().on_epoch_end(epoch, logs)
         # A run must not resume before its best epoch.
-        self.save(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)
+        self.save_or_stop(due=self.best is not None and self.best.keeps and self.best.epochs_since == 0)
         if self.run.writes:
             self.run.publish()
 
-    def save(self, due=False):
+    def save_or_stop(self, due=False):
         """Saves the present step once if it is due; then stops the run, if that was requested."""
         due = due or self.stop_requested or self.step % self.recipe.checkpoint_every_steps == 0
         due = due or time.monotonic() - self.saved_at > LONGEST_UNSAVED

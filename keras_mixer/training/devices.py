@@ -135,8 +135,10 @@ def check_recipe(recipe, devices: Devices):
         among = f"{devices.count} devices x {recipe.accumulation_steps} accumulation steps"
         how = " and --no-fit-small-data" if recipe.fit_small_data else ""
         raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use a multiple of {divisor}{how}.")
-    if recipe.data_shards % devices.processes:
-        raise ValueError(f"--data-shards {recipe.data_shards} is not a multiple of {devices.processes} processes.")
+    if recipe.data_shards % (processes := devices.processes):
+        raise ValueError(
+            f"data_shards={recipe.data_shards} is not a multiple of {processes} processes: use --data-shards {processes}."
+        )
 
 
 def _select(devices, found):

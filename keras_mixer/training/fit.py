@@ -245,8 +245,8 @@ def train_model(trainee, run, source, callbacks) -> dict[str, Any]:
                 verbose=0,
             )
             if freeze:
-                callbacks.save(due=True)  # while the optimizer is that of the head
-        callbacks.save(due=True)  # before the last evaluation, which may fail
+                callbacks.save_or_stop(due=True)  # while the optimizer is that of the head
+        callbacks.save_or_stop(due=True)  # before the last evaluation, which may fail
         if best and best.weights:
             trainee.set_weights(best.weights)
         elif recipe.ema_momentum:

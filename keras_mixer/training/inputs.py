@@ -61,7 +61,7 @@ def recorded_source(recipe, record, **options) -> tuple[Source, list[str]]:
 
 
 def training_source(run: Run, skip_corrupt=False) -> Source:
-    """The data that a run trains on: when it resumes, the images that it recorded, which must be there unchanged."""
+    """The data that a run trains on: when it resumes, the images that it recorded, in the same sizes."""
     record = read_files(run.files) if run.resumes else []
     source, lost = recorded_source(run.recipe, record, skip_corrupt=skip_corrupt, log=run.log)
     if lost:

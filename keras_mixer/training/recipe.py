@@ -265,10 +265,7 @@ class Recipe:
         return "held-out" if self.holdout or of_training else "test"
 
     def for_images(self, count) -> "Recipe":
-        """The recipe with the steps that it takes on so many training images; ValueError if they do not fill a batch.
-
-        With `fit_small_data`, few images make smaller batches.
-        """
+        """The recipe with its steps on so many images; `fit_small_data` lowers the batch. ValueError for too few."""
         batch, warmup = self.global_batch_size, self.warmup_steps
         few = self.fit_small_data and count < 4 * batch
         if few:
@@ -282,13 +279,9 @@ class Recipe:
         steps = self.steps or epoch * self.epochs
         if few:
             warmup = min(warmup, steps // 10)
-        new: dict[str, Any] = {
-            "global_batch_size": batch,
-            "warmup_steps": warmup,
-            "steps_per_epoch": epoch,
-            "steps": steps,
-        }
-        return dataclasses.replace(self, **new)
+        return dataclasses.replace(
+            self, global_batch_size=batch, warmup_steps=warmup, steps_per_epoch=epoch, steps=steps
+        )
 
     @property
     def frozen_steps(self) -> int:

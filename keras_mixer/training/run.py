@@ -67,8 +67,8 @@ class Run:
         self.writes = devices.process == 0
         self.log = log if self.writes else lambda line: None
         self.config, self.start, self.files = (self.path / name for name in ("config.json", "start.json", FILES))
-        self.checkpoints, self.best = self.path / "checkpoints", self.path / "best.npz"
-        self.metrics, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
+        self.checkpoints, self.best_file = self.path / "checkpoints", self.path / "best.npz"
+        self.metrics_file, self.tensorboard = self.path / "metrics.csv", self.path / "tensorboard"
         self.model, self.results = self.path / "model.keras", self.path / "results.json"
         self.began = time.perf_counter()  # `restore` moves it back by the seconds before the checkpoint
         self.epochs: list[dict[str, Any]] = []  # rows of `metrics.csv`, without those that a resumed run will repeat
@@ -108,14 +108,14 @@ class Run:
     def result(self) -> FitResult:
         """The result of a finished run."""
         self.log(f"Run {self.name} is already finished; delete it or choose another --workdir to train again.")
-        self.epochs = read_metrics(self.metrics)
+        self.epochs = read_metrics(self.metrics_file)
         return FitResult(load_keras(self.model, compile=True), self.history, read_results(self.path))
 
     def begin(self, source: Source, start, parameters):
         """Writes the files of a run that starts or resumes; OSError if the disk is too small for it."""
         if not self.writes:
             return
-        # Of each weight: three checkpoints with two moments and the average, two models, the best epoch twice.
+        # Of each weight: three checkpoints with two moments, and the average if there is one; two models; best epochs.
         copies = 11 + 3 * (self.recipe.ema_momentum is not None) + 2 * (self.recipe.keep == "best")
         needed, free = 4 * parameters * copies, shutil.disk_usage(self.path).free
         if free < needed:
@@ -143,7 +143,7 @@ class Run:
         self.epochs += new
         if self.writes:
             columns = [list(row) for row in self.epochs[:1]]
-            _write_csv(self.metrics, columns + [[row[name] for name in columns[0]] for row in self.epochs])
+            _write_csv(self.metrics_file, columns + [[row[name] for name in columns[0]] for row in self.epochs])
 
     def save_checkpoint(self, model, step):
         """Saves the state of a compiled model after `step` optimizer steps; keeps the newest two checkpoints."""
@@ -165,7 +165,7 @@ class Run:
             model.prepare(freeze=step <= model.recipe.frozen_steps)
             for variable, value in zip(model.variables + model.optimizer.variables, arrays.values(), strict=True):
                 variable.assign(value)
-            self.epochs = [row for row in read_metrics(self.metrics) if float(row["step"]) <= step]
+            self.epochs = [row for row in read_metrics(self.metrics_file) if float(row["step"]) <= step]
             self.log(f"Resuming after step {step} of {model.recipe.steps}.")
             return
         if checkpoints:
@@ -246,15 +246,15 @@ class Run:
         self._check_names({item.name for item in self.path.iterdir()} if self.path.is_dir() else ())
         if not self.resumes and not self.finished:
             return  # nothing has been learned that another configuration could spoil
-        stored, wanted = read_json(self.config), pydantic_core.to_jsonable_python(self.recipe)
+        stored, wanted = map(pydantic_core.to_jsonable_python, (read_recipe(self.path), self.recipe))
         stored["checkpoint_every_steps"] = wanted["checkpoint_every_steps"]  # changes nothing that is learned
         if stored["data"] != wanted["data"]:
             images = image_folder(self.recipe.data)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
-        different = [name for name in sorted(stored | wanted) if stored.get(name) != wanted.get(name)]
+        different = [name for name in sorted(wanted) if stored[name] != wanted[name]]
         if different:
-            changed = "; ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} now" for name in different)
+            changed = "; ".join(f"{name}: {stored[name]!r} there, {wanted[name]!r} now" for name in different)
             more = f" To continue from its weights, add --weights {self.name}." if self.finished else ""
             raise ValueError(
                 f"The run directory {self.name} belongs to another configuration ({changed}). Nothing was changed. "

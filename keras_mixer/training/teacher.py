@@ -55,7 +55,7 @@ class Teacher:
     def check_classes(self, classes, class_names):
         """Raises ValueError if the classes are not those of the student."""
         if self.classes != classes or not same_classes(self.class_names, class_names):
-            found = f"The teacher has {self.classes} classes, {self.class_names!s:.100}, the student {classes}, "
+            found = f"The teacher has {self.classes} classes, the student {classes}: {self.class_names!s:.100} and "
             raise ValueError(f"{found}{class_names!s:.100}. Use a teacher trained on the same data, in the same order.")
 
     def __call__(self, images):

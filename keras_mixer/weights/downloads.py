@@ -6,7 +6,7 @@ from pathlib import Path
 from keras_mixer.files import as_address
 
 HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
-WEIGHTS = ["*.keras", "*.safetensors", "*.npz"]  # one of them in a repository is what is meant
+WEIGHTS = ["*.keras", "*.safetensors", "*.npz", "*.weights.h5"]  # one of them in a repository is what is meant
 
 
 def local(source):

@@ -27,8 +27,8 @@ AFTER = (*POOLING, ClassifierHead, keras.layers.Activation)  # what may follow t
 HIDDEN = "mixer_block_0/token_mixing/dense_0/bias"  # one value per hidden unit
 TOKENS = "mixer_block_0/token_mixing/dense_1/bias"  # one value per token
 LINEN, PRE_LINEN, TIMM, KERAS = "stem/kernel", "embedding/kernel", "stem.proj.weight", "layers/patch_embed/vars/0"
-FACTS = dict.fromkeys((LINEN, PRE_LINEN), ModelFacts(**FORMS))  # by the name of the stem
-FACTS |= {TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}
+LAYOUTS = dict.fromkeys((LINEN, PRE_LINEN), ModelFacts(**FORMS))  # by the name of the stem
+LAYOUTS |= {TIMM: ModelFacts(exact_gelu=True), KERAS: ModelFacts()}
 PREFIXES = r"(module\.|_orig_mod\.|model\.|params/|opt/target/)*"  # of training checkpoints
 MIXING = [f"{kind}_mixing/dense_{i}" for kind in ("token", "channel") for i in (0, 1)]
 LINEN_WORDS = {"mixer_block": "MixerBlock", "/layer_norm": "/LayerNorm", "/dense": "/Dense"}  # for ours
@@ -99,15 +99,15 @@ def read_weights(path) -> WeightFile:
     ValueError for a damaged file, an unknown layout, or two arrays of one weight.
     """
     if path.suffix == ".keras":
-        parts = plain_mixer(load_keras(path), f"load_weights from {path}")
-        arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
-        return WeightFile(path, arrays, parts.facts, parts.grid)
+        mixer = plain_mixer(load_keras(path), f"load_weights from {path}")
+        arrays = {name: np.array(weight) for name, weight in weights_of(mixer).items()}
+        return WeightFile(path, arrays, mixer.facts, mixer.grid)
     arrays = read_arrays(path)
-    stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, FACTS))})"
+    stems = rf"(?P<prefix>{PREFIXES})(?P<layout>{'|'.join(map(re.escape, LAYOUTS))})"
     stem = next((match for key in arrays if (match := re.fullmatch(stems, key))), None)
     if stem is None:
         raise ValueError(
-            f"{path}: The arrays are not those of a known Mixer file. Expected one of {', '.join(FACTS)}, got "
+            f"{path}: The arrays are not those of a known Mixer file. Expected one of {', '.join(LAYOUTS)}, got "
             f"{len(arrays)} arrays, among them: {', '.join(sorted(arrays)[:5]) or 'none'}."
         )
     prefix, layout = stem["prefix"], stem["layout"]
@@ -126,7 +126,7 @@ def read_weights(path) -> WeightFile:
         elif layout == TIMM and own.endswith("/kernel"):
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T  # (out, in, h, w) -> (h, w, in, out)
         named[own] = array
-    return WeightFile(path, named, FACTS[layout], notes=(note,) if prefix else ())
+    return WeightFile(path, named, LAYOUTS[layout], notes=(note,) if prefix else ())
 
 
 def _renumbered(key, arrays):
@@ -140,26 +140,26 @@ def _renumbered(key, arrays):
 
 def plain_mixer(model, purpose) -> Anatomy:
     """The layers of a model that `keras_mixer.Mixer` could have built; ValueError with the purpose for others."""
-    parts = Anatomy(model)
-    others = [layer for layer in parts.before if not isinstance(layer, keras.layers.Rescaling)]
-    others += [layer for layer in parts.after if not isinstance(layer, AFTER)]
+    mixer = Anatomy(model)
+    others = [layer for layer in mixer.before if not isinstance(layer, keras.layers.Rescaling)]
+    others += [layer for layer in mixer.after if not isinstance(layer, AFTER)]
     if added := [layer.name for layer in others]:
         inside = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         use = f"model.get_layer({inside[0]!r})" if inside else "the Mixer to which they were added"
         found = f"model {model.name!r} has other layers too: {', '.join(map(repr, added))}"
         raise ValueError(f"{purpose} takes a Mixer as keras_mixer.Mixer builds it, but {found}. Use {use}.")
-    parts.input_range()  # raises unless the stem sees the pixels that it expects
-    return parts
+    mixer.input_range()  # raises unless the stem sees the pixels that it expects
+    return mixer
 
 
-def weights_of(parts: Anatomy) -> dict[str, Any]:
+def weights_of(mixer: Anatomy) -> dict[str, Any]:
     """The weights of body and head by our names."""
-    layers = {"stem": parts.stem, "pre_head_layer_norm": parts.norm}
-    for i, block in enumerate(parts.blocks):
+    layers = {"stem": mixer.stem, "pre_head_layer_norm": mixer.norm}
+    for i, block in enumerate(mixer.blocks):
         for name in ("layer_norm_0", "layer_norm_1", *MIXING):
             layers[f"mixer_block_{i}/{name}"] = operator.attrgetter(name.replace("/", "."))(block)
-    if parts.head is not None:
-        layers["head"] = parts.head
+    if mixer.head is not None:
+        layers["head"] = mixer.head
     found: dict[str, Any] = {}
     for name, layer in layers.items():
         found |= {f"{name}/{weight.name}": weight for weight in layer.weights}
@@ -191,13 +191,13 @@ def save_official(model, path):
     if path.suffix != ".npz":
         raise ValueError(f"Expected a path that ends in .npz, got {path}.")
     refuse_existing(path)
-    parts = plain_mixer(model, "save_official")
-    form = {name: getattr(parts.facts, name) for name in FORMS}
+    mixer = plain_mixer(model, "save_official")
+    form = {name: getattr(mixer.facts, name) for name in FORMS}
     if form != FORMS:
         found = f"The official layout is for tanh GELU and pixels in [-1, 1] at the stem, but {model.name!r} has {form}"
         raise ValueError(f"{found}. Save it with model.save('....keras').")
     arrays: dict[str, Any] = {}
-    for name, weight in weights_of(parts).items():
+    for name, weight in weights_of(mixer).items():
         for ours, official in LINEN_WORDS.items():
             name = name.replace(ours, official)
         arrays[name] = keras.ops.convert_to_numpy(weight)

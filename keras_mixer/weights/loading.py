@@ -19,7 +19,7 @@ LOG = logging.getLogger("keras_mixer")
 SUFFIXES = (".npz", ".safetensors", ".keras", ".weights.h5")
 FLOATS = (np.float16, np.float32, np.float64, ml_dtypes.bfloat16)
 HEAD = ("head/kernel", "head/bias")
-TIMM = "timm layout: exact (erf) GELU, pixels in {}. Other mean and std: pixel_range=(-mean / std, (1 - mean) / std)."
+ERF = "A file for exact (erf) GELU, pixels in {}. Other mean, std: Mixer(pixel_range=(-mean / std, (1 - mean) / std))."
 
 
 def open_weights(source, variant: Variant | None = None) -> WeightFile:
@@ -68,20 +68,20 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     """
     if head not in ("auto", "load"):
         raise ValueError(f'head must be "auto" or "load", got {head!r}.')
-    parts = plain_mixer(model, "load_weights")
-    file, weights = open_weights(source, parts.variant()), weights_of(parts)
+    mixer = plain_mixer(model, "load_weights")
+    file, weights = open_weights(source, mixer.variant()), weights_of(mixer)
     for name in FORMS:
-        found, own = getattr(file.facts, name), getattr(parts.facts, name)
+        found, own = getattr(file.facts, name), getattr(mixer.facts, name)
         if found not in (None, own):
             differs = f"{file.path} belongs to a model with {name}={found}, but this one has {name}={own}."
             raise ValueError(f"{differs} Build it with weights= and without {name}, which the file then gives.")
     shapes, lines = {name: tuple(weight.shape) for name, weight in weights.items()}, list(file.notes)
     arrays = {name: array for name, array in file.arrays.items() if name in shapes or name not in HEAD}
     try:
-        grids = file.grid_for(parts.grid), parts.grid
+        grids = file.grid_for(mixer.grid), mixer.grid
         _check_fit(arrays, shapes, grids)
-        if parts.head is not None and (found := _other_head(file, parts.head, head)):
-            lines.append(f"The file has {found}, the model {parts.head.units} classes: the head starts at zero.")
+        if mixer.head is not None and (found := _other_head(file, mixer.head, head)):
+            lines.append(f"The file has {found}, the model {mixer.head.units} classes: the head starts at zero.")
             arrays = {name: array for name, array in arrays.items() if name not in HEAD}
         adapt(arrays, shapes, grids, method or "block_diagonal", lines.append)
     except ValueError as error:
@@ -89,12 +89,12 @@ def load_weights(model, source, *, head="auto", method=None, log=None):
     for name, weight in weights.items():
         weight.assign(arrays[name] if name in arrays else np.zeros(weight.shape))
     if file.facts.exact_gelu and file.facts.pixel_range is None:
-        lines.append(TIMM.format(list(parts.stem.pixel_range)))
+        lines.append(ERF.format(list(mixer.stem.pixel_range)))
     for line in lines:
         (log or LOG.warning)(line)
-    if "head/bias" in arrays and parts.head is not None and parts.head.class_names is None:
+    if "head/bias" in arrays and mixer.head is not None and mixer.head.class_names is None:
         for name in ClassifierHead.facts:
-            setattr(parts.head, name, getattr(file.facts, name) or getattr(parts.head, name))
+            setattr(mixer.head, name, getattr(file.facts, name) or getattr(mixer.head, name))
     return model
 
 

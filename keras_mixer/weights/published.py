@@ -76,8 +76,8 @@ def find(name, variant: Variant | None) -> Published:
     for key, one in published.items():
         if variant and dataclasses.replace(VARIANTS[key], tokens_mlp_dim=variant.tokens_mlp_dim) == variant:
             return one
-    found = f", not for {variant}" if variant else ""
-    raise ValueError(f"{name!r} is published for {', '.join(published)}{found}. Choose one of these, or weights=None.")
+    found = f", not for {variant}. Choose one of these, or weights=None" if variant else f": build one with {name!r}"
+    raise ValueError(f"{name!r} is published for {', '.join(published)}{found}.")
 
 
 def download(published: Published) -> Path:
@@ -96,6 +96,6 @@ def download(published: Published) -> Path:
                 keras.utils.get_file(temporary.name, url, cache_subdir="", cache_dir=str(temporary.parent))
                 read_weights(temporary)  # complete
             return file
-        except Exception as error:  # of urllib, of the readers, or an Exception
+        except Exception as error:  # Keras raises Exception itself
             failed.append(f"Downloading {url} failed: {error}. Without internet, put the file here by hand: {file}")
     raise OSError("\ntimm's copy failed too: ".join(failed))

@@ -50,37 +50,37 @@ def change_resolution(model, input_shape, method="block_diagonal"):
         >>> keras_mixer.change_resolution(small, (448, 224, 3)).input_shape
         (None, 448, 224, 3)
     """
-    parts = Anatomy(model)
-    grids = parts.grid, token_grid(input_shape[:2], parts.stem.patch_size)
-    variant = widened(parts.variant(), *grids) if method == "block_diagonal" else parts.variant()
+    mixer = Anatomy(model)
+    grids = mixer.grid, token_grid(input_shape[:2], mixer.stem.patch_size)
+    variant = widened(mixer.variant(), *grids) if method == "block_diagonal" else mixer.variant()
     new = rebuild(model, input_shape=tuple(map(int, input_shape)), tokens_mlp_dim=variant.tokens_mlp_dim)
-    new_parts = Anatomy(new)
-    arrays = {name: np.array(weight) for name, weight in weights_of(parts).items()}
-    weights = weights_of(new_parts)
+    new_mixer = Anatomy(new)
+    arrays = {name: np.array(weight) for name, weight in weights_of(mixer).items()}
+    weights = weights_of(new_mixer)
     adapt(arrays, {name: tuple(weight.shape) for name, weight in weights.items()}, grids, method, lambda line: None)
     for name, weight in weights.items():
         weight.assign(arrays[name])
-    for layer, new_layer in zip(parts.layers, new_parts.layers, strict=True):
-        if layer not in parts.body and getattr(layer, "weights", None):
+    for layer, new_layer in zip(mixer.layers, new_mixer.layers, strict=True):
+        if layer not in mixer.body and getattr(layer, "weights", None):
             new_layer.set_weights(layer.get_weights())
     return new
 
 
 def rebuild(model, *, precision=None, input_shape=None, **options):
     """A copy of a Mixer without its weights; `options` are arguments of its blocks, `precision` is that of its body."""
-    parts = Anatomy(model)
+    mixer = Anatomy(model)
     image = keras.Input(input_shape or model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
-    grid, channels = token_grid(image.shape[1:3], parts.stem.patch_size), parts.stem.hidden_dim
-    changes = dict.fromkeys(parts.blocks, options) | {parts.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
-    if parts.after and isinstance(parts.after[0], keras.layers.Reshape):
-        changes[parts.after[0]] = {"target_shape": (*grid, channels)}
+    grid, channels = token_grid(image.shape[1:3], mixer.stem.patch_size), mixer.stem.hidden_dim
+    changes = dict.fromkeys(mixer.blocks, options) | {mixer.tokens: {"target_shape": (grid[0] * grid[1], channels)}}
+    if mixer.after and isinstance(mixer.after[0], keras.layers.Reshape):
+        changes[mixer.after[0]] = {"target_shape": (*grid, channels)}
     layers = []
-    for layer in parts.layers:
+    for layer in mixer.layers:
         config = layer.get_config() | changes.get(layer, {})
         if precision is not None and isinstance(layer, keras.layers.Layer):
-            config["dtype"] = precision if layer in parts.body else "float32"
+            config["dtype"] = precision if layer in mixer.body else "float32"
         layers.append(type(layer).from_config(config))
-    return model_like(model, image, parts.apply(image, layers)[-1], trainable=model.trainable)
+    return model_like(model, image, mixer.apply(image, layers)[-1], trainable=model.trainable)
 
 
 def model_like(model, image, outputs, **options):

@@ -53,7 +53,7 @@ def test_features_and_splits_that_cannot_be_used_are_named(load, tmp_path):
     load({"image": IMAGE, "label": LABEL}, examples, test="train")
     floats, other = features.Image(shape=(8, 8, 1), dtype=np.float32), [{"image": PIXELS[..., :1] / np.float32(255)}]
     write_own_tfds(tmp_path, "floats", {"image": floats}, {"train": other})
-    with pytest.raises(ValueError, match=r"Expected an Image of uint8 'image' and .* in 'floats', which has .*float32"):
+    with pytest.raises(ValueError, match=r"Expected an Image of uint8 'image' and .*, got .*float32.* in 'floats'"):
         load_source("floats", str(tmp_path))
     for train, test, told in [
         ("train", "no", r"no labelled images in split 'no' .* from \['no', 'train'\]"),

@@ -65,10 +65,10 @@ def test_labels_and_data_are_taken_as_keras_users_have_them(model):
     ("data", "message"),
     [
         ([], "The data set to evaluate on is empty"),
-        ((IMAGES, LABELS, np.ones(70)), r"got shapes .* and \(70,\) and \(70,\)\. .*drop weights"),
-        (STREAM, r"shapes \(16, 16, 3\) and \(10,\)\. Single images need .batch"),
+        ((IMAGES, LABELS, np.ones(70)), r"got shape .* and shape \(70,\) and shape \(70,\)\. .*drop weights"),
+        (STREAM, r"shape \(16, 16, 3\) and shape \(10,\)\. Single images need .batch"),
         (STREAM.batch(8).repeat(), "infinite"),
-        ((IMAGES, LABELS[:60]), r"shapes \(70, 16, 16, 3\) and \(60,\)"),
+        ((IMAGES, LABELS[:60]), r"shape \(70, 16, 16, 3\) and shape \(60,\)"),
         ([{"image": IMAGES, "label": LABELS}], "got a dict as a batch"),
         ((IMAGES, ONE_HOT * 0.9 + 0.01), "Soft and multiple labels"),
         ((IMAGES, np.eye(11)[LABELS]), r"one-hot rows \(B, 10\), got labels of shape \(64, 11\)"),
