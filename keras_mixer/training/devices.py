@@ -136,9 +136,7 @@ def check_recipe(recipe, devices: Devices):
         how = " and --no-fit-small-data" if recipe.fit_small_data else ""
         raise ValueError(f"global_batch_size={batch} is not divisible by {among}; use a multiple of {divisor}{how}.")
     if recipe.data_shards % (processes := devices.processes):
-        raise ValueError(
-            f"data_shards={recipe.data_shards} is not a multiple of {processes} processes: use --data-shards {processes}."
-        )
+        raise ValueError(f"Use --data-shards {processes} or a multiple of it, got {recipe.data_shards}.")
 
 
 def _select(devices, found):
