@@ -95,7 +95,8 @@ def padded_batches(split: Split, recipe, devices) -> tf.data.Dataset:
     black = tf.data.Dataset.from_tensors((tf.zeros((*size, 3), tf.uint8), tf.constant(-1, tf.int64)))
     examples = _evaluated(own, size, recipe.evaluation_crop).concatenate(black.repeat(count * rows - own.size))
     batches = examples.batch(rows, drop_remainder=True).map(weighted)
-    if count * rows * math.prod(size) * 3 <= MAX_CACHED_BYTES:  # Keras reads them after every epoch
+    small = count * rows * math.prod(size) * 3 <= MAX_CACHED_BYTES
+    if small and devices.strategy is None:  # Keras reads them after every epoch; with replicas, two iterators at first
         batches = batches.cache()
     return prefetch(batches)
 
