@@ -156,7 +156,7 @@ def test_padded_batches_have_one_size_and_count_every_example_once(digits, monke
     assert int(in_order.cardinality()) == 4
     images, labels = map(np.concatenate, zip(*take(in_order, -1), strict=True))
     recipe = dataclasses.replace(PLAIN, global_batch_size=100, evaluation_crop="resize")
-    devices = [SimpleNamespace(process=process, processes=2, count=2) for process in range(2)]
+    devices = [Devices("", 2, process=process, processes=2) for process in range(2)]
     parts = [padded_batches(noting(test, read), recipe, of_process) for of_process in devices]
     for _ in range(2):  # a small test part is decoded once, however often it is looked at
         batches = [take(part, -1) for part in parts]
@@ -169,6 +169,6 @@ def test_padded_batches_have_one_size_and_count_every_example_once(digits, monke
         assert not padded[~real].any()
         assert len(read) == test.size
     monkeypatch.setattr(batches_module, "MAX_CACHED_BYTES", 0)
-    large = padded_batches(noting(test, read), recipe, SimpleNamespace(process=0, processes=1, count=1))
+    large = padded_batches(noting(test, read), recipe, Devices("", 1))
     assert_equal(take(large, -1), take(large, -1))
     assert len(read) == 3 * test.size
