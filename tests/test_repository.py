@@ -37,7 +37,7 @@ BUDGETS = {  # the most lines and files of Python
     "keras_mixer/cli": (722, 7),
     "experiments": (1300, 14),
     "benchmarks": (1999, 21),
-    "tests": (8473, 78),
+    "tests": (8474, 78),
 }
 KERAS_ONLY = ("variants", "primitives", "layers", "models", "mixer_model", "anatomy", "features")
 PUBLIC = {

@@ -9,6 +9,7 @@ from keras_mixer.data import batches as batches_module
 from keras_mixer.data.batches import evaluation_batches, padded_batches, shuffled_indices, training_batches
 from keras_mixer.data.sources import load_source
 from keras_mixer.data.user_data import own_source
+from keras_mixer.training.devices import Devices
 from keras_mixer.training.recipe import Recipe
 
 OPERATIONS = {"randaugment_operations": ("Rotate", "Cutout"), "randaugment_level": 8.0}  # all take seconds to trace
