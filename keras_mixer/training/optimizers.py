@@ -75,6 +75,7 @@ class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
         constants |= {"beta1_power": self.beta_1**step, "beta2_power": self.beta_2**step}
         self._constants = {name: ops.convert_to_tensor(value, "float32") for name, value in constants.items()}
         super().apply(grads, trainable_variables)
+        self._constants = None  # tensors of one graph
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and its two moments."""
