@@ -61,7 +61,7 @@ def _of_head(name, description):
     """A property of a model that is stored on its head, so that copies of the head keep it."""
     return property(
         fget=lambda model: getattr(model._head, name, None),
-        fset=lambda model, value: setattr(model._head, name, value),  # AttributeError without a head
+        fset=lambda model, value: setattr(model._head or model.get_layer("ClassifierHead"), name, value),
         doc=description,
     )
 

@@ -32,7 +32,7 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
     is_run, record = (path / "config.json").is_file(), read_files(path / FILES)
     if not is_run and "data" not in given:
         raise ValueError(f"{path} is not a run, which would know its test data. Pass them with --data.")
-    own = read_recipe(path) if is_run else RECIPES["digits"]
+    own = read_recipe(path) if is_run else RECIPES["digits"]  # whose batch size suits any model
     recipe = resolve(own, **given)
     if is_own := _are_own(record, own, recipe) and is_run:  # also of a model, to refuse a folder that is not there
         source, lost = recorded_source(recipe, record, log=log, **options)
