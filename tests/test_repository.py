@@ -25,15 +25,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # data on the lowest floor of design.md: readers, exports and the command line check their values by its types.
 ROOMS = ("weights", "data", "evaluation", "export", "serving", "training", "inspect", "cli")
 BUDGETS = {  # the most lines and files of Python
-    "keras_mixer": (8313, 70),
+    "keras_mixer": (8315, 70),
     "keras_mixer/*.py": (999, 11),
     "keras_mixer/layers.py": (176, 1),
     "keras_mixer/weights": (850, 9),
     "keras_mixer/data": (1450, 9),
-    "keras_mixer/training": (1998, 12),
+    "keras_mixer/training": (1999, 12),
     "keras_mixer/evaluation": (450, 5),
     "keras_mixer/export": (1172, 9),
-    "keras_mixer/inspect": (540, 7),
+    "keras_mixer/inspect": (541, 7),
     "keras_mixer/cli": (722, 7),
     "experiments": (1300, 14),
     "benchmarks": (1999, 21),

@@ -157,7 +157,7 @@ def test_commands_read_a_run_in_a_bucket_write_to_it_and_name_its_address(addres
     assert f"Written: {address}/README.md." in capsys.readouterr().out
     assert stored(address)["evaluation.json"] == b"config.json model.keras"
     for command, words in (
-        (["card", address], f"error: {address}/config.json does not contain"),
+        (["card", address], f"error: {address}/config.json has no valid recipe"),
         (["card", "memory://bucket/none"], "There is no run at memory://bucket/none"),
         (["export", f"{address}/model.keras"], f"Expected --output PATH for {address}/model.keras"),  # not next to it
     ):

@@ -106,8 +106,8 @@ class Fewshot:
         how = {"shots": self.shots, "seeds": self.seeds, "l2": self.l2, "layer": self.layer}
         with batches_of(model, source.train, source.test, crop=crop) as batches:
             result = few_shot(model, *batches, classes=classes, **how, progress=True)
-        columns = {n: [result.mean(n), *result.accuracy[n]] for n in self.shots}
-        rows = [(str(n), str(result.support[n]), *map("{:.2%}".format, columns[n])) for n in self.shots]
+        columns = {n: [result.mean(n), *accuracies] for n, accuracies in result.accuracy.items()}
+        rows = [(str(n), str(result.support[n]), *map("{:.2%}".format, columns[n])) for n in columns]
         print_table(("shots", "training images", "accuracy", *(f"seed {seed}" for seed in self.seeds)), rows)
         print(
             f"\n{result.test_images:,} test images of {source.name}, {classes} classes, {result.features} features of "

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,8 +50,7 @@ def in_words(error) -> str:
 
 def quoted(path) -> str:
     """A path as an argument of a command line to copy."""
-    text = with_addresses(path)
-    return f'"{text}"' if " " in text else text
+    return shlex.quote(with_addresses(path))
 
 
 def print_table(header, rows):

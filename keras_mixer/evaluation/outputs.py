@@ -28,7 +28,7 @@ def outputs_of(model, dataset, description, progress=False, pixels=None):
     for batch in tqdm(dataset, description, total, unit="batch", disable=not progress):
         images, labels = _images_and_labels(batch)
         if pixels is not None and images.size:
-            pixels += [images.min(), images.max()]
+            pixels += [np.fmin.reduce(images, None), np.fmax.reduce(images, None)]
         if len(images):
             outputs = keras.tree.map_structure(np.asarray, model.predict_on_batch(images))
             # Under `tf.distribute`, every replica runs the full batch, and the results are concatenated.

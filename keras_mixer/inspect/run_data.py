@@ -46,7 +46,8 @@ def source_for(path: Path, class_names, given, *, only_test=False, log=print, **
             raise ValueError(f"None of the test images of {path} is left in {recipe.data}.")
     else:
         for_test = {"train_split": recipe.test_split, "test_fraction": None} if only_test else {}
-        splits: dict[str, Any] = recipe.data_splits() | for_test
+        of_folder = {"label": given.get("label", "label")} if image_folder(recipe.data) else {}  # not the run's own
+        splits: dict[str, Any] = recipe.data_splits() | for_test | of_folder
         source = load_source(recipe.data, recipe.data_dir, **splits, log=log, **options)
     return with_classes_of(source, class_names, log), recipe, is_own
 

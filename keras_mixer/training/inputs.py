@@ -72,8 +72,7 @@ def training_source(run: Run, skip_corrupt=False) -> Source:
 
 def log_known_images(run, recipe: Recipe, source: Source, log):
     """Says so if a run, whose weights or answers are used, learned test images of this one."""
-    folder = Path(run).expanduser()
-    folder = folder.parent if folder.name == "model.keras" else folder
+    folder = Path(str(run).removesuffix("model.keras")).expanduser()
     try:
         own, record = read_recipe(folder), read_files(folder / FILES)
     except ValueError:  # not a run

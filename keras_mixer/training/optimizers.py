@@ -1,6 +1,7 @@
 """Optimizer, learning-rate schedule and loss of a recipe, with the constants of the official code."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,8 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
     JAX the order is correct.
     """
 
-    _rate_of_step = None
+    _rate_of_step: Any = None  # during `apply`
+    _constants: Any = None
 
     def build(self, variables):
         if not self.built:
@@ -36,8 +38,10 @@ class _ClipAfterReduction(keras.optimizers.Optimizer):
     def apply(self, grads, trainable_variables=None):
         """Updates the variables with one evaluation of the schedule; Keras's own has one for each that decays."""
         self._rate_of_step = ops.convert_to_tensor(self.learning_rate)
-        super().apply(grads, trainable_variables)
-        self._rate_of_step = None
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._rate_of_step = self._constants = None  # tensors of one graph
 
     def _get_current_learning_rate(self):
         return super()._get_current_learning_rate() if self._rate_of_step is None else self._rate_of_step
@@ -75,17 +79,16 @@ class AdamW(_ClipAfterReduction, keras.optimizers.AdamW):
         constants |= {"beta1_power": self.beta_1**step, "beta2_power": self.beta_2**step}
         self._constants = {name: ops.convert_to_tensor(value, "float32") for name, value in constants.items()}
         super().apply(grads, trainable_variables)
-        self._constants = None  # tensors of one graph
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and its two moments."""
-        if keras.backend.backend() != "tensorflow" or variable.dtype != "float32":
+        if keras.backend.backend() != "tensorflow" or variable.dtype != "float32" or self.amsgrad:
             return super().update_step(gradient, variable, learning_rate)
         import tensorflow as tf
 
         m, v = (slots[self._get_variable_index(variable)].value.handle for slots in (self._momentums, self._velocities))
-        given = {"var": variable.handle, "m": m, "v": v, "lr": learning_rate, "grad": ops.cast(gradient, "float32")}
-        tf.raw_ops.ResourceApplyAdam(**given, **self._constants)
+        lr, grad = (ops.cast(value, "float32") for value in (learning_rate, gradient))
+        tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=m, v=v, lr=lr, grad=grad, **self._constants)
 
 
 @keras.saving.register_keras_serializable("keras_mixer")

@@ -272,9 +272,8 @@ class Recipe:
             unit = self.accumulation_steps * self.data_shards
             batch = min(batch, unit * 2 ** int(math.log2(max(count // 4 // unit, 1))))
         if batch > count and not self.steps_per_epoch:
-            raise ValueError(
-                f"global_batch_size={batch} is more than the {count} training images; lower --global-batch-size."
-            )
+            found = f"global_batch_size={batch} is more than the {count} training images"
+            raise ValueError(f"{found}; lower --global-batch-size.")
         epoch = self.steps_per_epoch or count // batch
         steps = self.steps or epoch * self.epochs
         if few:

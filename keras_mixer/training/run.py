@@ -252,8 +252,7 @@ class Run:
             images = image_folder(self.recipe.data)
             if images and images.holds(read_files(self.files)):  # the same, in a folder with another name
                 stored["data"] = wanted["data"]
-        different = [name for name in sorted(wanted) if stored[name] != wanted[name]]
-        if different:
+        if different := [name for name in sorted(wanted) if stored[name] != wanted[name]]:
             changed = "; ".join(f"{name}: {stored[name]!r} there, {wanted[name]!r} now" for name in different)
             more = f" To continue from its weights, add --weights {self.name}." if self.finished else ""
             raise ValueError(
@@ -275,7 +274,7 @@ def read_recipe(path) -> Recipe:
     try:
         return Recipe(**check("content", pydantic_core.from_json(config.read_bytes()), dict[str, Any]))
     except ValueError as error:
-        raise ValueError(f"{config} does not contain a recipe of this version of keras-mixer: {error}") from error
+        raise ValueError(f"{config} has no valid recipe: {error} Restore it, or choose another folder.") from error
 
 
 def read_results(path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_a_damaged_configuration_says_what_is_wrong(tmp_path):
         (b'{"name": "a", "batch": 3}', "data Field required, .*\nbatch Unexpected keyword argument, got 3"),
     ):
         (tmp_path / "config.json").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"config\.json does not contain a recipe.*{message}"):
+        with pytest.raises(ValueError, match=rf"config\.json has no valid recipe.*{message}"):
             read_recipe(tmp_path)
 
 
